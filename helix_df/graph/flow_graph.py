@@ -1,0 +1,93 @@
+"""The paper's flow graph as pure data, and its construction from a placement.
+
+Source: Helix (arXiv 2406.01566), section 4.1. A node that holds layers ``[s, e)`` is an edge ``in → out`` whose
+capacity is its throughput with ``e − s`` layers. ``source → i`` exists iff ``s_i = 0``, ``i → sink`` iff ``e_i = L``,
+``i → j`` iff ``e_i = s_j`` or, with partial inference, ``s_j ≤ e_i < e_j``: the request then runs layers
+``[e_i, e_j)`` only on ``j``. The capacity of a link is its bandwidth over the bytes of a token.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from helix_df.graph.problem import COORDINATOR, Placement, Problem
+from helix_df.layers import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class FlowNode:
+    """A node with the layers it holds and the tokens/s it serves with them."""
+
+    name: str
+    layers: LayerRange
+    capacity: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEdge:
+    """A link that a request may take; ``COORDINATOR`` is the source as ``tail`` and the sink as ``head``."""
+
+    tail: str
+    head: str
+    capacity: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowGraph:
+    """Nodes in order of (start, stop, name) and the edges between them."""
+
+    num_layers: int
+    nodes: tuple[FlowNode, ...]
+    edges: tuple[FlowEdge, ...]
+
+
+def connects(upstream: LayerRange, downstream: LayerRange, partial: bool) -> bool:
+    """Whether a request that has been through ``upstream`` can go on in ``downstream``."""
+    if partial:
+        return downstream.start <= upstream.stop < downstream.stop
+    return upstream.stop == downstream.start
+
+
+def build_graph(problem: Problem, placement: Placement) -> FlowGraph:
+    """The flow graph of a placement; nodes the placement leaves out are absent.
+
+    Raises:
+        KeyError: for a node the problem doesn't have.
+        ValueError: for more layers than fit on a node.
+    """
+    profiles = {node.name: node for node in problem.nodes}
+    nodes = tuple(
+        FlowNode(name, layers, problem.node_capacity(profiles[name], len(layers)))
+        for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
+    )
+    edges = [
+        edge
+        for tail, head in _hops(nodes, problem.num_layers, problem.partial_inference)
+        if (edge := _edge(problem, tail, head)) is not None
+    ]
+    return FlowGraph(problem.num_layers, nodes, tuple(edges))
+
+
+def _hops(nodes: tuple[FlowNode, ...], num_layers: int, partial: bool) -> list[tuple[str, str]]:
+    """Pairs of endpoints whose layers connect. ``nodes`` are sorted by start, so candidates are a slice."""
+    hops = [(COORDINATOR, node.name) for node in nodes if node.layers.start == 0]
+    starts = [node.layers.start for node in nodes]
+    for tail in nodes:
+        first = 0 if partial else bisect_left(starts, tail.layers.stop)
+        last = bisect_left(starts, tail.layers.stop + 1)
+        hops += [
+            (tail.name, head.name)
+            for head in nodes[first:last]
+            if head is not tail and connects(tail.layers, head.layers, partial)
+        ]
+    hops += [(node.name, COORDINATOR) for node in nodes if node.layers.stop == num_layers]
+    return hops
+
+
+def _edge(problem: Problem, tail: str, head: str) -> FlowEdge | None:
+    link = problem.links.find(tail, head)
+    if link is None:
+        return None
+    return FlowEdge(tail, head, problem.link_capacity(tail, head), link.latency_s)

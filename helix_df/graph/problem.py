@@ -1,0 +1,126 @@
+"""What a solver is asked: nodes with throughput by layers held, links between them, and a number of layers to cover.
+
+Owns the numeric view of a job after profiles are applied. Doesn't know YAML, GPUs or how a placement is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from helix_df.layers import LayerRange
+
+COORDINATOR = "coordinator"
+"""Source and sink of every flow, as an endpoint of links."""
+
+Placement = Mapping[str, LayerRange]
+"""Which layers each node holds; a node that holds none is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of a connection."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProfile:
+    """What one node can do.
+
+    ``tokens_per_s[k - 1]`` and ``kv_tokens[k - 1]`` are its throughput and KV cache (tokens) when it holds ``k``
+    layers; both have one entry for every ``k`` that fits, so an empty tuple means that not even one layer does.
+    """
+
+    name: str
+    gpu: str
+    region: str
+    tokens_per_s: tuple[float, ...]
+    kv_tokens: tuple[int, ...]
+    nic_bytes_per_s: float | None = None
+
+    @property
+    def max_layers(self) -> int:
+        """Most layers that fit."""
+        return len(self.tokens_per_s)
+
+    def throughput(self, layers: int) -> float:
+        """Tokens/s through the node when it holds ``layers`` layers.
+
+        Raises:
+            ValueError: when they don't fit.
+        """
+        if not 1 <= layers <= self.max_layers:
+            raise ValueError(f"{self.name} holds 1 to {self.max_layers} layers, not {layers}")
+        return self.tokens_per_s[layers - 1]
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a <= b else (b, a)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTable:
+    """Links found by node pair, else by region pair, else the default; symmetric, and ``None`` where there is none.
+
+    Lookups instead of a matrix, so that 1,000 nodes cost nothing until a link is asked for.
+    """
+
+    regions: Mapping[str, str]
+    default: Link | None = None
+    by_region: Mapping[tuple[str, str], Link] = field(default_factory=dict)
+    by_node: Mapping[tuple[str, str], Link] = field(default_factory=dict)
+
+    @staticmethod
+    def symmetric(entries: Iterable[tuple[str, str, Link]]) -> dict[tuple[str, str], Link]:
+        """Entries keyed so that both directions find them."""
+        return {_pair(a, b): link for a, b, link in entries}
+
+    def find(self, a: str, b: str) -> Link | None:
+        """The link from ``a`` to ``b`` (either may be ``COORDINATOR``), or ``None``."""
+        named = self.by_node.get(_pair(a, b))
+        if named is not None:
+            return named
+        return self.by_region.get(_pair(self.regions[a], self.regions[b]), self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A placement problem.
+
+    ``token_bytes`` travel to and from the coordinator for each token, ``activation_bytes`` between two nodes.
+    """
+
+    num_layers: int
+    nodes: tuple[NodeProfile, ...]
+    links: LinkTable
+    token_bytes: int
+    activation_bytes: int
+    partial_inference: bool = True
+
+    def node(self, name: str) -> NodeProfile:
+        """The node of that name.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def node_capacity(self, node: NodeProfile, layers: int) -> float:
+        """Tokens/s through ``node`` with ``layers`` layers, its network card included."""
+        capacity = node.throughput(layers)
+        if node.nic_bytes_per_s is not None:
+            capacity = min(capacity, node.nic_bytes_per_s / self.activation_bytes)
+        return capacity
+
+    def link_capacity(self, a: str, b: str) -> float:
+        """Tokens/s from ``a`` to ``b``: bandwidth over the bytes of one token; 0 where there is no link."""
+        link = self.links.find(a, b)
+        if link is None:
+            return 0.0
+        end_to_coordinator = COORDINATOR in (a, b)
+        return link.bytes_per_s / (self.token_bytes if end_to_coordinator else self.activation_bytes)

@@ -1,0 +1,92 @@
+"""What a solver is: a problem and options in, a placement and the reason it stopped out.
+
+A solver proposes; the exact max flow judges (``planner``). So a solver can't claim a flow that its placement doesn't
+have, and a bound it proves is only believed as its own claim.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from helix_df.graph.problem import Placement, Problem
+
+Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
+"""Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or
+no placement can serve the problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolveOptions:
+    """What the user asks of any solver; ``extra`` holds the solver's own options, unchecked."""
+
+    time_limit_s: float = 30.0
+    seed: int = 0
+    gap: float = 0.0
+    backend: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Incumbent:
+    """A moment of a search: the best flow and the best bound so far, in tokens/s."""
+
+    elapsed_s: float
+    flow: float | None
+    bound: float | None
+    solver: str
+
+
+class Watch:
+    """The caller's side of a running solve: hears of progress, and may ask the solver to stop.
+
+    ``stop`` is safe to set from a signal handler or another thread; solvers look at it often and return their best.
+    """
+
+    def __init__(self, on_progress: Callable[[Incumbent], None] | None = None) -> None:
+        self.stop = threading.Event()
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Seconds since the solve began."""
+        return time.monotonic() - self._started
+
+    def report(self, solver: str, flow: float | None, bound: float | None) -> None:
+        """Tell the caller of a better placement or bound."""
+        if self._on_progress is not None:
+            self._on_progress(Incumbent(self.elapsed_s(), flow, bound, solver))
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """Why the solver stopped, the bound it claims in tokens/s (if it proves one), and a sentence for the user."""
+
+    reason: Reason
+    bound: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SolveResult:
+    """A placement, or ``None`` with a termination that says why there is none."""
+
+    placement: Placement | None
+    termination: Termination
+
+
+class Solver(Protocol):
+    """Anything that places layers. Same problem, options and seed must give the same placement."""
+
+    name: str
+
+    def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
+        """Place the layers.
+
+        Raises:
+            SolverError: for an option or backend the solver doesn't know.
+        """
+        ...
