@@ -1,0 +1,102 @@
+"""What is asked of a running job, and what comes back, in tokens.
+
+Text, templates and HTTP live above (``generation``, ``api``); routes and workers below (``coordinator_state``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from helix_df.runtime.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One request. ``id`` is unique in the life of a job; ``prompt`` holds at least one token id.
+
+    ``stop_ids`` end the generation and are not part of the answer.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """Log-probabilities of one sampled token: its own, and the likeliest ``(token id, logprob)`` pairs, best first."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token, or the end of the answer.
+
+    ``token`` is ``None`` on an end without a token (a stop id was sampled); ``finish`` is set on the last event only.
+    """
+
+    token: int | None
+    finish: FinishReason | None = None
+    logprobs: TopLogprobs | None = None
+
+
+NodeState = Literal["waiting", "joined", "loading", "compiling", "ready", "lost", "failed"]
+JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One worker as the coordinator sees it; ``progress`` goes from 0 to 1 while it loads and compiles."""
+
+    name: str
+    state: NodeState
+    layers: tuple[int, int]
+    address: str | None
+    progress: float
+    detail: str
+    kv_used_tokens: int
+    kv_capacity_tokens: int
+    running: int
+    join_command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A running job at one moment. ``ready`` means that a full path through the layers is up."""
+
+    name: str
+    model: str
+    state: JobState
+    ready: bool
+    detail: str
+    nodes: tuple[NodeStatus, ...]
+    waiting: int
+    running: int
+    finished: int
+    failed: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class TokenService(Protocol):
+    """Whatever turns token requests into token streams: the coordinator, or a stand-in in tests."""
+
+    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """Stream the answer. Closing the iterator early cancels the request and frees its KV cache.
+
+        Raises:
+            RequestError: when the request can never be served, the queue is full, or no full path is up.
+        """
+        ...
+
+    def snapshot(self) -> JobStatus:
+        """The job at this moment."""
+        ...
