@@ -204,7 +204,8 @@ def _from_catalogue(name: str, base: Path | None) -> ModelGeometry:
 
 
 def _gguf_in_package(source: ModelSource) -> Path:
-    spec = importlib.util.find_spec(source.location.replace("-", "_").partition(".")[0])
+    module = source.location.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             "the package isn't installed here", where=str(source), found=source.location, hint=_PACKAGE_HINT
@@ -227,6 +228,9 @@ def _from_gguf(header: GgufHeader) -> ModelGeometry:
     family = metadata.get("general.architecture")
     if family != "llama":
         raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=_ONLY_LLAMA)
+    biases = [name for name in header.tensors if name.endswith(".bias")]
+    if biases:
+        raise ModelError("this Llama variant has biases, which aren't supported", where=where, found=biases[0])
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None:
         raise ModelError("the GGUF file has no token embedding", where=where, expected="a tensor token_embd.weight")

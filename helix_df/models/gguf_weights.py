@@ -1,0 +1,93 @@
+"""Weights of a GGUF file, turned back into what the Hugging Face checkpoint held.
+
+Owns the tensor names and the row order that GGUF uses for Llama. Doesn't know the block. The file is mapped, and only
+the tensors that are asked for are dequantized.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from helix_df.errors import ModelError
+from helix_df.models.reader import missing_tensor, require_shape
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
+
+_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_IN_LAYER = {
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+_OUTSIDE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+
+
+class GgufReader:
+    """Reads and dequantizes tensors of the GGUF file at ``path``."""
+
+    def __init__(self, path: Path, geometry: ModelGeometry) -> None:
+        self._path = path
+        self._geometry = geometry
+        self._tensors = read_gguf_header(path).tensors
+        self._bytes = np.memmap(path, mode="r")
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """See ``WeightReader``. Always float32."""
+        stored = gguf_name(name)
+        if stored not in self._tensors:
+            raise missing_tensor(f"{stored} ({name})", str(self._path))
+        array = require_shape(self._dequantize(self._tensors[stored]), shape, name, str(self._path))
+        if name.endswith("q_proj.weight"):
+            return unpermute(array, self._geometry.num_heads)
+        if name.endswith("k_proj.weight"):
+            return unpermute(array, self._geometry.num_kv_heads)
+        return array
+
+    def _dequantize(self, tensor: GgufTensor) -> np.ndarray:
+        where = f"{self._path}: {tensor.name}"
+        try:
+            kind = GGMLQuantizationType(tensor.ggml_type)
+            block, block_bytes = GGML_QUANT_SIZES[kind]
+            row_bytes = tensor.shape[-1] // block * block_bytes
+            rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+            raw = self._bytes[tensor.offset : tensor.offset + rows * row_bytes].reshape(rows, row_bytes)
+            flat: np.ndarray = dequantize(np.ascontiguousarray(raw), kind)
+        except (NotImplementedError, KeyError) as error:
+            raise ModelError("this quantization isn't supported", where=where, found=str(error)) from error
+        except ValueError as error:
+            raise ModelError("the tensor's data is cut short or damaged", where=where, found=str(error)) from error
+        return flat.astype(np.float32, copy=False).reshape(tensor.shape)
+
+
+def gguf_name(name: str) -> str:
+    """The GGUF name of a Hugging Face Llama tensor; an unknown name comes back as it is."""
+    match = _LAYER_NAME.fullmatch(name)
+    if match is None:
+        return _OUTSIDE.get(name, name)
+    return f"blk.{match[1]}.{_IN_LAYER.get(match[2], match[2])}"
+
+
+def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Undo GGUF's interleaving of rotary pairs.
+
+    Within each head GGUF stores dimension i beside i + head_dim / 2; Hugging Face stores the halves one after the
+    other. ``rows`` is [heads * head_dim, hidden].
+    """
+    head_dim = rows.shape[0] // heads
+    pairs = rows.reshape(heads, head_dim // 2, 2, rows.shape[1])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

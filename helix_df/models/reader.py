@@ -1,0 +1,38 @@
+"""The one way a model family asks for weights, whatever file they lie in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from helix_df.errors import ModelError
+
+
+class WeightReader(Protocol):
+    """Gives single tensors by their Hugging Face name, reading nothing else."""
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor ``name``, in Hugging Face's orientation ([out, in] for a projection).
+
+        Raises:
+            ModelError: when it is missing, unreadable or not of ``shape``.
+        """
+
+
+def missing_tensor(name: str, where: str, hint: str | None = None) -> ModelError:
+    """The error for a tensor that isn't there."""
+    return ModelError("a tensor is missing from the weights", where=where, expected=name, hint=hint)
+
+
+def require_shape(array: np.ndarray, shape: tuple[int, ...], name: str, where: str) -> np.ndarray:
+    """``array`` itself.
+
+    Raises:
+        ModelError: when its shape isn't ``shape``.
+    """
+    if array.shape != shape:
+        raise ModelError(
+            f"the tensor {name} doesn't fit the model's config", where=where, found=array.shape, expected=str(shape)
+        )
+    return array

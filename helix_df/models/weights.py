@@ -1,0 +1,61 @@
+"""From a model source to a shard with its weights in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from helix_df.layers import LayerRange
+from helix_df.models.gguf_weights import GgufReader
+from helix_df.models.llama import LlamaShard
+from helix_df.models.random_weights import RandomReader
+from helix_df.models.reader import WeightReader
+from helix_df.models.registry import family_builder
+from helix_df.models.safetensors_weights import SafetensorsReader
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.read_geometry import locate_gguf, model_directory
+from helix_df.spec.source import ModelSource
+
+
+def open_weights(
+    source: ModelSource, geometry: ModelGeometry, *, seed: int = 0, base: Path | None = None
+) -> WeightReader:
+    """The reader for ``source``. ``seed`` matters for ``random:`` alone.
+
+    Raises:
+        ModelError: when there are no weights there.
+    """
+    if source.kind == "random":
+        return RandomReader(seed)
+    if source.kind == "hf":
+        return SafetensorsReader(model_directory(source, base))
+    return GgufReader(locate_gguf(source, base), geometry)
+
+
+def load_shard(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    layers: LayerRange | None = None,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    seed: int = 0,
+    base: Path | None = None,
+) -> LlamaShard:
+    """Read the weights of ``layers`` (default: all), and nothing else, onto the default device.
+
+    Args:
+        source: where the model comes from.
+        geometry: what ``read_geometry`` says of it.
+        layers: the layers to hold.
+        dtype: of weights and activations; float32 on a CPU (bfloat16 is slow there), bfloat16 on a GPU.
+        seed: of ``random:`` weights.
+        base: where relative paths start.
+
+    Raises:
+        ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says.
+    """
+    layers = layers or LayerRange(0, geometry.num_layers)
+    reader = open_weights(source, geometry, seed=seed, base=base)
+    return family_builder(geometry.family)(reader, geometry, layers, dtype)
