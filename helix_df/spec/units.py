@@ -1,7 +1,8 @@
 """Quantities as people write them: ``16GiB``, ``10Gbps``, ``1.2GB/s``, ``50ms``, ``65TFLOPS``.
 
 Bits and bytes are told apart by the unit alone: ``b`` is a bit, ``B`` is a byte, and a bare number is refused wherever
-the two could be confused. Everything becomes SI base units in float: bytes, bytes/s, seconds, FLOP/s.
+the two could be confused. Everything becomes SI base units in float: bytes, bytes/s, seconds, FLOP/s. Every formatter
+writes text that its parser reads back to the same float.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _PREFIXES = _DECIMAL | _BINARY
-_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ/]*)\s*")
+_NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
+_QUANTITY = re.compile(rf"\s*(-?{_NUMBER})\s*([A-Za-zµ/]*)\s*")
 
 _PREFIX = "(?:[KMGT]i|[kKMGTP])?"
 _SIZE_UNIT = re.compile(f"({_PREFIX})B")
@@ -24,127 +26,172 @@ _BYTE_RATE_UNIT = re.compile(f"({_PREFIX})(?:B/s|Bps)")
 _COMPUTE_UNIT = re.compile("([kKMGTP]?)(?:FLOPS|FLOP/s|flops)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
+_SIZE = "a size in bytes such as 16GiB or 700MB"
+_BANDWIDTH = "a rate such as 10Gbps (bits) or 1.25GB/s (bytes)"
+_DURATION = "a time such as 50ms, 60s or 2min"
+_COMPUTE = "a compute rate such as 65TFLOPS"
 
-def _split(text: object, expected: str) -> tuple[float, str]:
+
+class UnitError(ValueError):
+    """Text that is no quantity of the kind asked for: what is wrong, and what would be right."""
+
+    def __init__(self, problem: str, expected: str) -> None:
+        super().__init__(f"{problem}; expected {expected}")
+        self.problem = problem
+        self.expected = expected
+
+
+def _split(text: object, what: str, expected: str) -> tuple[float, str]:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"expected {expected}")
+        raise UnitError(f"this is not {what}", expected)
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
-        raise ValueError(f"expected {expected}")
+        raise UnitError(f"this is not {what}", expected)
     value = float(match[1])
     if not math.isfinite(value):
-        raise ValueError("the number is too large")
+        raise UnitError("the number is too large", expected)
+    if value < 0:
+        raise UnitError(f"{what} can't be negative", expected)
     return value, match[2]
+
+
+def _wrong_unit(unit: str, what: str, expected: str) -> UnitError:
+    return UnitError(f"{unit!r} is no unit of {what}" if unit else f"the unit of {what} is missing", expected)
+
+
+def _finite(value: float, expected: str) -> float:
+    if not math.isfinite(value):
+        raise UnitError("the number is too large", expected)
+    return value
 
 
 def parse_size(text: object) -> float:
     """Bytes of ``16GiB`` or ``16GB``.
 
     Raises:
-        ValueError: without a byte unit; ``Gb`` (bits) is refused for a size.
+        UnitError: without a byte unit (``Gb``, bits, is refused for a size), or for zero.
     """
-    expected = "a size in bytes such as 16GiB or 700MB"
-    value, unit = _split(text, expected)
+    value, unit = _split(text, "a size", _SIZE)
     match = _SIZE_UNIT.fullmatch(unit)
     if match is None:
-        raise ValueError(f"expected {expected}" + ("; the unit is missing" if not unit else f"; {unit!r} is no size"))
-    return value * _PREFIXES[match[1]]
+        raise _wrong_unit(unit, "a size", _SIZE)
+    if value == 0:
+        raise UnitError("a size must be above zero", _SIZE)
+    return _finite(value * _PREFIXES[match[1]], _SIZE)
 
 
 def parse_bandwidth(text: object) -> float:
     """Bytes/s of ``10Gbps`` (bits) or ``1.25GB/s`` (bytes).
 
     Raises:
-        ValueError: without a unit that tells bits from bytes, or for zero.
+        UnitError: without a unit that tells bits from bytes, or for zero.
     """
-    expected = "a rate such as 10Gbps (bits) or 1.25GB/s (bytes)"
-    value, unit = _split(text, expected)
+    value, unit = _split(text, "a bandwidth", _BANDWIDTH)
     bits, bytes_ = _BIT_RATE_UNIT.fullmatch(unit), _BYTE_RATE_UNIT.fullmatch(unit)
     if bits is not None:
         value = value * _PREFIXES[bits[1]] / 8
     elif bytes_ is not None:
         value = value * _PREFIXES[bytes_[1]]
+    elif not unit:
+        raise UnitError("the unit is missing, so bits and bytes can't be told apart", _BANDWIDTH)
     else:
-        raise ValueError(f"expected {expected}" + ("; the unit is missing" if not unit else f"; {unit!r} is no rate"))
-    if value <= 0:
-        raise ValueError("a link needs a bandwidth above zero; leave the link out if there is none")
-    return value
+        raise _wrong_unit(unit, "bandwidth", _BANDWIDTH)
+    if value == 0:
+        raise UnitError("a bandwidth must be above zero; where there is no link, leave it out", _BANDWIDTH)
+    return _finite(value, _BANDWIDTH)
 
 
 def parse_duration(text: object) -> float:
-    """Seconds of ``50ms``, ``2min`` or ``1.5s``.
+    """Seconds of ``50ms``, ``2min`` or ``1.5s``; a bare 0 needs no unit.
 
     Raises:
-        ValueError: without a unit of time.
+        UnitError: without a unit of time, or for a negative one.
     """
-    expected = "a time such as 50ms, 60s or 2min"
-    value, unit = _split(text, expected)
+    value, unit = _split(text, "a time", _DURATION)
+    if value == 0 and not unit:
+        return 0.0
     if unit not in _SECONDS:
-        raise ValueError(f"expected {expected}" + ("; the unit is missing" if not unit else f"; {unit!r} is no time"))
-    return value * _SECONDS[unit]
+        raise _wrong_unit(unit, "time", _DURATION)
+    return _finite(value * _SECONDS[unit], _DURATION)
 
 
 def parse_compute(text: object) -> float:
     """FLOP/s of ``65TFLOPS``.
 
     Raises:
-        ValueError: without the unit, or for zero.
+        UnitError: without the unit, or for zero.
     """
-    expected = "a compute rate such as 65TFLOPS"
-    value, unit = _split(text, expected)
+    value, unit = _split(text, "a compute rate", _COMPUTE)
     match = _COMPUTE_UNIT.fullmatch(unit)
     if match is None:
-        raise ValueError(f"expected {expected}")
-    if value <= 0:
-        raise ValueError("a device needs a compute rate above zero")
-    return value * _DECIMAL[match[1]]
+        raise _wrong_unit(unit, "a compute rate", _COMPUTE)
+    if value == 0:
+        raise UnitError("a compute rate must be above zero", _COMPUTE)
+    return _finite(value * _DECIMAL[match[1]], _COMPUTE)
 
 
-def _scaled(value: float, prefixes: dict[str, float], suffix: str) -> str:
-    """The longest prefix that writes the number exactly; ``parse(format(x)) == x`` always holds."""
-    for prefix, scale in sorted(prefixes.items(), key=lambda item: -item[1]):
+def _scaled(value: float, units: dict[str, float]) -> str:
+    """The number in the largest unit that it reaches and that writes it exactly."""
+    for unit, scale in sorted(units.items(), key=lambda item: -item[1]):
         short = f"{value / scale:.12g}"
         if value >= scale and float(short) * scale == value:
-            return f"{short}{prefix}{suffix}"
-    return f"{value!r}{suffix}"
+            return f"{short}{unit}"
+    base = next(unit for unit, scale in units.items() if scale == 1.0)
+    return f"{value!r}{base}"
+
+
+def _prefixed(prefixes: dict[str, float], suffix: str) -> dict[str, float]:
+    return {prefix + suffix: scale for prefix, scale in prefixes.items() if prefix != "K"}
 
 
 def format_size(value: float) -> str:
     """Bytes as text that ``parse_size`` reads back exactly."""
-    return _scaled(value, _BINARY if value % 1024 == 0 and value > 0 else _DECIMAL, "B")
+    binary = _BINARY | {"": 1.0}
+    return _scaled(value, _prefixed(binary if value % 1024 == 0 else _DECIMAL, "B"))
 
 
 def format_bandwidth(value: float) -> str:
     """Bytes/s as text that ``parse_bandwidth`` reads back exactly."""
-    return _scaled(value, _DECIMAL, "B/s")
+    return _scaled(value, _prefixed(_DECIMAL, "B/s"))
 
 
 def format_duration(value: float) -> str:
     """Seconds as text that ``parse_duration`` reads back exactly."""
-    return f"{value!r}s"
+    return _scaled(value, {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9})
 
 
 def format_compute(value: float) -> str:
     """FLOP/s as text that ``parse_compute`` reads back exactly."""
-    return _scaled(value, _DECIMAL, "FLOPS")
+    return _scaled(value, _prefixed(_DECIMAL, "FLOPS"))
 
 
-def _schema(description: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
+def _schema(description: str, unit: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*{unit}\s*$", "description": description, "examples": [example]}
+    )
 
 
 Size = Annotated[
-    float, BeforeValidator(parse_size), PlainSerializer(format_size), _schema("a size in bytes", "16GiB")
+    float,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, return_type=str),
+    _schema("a size in bytes: 16GiB, 700MB", f"{_PREFIX}B", "16GiB"),
 ]
 Bandwidth = Annotated[
     float,
     BeforeValidator(parse_bandwidth),
-    PlainSerializer(format_bandwidth),
-    _schema("bits/s (Gbps) or bytes/s (GB/s)", "10Gbps"),
+    PlainSerializer(format_bandwidth, return_type=str),
+    _schema("a rate in bits (10Gbps) or bytes (1.25GB/s)", f"{_PREFIX}(?:bps|b/s|bit/s|B/s|Bps)", "10Gbps"),
 ]
 Duration = Annotated[
-    float, BeforeValidator(parse_duration), PlainSerializer(format_duration), _schema("a time", "50ms")
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    _schema("a time: 50ms, 60s, 2min", "(?:ns|us|µs|ms|s|min|m|h)", "50ms"),
 ]
 Compute = Annotated[
-    float, BeforeValidator(parse_compute), PlainSerializer(format_compute), _schema("a compute rate", "65TFLOPS")
+    float,
+    BeforeValidator(parse_compute),
+    PlainSerializer(format_compute, return_type=str),
+    _schema("a compute rate: 65TFLOPS", "[kKMGTP]?(?:FLOPS|FLOP/s|flops)", "65TFLOPS"),
 ]

@@ -1,0 +1,135 @@
+"""From a job to the numbers a solver is asked about.
+
+Owns the choice of each node's throughput (declared, measured, roofline) and the table of links. Doesn't know YAML, and
+reads no weights: a model's geometry is enough.
+"""
+
+from __future__ import annotations
+
+import math
+
+from helix_df.errors import SpecError
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
+from helix_df.profiles.catalogue import Device, find_device, find_measured
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import (
+    Requests,
+    Roofline,
+    Throughput,
+    from_curves,
+    from_roofline,
+    from_table,
+    kv_tokens_by_layers,
+)
+from helix_df.spec.job import GpuType, Job, LinkQuality, Profile
+
+TOKEN_BYTES = 2
+"""Bytes of a token id on the way to and from the coordinator: a vocabulary of 65,536 fits, and the paper's data counts
+the same. Such links carry thousands of times less than those between nodes, so more would change no plan."""
+
+DEFAULT_EFFICIENCY = Profile.model_fields["efficiency"].default
+"""Share of a catalogued device's peaks that is reached, where the job says nothing."""
+
+
+def compile_problem(job: Job) -> Problem:
+    """The placement problem of a job.
+
+    Raises:
+        ModelError: when the model's geometry can't be read.
+        SpecError: for a GPU type that neither the job nor the catalogue describes.
+    """
+    geometry = read_geometry(job.model.parsed_source)
+    requests = mean_request(job, geometry)
+    by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in {node.gpu for node in job.nodes.values()}}
+    nodes = tuple(
+        NodeProfile(
+            name=name,
+            gpu=node.gpu,
+            region=node.region,
+            tokens_per_s=by_gpu[node.gpu].tokens_per_s,
+            kv_tokens=by_gpu[node.gpu].kv_tokens,
+            nic_bytes_per_s=node.nic,
+        )
+        for name, node in job.nodes.items()
+    )
+    return Problem(
+        num_layers=geometry.num_layers,
+        nodes=nodes,
+        links=link_table(job),
+        token_bytes=TOKEN_BYTES,
+        activation_bytes=geometry.activation_bytes(job.model.element_bytes),
+        partial_inference=job.solver.partial_inference,
+    )
+
+
+def mean_request(job: Job, geometry: ModelGeometry) -> Requests:
+    """The mean request to plan for: the workload's, shortened in proportion where the context is smaller."""
+    context = min(job.model.context or geometry.context_length, geometry.context_length)
+    wanted = job.workload.input_length + job.workload.output_length
+    scale = min(1.0, context / wanted)
+    return Requests(job.workload.input_length * scale, job.workload.output_length * scale, job.runtime.max_batch)
+
+
+def link_table(job: Job) -> LinkTable:
+    """The job's links, to be found by node pair, region pair or default."""
+    regions = {name: node.region for name, node in job.nodes.items()} | {COORDINATOR: job.coordinator.region}
+    return LinkTable(
+        regions=regions,
+        default=_link(job.links.default) if job.links.default is not None else None,
+        by_region=LinkTable.symmetric((*entry.between, _link(entry)) for entry in job.links.regions),
+        by_node=LinkTable.symmetric((*entry.between, _link(entry)) for entry in job.links.nodes),
+    )
+
+
+def _link(quality: LinkQuality) -> Link:
+    return Link(quality.bandwidth, quality.latency)
+
+
+def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> Throughput:
+    """What a GPU type does with 1, 2, 3, … layers of the model.
+
+    A declared profile comes first, then measured curves of the very same device and model, then a roofline.
+
+    Raises:
+        SpecError: when nobody says how much memory or speed the type has.
+    """
+    declared = job.gpus.get(gpu, GpuType())
+    device = find_device(gpu)
+    profile = declared.profile
+    if profile is not None and profile.tokens_per_s is not None:
+        kv_tokens = profile.kv_tokens or _kv_tokens(job, geometry, requests, gpu, device)
+        return from_table(profile.tokens_per_s, kv_tokens, geometry.num_layers)
+    measured = find_measured(gpu, geometry, job.model.dtype)
+    if measured is not None and declared == GpuType():
+        return from_curves(measured, requests, geometry.num_layers)
+    roofline = _roofline(job, gpu, profile, device)
+    kv_tokens = _kv_tokens(job, geometry, requests, gpu, device)
+    return from_roofline(geometry, job.model.element_bytes, roofline, kv_tokens, requests)
+
+
+def _roofline(job: Job, gpu: str, profile: Profile | None, device: Device | None) -> Roofline:
+    if profile is not None and profile.compute is not None and profile.bandwidth is not None:
+        return Roofline(profile.efficiency * profile.compute, profile.efficiency * profile.bandwidth)
+    if device is None:
+        raise SpecError(
+            "nobody knows how fast this GPU is", where=f"gpus.{gpu}", expected="a profile, or a name in the catalogue"
+        )
+    return Roofline(
+        DEFAULT_EFFICIENCY * device.flop_per_s[job.model.dtype],
+        DEFAULT_EFFICIENCY * device.bytes_per_s,
+    )
+
+
+def _kv_tokens(
+    job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, device: Device | None
+) -> tuple[int, ...]:
+    declared = job.gpus.get(gpu, GpuType()).memory
+    memory = declared if declared is not None else device.memory_bytes if device is not None else math.nan
+    if math.isnan(memory):
+        raise SpecError(
+            "nobody knows how much memory this GPU has",
+            where=f"gpus.{gpu}.memory",
+            expected="memory, or a profile with kv_tokens",
+        )
+    return kv_tokens_by_layers(geometry, job.model.element_bytes, memory, requests)

@@ -1,0 +1,157 @@
+"""Tokens/s and KV cache of a device by the number of layers it holds, as pure functions.
+
+Owns the three ways to know a throughput: a declared table, measured curves, a roofline. Doesn't know the catalogue,
+nodes or links.
+
+The model of a request of ``in`` prompt and ``out`` generated tokens on a device with ``k`` layers:
+
+* It needs KV cache for ``in + out`` tokens in each layer, so ``B = kv_tokens(k) / (in + out)`` requests are held at
+  once, and no more than the batch limit decode together.
+* Its prompt costs ``P`` seconds a layer, and each generated token ``D(B) / B`` where ``D(B)`` is a layer's time for a
+  decode step of ``B`` requests.
+* So ``tokens/s = (in + out) / (k · (P + out · min_{b ≤ B} D(b) / b))``. The minimum is there because nobody has to
+  batch more than pays.
+
+Roofline: ``P = max(2·params·in / F, layer_bytes / W)`` and ``D(B) = max(2·params·B / F, (layer_bytes + B·(in + out/2)
+·kv_bytes) / W)`` with ``F`` and ``W`` the reached compute and memory bandwidth, ``params`` those of one layer, and
+``in + out/2`` the mean context over a request's decode.
+
+More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never grow with ``k``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from helix_df.profiles.catalogue import Curve, Measured
+from helix_df.profiles.geometry import ModelGeometry
+
+USABLE_MEMORY = 0.9
+"""Share of a device's memory for weights and KV cache; the rest is for activations, buffers and fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Mean prompt and output tokens of a request, and how many a device decodes together at most."""
+
+    input_tokens: float
+    output_tokens: float
+    max_batch: int
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a whole request, all of which its KV cache holds at the end."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Reached compute in FLOP/s and reached memory bandwidth in bytes/s."""
+
+    flop_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """``tokens_per_s[k - 1]`` and ``kv_tokens[k - 1]`` for every ``k`` layers that fit."""
+
+    tokens_per_s: tuple[float, ...]
+    kv_tokens: tuple[int, ...]
+
+
+def kv_tokens_by_layers(
+    geometry: ModelGeometry, element_bytes: int, memory_bytes: float, requests: Requests
+) -> tuple[int, ...]:
+    """Tokens of KV cache beside 1, 2, 3, … layers, as far as one mean request still fits.
+
+    One vocabulary matrix is set aside on every device, since any may turn out first or last; with all layers it is
+    both, which takes two unless they are tied.
+    """
+    layer_bytes = geometry.layer_parameters * element_bytes
+    vocabulary_bytes = geometry.embedding_parameters * element_bytes
+    kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
+    fits = []
+    for layers in range(1, geometry.num_layers + 1):
+        matrices = 2 if layers == geometry.num_layers and not geometry.tie_embeddings else 1
+        free = USABLE_MEMORY * memory_bytes - matrices * vocabulary_bytes - layers * layer_bytes
+        tokens = int(free // (layers * kv_bytes))
+        if tokens < requests.tokens:
+            break
+        fits.append(tokens)
+    return tuple(fits)
+
+
+def from_table(tokens_per_s: tuple[float, ...], kv_tokens: tuple[int, ...], num_layers: int) -> Throughput:
+    """A declared table, as far as both columns go and the model has layers."""
+    count = min(len(tokens_per_s), len(kv_tokens), num_layers)
+    return Throughput(tokens_per_s[:count], kv_tokens[:count])
+
+
+def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Throughput:
+    """Throughput from measured times per layer."""
+    prefill_s = _at(measured.prefill, requests.input_tokens)
+    count = min(len(measured.kv_tokens), num_layers)
+
+    def decode_s(layers: int) -> float:
+        limit = min(requests.max_batch, measured.max_batch[layers - 1])
+        batch = _concurrent(measured.kv_tokens[layers - 1], requests, limit)
+        corners = [corner for corner, _ in measured.decode if 1 <= corner < batch]
+        # D(b)/b is monotone between two corners of a piecewise linear D, so its minimum is at a corner or at the end.
+        return min(_at(measured.decode, b) / b for b in [*corners, batch])
+
+    rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, count + 1))
+    return Throughput(_falling(rates), measured.kv_tokens[:count])
+
+
+def from_roofline(
+    geometry: ModelGeometry, element_bytes: int, roofline: Roofline, kv_tokens: tuple[int, ...], requests: Requests
+) -> Throughput:
+    """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries."""
+    layer_bytes = geometry.layer_parameters * element_bytes
+    kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
+    flop = 2 * geometry.layer_parameters
+    context = requests.input_tokens + requests.output_tokens / 2
+    prefill_s = max(
+        flop * requests.input_tokens / roofline.flop_per_s,
+        layer_bytes / roofline.bytes_per_s,
+    )
+
+    def decode_s(layers: int) -> float:
+        batch = _concurrent(kv_tokens[layers - 1], requests, requests.max_batch)
+        return max(
+            flop / roofline.flop_per_s,
+            (layer_bytes / batch + context * kv_bytes) / roofline.bytes_per_s,
+        )
+
+    rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, len(kv_tokens) + 1))
+    return Throughput(rates, kv_tokens)
+
+
+def _concurrent(kv_tokens: int, requests: Requests, limit: int) -> float:
+    """Requests that decode together; at least one, which runs even where it has to wait for cache."""
+    return max(1.0, min(kv_tokens / requests.tokens, limit))
+
+
+def _rate(requests: Requests, layers: int, prefill_s: float, decode_s: float) -> float:
+    """Tokens/s when each layer takes ``prefill_s`` for a prompt and ``decode_s`` for a generated token."""
+    return requests.tokens / (layers * (prefill_s + requests.output_tokens * decode_s))
+
+
+def _falling(rates: tuple[float, ...]) -> tuple[float, ...]:
+    """Never more than with fewer layers: measured batch limits are rough enough to dent the trend."""
+    out: list[float] = []
+    for rate in rates:
+        out.append(min(rate, out[-1]) if out else rate)
+    return tuple(out)
+
+
+def _at(curve: Curve, x: float) -> float:
+    """The curve at ``x``; beyond its end it goes on in proportion to the last point."""
+    last_x, last_y = curve[-1]
+    if x >= last_x:
+        return last_y * x / last_x
+    right = bisect_right(curve, x, key=lambda point: point[0])
+    (x0, y0), (x1, y1) = curve[right - 1], curve[right]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
