@@ -26,7 +26,7 @@ from helix_df.profiles.geometry import ModelGeometry
 
 _Cache = TypeVar("_Cache")
 Attention = Callable[[Array, Array, Array], tuple[Array, _Cache]]
-"""Queries [B, T, heads, head_dim], keys and values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
+"""Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
 
 
 def rms_norm(hidden: Array, weight: Array, epsilon: float) -> Array:

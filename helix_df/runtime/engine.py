@@ -1,0 +1,317 @@
+"""One worker's compute: batches of steps in, hidden states and tokens out.
+
+Owns batching, padding and the pages of each request. Doesn't know sockets, routes or other workers: a ``Step`` says
+everything about its share of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax import Array
+
+from helix_df.layers import LayerRange
+from helix_df.models.llama import LlamaShard
+from helix_df.runtime.buckets import bucket_for, bucket_sizes
+from helix_df.runtime.kv_pages import PAGE_TOKENS, PagePool
+from helix_df.runtime.programs import ShardPrograms
+from helix_df.runtime.sampler import SamplerRows, log_probabilities, pick_greedily, sample, sampler_rows
+from helix_df.runtime.sampling import SamplingParams
+
+_SMALLEST_PREFILL = 16
+_SMALLEST_CONTEXT_PAGES = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One request's share of a batch: some consecutive tokens through some of the held layers.
+
+    Attributes:
+        request: whose KV pages to use.
+        layers: which of the held layers to run; may start after the first held one.
+        position: position of the first of these tokens.
+        tokens: int32 [T], when ``layers`` starts the model; else None.
+        hidden: [T, hidden] otherwise; else None.
+        sampling: set when ``layers`` ends the model and a token is wanted after the last of these.
+    """
+
+    request: str
+    layers: LayerRange
+    position: int
+    tokens: np.ndarray | None = None
+    hidden: np.ndarray | None = None
+    sampling: SamplingParams | None = None
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Tokens or hidden states, whichever it has.
+
+        Raises:
+            ValueError: unless it has exactly the one that ``layers`` calls for, with at least one token.
+        """
+        wanted, other = (self.tokens, self.hidden) if self.layers.start == 0 else (self.hidden, self.tokens)
+        if wanted is None or other is not None or not len(wanted):
+            raise ValueError(f"layers {self.layers} take {'tokens' if self.layers.start == 0 else 'hidden states'}")
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural log-probability of the drawn token, and the best tokens with theirs, best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What became of a step.
+
+    Attributes:
+        request: the step's request.
+        hidden: [T, hidden] unless the step ended the model.
+        token: the drawn token, when the step asked for one.
+        logprobs: when the step's sampling asked for them.
+        kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
+    """
+
+    request: str
+    hidden: np.ndarray | None = None
+    token: int | None = None
+    logprobs: TokenLogprobs | None = None
+    kv_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUpProgress:
+    """``done`` of ``total`` shapes are ready; ``shape`` is the one just made, in words."""
+
+    done: int
+    total: int
+    shape: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Launched:
+    """Steps under way on the device, one row each. ``hidden`` is a list of stretches along T."""
+
+    steps: tuple[Step, ...]
+    hidden: tuple[Array, ...]
+    tokens: Array | None
+    logprobs: tuple[Array, Array, Array] | None
+
+
+class Engine:
+    """Runs steps on one shard, with its own paged KV cache.
+
+    Args:
+        shard: the layers to run.
+        num_pages: KV pages for requests, in each held layer (one more is kept as scratch).
+        max_batch: most decode steps in one program; more run one batch after another.
+        max_context: most tokens of one request, prompt and output; default the model's.
+        max_prefill: most prompt tokens in one program; longer stretches run chunk by chunk.
+        layers_per_call: see ``ShardPrograms``.
+        page_tokens: tokens a page.
+    """
+
+    def __init__(
+        self,
+        shard: LlamaShard,
+        *,
+        num_pages: int,
+        max_batch: int = 8,
+        max_context: int | None = None,
+        max_prefill: int = 512,
+        layers_per_call: int = 1,
+        page_tokens: int = PAGE_TOKENS,
+    ) -> None:
+        self.geometry = shard.geometry
+        self.layers = shard.layers
+        self.max_context = min(max_context or self.geometry.context_length, self.geometry.context_length)
+        self._pool = PagePool(num_pages, page_tokens)
+        self._programs = ShardPrograms(
+            shard, num_pages=num_pages + 1, page_tokens=page_tokens, layers_per_call=layers_per_call
+        )
+        most_pages = self._pool.pages_for(self.max_context)
+        self._batch_sizes = bucket_sizes(1, max_batch)
+        self._prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
+        self._decode_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages)
+        self._prefill_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages, ratio=4)
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled (or loaded from the compile cache) so far."""
+        return self._programs.compilations
+
+    @property
+    def free_pages(self) -> int:
+        """KV pages that no request owns."""
+        return self._pool.free_pages
+
+    @property
+    def used_pages(self) -> int:
+        """KV pages that requests own."""
+        return self._pool.used_pages
+
+    @property
+    def programs(self) -> ShardPrograms:
+        """The compiled programs, for benchmarks."""
+        return self._programs
+
+    def run(self, steps: Sequence[Step]) -> list[StepResult]:
+        """Run ``steps`` and wait for their results, in the same order.
+
+        A step that doesn't fit in the KV cache comes back ``kv_full`` with its request's state as it was; the others
+        run all the same.
+
+        Raises:
+            ValueError: for two steps of one request, layers that aren't held, or inputs that don't fit the layers.
+        """
+        for step in steps:
+            self._check(step)
+        if len({step.request for step in steps}) != len(steps):
+            raise ValueError("a batch holds two steps of one request")
+        admitted = [step for step in steps if self._reserve(step)]
+        launched = [self._launch(group) for group in self._group(admitted)]
+        results = {result.request: result for batch in launched for result in _collect(batch)}
+        return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
+
+    def release(self, request: str) -> None:
+        """Free the request's pages. Unknown requests are fine."""
+        self._pool.release(request)
+
+    def warm_up(self, layers: Sequence[LayerRange] | None = None) -> Iterator[WarmUpProgress]:
+        """Compile what the first requests will need: every decode batch and prefill length at short context.
+
+        Longer contexts compile when they come up. ``layers`` are the ranges that will be asked for; default all held.
+        """
+        ranges = tuple(layers or (self.layers,))
+        shapes = [(batch, 1, self._decode_pages[0]) for batch in self._batch_sizes]
+        shapes += [
+            (1, tokens, bucket_for(min(self._pool.pages_for(tokens), self._prefill_pages[-1]), self._prefill_pages))
+            for tokens in self._prefill_sizes
+        ]
+        total = len(shapes) * len(ranges)
+        for done, (held, (batch, tokens, pages)) in enumerate(
+            ((held, shape) for held in ranges for shape in shapes), start=1
+        ):
+            self._warm(held, batch, tokens, pages)
+            yield WarmUpProgress(done, total, f"layers {held}, {batch} x {tokens} tokens, {pages} pages of context")
+
+    def _check(self, step: Step) -> None:
+        if not self.layers.covers(step.layers):
+            raise ValueError(f"layers {step.layers} aren't held here, {self.layers} are")
+        if step.inputs.shape[1:] not in ((), (self.geometry.hidden_size,)) or step.position < 0:
+            raise ValueError(f"inputs of shape {step.inputs.shape} at position {step.position}")
+
+    def _reserve(self, step: Step) -> bool:
+        stop = step.position + len(step.inputs)
+        return stop <= self.max_context and self._pool.reserve(step.request, stop)
+
+    def _group(self, steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
+        """Decode steps of the same layers together, at most ``max_batch``; each prefill on its own."""
+        decodes: dict[LayerRange, list[Step]] = {}
+        for step in steps:
+            if len(step.inputs) == 1:
+                decodes.setdefault(step.layers, []).append(step)
+        most = self._batch_sizes[-1]
+        for group in decodes.values():
+            for at in range(0, len(group), most):
+                yield tuple(group[at : at + most])
+        for step in steps:
+            if len(step.inputs) > 1:
+                yield (step,)
+
+    def _launch(self, steps: tuple[Step, ...]) -> _Launched:
+        """Start a group on the device; a long prefill goes chunk by chunk."""
+        longest, chunk = len(steps[0].inputs), self._prefill_sizes[-1]
+        hidden: list[Array] = []
+        lengths = np.zeros(1, np.int32)
+        for at in range(0, longest, chunk):
+            state, lengths = self._forward(steps, at, min(at + chunk, longest))
+            hidden.append(state)
+        if steps[0].layers.stop < self.geometry.num_layers:
+            return _Launched(steps, tuple(hidden), None, None)
+        if all(step.sampling is None for step in steps):
+            hidden[-1].block_until_ready()
+            return _Launched(steps, (), None, None)
+        logits = self._programs.last_logits(hidden[-1], lengths)
+        params = [step.sampling for step in steps]
+        rows = sampler_rows(params, [step.position + len(step.inputs) for step in steps], len(lengths))
+        tokens = _draw(logits, rows)
+        wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
+        return _Launched(steps, (), tokens, log_probabilities(logits, tokens) if wants_logprobs else None)
+
+    def _forward(self, steps: tuple[Step, ...], start: int, stop: int) -> tuple[Array, np.ndarray]:
+        """Tokens ``start`` to ``stop`` of each step through its layers; also how many are real in each padded row."""
+        columns = 1 if stop - start == 1 and start == 0 else bucket_for(stop - start, self._prefill_sizes)
+        rows = bucket_for(len(steps), self._batch_sizes)
+        need = self._pool.pages_for(max(step.position + stop for step in steps))
+        pages = bucket_for(need, self._decode_pages if columns == 1 else self._prefill_pages)
+        tables = np.zeros((rows, pages), np.int32)
+        starts, lengths = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        inputs = self._empty_inputs(steps[0].layers, rows, columns)
+        for row, step in enumerate(steps):
+            owned = self._pool.table(step.request)[:pages]
+            tables[row, : len(owned)] = owned
+            starts[row], lengths[row] = step.position + start, stop - start
+            inputs[row, : stop - start] = step.inputs[start:stop]
+        return self._run_padded(steps[0].layers, inputs, tables, starts, lengths), lengths
+
+    def _empty_inputs(self, layers: LayerRange, rows: int, columns: int) -> np.ndarray:
+        if layers.start == 0:
+            return np.zeros((rows, columns), np.int32)
+        return np.zeros((rows, columns, self.geometry.hidden_size), self._programs.dtype)
+
+    def _run_padded(
+        self, layers: LayerRange, inputs: np.ndarray, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+    ) -> Array:
+        batch = self._programs.prepare(tables, starts, lengths, inputs.shape[1])
+        hidden = self._programs.embed(inputs) if layers.start == 0 else inputs
+        return self._programs.run_layers(hidden, batch, layers)
+
+    def _warm(self, layers: LayerRange, batch: int, tokens: int, pages: int) -> None:
+        """Run a batch of padding, which touches only the scratch page."""
+        nothing = np.zeros(batch, np.int32)
+        inputs = self._empty_inputs(layers, batch, tokens)
+        hidden = self._run_padded(layers, inputs, np.zeros((batch, pages), np.int32), nothing, nothing)
+        if layers.stop == self.geometry.num_layers:
+            logits = self._programs.last_logits(hidden, nothing)
+            for params in (SamplingParams(), SamplingParams(temperature=1.0)):
+                _draw(logits, sampler_rows([params], [0], batch)).block_until_ready()
+        hidden.block_until_ready()
+
+
+def _draw(logits: Array, rows: SamplerRows) -> Array:
+    tokens: Array = sample(logits, rows) if np.any(rows.temperature) else pick_greedily(logits)
+    return tokens
+
+
+def _collect(batch: _Launched) -> Iterator[StepResult]:
+    """Wait for a group and hand out its rows."""
+    tokens = None if batch.tokens is None else np.asarray(batch.tokens)
+    logprobs = None if batch.logprobs is None else tuple(np.asarray(array) for array in batch.logprobs)
+    stretches = [np.asarray(array) for array in batch.hidden]
+    for row, step in enumerate(batch.steps):
+        hidden = np.concatenate([part[row] for part in stretches]) if len(stretches) > 1 else None
+        if len(stretches) == 1:
+            hidden = stretches[0][row]
+        wanted = step.sampling
+        yield StepResult(
+            step.request,
+            hidden=None if hidden is None else hidden[: len(step.inputs)],
+            token=None if tokens is None or wanted is None else int(tokens[row]),
+            logprobs=_row_logprobs(logprobs, row, wanted),
+        )
+
+
+def _row_logprobs(
+    arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None
+) -> TokenLogprobs | None:
+    if arrays is None or wanted is None or wanted.logprobs is None:
+        return None
+    chosen, values, ids = (array[row] for array in arrays)
+    top = zip(ids[: wanted.logprobs].tolist(), values[: wanted.logprobs].tolist(), strict=True)
+    return TokenLogprobs(float(chosen), tuple(top))

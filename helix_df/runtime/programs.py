@@ -1,0 +1,155 @@
+"""The compiled programs of one shard and the arrays they run on.
+
+Owns the shard's weights as flat leaves, the KV pools, and the jitted functions over them. Doesn't know requests or
+pages' owners. Every program takes its weights as arguments, so all layers share one compilation; the pools and the
+hidden state are donated, so a step writes its keys and values in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from helix_df.layers import LayerRange
+from helix_df.models.attention import PagedBatch, PagedCache, attend_in_pages, page_rows
+from helix_df.models.llama import LlamaShard
+from helix_df.models.rope import rope_frequencies, rope_tables
+
+_Leaves = tuple[Array, ...]
+
+
+class ShardPrograms:
+    """Runs padded batches through a shard.
+
+    Args:
+        shard: the layers and their weights.
+        num_pages: pages of each layer's pool, scratch page included.
+        page_tokens: tokens a page.
+        layers_per_call: layers unrolled in one program; a remainder runs one layer at a time.
+    """
+
+    def __init__(self, shard: LlamaShard, *, num_pages: int, page_tokens: int, layers_per_call: int) -> None:
+        geometry = shard.geometry
+        self.shard = shard
+        self.layers_per_call = layers_per_call
+        pool = (geometry.num_kv_heads, num_pages, page_tokens, geometry.head_dim)
+        blocks = [nnx.split(block) for block in shard.blocks]
+        self._leaves: list[_Leaves] = [tuple(jax.tree.leaves(state)) for _, state in blocks]
+        self.dtype = self._leaves[0][0].dtype
+        self._caches = [PagedCache(jnp.zeros(pool, self.dtype), jnp.zeros(pool, self.dtype)) for _ in blocks]
+        graph, state = blocks[0]
+        self._run_layers = _layers_program(graph, jax.tree.structure(state))
+        self._prepare = _prepare_program(shard, num_pages, page_tokens)
+        ends, self._ends = nnx.split(_ends_of(shard))
+        self._embed, self._logits = _end_programs(ends)
+        self._compiled: set[Hashable] = set()
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled so far, or loaded from the compile cache."""
+        return len(self._compiled)
+
+    def embed(self, tokens: np.ndarray) -> Array:
+        """int32 [B, T] → hidden [B, T, hidden]."""
+        self._count("embed", tokens.shape)
+        hidden: Array = self._embed(self._ends, tokens)
+        return hidden
+
+    def prepare(self, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray, tokens: int) -> PagedBatch:
+        """What every layer needs to know of a batch of ``tokens`` columns; see ``page_rows`` for the arrays."""
+        self._count("prepare", tables.shape, tokens)
+        batch: PagedBatch = self._prepare(tables, starts, lengths, tokens)
+        return batch
+
+    def run_layers(self, hidden: Array | np.ndarray, batch: PagedBatch, layers: LayerRange) -> Array:
+        """``hidden`` [B, T, hidden] through ``layers`` (absolute numbers), updating their pools."""
+        at, stop = layers.start - self.shard.layers.start, layers.stop - self.shard.layers.start
+        state = jnp.asarray(hidden)
+        while at < stop:
+            count = self.layers_per_call if stop - at >= self.layers_per_call else 1
+            self._count("layers", count, state.shape, batch.read_pages.shape)
+            state, caches = self._run_layers(
+                tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), state, batch
+            )
+            self._caches[at : at + count] = caches
+            at += count
+        return state
+
+    def last_logits(self, hidden: Array, lengths: np.ndarray) -> Array:
+        """float32 [B, vocab] of each row's last real token."""
+        self._count("logits", hidden.shape)
+        logits: Array = self._logits(self._ends, hidden, lengths)
+        return logits
+
+    def pool_pointers(self) -> tuple[int, ...]:
+        """Device addresses of the key pools: they stay the same as long as donation works."""
+        return tuple(cache.keys.unsafe_buffer_pointer() for cache in self._caches)
+
+    def _count(self, *program: Hashable) -> None:
+        self._compiled.add(program)
+
+
+def _ends_of(shard: LlamaShard) -> LlamaShard:
+    """The shard without its blocks: embedding, final norm and head."""
+
+    def value(parameter: Any) -> Array | None:
+        return None if parameter is None else parameter[...]
+
+    return LlamaShard(
+        shard.geometry,
+        shard.layers,
+        (),
+        embedding=value(shard.embedding),
+        final_norm=value(shard.final_norm),
+        head=value(shard.head),
+    )
+
+
+def _layers_program(graph: Any, structure: Any) -> Any:
+    def run(
+        weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch
+    ) -> tuple[Array, tuple[PagedCache, ...]]:
+        updated = []
+        for leaves, cache in zip(weights, caches, strict=True):
+            block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+            hidden, new = block(hidden, batch.cos, batch.sin, partial(attend_in_pages, batch=batch, cache=cache))
+            updated.append(new)
+        return hidden, tuple(updated)
+
+    return jax.jit(run, donate_argnums=(1, 2))
+
+
+def _prepare_program(shard: LlamaShard, num_pages: int, page_tokens: int) -> Any:
+    frequencies = rope_frequencies(shard.geometry)
+    kv_heads = shard.geometry.num_kv_heads
+
+    def prepare(tables: Array, starts: Array, lengths: Array, tokens: int) -> PagedBatch:
+        positions = starts[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
+        cos, sin = rope_tables(frequencies, positions)
+        write_rows, read_pages = page_rows(
+            tables, positions, lengths, kv_heads=kv_heads, pages=num_pages, page_tokens=page_tokens
+        )
+        return PagedBatch(positions, cos, sin, write_rows, read_pages)
+
+    return jax.jit(prepare, static_argnums=3)
+
+
+def _end_programs(graph: Any) -> tuple[Any, Any]:
+    def embed(weights: Any, tokens: Array) -> Array:
+        hidden: Array = nnx.merge(graph, weights).embed(tokens)
+        return hidden
+
+    def logits(weights: Any, hidden: Array, lengths: Array) -> Array:
+        last = jnp.maximum(lengths - 1, 0)[:, None, None]
+        rows = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+        result: Array = nnx.merge(graph, weights).logits(rows)
+        return result
+
+    return jax.jit(embed), jax.jit(logits)

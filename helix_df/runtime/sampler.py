@@ -1,0 +1,118 @@
+"""Draw next tokens from logits, on the device, a whole batch at a time.
+
+Owns temperature, top-k, nucleus and the randomness. Doesn't know requests. A row's randomness depends on its seed and
+its position alone, so batching never changes which token a row draws from given logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
+
+_REMOVED = -jnp.inf
+
+
+class SamplerRows(NamedTuple):
+    """Sampling parameters by row, each [B]; ``positions`` are those of the tokens to be drawn."""
+
+    temperature: ArrayLike
+    top_p: ArrayLike
+    top_k: ArrayLike
+    seeds: ArrayLike
+    positions: ArrayLike
+
+
+def sampler_rows(params: Sequence[SamplingParams | None], positions: Sequence[int], rows: int) -> SamplerRows:
+    """Parameters of a batch, padded to ``rows`` with greedy ones. None is greedy too."""
+    filled = [one or SamplingParams() for one in params] + [SamplingParams()] * (rows - len(params))
+    return SamplerRows(
+        temperature=np.array([one.temperature for one in filled], np.float32),
+        top_p=np.array([one.top_p for one in filled], np.float32),
+        top_k=np.array([one.top_k for one in filled], np.int32),
+        seeds=np.array([one.seed for one in filled], np.uint32),
+        positions=np.array([*positions, *([0] * (rows - len(positions)))], np.int32),
+    )
+
+
+@jax.jit
+def pick_greedily(logits: Array) -> Array:
+    """The likeliest token of each row: float32 [B, V] → int32 [B]."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+@jax.jit
+def sample(logits: Array, rows: SamplerRows) -> Array:
+    """One token a row: float32 [B, V] → int32 [B]. Rows of temperature 0 get the likeliest token."""
+    temperature, top_p, top_k = jnp.asarray(rows.temperature), jnp.asarray(rows.top_p), jnp.asarray(rows.top_k)
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    scaled = jax.lax.cond(jnp.any(top_k > 0), lambda values: _keep_best(values, top_k), lambda values: values, scaled)
+    scaled = jax.lax.cond(
+        jnp.any(top_p < 1), lambda values: _keep_nucleus(values, top_p), lambda values: values, scaled
+    )
+    noise = jax.vmap(partial(_gumbel, logits.shape[-1]))(jnp.asarray(rows.seeds), jnp.asarray(rows.positions))
+    drawn = jnp.argmax(scaled + noise, axis=-1)
+    return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+
+
+@jax.jit
+def log_probabilities(logits: Array, tokens: Array) -> tuple[Array, Array, Array]:
+    """Natural log-probabilities of ``tokens`` [B], and the ``MAX_LOGPROBS`` best tokens with theirs [B, best]."""
+    normalized = jax.nn.log_softmax(logits, axis=-1)
+    values, ids = jax.lax.top_k(normalized, min(MAX_LOGPROBS, logits.shape[-1]))
+    return jnp.take_along_axis(normalized, tokens[:, None], axis=-1)[:, 0], values, ids
+
+
+def _gumbel(count: int, seed: Array, position: Array) -> Array:
+    """Noise for one row. Adding it and taking the largest draws from the softmax (Gumbel 1954)."""
+    return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), (count,), jnp.float32)
+
+
+def _keep_best(logits: Array, top_k: Array) -> Array:
+    """Remove all but each row's ``top_k`` largest logits (0 keeps all; ties with the last one stay)."""
+    wanted = jnp.where(top_k > 0, jnp.minimum(top_k, logits.shape[-1]), logits.shape[-1])
+    ordered = _ordered(logits)
+    threshold = _largest_threshold(logits.shape[0], lambda bits: jnp.sum(ordered >= bits[:, None], axis=-1) >= wanted)
+    return jnp.where(ordered >= threshold[:, None], logits, _REMOVED)
+
+
+def _keep_nucleus(logits: Array, top_p: Array) -> Array:
+    """Remove all but the smallest set of likeliest tokens whose probability reaches ``top_p`` (arXiv 1904.09751)."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    ordered = _ordered(probabilities)
+
+    def reaches(bits: Array) -> Array:
+        return jnp.sum(jnp.where(ordered >= bits[:, None], probabilities, 0.0), axis=-1) >= top_p
+
+    threshold = jnp.where(top_p < 1, _largest_threshold(logits.shape[0], reaches), 0)
+    best = ordered >= jnp.max(ordered, axis=-1, keepdims=True)  # rounding must not remove them all
+    return jnp.where((ordered >= threshold[:, None]) | best, logits, _REMOVED)
+
+
+def _ordered(values: Array) -> Array:
+    """float32 as uint32 in the same order."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    sign = jnp.uint32(0x80000000)
+    return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def _largest_threshold(rows: int, holds: Callable[[Array], Array]) -> Array:
+    """The largest uint32 [rows] for which ``holds`` is true, where it is true up to some value and false beyond.
+
+    One bit at a time from the top: 32 passes over the vocabulary, which beats sorting it.
+    """
+
+    def step(index: int, found: Array) -> Array:
+        candidate = found | (jnp.uint32(1) << (jnp.uint32(31) - jnp.uint32(index)))
+        return jnp.where(holds(candidate), candidate, found)
+
+    threshold: Array = jax.lax.fori_loop(0, 32, step, jnp.zeros((rows,), jnp.uint32))
+    return threshold
