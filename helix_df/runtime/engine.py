@@ -17,71 +17,13 @@ from helix_df.models.llama import LlamaShard
 from helix_df.runtime.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.kv_pages import PAGE_TOKENS, PagePool
 from helix_df.runtime.programs import ShardPrograms
+from helix_df.runtime.requests import TopLogprobs
 from helix_df.runtime.sampler import SamplerRows, log_probabilities, pick_greedily, sample, sampler_rows
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import Step, StepResult
 
 _SMALLEST_PREFILL = 16
 _SMALLEST_CONTEXT_PAGES = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One request's share of a batch: some consecutive tokens through some of the held layers.
-
-    Attributes:
-        request: whose KV pages to use.
-        layers: which of the held layers to run; may start after the first held one.
-        position: position of the first of these tokens.
-        tokens: int32 [T], when ``layers`` starts the model; else None.
-        hidden: [T, hidden] otherwise; else None.
-        sampling: set when ``layers`` ends the model and a token is wanted after the last of these.
-    """
-
-    request: str
-    layers: LayerRange
-    position: int
-    tokens: np.ndarray | None = None
-    hidden: np.ndarray | None = None
-    sampling: SamplingParams | None = None
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """Tokens or hidden states, whichever it has.
-
-        Raises:
-            ValueError: unless it has exactly the one that ``layers`` calls for, with at least one token.
-        """
-        wanted, other = (self.tokens, self.hidden) if self.layers.start == 0 else (self.hidden, self.tokens)
-        if wanted is None or other is not None or not len(wanted):
-            raise ValueError(f"layers {self.layers} take {'tokens' if self.layers.start == 0 else 'hidden states'}")
-        return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Natural log-probability of the drawn token, and the best tokens with theirs, best first."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepResult:
-    """What became of a step.
-
-    Attributes:
-        request: the step's request.
-        hidden: [T, hidden] unless the step ended the model.
-        token: the drawn token, when the step asked for one.
-        logprobs: when the step's sampling asked for them.
-        kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
-    """
-
-    request: str
-    hidden: np.ndarray | None = None
-    token: int | None = None
-    logprobs: TokenLogprobs | None = None
-    kv_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +96,11 @@ class Engine:
     def used_pages(self) -> int:
         """KV pages that requests own."""
         return self._pool.used_pages
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of KV cache that requests can own, in whole pages."""
+        return self._pool.num_pages * self._pool.page_tokens
 
     @property
     def programs(self) -> ShardPrograms:
@@ -309,9 +256,9 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
 
 def _row_logprobs(
     arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None
-) -> TokenLogprobs | None:
+) -> TopLogprobs | None:
     if arrays is None or wanted is None or wanted.logprobs is None:
         return None
     chosen, values, ids = (array[row] for array in arrays)
     top = zip(ids[: wanted.logprobs].tolist(), values[: wanted.logprobs].tolist(), strict=True)
-    return TokenLogprobs(float(chosen), tuple(top))
+    return TopLogprobs(float(chosen), tuple(top))

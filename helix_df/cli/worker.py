@@ -1,0 +1,48 @@
+"""``helix-df worker``: the process of one node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from helix_df.errors import DeploymentError
+
+
+def worker(
+    join: Annotated[str, typer.Option(help="Where the coordinator listens, e.g. tcp://10.0.0.1:7000.")],
+    node: Annotated[str, typer.Option(help="The node of the job that this process serves.")],
+    listen: Annotated[str, typer.Option(help="Where other workers reach this one.")] = "tcp://127.0.0.1:*",
+) -> None:
+    """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
+    from helix_df.runtime.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
+    from helix_df.runtime.transport import listen as open_endpoint
+    from helix_df.runtime.worker import Worker
+    from helix_df.runtime.worker_engine import build_engine
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is None:
+        raise DeploymentError(
+            "a worker needs the job's secret",
+            where=f"${TOKEN_VARIABLE}",
+            hint="run the whole command that `helix-df status` shows",
+        )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    parent = os.environ.get(PARENT_VARIABLE)
+    asked_to_end = False
+
+    def end(_signal: int, _frame: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end = True
+        raise KeyboardInterrupt
+
+    def alive() -> bool:
+        # A local worker goes with the coordinator that started it, however that ended.
+        return not asked_to_end and (parent is None or os.getppid() == int(parent))
+
+    signal.signal(signal.SIGTERM, end)
+    Worker(node, open_endpoint(listen), join, token, build_engine, alive=alive).run()

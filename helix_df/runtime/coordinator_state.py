@@ -1,0 +1,463 @@
+"""The coordinator's decisions: which request starts when and on which pipeline, and what follows from every event.
+
+Event and time in, actions out: no sockets, no clock, no processes, so that races are plain tests. A request is
+answered exactly once: by tokens up to a finish, or by an abort. When a worker is lost or out of KV cache, the requests
+it served start again elsewhere from the tokens they already have; whoever reads along notices only the pause.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helix_df.errors import HelixError, RequestError
+from helix_df.graph.problem import Placement
+from helix_df.layers import LayerRange
+from helix_df.plan import Plan
+from helix_df.routing import FlowRouter, KvLedger, Pipeline
+from helix_df.runtime.messages import (
+    LOST_AFTER_S,
+    Failed,
+    Forward,
+    Heartbeat,
+    Hello,
+    Loading,
+    Message,
+    Ready,
+    Rejected,
+    Release,
+    Route,
+    Sampled,
+    Stop,
+    Welcome,
+)
+from helix_df.runtime.requests import FinishReason, GenerationRequest, JobState, JobStatus, NodeState, NodeStatus, TokenEvent
+from helix_df.runtime.worker_state import Send
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand a token, or the end, to whoever asked."""
+
+    request: str
+    event: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Tell whoever asked that there will be no (further) answer."""
+
+    request: str
+    error: HelixError
+
+
+CoordinatorAction = Send | Deliver | Abort
+
+
+@dataclass(slots=True)
+class _Node:
+    layers: LayerRange
+    kv_tokens: int
+    state: NodeState = "waiting"
+    address: str | None = None
+    pid: int | None = None
+    progress: float = 0.0
+    detail: str = ""
+    heard: float = 0.0
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request and, while it runs, its pipeline. ``attempt`` tells late messages of an earlier try apart."""
+
+    asked: GenerationRequest
+    tokens: list[int]
+    attempt: int = 0
+    pipeline: Pipeline | None = None
+    cautious: bool = False
+    cancelled: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.asked.id}/{self.attempt}"
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.asked.prompt)
+
+    @property
+    def most(self) -> int:
+        """Tokens of KV cache it may come to."""
+        return len(self.asked.prompt) + self.asked.max_tokens
+
+    def expected(self, share: float) -> int:
+        """Tokens of KV cache it is expected to come to; all of them once it was too optimistic."""
+        if self.cautious:
+            return self.most
+        return min(self.most, max(len(self.tokens), len(self.asked.prompt) + math.ceil(share * self.asked.max_tokens)))
+
+
+@dataclass(slots=True)
+class _Counters:
+    finished: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(slots=True)
+class CoordinatorState:
+    """One job: its nodes, its requests, and the routing over its plan. ``context`` is the most tokens of a request."""
+
+    plan: Plan
+    context: int
+    router: FlowRouter = field(init=False)
+    ledger: KvLedger = field(init=False)
+    counters: _Counters = field(default_factory=_Counters)
+    failure: str | None = None
+    stopping: bool = False
+    _was_ready: bool = False
+    _nodes: dict[str, _Node] = field(default_factory=dict)
+    _requests: dict[str, _Request] = field(default_factory=dict)
+    _waiting: deque[str] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.router = FlowRouter(self.plan.placement, self.plan.edges)
+        used = [stage for stage in self.plan.stages if stage.node in self.router.nodes]
+        self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens) for stage in used}
+        self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
+
+    # ------------------------------------------------------------------ what the shell asks
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Nodes that carry flow, and so need a worker."""
+        return tuple(self._nodes)
+
+    @property
+    def placement(self) -> Placement:
+        """Layers of the nodes that carry flow."""
+        return {name: node.layers for name, node in self._nodes.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a full path through the layers is up."""
+        return self.failure is None and not self.stopping and self.router.exists(self._is_up)
+
+    @property
+    def all_up(self) -> bool:
+        """Whether every worker serves."""
+        return all(node.state == "ready" for node in self._nodes.values())
+
+    def snapshot(self) -> JobStatus:
+        """The job at this moment."""
+        return JobStatus(
+            name=self.plan.job.name,
+            model=self.plan.job.model.served_name,
+            state=self._job_state(),
+            ready=self.ready,
+            detail=self.failure or "",
+            nodes=tuple(self._node_status(name) for name in self._nodes),
+            waiting=len(self._waiting),
+            running=len(self._requests) - len(self._waiting),
+            finished=self.counters.finished,
+            failed=self.counters.failed,
+            prompt_tokens=self.counters.prompt_tokens,
+            generated_tokens=self.counters.generated_tokens,
+        )
+
+    # ------------------------------------------------------------------ requests
+
+    def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
+        """Take a request.
+
+        Raises:
+            RequestError: when it can never be served, too many wait, or no path is up.
+        """
+        self._refuse(asked)
+        self._requests[asked.id] = _Request(asked, list(asked.prompt))
+        self._waiting.append(asked.id)
+        self.counters.prompt_tokens += len(asked.prompt)
+        return self._admit()
+
+    def cancel(self, request: str) -> list[CoordinatorAction]:
+        """Give a request up; its KV cache is freed once its step in flight has come home."""
+        found = self._requests.get(request)
+        if found is None:
+            return []
+        if found.pipeline is not None:
+            found.cancelled = True
+            return []
+        self._waiting.remove(request)
+        del self._requests[request]
+        return self._admit()
+
+    def _refuse(self, asked: GenerationRequest) -> None:
+        if not asked.prompt:
+            raise RequestError("the prompt has no tokens", param="prompt")
+        if asked.max_tokens < 1:
+            raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
+        if asked.id in self._requests:
+            raise RequestError("a request of this id is being served", param="id", found=asked.id)
+        if not self.ready:
+            raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
+        most = len(asked.prompt) + asked.max_tokens
+        if most > self.context:
+            raise RequestError(
+                f"prompt ({len(asked.prompt)} tokens) and answer ({asked.max_tokens}) exceed the context",
+                param="max_tokens",
+                code="context_length_exceeded",
+                expected=f"at most {self.context} tokens together",
+            )
+        if not self.router.exists(lambda name: self._is_up(name) and self.ledger.capacity[name] >= most):
+            room = max(self.ledger.capacity.values())
+            raise RequestError(
+                f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
+                param="max_tokens",
+                code="kv_cache_exceeded",
+                expected=f"at most {room} tokens, prompt and answer together",
+            )
+        if len(self._waiting) >= self.plan.job.runtime.max_queue:
+            raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+
+    def _admit(self) -> list[CoordinatorAction]:
+        """Start waiting requests, first come first served, for as long as pipelines have room."""
+        actions: list[CoordinatorAction] = []
+        while self._waiting:
+            request = self._requests[self._waiting[0]]
+            expected = request.expected(self.plan.job.runtime.expected_output)
+            pipeline = self.router.route(self._has_room(expected, request.most))
+            if pipeline is None:
+                break
+            self._waiting.popleft()
+            actions += self._start(request, pipeline, expected)
+        return actions
+
+    def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
+        return lambda name: self._is_up(name) and self.ledger.admits(name, expected, most)
+
+    def _start(self, request: _Request, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
+        request.pipeline = pipeline
+        request.attempt += 1
+        self.ledger.reserve(request.key, (hop.node for hop in pipeline), expected)
+        addresses = tuple(self._address(hop.node) for hop in pipeline)
+        route = Route(pipeline, addresses, request.asked.sampling)
+        tokens = np.array(request.tokens, dtype=np.int32)
+        piece = self.plan.job.runtime.max_prefill_tokens
+        return [
+            Send(
+                addresses[0],
+                Forward(
+                    request=request.key,
+                    position=start,
+                    wants_token=start + piece >= len(tokens),
+                    route=route if start == 0 else None,
+                    tensor=tokens[start : start + piece],
+                ),
+            )
+            for start in range(0, len(tokens), piece)
+        ]
+
+    def _current(self, key: str) -> _Request | None:
+        """The running request of an attempt, or ``None`` for what is over or was tried again."""
+        request = self._requests.get(key.rpartition("/")[0])
+        return request if request is not None and request.pipeline is not None and request.key == key else None
+
+    def _on_sampled(self, message: Sampled) -> list[CoordinatorAction]:
+        request = self._current(message.request)
+        if request is None:
+            return []
+        if request.cancelled:
+            return [*self._leave(request), *self._forget(request), *self._admit()]
+        if message.position != len(request.tokens):
+            return []
+        if message.token in request.asked.stop_ids:
+            return self._finish(request, TokenEvent(None, "stop"))
+        request.tokens.append(message.token)
+        self.counters.generated_tokens += 1
+        if request.generated >= request.asked.max_tokens:
+            return self._finish(request, TokenEvent(message.token, "length", message.logprobs))
+        assert request.pipeline is not None
+        step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
+        return [
+            Send(self._address(request.pipeline[0].node), step),
+            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs)),
+        ]
+
+    def _on_rejected(self, message: Rejected) -> list[CoordinatorAction]:
+        request = self._current(message.request)
+        if request is None:
+            return []
+        request.cautious = True
+        return [*self._retry(request), *self._admit()]
+
+    def _finish(self, request: _Request, event: TokenEvent) -> list[CoordinatorAction]:
+        self.counters.finished += 1
+        return [Deliver(request.asked.id, event), *self._leave(request), *self._forget(request), *self._admit()]
+
+    def _retry(self, request: _Request) -> list[CoordinatorAction]:
+        """Back to the head of the queue, with the tokens it has; or out, if nobody wants it any more."""
+        actions = self._leave(request)
+        if request.cancelled:
+            return [*actions, *self._forget(request)]
+        self._waiting.appendleft(request.asked.id)
+        return actions
+
+    def _leave(self, request: _Request) -> list[CoordinatorAction]:
+        """Free what a running request holds on its pipeline."""
+        assert request.pipeline is not None
+        nodes = [hop.node for hop in request.pipeline if self._is_up(hop.node)]
+        request.pipeline = None
+        self.ledger.release(request.key)
+        return [Send(self._address(node), Release(request.key)) for node in nodes]
+
+    def _forget(self, request: _Request) -> list[CoordinatorAction]:
+        del self._requests[request.asked.id]
+        return []
+
+    # ------------------------------------------------------------------ nodes
+
+    def on_message(self, message: Message, now: float) -> list[CoordinatorAction]:
+        """React to what a worker says; ``now`` is in seconds of any monotonic clock."""
+        match message:
+            case Hello():
+                return self._on_hello(message, now)
+            case Sampled():
+                return self._on_sampled(message)
+            case Rejected():
+                return self._on_rejected(message)
+            case Loading() | Ready() | Failed() | Heartbeat():
+                node = self._nodes.get(message.node)
+                if node is None or node.address is None:
+                    return []
+                node.heard = now
+                return self._on_node(node, message)
+            case _:
+                return []
+
+    def _on_node(self, node: _Node, message: Loading | Ready | Failed | Heartbeat) -> list[CoordinatorAction]:
+        match message:
+            case Loading():
+                node.state = "compiling" if message.state == "compiling" else "loading"
+                node.progress, node.detail = message.progress, message.detail
+                return []
+            case Ready():
+                node.state, node.progress, node.detail = "ready", 1.0, ""
+                self.ledger.capacity[message.node] = message.kv_tokens
+                self._was_ready = self._was_ready or self.all_up
+                return self._admit()
+            case Failed():
+                return self.on_exit(message.node, message.reason)
+            case Heartbeat():
+                return [Send(node.address or "", Heartbeat(message.node))]
+
+    def _on_hello(self, message: Hello, now: float) -> list[CoordinatorAction]:
+        node = self._nodes.get(message.node)
+        if node is None:
+            return [Send(message.address, Failed(message.node, "the plan gives this node no layers to serve"))]
+        actions: list[CoordinatorAction] = []
+        moved = node.address is not None and node.address != message.address
+        if moved and now - node.heard < LOST_AFTER_S:
+            return [Send(message.address, Failed(message.node, "another worker serves this node already"))]
+        if moved or node.state == "ready":
+            # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
+            actions = self._lose(message.node, "joined again")
+        if node.address is None:
+            node.state, node.progress, node.detail = "joined", 0.0, ""
+        node.address, node.pid, node.heard = message.address, message.pid, now
+        job = self.plan.job.model_dump(mode="json", exclude_none=True)
+        return [*actions, Send(message.address, Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job))]
+
+    def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
+        """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""
+        node = self._nodes.get(name)
+        if node is None or self.stopping or node.state in ("lost", "failed"):
+            return []
+        if not self._was_ready:
+            self.failure = self.failure or f"worker {name} failed: {words}"
+        actions = self._lose(name, words)
+        node.state = "failed"
+        return actions
+
+    def tick(self, now: float) -> list[CoordinatorAction]:
+        """Notice workers that have been silent for too long."""
+        actions: list[CoordinatorAction] = []
+        for name, node in self._nodes.items():
+            if node.state in ("joined", "loading", "compiling", "ready") and now - node.heard > LOST_AFTER_S:
+                actions += self._lose(name, f"silent for {now - node.heard:.0f} s")
+        return actions
+
+    def stop(self) -> list[CoordinatorAction]:
+        """End the job: abort what runs and waits, and tell the workers to exit."""
+        self.stopping = True
+        aborted = [Abort(request, _gone("the job is being stopped")) for request in self._requests]
+        self.counters.failed += len(aborted)
+        self._requests.clear()
+        self._waiting.clear()
+        return [*aborted, *(Send(node.address, Stop()) for node in self._nodes.values() if node.address)]
+
+    def _lose(self, name: str, why: str) -> list[CoordinatorAction]:
+        node = self._nodes[name]
+        node.state, node.detail, node.address = "lost", why, None
+        self.ledger.capacity.pop(name, None)
+        served = [
+            request
+            for request in self._requests.values()
+            if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
+        ]
+        actions: list[CoordinatorAction] = []
+        for request in reversed(served):
+            actions += self._retry(request)
+        if not self.ready:
+            actions += self._abort_waiting(f"worker {name} is gone and no full path through the layers is left")
+        return [*actions, *self._admit()]
+
+    def _abort_waiting(self, why: str) -> list[CoordinatorAction]:
+        aborted: list[CoordinatorAction] = [Abort(request, _gone(why)) for request in self._waiting]
+        for request in self._waiting:
+            del self._requests[request]
+        self.counters.failed += len(aborted)
+        self._waiting.clear()
+        return aborted
+
+    def _is_up(self, name: str) -> bool:
+        return self._nodes[name].state == "ready"
+
+    def _address(self, name: str) -> str:
+        address = self._nodes[name].address
+        assert address is not None, f"{name} is up without an address"
+        return address
+
+    def _job_state(self) -> JobState:
+        if self.stopping:
+            return "stopping"
+        if self.failure is not None:
+            return "failed"
+        if self.all_up:
+            return "ready"
+        return "degraded" if self._was_ready else "starting"
+
+    def _node_status(self, name: str) -> NodeStatus:
+        node = self._nodes[name]
+        return NodeStatus(
+            name=name,
+            state=node.state,
+            layers=(node.layers.start, node.layers.stop),
+            address=node.address,
+            progress=node.progress,
+            detail=node.detail,
+            kv_used_tokens=self.ledger.used.get(name, 0),
+            kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
+            running=sum(
+                1
+                for request in self._requests.values()
+                if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
+            ),
+        )
+
+
+def _gone(why: str) -> RequestError:
+    return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")

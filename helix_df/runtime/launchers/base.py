@@ -1,0 +1,47 @@
+"""Who starts workers: one small interface, so that processes, Ray or Kubernetes look the same to the coordinator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, and
+    the job's secret."""
+
+    node: str
+    coordinator: str
+    listen: str
+    token: str
+    log_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A worker that is gone, and its last words."""
+
+    node: str
+    words: str
+
+
+class Launcher(Protocol):
+    """Starts and stops the workers of some nodes."""
+
+    def start(self, order: WorkerOrder) -> None:
+        """Start a worker, or arrange that one will join."""
+        ...
+
+    def exits(self) -> list[Exit]:
+        """Workers that ended since the last call, by themselves."""
+        ...
+
+    def command(self, order: WorkerOrder) -> str | None:
+        """What a person has to run for this worker, if anything."""
+        ...
+
+    def stop(self, grace_s: float) -> None:
+        """End what was started: wait ``grace_s`` seconds for it to go by itself, then make it. Nothing is left."""
+        ...

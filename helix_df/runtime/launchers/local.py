@@ -1,0 +1,90 @@
+"""Workers as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from helix_df.runtime.launchers.base import Exit, WorkerOrder
+
+TOKEN_VARIABLE = "HELIX_DF_TOKEN"
+PARENT_VARIABLE = "HELIX_DF_PARENT"
+LAST_WORDS_LINES = 12
+
+
+class LocalLauncher:
+    """One child process a worker, its output in its log file.
+
+    ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
+    thread, since threads that fight for a core are slower than one that has it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._one_thread = workers * 2 > (os.cpu_count() or 1)
+        self._processes: dict[str, tuple[subprocess.Popen[bytes], Path | None]] = {}
+
+    def start(self, order: WorkerOrder) -> None:
+        """See ``Launcher``."""
+        command = [sys.executable, "-m", "helix_df", *worker_arguments(order)]
+        output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output or subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
+                env=self._environment(order),
+            )
+        finally:
+            if output is not None:
+                output.close()
+        self._processes[order.node] = (process, order.log_file)
+
+    def exits(self) -> list[Exit]:
+        """See ``Launcher``."""
+        gone = [node for node, (process, _) in self._processes.items() if process.poll() is not None]
+        found = []
+        for node in gone:
+            process, log_file = self._processes.pop(node)
+            found.append(Exit(node, _last_words(process.returncode, log_file)))
+        return found
+
+    def command(self, order: WorkerOrder) -> str | None:
+        """See ``Launcher``: nothing is left to do by hand."""
+        return None
+
+    def stop(self, grace_s: float) -> None:
+        """See ``Launcher``."""
+        deadline = time.monotonic() + grace_s
+        for process, _ in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+    def _environment(self, order: WorkerOrder) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment[TOKEN_VARIABLE] = order.token
+        environment[PARENT_VARIABLE] = str(os.getpid())
+        if self._one_thread:
+            flags = environment.get("XLA_FLAGS", "")
+            environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        return environment
+
+
+def worker_arguments(order: WorkerOrder) -> list[str]:
+    """The arguments of ``helix-df`` that make a worker of this order; the secret is not among them."""
+    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen]
+
+
+def _last_words(code: int, log_file: Path | None) -> str:
+    ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    if log_file is None or not log_file.exists():
+        return ending
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS_LINES:]
+    return "\n".join([ending, *lines])

@@ -1,0 +1,247 @@
+"""What travels between coordinator and workers: tagged, versioned messages of a msgpack header and at most one tensor.
+
+Owns the wire format and its checks. Doesn't know sockets, and never unpickles: a tensor is raw bytes whose dtype and
+shape the header names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import msgpack
+import numpy as np
+
+from helix_df.errors import ProtocolError
+from helix_df.graph.max_flow import Hop
+from helix_df.layers import LayerRange
+from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.sampling import SamplingParams
+
+VERSION = 1
+
+HEARTBEAT_S = 2.0
+"""How often a worker says that it lives."""
+
+LOST_AFTER_S = 30.0
+"""Silence after which the other side counts as lost. Compiling can hold up a heartbeat, so this is generous; the exit
+of a local process is noticed at once."""
+
+TENSOR_DTYPES = frozenset({"int32", "float32", "float16", "bfloat16"})
+
+Frames = list[Any]
+"""What a socket sends or receives: the header, then the tensor's bytes if there is one (anything with a buffer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A request's way as its workers need it: the hops, where each listens, and how the last one samples."""
+
+    hops: tuple[Hop, ...]
+    addresses: tuple[str, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Worker → coordinator: I am up and listen at ``address``."""
+
+    TAG: ClassVar[str] = "hello"
+    node: str
+    address: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Coordinator → worker: hold these of the model's layers, and this many tokens of KV cache; ``job`` is as in a plan."""
+
+    TAG: ClassVar[str] = "welcome"
+    node: str
+    layers: LayerRange
+    num_layers: int
+    kv_tokens: int
+    job: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Worker → coordinator: how far I am (0 to 1), and with what."""
+
+    TAG: ClassVar[str] = "loading"
+    node: str
+    state: str
+    progress: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker → coordinator: I serve, with room for this many tokens of KV cache."""
+
+    TAG: ClassVar[str] = "ready"
+    node: str
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Worker → coordinator: I can't go on. Coordinator → worker: you can't serve this node."""
+
+    TAG: ClassVar[str] = "failed"
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Worker → coordinator, and back: I am alive."""
+
+    TAG: ClassVar[str] = "heartbeat"
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Run the next layers on these tokens: token ids for the first stage, hidden states for the others.
+
+    ``request`` names one attempt at a request. ``position`` is that of the tensor's first token. ``route`` comes with
+    a request's first message to a worker; ``wants_token`` on the last piece of a prompt and on every decode step.
+    """
+
+    TAG: ClassVar[str] = "forward"
+    request: str
+    position: int
+    wants_token: bool
+    route: Route | None
+    tensor: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Last worker → coordinator: the next token of a request, which stands at ``position``."""
+
+    TAG: ClassVar[str] = "sampled"
+    request: str
+    position: int
+    token: int
+    logprobs: TopLogprobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Worker → coordinator: I couldn't run a step of this request; it has to be tried again."""
+
+    TAG: ClassVar[str] = "rejected"
+    request: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Coordinator → worker: forget this request and free its KV cache."""
+
+    TAG: ClassVar[str] = "release"
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Coordinator → worker: exit."""
+
+    TAG: ClassVar[str] = "stop"
+
+
+Message = (
+    Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Stop
+)
+
+_TYPES: dict[str, type[Any]] = {
+    kind.TAG: kind
+    for kind in (Hello, Welcome, Loading, Ready, Failed, Heartbeat, Forward, Sampled, Rejected, Release, Stop)
+}
+
+
+def encode(message: Message, token: str) -> Frames:
+    """The frames of a message. ``token`` is the job's secret, so that strangers and stale workers are not heard."""
+    header: dict[str, Any] = {"v": VERSION, "job": token, "t": message.TAG}
+    tensor: np.ndarray | None = None
+    for field in fields(message):
+        value = getattr(message, field.name)
+        if isinstance(value, np.ndarray):
+            tensor = np.ascontiguousarray(value)
+            header["dtype"], header["shape"] = tensor.dtype.name, tensor.shape
+        else:
+            header[field.name] = _pack(value)
+    head = msgpack.packb(header, use_bin_type=True)
+    return [head] if tensor is None else [head, tensor.view(np.uint8).reshape(-1).data]
+
+
+def decode(frames: Sequence[Any], token: str) -> Message:
+    """The message of received frames; its tensor is a view of the received buffer.
+
+    Raises:
+        ProtocolError: for another version, another job, an unknown tag, or fields that don't fit.
+    """
+    try:
+        header = msgpack.unpackb(bytes(frames[0]), raw=False)
+        version, sender, tag = header.pop("v"), header.pop("job"), header.pop("t")
+    except Exception as error:
+        raise ProtocolError("not a helix-df message", found=f"{type(error).__name__}") from error
+    if version != VERSION:
+        raise ProtocolError("a message of another protocol version", found=version, expected=str(VERSION))
+    if sender != token:
+        raise ProtocolError("a message of another job", hint="the worker was started for another job or an older run")
+    if tag not in _TYPES:
+        raise ProtocolError("an unknown message", found=tag, expected=", ".join(sorted(_TYPES)))
+    try:
+        if "dtype" in header:
+            header["tensor"] = _tensor(header.pop("dtype"), header.pop("shape"), frames)
+        return _TYPES[tag](**{name: _unpack(name, value) for name, value in header.items()})  # type: ignore[no-any-return]
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
+
+
+def _tensor(dtype: str, shape: Sequence[int], frames: Sequence[Any]) -> np.ndarray:
+    if dtype not in TENSOR_DTYPES or len(frames) != 2:
+        raise ValueError(f"a tensor of {dtype} in {len(frames)} frames")
+    kind = _bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
+    return np.frombuffer(frames[1], dtype=kind).reshape(shape)
+
+
+def _bfloat16() -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _pack(value: Any) -> Any:
+    match value:
+        case LayerRange():
+            return [value.start, value.stop]
+        case Route():
+            hops = [[hop.node, hop.layers.start, hop.layers.stop] for hop in value.hops]
+            sampling = {field.name: getattr(value.sampling, field.name) for field in fields(value.sampling)}
+            return {"hops": hops, "addresses": list(value.addresses), "sampling": sampling}
+        case TopLogprobs():
+            return [value.chosen, [list(pair) for pair in value.top]]
+        case _:
+            return value
+
+
+def _unpack(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    match name:
+        case "layers":
+            return LayerRange(*value)
+        case "route":
+            hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
+            return Route(hops, tuple(value["addresses"]), SamplingParams(**value["sampling"]))
+        case "logprobs":
+            chosen, top = value
+            return TopLogprobs(chosen, tuple((token, logprob) for token, logprob in top))
+        case _:
+            return value

@@ -1,0 +1,63 @@
+"""A worker's unit of compute: some tokens of one request through some layers. Pure data, without jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helix_df.layers import LayerRange
+from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One request's share of a batch: some consecutive tokens through some of the held layers.
+
+    Attributes:
+        request: whose KV pages to use.
+        layers: which of the held layers to run; may start after the first held one.
+        position: position of the first of these tokens.
+        tokens: int32 [T], when ``layers`` starts the model; else None.
+        hidden: [T, hidden] otherwise; else None.
+        sampling: set when ``layers`` ends the model and a token is wanted after the last of these.
+    """
+
+    request: str
+    layers: LayerRange
+    position: int
+    tokens: np.ndarray | None = None
+    hidden: np.ndarray | None = None
+    sampling: SamplingParams | None = None
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Tokens or hidden states, whichever it has.
+
+        Raises:
+            ValueError: unless it has exactly the one that ``layers`` calls for, with at least one token.
+        """
+        wanted, other = (self.tokens, self.hidden) if self.layers.start == 0 else (self.hidden, self.tokens)
+        if wanted is None or other is not None or not len(wanted):
+            raise ValueError(f"layers {self.layers} take {'tokens' if self.layers.start == 0 else 'hidden states'}")
+        return wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What became of a step.
+
+    Attributes:
+        request: the step's request.
+        hidden: [T, hidden] unless the step ended the model.
+        token: the drawn token, when the step asked for one.
+        logprobs: when the step's sampling asked for them.
+        kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
+    """
+
+    request: str
+    hidden: np.ndarray | None = None
+    token: int | None = None
+    logprobs: TopLogprobs | None = None
+    kv_full: bool = False

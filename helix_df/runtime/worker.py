@@ -1,0 +1,196 @@
+"""A worker process: greets the coordinator, loads its layers, and runs batches until told to stop.
+
+A thin shell: ``WorkerState`` decides, the engine computes, the endpoint carries. It receives everything that waits,
+runs one batch, sends the results, and begins again; the sockets' own threads work on while it computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.runtime.messages import (
+    HEARTBEAT_S,
+    LOST_AFTER_S,
+    Failed,
+    Forward,
+    Heartbeat,
+    Hello,
+    Loading,
+    Message,
+    Ready,
+    Release,
+    Stop,
+    Welcome,
+    decode,
+    encode,
+)
+from helix_df.runtime.steps import Step, StepResult
+from helix_df.runtime.transport import Endpoint
+from helix_df.runtime.worker_state import Free, Send, WorkerAction, WorkerState
+from helix_df.spec.job import Job
+
+log = logging.getLogger(__name__)
+
+GREET_EVERY_S = 1.0
+
+
+class StepEngine(Protocol):
+    """What a worker computes with."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of KV cache that requests can own."""
+        ...
+
+    def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
+        """Run steps of different requests, each result in its step's place."""
+        ...
+
+    def release(self, request: str) -> None:
+        """Free the KV cache of a request."""
+        ...
+
+
+Report = Callable[[str, float, str], None]
+"""Called while an engine is built: state (``loading`` or ``compiling``), progress from 0 to 1, and with what."""
+
+EngineBuilder = Callable[[Welcome, Report], StepEngine]
+
+
+class Worker:
+    """One node's worker on an endpoint. ``alive`` says whether whoever started it still wants it."""
+
+    def __init__(
+        self,
+        node: str,
+        endpoint: Endpoint,
+        coordinator: str,
+        token: str,
+        build_engine: EngineBuilder,
+        *,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._node = node
+        self._endpoint = endpoint
+        self._coordinator = coordinator
+        self._token = token
+        self._build_engine = build_engine
+        self._alive = alive
+        self._heard = time.monotonic()
+        self._busy = False
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Serve until the coordinator says stop or ``alive`` says no.
+
+        Raises:
+            DeploymentError: when the coordinator refuses this worker.
+        """
+        beating = threading.Thread(target=self._beat, name=f"heartbeat-{self._node}", daemon=True)
+        try:
+            welcome = self._greet()
+            if welcome is None:
+                return
+            beating.start()
+            self._busy = True
+            engine = self._build_engine(welcome, self._report)
+            self._say(Ready(self._node, engine.kv_tokens))
+            self._serve(engine, _state(welcome, self._coordinator))
+        except Exception as error:
+            self._say(Failed(self._node, str(error) or type(error).__name__))
+            raise
+        finally:
+            self._done.set()
+            if beating.ident is not None:
+                beating.join()
+            self._endpoint.close()
+
+    def _greet(self) -> Welcome | None:
+        while self._alive():
+            self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            for message in self._hear(GREET_EVERY_S):
+                if isinstance(message, Welcome):
+                    return message
+                if isinstance(message, Stop):
+                    return None
+                self._refuse_if_told(message)
+        return None
+
+    def _serve(self, engine: StepEngine, state: WorkerState) -> None:
+        while self._alive():
+            for message in self._hear(0.0 if not state.idle else HEARTBEAT_S):
+                match message:
+                    case Forward():
+                        state.on_forward(message)
+                    case Release():
+                        self._act(engine, state.on_release(message))
+                    case Welcome():
+                        # The coordinator lost sight of us and has started our requests over elsewhere.
+                        self._act(engine, state.forget_all())
+                        self._say(Ready(self._node, engine.kv_tokens))
+                    case Stop():
+                        return
+                    case _:
+                        self._refuse_if_told(message)
+            steps = state.next_batch()
+            if steps:
+                self._busy = True
+                self._act(engine, state.on_results(steps, engine.run(steps)))
+
+    def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._endpoint.send(action.address, encode(action.message, self._token))
+                case Free():
+                    engine.release(action.request)
+
+    def _hear(self, timeout_s: float | None) -> list[Message]:
+        messages: list[Message] = []
+        if self._busy:
+            # Whatever came in meanwhile is about to be read: silence is counted from here.
+            self._heard = time.monotonic()
+            self._busy = False
+        for frames in self._endpoint.receive(timeout_s):
+            try:
+                messages.append(decode(frames, self._token))
+                self._heard = time.monotonic()
+            except ProtocolError as error:
+                log.warning("ignored: %s", error)
+        return messages
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            if not self._alive():
+                self._endpoint.wake()
+            # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
+            forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
+            self._say(Hello(self._node, self._endpoint.address, os.getpid()) if forgotten else Heartbeat(self._node))
+
+    def _say(self, message: Message) -> None:
+        self._endpoint.send(self._coordinator, encode(message, self._token))
+
+    def _report(self, state: str, progress: float, detail: str) -> None:
+        log.info("%s %.0f%% %s", state, 100 * progress, detail)
+        self._say(Loading(self._node, state, progress, detail))
+
+    def _refuse_if_told(self, message: Message) -> None:
+        if isinstance(message, Failed):
+            raise DeploymentError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _state(welcome: Welcome, coordinator: str) -> WorkerState:
+    runtime = Job.model_validate(welcome.job).runtime
+    return WorkerState(
+        node=welcome.node,
+        coordinator=coordinator,
+        num_layers=welcome.num_layers,
+        max_batch=runtime.max_batch,
+        max_prefill_tokens=runtime.max_prefill_tokens,
+    )

@@ -1,0 +1,36 @@
+"""From a welcome to a warm engine: reads the weights of the stage and compiles what serving needs first."""
+
+from __future__ import annotations
+
+from helix_df.models.weights import load_shard
+from helix_df.paths import cache_root
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.compile_cache import enable_compile_cache
+from helix_df.runtime.engine import Engine
+from helix_df.runtime.kv_pages import PAGE_TOKENS
+from helix_df.runtime.messages import Welcome
+from helix_df.runtime.worker import Report
+from helix_df.spec.job import Job
+
+
+def build_engine(welcome: Welcome, report: Report) -> Engine:
+    """Load and warm up the engine of one stage, telling ``report`` how far it is.
+
+    Raises:
+        ModelError: when weights are missing or not as the model's configuration says.
+    """
+    job = Job.model_validate(welcome.job)
+    enable_compile_cache(cache_root() / "compiled")
+    report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
+    source = job.model.parsed_source
+    shard = load_shard(source, read_geometry(source), welcome.layers, dtype=job.model.dtype, seed=job.model.seed)
+    engine = Engine(
+        shard,
+        num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
+        max_batch=job.runtime.max_batch,
+        max_context=job.model.context,
+        max_prefill=job.runtime.max_prefill_tokens,
+    )
+    for step in engine.warm_up():
+        report("compiling", step.done / step.total, step.shape)
+    return engine

@@ -1,0 +1,160 @@
+"""A worker's decisions: which steps to run next, and where their results go. No I/O, no clock, no tensor is computed.
+
+Steps wait in two queues. A batch takes decode steps first, since somebody is reading along, and fills up with prompt
+pieces under a token budget. A request has at most one step in a batch, and its steps run in the order they came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from helix_df.errors import ProtocolError
+from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route, Sampled
+from helix_df.runtime.steps import Step, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to an address."""
+
+    address: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Free the KV cache of a request."""
+
+    request: str
+
+
+WorkerAction = Send | Free
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A request whose KV cache lives here: its route, and which hop of it this worker is."""
+
+    route: Route
+    hop: int
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """What one worker knows of the requests it serves.
+
+    ``max_batch`` bounds the steps of a batch, ``max_prefill_tokens`` the prompt tokens in it (a single longer piece
+    still runs, alone).
+    """
+
+    node: str
+    coordinator: str
+    num_layers: int
+    max_batch: int
+    max_prefill_tokens: int
+    _held: dict[str, _Held] = field(default_factory=dict)
+    _decode: deque[Forward] = field(default_factory=deque)
+    _prefill: deque[Forward] = field(default_factory=deque)
+    _running: dict[str, Forward] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> int:
+        """Requests whose KV cache lives here."""
+        return len(self._held)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step waits."""
+        return not self._decode and not self._prefill
+
+    def on_forward(self, message: Forward) -> None:
+        """Queue a step.
+
+        A request that was released or rejected is not known any more; its late steps are dropped.
+
+        Raises:
+            ProtocolError: when the route doesn't lead through this worker.
+        """
+        if message.route is not None:
+            self._held[message.request] = _Held(message.route, self._hop(message.route))
+        if message.request not in self._held:
+            return
+        # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
+        in_pieces = any(waiting.request == message.request for waiting in self._prefill)
+        decode = message.route is None and len(message.tensor) == 1 and not in_pieces
+        (self._decode if decode else self._prefill).append(message)
+
+    def on_release(self, message: Release) -> list[WorkerAction]:
+        """Forget a request, the steps that still wait included."""
+        return self._forget(message.request)
+
+    def forget_all(self) -> list[WorkerAction]:
+        """Forget every request."""
+        return [action for request in tuple(self._held) for action in self._forget(request)]
+
+    def next_batch(self) -> tuple[Step, ...]:
+        """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
+        taken: dict[str, Forward] = {}
+        while self._decode and len(taken) < self.max_batch:
+            message = self._decode.popleft()
+            taken[message.request] = message
+        budget = self.max_prefill_tokens
+        while self._prefill and len(taken) < self.max_batch:
+            piece = self._prefill[0]
+            if piece.request in taken or (len(piece.tensor) > budget and budget < self.max_prefill_tokens):
+                break
+            taken[piece.request] = self._prefill.popleft()
+            budget -= len(piece.tensor)
+        self._running = taken
+        return tuple(self._step(message) for message in taken.values())
+
+    def on_results(self, steps: Sequence[Step], results: Sequence[StepResult]) -> list[WorkerAction]:
+        """Send what was computed to the next stage, or the token home."""
+        actions: list[WorkerAction] = []
+        for step, result in zip(steps, results, strict=True):
+            held = self._held.get(step.request)
+            if held is None:
+                continue
+            if result.kv_full:
+                actions += self._forget(step.request)
+                actions.append(Send(self.coordinator, Rejected(step.request, self.node, "kv_full")))
+            elif result.token is not None:
+                position = step.position + len(step.inputs)
+                actions.append(
+                    Send(self.coordinator, Sampled(step.request, position, result.token, result.logprobs))
+                )
+            elif step.layers.stop < self.num_layers:
+                actions.append(self._pass_on(held, step, result))
+        return actions
+
+    def _hop(self, route: Route) -> int:
+        for index, hop in enumerate(route.hops):
+            if hop.node == self.node:
+                return index
+        raise ProtocolError(f"a route that doesn't lead through {self.node}", found=str(route.hops))
+
+    def _step(self, message: Forward) -> Step:
+        held = self._held[message.request]
+        layers = held.route.hops[held.hop].layers
+        samples = message.wants_token and layers.stop == self.num_layers
+        return Step(
+            request=message.request,
+            layers=layers,
+            position=message.position,
+            tokens=message.tensor if layers.start == 0 else None,
+            hidden=None if layers.start == 0 else message.tensor,
+            sampling=held.route.sampling if samples else None,
+        )
+
+    def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
+        forward = replace(self._running[step.request], tensor=result.hidden)
+        return Send(held.route.addresses[held.hop + 1], forward)
+
+    def _forget(self, request: str) -> list[WorkerAction]:
+        if self._held.pop(request, None) is None:
+            return []
+        self._decode = deque(message for message in self._decode if message.request != request)
+        self._prefill = deque(message for message in self._prefill if message.request != request)
+        return [Free(request)]
