@@ -19,7 +19,9 @@ def covering_bound(problem: Problem) -> float:
     Returns 0 when the nodes can't hold all layers.
     """
     tables = [
-        [problem.node_capacity(node, k) for k in range(1, node.max_layers + 1)] for node in problem.nodes if node.max_layers
+        [problem.node_capacity(node, k) for k in range(1, node.max_layers + 1)]
+        for node in problem.nodes
+        if node.max_layers
     ]
     counted: dict[tuple[float, ...], int] = {}
     for table in tables:

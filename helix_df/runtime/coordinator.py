@@ -115,9 +115,7 @@ class Coordinator:
         self._closing = True
         self._ticker.cancel()
         self._perform(self._state.stop())
-        await asyncio.gather(
-            *(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers.values())
-        )
+        await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers.values()))
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
 
@@ -229,5 +227,3 @@ def _real_engine() -> EngineBuilder:
     from helix_df.runtime.worker_engine import build_engine
 
     return build_engine
-
-

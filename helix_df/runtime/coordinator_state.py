@@ -35,8 +35,16 @@ from helix_df.runtime.messages import (
     Stop,
     Welcome,
 )
-from helix_df.runtime.requests import FinishReason, GenerationRequest, JobState, JobStatus, NodeState, NodeStatus, TokenEvent
+from helix_df.runtime.requests import (
+    GenerationRequest,
+    JobState,
+    JobStatus,
+    NodeState,
+    NodeStatus,
+    TokenEvent,
+)
 from helix_df.runtime.worker_state import Send
+
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
@@ -369,7 +377,10 @@ class CoordinatorState:
             node.state, node.progress, node.detail = "joined", 0.0, ""
         node.address, node.pid, node.heard = message.address, message.pid, now
         job = self.plan.job.model_dump(mode="json", exclude_none=True)
-        return [*actions, Send(message.address, Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job))]
+        return [
+            *actions,
+            Send(message.address, Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job)),
+        ]
 
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""

@@ -154,9 +154,7 @@ class Stop:
     TAG: ClassVar[str] = "stop"
 
 
-Message = (
-    Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Stop
-)
+Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Stop
 
 _TYPES: dict[str, type[Any]] = {
     kind.TAG: kind

@@ -122,9 +122,7 @@ class WorkerState:
                 actions.append(Send(self.coordinator, Rejected(step.request, self.node, "kv_full")))
             elif result.token is not None:
                 position = step.position + len(step.inputs)
-                actions.append(
-                    Send(self.coordinator, Sampled(step.request, position, result.token, result.logprobs))
-                )
+                actions.append(Send(self.coordinator, Sampled(step.request, position, result.token, result.logprobs)))
             elif step.layers.stop < self.num_layers:
                 actions.append(self._pass_on(held, step, result))
         return actions
