@@ -55,7 +55,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Coordinator → worker: hold these of the model's layers, and this many tokens of KV cache; ``job`` is as in a plan."""
+    """Coordinator → worker: hold these layers and this many tokens of KV cache; ``job`` is as in a plan file."""
 
     TAG: ClassVar[str] = "welcome"
     node: str
@@ -164,16 +164,16 @@ _TYPES: dict[str, type[Any]] = {
 
 def encode(message: Message, token: str) -> Frames:
     """The frames of a message. ``token`` is the job's secret, so that strangers and stale workers are not heard."""
-    header: dict[str, Any] = {"v": VERSION, "job": token, "t": message.TAG}
+    packed: dict[str, Any] = {}
     tensor: np.ndarray | None = None
     for field in fields(message):
         value = getattr(message, field.name)
         if isinstance(value, np.ndarray):
             tensor = np.ascontiguousarray(value)
-            header["dtype"], header["shape"] = tensor.dtype.name, tensor.shape
+            packed[field.name] = [tensor.dtype.name, tensor.shape]
         else:
-            header[field.name] = _pack(value)
-    head = msgpack.packb(header, use_bin_type=True)
+            packed[field.name] = _pack(value)
+    head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
     return [head] if tensor is None else [head, tensor.view(np.uint8).reshape(-1).data]
 
 
@@ -184,8 +184,7 @@ def decode(frames: Sequence[Any], token: str) -> Message:
         ProtocolError: for another version, another job, an unknown tag, or fields that don't fit.
     """
     try:
-        header = msgpack.unpackb(bytes(frames[0]), raw=False)
-        version, sender, tag = header.pop("v"), header.pop("job"), header.pop("t")
+        version, sender, tag, packed = msgpack.unpackb(frames[0], raw=False)
     except Exception as error:
         raise ProtocolError("not a helix-df message", found=f"{type(error).__name__}") from error
     if version != VERSION:
@@ -195,9 +194,8 @@ def decode(frames: Sequence[Any], token: str) -> Message:
     if tag not in _TYPES:
         raise ProtocolError("an unknown message", found=tag, expected=", ".join(sorted(_TYPES)))
     try:
-        if "dtype" in header:
-            header["tensor"] = _tensor(header.pop("dtype"), header.pop("shape"), frames)
-        return _TYPES[tag](**{name: _unpack(name, value) for name, value in header.items()})  # type: ignore[no-any-return]
+        message: Message = _TYPES[tag](**{name: _unpack(name, value, frames) for name, value in packed.items()})
+        return message
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
 
@@ -209,10 +207,11 @@ def _tensor(dtype: str, shape: Sequence[int], frames: Sequence[Any]) -> np.ndarr
     return np.frombuffer(frames[1], dtype=kind).reshape(shape)
 
 
-def _bfloat16() -> np.dtype:
+def _bfloat16() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    kind: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return kind
 
 
 def _pack(value: Any) -> Any:
@@ -229,10 +228,12 @@ def _pack(value: Any) -> Any:
             return value
 
 
-def _unpack(name: str, value: Any) -> Any:
+def _unpack(name: str, value: Any, frames: Sequence[Any]) -> Any:
     if value is None:
         return None
     match name:
+        case "tensor":
+            return _tensor(*value, frames)
         case "layers":
             return LayerRange(*value)
         case "route":

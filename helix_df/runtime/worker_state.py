@@ -147,6 +147,7 @@ class WorkerState:
         )
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
+        assert result.hidden is not None, "the engine gave neither hidden states nor a token"
         forward = replace(self._running[step.request], tensor=result.hidden)
         return Send(held.route.addresses[held.hop + 1], forward)
 

@@ -1,0 +1,249 @@
+"""A whole job in one thread: the real state machines, a network whose order hypothesis chooses, and a toy model.
+
+The toy engine keeps a real KV cache of integers, so a layer that runs twice, out of order, on the wrong worker or
+without its past changes the tokens that come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.max_flow import solve_max_flow
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
+from helix_df.layers import LayerRange
+from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.runtime.coordinator_state import Abort, CoordinatorState, Deliver
+from helix_df.runtime.messages import Hello, Message, Ready, Welcome, decode, encode
+from helix_df.runtime.requests import GenerationRequest, TokenEvent
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import Step, StepResult
+from helix_df.runtime.worker_state import Free, Send, WorkerState
+from helix_df.spec.job import Job
+
+PRIME = 1009
+STOP_TOKEN = 7
+
+
+def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
+    """One layer of the toy model: every output depends on all inputs up to its position."""
+    total = sum(past)
+    outputs = []
+    for value in hidden:
+        total += value
+        outputs.append((31 * value + 17 * layer + 3 * total + 1) % PRIME)
+    return outputs
+
+
+def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
+    """What the model says to a request, computed in one piece."""
+    tokens = list(request.prompt)
+    events: list[TokenEvent] = []
+    while True:
+        hidden = tokens
+        for layer in range(num_layers):
+            hidden = toy_layer(layer, hidden, [])
+        token = hidden[-1] % 64
+        if token in request.stop_ids:
+            return [*events, TokenEvent(None, "stop")]
+        tokens.append(token)
+        last = len(tokens) - len(request.prompt) == request.max_tokens
+        events.append(TokenEvent(token, "length" if last else None))
+        if last:
+            return events
+
+
+class ToyEngine:
+    """KV cache by request and layer, and a fixed number of tokens that it holds."""
+
+    def __init__(self, num_layers: int, kv_tokens: int) -> None:
+        self.num_layers = num_layers
+        self.kv_tokens = kv_tokens
+        self.cache: dict[str, dict[int, list[int]]] = {}
+        self.lengths: dict[str, int] = {}
+
+    def run(self, steps: tuple[Step, ...]) -> list[StepResult]:
+        assert len({step.request for step in steps}) == len(steps)
+        return [self._run(step) for step in steps]
+
+    def release(self, request: str) -> None:
+        self.cache.pop(request, None)
+        self.lengths.pop(request, None)
+
+    def _run(self, step: Step) -> StepResult:
+        held = self.lengths.get(step.request, 0)
+        assert held == step.position, f"{step.request} at {step.position}, the cache holds {held}"
+        if sum(self.lengths.values()) + len(step.inputs) > self.kv_tokens:
+            return StepResult(step.request, kv_full=True)
+        self.lengths[step.request] = held + len(step.inputs)
+        hidden = [int(value) for value in step.inputs]
+        layers = self.cache.setdefault(step.request, {})
+        for layer in range(step.layers.start, step.layers.stop):
+            past = layers.setdefault(layer, [])
+            inputs, hidden = hidden, toy_layer(layer, hidden, past)
+            past.extend(inputs)
+        if step.layers.stop < self.num_layers:
+            return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
+        return StepResult(step.request, token=hidden[-1] % 64 if step.sampling else None)
+
+
+@dataclass
+class ToyWorker:
+    """A worker's state machine with its engine, as the shell would join them."""
+
+    node: str
+    address: str
+    engine: ToyEngine | None = None
+    state: WorkerState | None = None
+
+
+def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float) -> Plan:
+    """A plan of a placement on equal nodes and links."""
+    job = Job.model_validate(
+        {
+            "model": {"source": "random:tiny"},
+            "nodes": {name: {"gpu": "toy"} for name in placement},
+            "runtime": runtime,
+        }
+    )
+    nodes = tuple(
+        NodeProfile(name, "toy", "here", (100.0,) * num_layers, (kv_tokens,) * num_layers) for name in placement
+    )
+    regions = dict.fromkeys([*placement, COORDINATOR], "here")
+    problem = Problem(num_layers, nodes, LinkTable(regions, Link(1e9, 0.0)), 2, 100)
+    flow = solve_max_flow(build_graph(problem, placement))
+    return assemble(job, problem, placement, flow, SolverReport("hand", None, "finished", "", None, 0.0))
+
+
+@dataclass
+class World:
+    """Coordinator, workers, and the messages between them. Nothing moves unless a method is called."""
+
+    plan: Plan
+    context: int = 10_000
+    now: float = 0.0
+    coordinator: CoordinatorState = field(init=False)
+    workers: dict[str, ToyWorker] = field(default_factory=dict)
+    wires: dict[tuple[str, str], deque[list[object]]] = field(default_factory=dict)
+    asked: dict[str, GenerationRequest] = field(default_factory=dict)
+    answers: dict[str, list[TokenEvent]] = field(default_factory=dict)
+    aborted: dict[str, str] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    born: int = 0
+
+    def __post_init__(self) -> None:
+        self.coordinator = CoordinatorState(self.plan, self.context)
+        for node in self.coordinator.nodes:
+            self.join(node)
+        self.settle()
+
+    # what hypothesis (or a test) does
+
+    def submit(self, prompt: tuple[int, ...], max_tokens: int) -> str:
+        request = GenerationRequest(
+            f"r{len(self.asked)}", prompt, max_tokens, SamplingParams(), frozenset({STOP_TOKEN})
+        )
+        actions = self.coordinator.submit(request)
+        self.asked[request.id] = request
+        self.answers[request.id] = []
+        self._coordinate(actions)
+        return request.id
+
+    def cancel(self, request: str) -> None:
+        self.cancelled.add(request)
+        self._coordinate(self.coordinator.cancel(request))
+
+    def join(self, node: str) -> None:
+        self.born += 1
+        worker = ToyWorker(node, f"toy://{node}/{self.born}")
+        self.workers[worker.address] = worker
+        self._send(worker.address, COORDINATOR, Hello(node, worker.address, self.born))
+
+    def kill(self, node: str) -> None:
+        """The process ends; what it sent may still arrive, what was sent to it does not."""
+        self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
+        self._coordinate(self.coordinator.on_exit(node, "killed"))
+
+    def busy_wires(self) -> list[tuple[str, str]]:
+        return sorted(wire for wire, frames in self.wires.items() if frames)
+
+    def deliver(self, wire: tuple[str, str]) -> None:
+        frames = self.wires[wire].popleft()
+        message = decode(frames, "secret")
+        if wire[1] == COORDINATOR:
+            self._coordinate(self.coordinator.on_message(message, self.now))
+        elif wire[1] in self.workers:
+            self._hear(self.workers[wire[1]], message)
+
+    def compute(self, address: str) -> bool:
+        worker = self.workers[address]
+        if worker.state is None or worker.engine is None:
+            return False
+        steps = worker.state.next_batch()
+        if steps:
+            self._work(worker, worker.state.on_results(steps, worker.engine.run(steps)))
+        return bool(steps)
+
+    def settle(self) -> None:
+        """Let everything run to its end, in a fixed order."""
+        moved = True
+        while moved:
+            moved = False
+            for wire in self.busy_wires():
+                self.deliver(wire)
+                moved = True
+            for address in sorted(self.workers):
+                moved = self.compute(address) or moved
+
+    def leftovers(self) -> dict[str, object]:
+        """What should be gone once every answer is: KV in engines, requests in states, reservations."""
+        engines = {a: w.engine.lengths for a, w in self.workers.items() if w.engine and w.engine.lengths}
+        states = {a: w.state.requests for a, w in self.workers.items() if w.state and w.state.requests}
+        used = {node: tokens for node, tokens in self.coordinator.ledger.used.items() if tokens}
+        status = self.coordinator.snapshot()
+        open_requests = {"waiting": status.waiting, "running": status.running}
+        return engines | states | used | {name: count for name, count in open_requests.items() if count}
+
+    # how it moves
+
+    def _hear(self, worker: ToyWorker, message: Message) -> None:
+        if isinstance(message, Welcome):
+            if worker.state is not None:
+                assert worker.engine is not None
+                self._work(worker, worker.state.forget_all())
+            worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)
+            worker.state = worker.state or WorkerState(worker.node, COORDINATOR, message.num_layers, 4, 8)
+            self._send(worker.address, COORDINATOR, Ready(worker.node, message.kv_tokens))
+        elif worker.state is not None:
+            match message.TAG:
+                case "forward":
+                    worker.state.on_forward(message)  # type: ignore[arg-type]
+                case "release":
+                    self._work(worker, worker.state.on_release(message))  # type: ignore[arg-type]
+
+    def _coordinate(self, actions: list[object]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(COORDINATOR, action.address, action.message)
+                case Deliver():
+                    self.answers[action.request].append(action.event)
+                case Abort():
+                    assert action.request not in self.aborted
+                    self.aborted[action.request] = str(action.error)
+
+    def _work(self, worker: ToyWorker, actions: list[object]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(worker.address, action.address, action.message)
+                case Free():
+                    assert worker.engine is not None
+                    worker.engine.release(action.request)
+
+    def _send(self, sender: str, receiver: str, message: Message) -> None:
+        frames = [bytes(frame) for frame in encode(message, "secret")]
+        self.wires.setdefault((sender, receiver), deque()).append(frames)
