@@ -180,7 +180,7 @@ class Coordinator(Section):
 
 
 class Workload(Section):
-    """The mean request to plan for. Longer than the context, it is shortened in proportion."""
+    """The mean request to plan for; the default is shortened in proportion for models with less context."""
 
     input_length: Number = Field(default=750, gt=0, description="Prompt tokens.")
     output_length: Number = Field(default=240, gt=0, description="Generated tokens.")

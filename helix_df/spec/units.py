@@ -134,7 +134,8 @@ def _scaled(value: float, units: dict[str, float]) -> str:
         if value >= scale and float(short) * scale == value:
             return f"{short}{unit}"
     base = next(unit for unit, scale in units.items() if scale == 1.0)
-    return f"{value!r}{base}"
+    short = f"{value:g}"
+    return f"{short if float(short) == value else repr(value)}{base}"
 
 
 def _prefixed(prefixes: dict[str, float], suffix: str) -> dict[str, float]:
@@ -162,33 +163,32 @@ def format_compute(value: float) -> str:
     return _scaled(value, _prefixed(_DECIMAL, "FLOPS"))
 
 
-def _schema(description: str, unit: str, example: str) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*{unit}\s*$", "description": description, "examples": [example]}
-    )
+def _schema(kind: str, unit: str, example: str, zero: bool = False) -> WithJsonSchema:
+    schema = {"type": "string", "format": kind, "pattern": rf"^\s*{_NUMBER}\s*{unit}\s*$", "examples": [example]}
+    return WithJsonSchema(schema | ({"type": ["string", "number"], "minimum": 0, "maximum": 0} if zero else {}))
 
 
 Size = Annotated[
     float,
     BeforeValidator(parse_size),
     PlainSerializer(format_size, return_type=str),
-    _schema("a size in bytes: 16GiB, 700MB", f"{_PREFIX}B", "16GiB"),
+    _schema("size", f"{_PREFIX}B", "16GiB"),
 ]
 Bandwidth = Annotated[
     float,
     BeforeValidator(parse_bandwidth),
     PlainSerializer(format_bandwidth, return_type=str),
-    _schema("a rate in bits (10Gbps) or bytes (1.25GB/s)", f"{_PREFIX}(?:bps|b/s|bit/s|B/s|Bps)", "10Gbps"),
+    _schema("bandwidth", f"{_PREFIX}(?:bps|b/s|bit/s|B/s|Bps)", "10Gbps"),
 ]
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    _schema("a time: 50ms, 60s, 2min", "(?:ns|us|µs|ms|s|min|m|h)", "50ms"),
+    _schema("duration", "(?:ns|us|µs|ms|s|min|m|h)", "50ms", zero=True),
 ]
 Compute = Annotated[
     float,
     BeforeValidator(parse_compute),
     PlainSerializer(format_compute, return_type=str),
-    _schema("a compute rate: 65TFLOPS", "[kKMGTP]?(?:FLOPS|FLOP/s|flops)", "65TFLOPS"),
+    _schema("compute", "[kKMGTP]?(?:FLOPS|FLOP/s|flops)", "65TFLOPS"),
 ]

@@ -1,0 +1,45 @@
+"""The JSON schema of the language, for editors: ``python -m helix_df.spec.schema > spec/schema.json``.
+
+Owns what pydantic's generated schema can't know: the solver shorthand and the head. Doesn't check jobs; ``load`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from helix_df.spec.job import Job
+from helix_df.spec.units import format_duration
+
+
+def job_schema() -> dict[str, Any]:
+    """The schema of a job file as data."""
+    schema = Job.model_json_schema()
+    solver = schema["properties"]["solver"]
+    reference = {"$ref": solver.pop("$ref")}
+    solver["anyOf"] = [{"type": "string", "description": "Short for {name: …}."}, reference]
+    for section in [schema, *schema["$defs"].values()]:
+        for field in section["properties"].values():
+            _tidy(field)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "helix-df job"}
+    return head | {key: value for key, value in schema.items() if key != "title"}
+
+
+def _tidy(field: dict[str, Any]) -> None:
+    """Drop what says nothing (titles that repeat the key, defaults made of defaults) and write times as users do."""
+    field.pop("title", None)
+    default = field.get("default")
+    if default is None or isinstance(default, dict):
+        field.pop("default", None)
+    elif field.get("format") == "duration":
+        field["default"] = format_duration(default)
+
+
+def schema_text() -> str:
+    """The schema as the text of ``spec/schema.json``."""
+    return json.dumps(job_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())
