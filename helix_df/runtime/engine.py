@@ -66,7 +66,7 @@ class Engine:
         max_batch: int = 8,
         max_context: int | None = None,
         max_prefill: int = 512,
-        layers_per_call: int = 1,
+        layers_per_call: int = 8,
         page_tokens: int = PAGE_TOKENS,
     ) -> None:
         self.geometry = shard.geometry
@@ -254,9 +254,7 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
         )
 
 
-def _row_logprobs(
-    arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None
-) -> TopLogprobs | None:
+def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:
     if arrays is None or wanted is None or wanted.logprobs is None:
         return None
     chosen, values, ids = (array[row] for array in arrays)

@@ -1,0 +1,70 @@
+"""Turn chat messages into a prompt with the model's own Jinja template.
+
+Owns the sandbox that templates run in. Doesn't know tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from helix_df.errors import ModelError, RequestError
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+"""For models that bring no template."""
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        text: Jinja source, in the dialect of Hugging Face's ``apply_chat_template``.
+        bos_token: text of the beginning-of-sequence token, for the template.
+        eos_token: text of the end-of-sequence token, for the template.
+
+    Raises:
+        ModelError: when the template has a syntax error.
+    """
+
+    def __init__(self, text: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        environment.globals.update(bos_token=bos_token, eos_token=eos_token)
+        try:
+            self._template = environment.from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelError("the model's chat template is malformed", found=str(error)) from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for ``messages``, each with ``role`` and ``content``.
+
+        Raises:
+            RequestError: when the template refuses the messages or fails on them.
+        """
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RequestError(
+                "the model's chat template doesn't accept these messages", param="messages", found=str(error)
+            ) from error
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

@@ -1,0 +1,208 @@
+"""Text to token ids and back, as the model's own files say.
+
+Owns the tokenizer's surface and how a Hugging Face directory or a made-up vocabulary becomes one. Doesn't know
+requests or streams.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from helix_df.errors import ModelError
+from helix_df.models.chat import PLAIN_TEMPLATE, ChatTemplate
+from helix_df.models.gguf_tokenizer import read_gguf_tokenizer
+from helix_df.profiles.read_geometry import locate_gguf, model_directory, read_geometry
+from helix_df.spec.source import ModelSource
+
+_BYTES = 256
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+class Codec(Protocol):
+    """Text to ids, without special tokens of its own, and back. Special tokens in the text become their ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; special tokens vanish."""
+
+
+class Tokenizer:
+    """A model's tokenizer, with its chat template and what it stops at.
+
+    Args:
+        codec: what turns text into ids and back.
+        vocab_size: how many ids there are.
+        bos_id: put before every prompt; None for models that want none.
+        eos_ids: ids that end an answer.
+        chat: the chat template.
+    """
+
+    def __init__(
+        self, codec: Codec, *, vocab_size: int, bos_id: int | None, eos_ids: frozenset[int], chat: ChatTemplate
+    ) -> None:
+        self._codec = codec
+        self.vocab_size = vocab_size
+        self.bos_id = bos_id
+        self.eos_ids = eos_ids
+        self._chat = chat
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``, after the beginning-of-sequence token if the model wants one."""
+        ids = self._codec.encode(text)
+        return ids if self.bos_id is None else [self.bos_id, *ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``. Special tokens vanish; bytes that aren't UTF-8 become U+FFFD."""
+        return self._codec.decode(ids)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for ``messages``; see ``ChatTemplate.render``."""
+        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of the rendered chat; a template that writes the beginning-of-sequence token gets no second one."""
+        ids = self._codec.encode(self.render_chat(messages, add_generation_prompt=add_generation_prompt))
+        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+
+class LibraryCodec:
+    """A ``tokenizers.Tokenizer`` as a codec."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """See ``Codec``."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``Codec``."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+class ByteCodec:
+    """Ids 0 to 255 are bytes. ``specials`` vanish in decoding, other ids read as U+FFFD."""
+
+    def __init__(self, specials: frozenset[int]) -> None:
+        self._specials = specials
+
+    def encode(self, text: str) -> list[int]:
+        """See ``Codec``."""
+        return list(text.encode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``Codec``."""
+        kept = (number for number in ids if number not in self._specials)
+        raw = b"".join(bytes([number]) if number < _BYTES else _UNKNOWN.encode("utf-8") for number in kept)
+        return raw.decode("utf-8", errors="replace")
+
+
+def load_tokenizer(source: ModelSource, base: Path | None = None) -> Tokenizer:
+    """The tokenizer that comes with ``source``; ``random:`` models get a byte-level one.
+
+    Raises:
+        ModelError: when its files are missing or not understood.
+    """
+    if source.kind == "hf":
+        return _from_directory(model_directory(source, base))
+    if source.kind == "random":
+        return _bytes_tokenizer(read_geometry(source, base).vocab_size)
+    found = read_gguf_tokenizer(locate_gguf(source, base))
+    chat = ChatTemplate(found.chat_template or PLAIN_TEMPLATE, bos_token=found.bos_token, eos_token=found.eos_token)
+    return Tokenizer(
+        LibraryCodec(found.tokenizer),
+        vocab_size=found.tokenizer.get_vocab_size(),
+        bos_id=found.bos_id if found.add_bos else None,
+        eos_ids=found.eos_ids,
+        chat=chat,
+    )
+
+
+def _bytes_tokenizer(vocab_size: int) -> Tokenizer:
+    """Bytes, then beginning and end of sequence."""
+    bos, eos = _BYTES, _BYTES + 1
+    if vocab_size <= eos:
+        raise ModelError(
+            "the vocabulary is too small for random text", found=vocab_size, expected=f"at least {eos + 1} tokens"
+        )
+    return Tokenizer(
+        ByteCodec(frozenset({bos, eos})),
+        vocab_size=vocab_size,
+        bos_id=bos,
+        eos_ids=frozenset({eos}),
+        chat=ChatTemplate(PLAIN_TEMPLATE),
+    )
+
+
+def _from_directory(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a missing or malformed file
+        raise ModelError(
+            "the tokenizer can't be read",
+            where=str(path),
+            found=str(error),
+            expected="a tokenizer.json (a tokenizer.model alone isn't read)",
+        ) from error
+    config = _read_json(folder / "tokenizer_config.json")
+    bos, eos = _token_text(config.get("bos_token")), _token_text(config.get("eos_token"))
+    return Tokenizer(
+        LibraryCodec(tokenizer),
+        vocab_size=tokenizer.get_vocab_size(),
+        bos_id=_wanted_bos(tokenizer, config, bos),
+        eos_ids=_eos_ids(folder, tokenizer, eos),
+        chat=ChatTemplate(_template_text(folder, config), bos_token=bos, eos_token=eos),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise ModelError("this file of the model can't be read", where=str(path), found=str(error)) from error
+
+
+def _token_text(entry: Any) -> str:
+    """A special token's text, given as text or as an object with ``content``."""
+    return str(entry.get("content", "")) if isinstance(entry, dict) else str(entry or "")
+
+
+def _wanted_bos(tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any], bos: str) -> int | None:
+    """The id that the tokenizer's own post-processor puts first, or the one that its config asks for."""
+    bos_id: int | None = tokenizer.token_to_id(bos) if bos else None
+    written: list[int] = tokenizer.encode("", add_special_tokens=True).ids
+    if bos_id is not None and written[:1] == [bos_id]:
+        return bos_id
+    return bos_id if config.get("add_bos_token") else None
+
+
+def _eos_ids(folder: Path, tokenizer: tokenizers.Tokenizer, eos: str) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        listed = _read_json(folder / name).get("eos_token_id")
+        if listed is not None:
+            return frozenset(listed if isinstance(listed, list) else [listed])
+    eos_id = tokenizer.token_to_id(eos) if eos else None
+    return frozenset() if eos_id is None else frozenset({eos_id})
+
+
+def _template_text(folder: Path, config: Mapping[str, Any]) -> str:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text("utf-8")
+    template = config.get("chat_template") or PLAIN_TEMPLATE
+    if isinstance(template, list):  # several, by name
+        by_name = {entry["name"]: entry["template"] for entry in template}
+        template = by_name.get("default", PLAIN_TEMPLATE)
+    return str(template)
