@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
-from helix_df.graph.flow_graph import FlowEdge, FlowGraph
-from helix_df.graph.problem import COORDINATOR, Placement
+from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
+from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 
 RESOLUTION = 1e-6
@@ -112,6 +112,15 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
         if units > 0
     )
     return Flow(solver.optimal_flow() * RESOLUTION, edges, _min_cut(network, source_side))
+
+
+def placement_flow(problem: Problem, placement: Placement) -> Flow:
+    """The maximum flow of a placement: what every placement is judged by.
+
+    Raises:
+        KeyError, ValueError: as ``build_graph``.
+    """
+    return solve_max_flow(build_graph(problem, placement))
 
 
 def _min_cut(network: _Network, source_side: set[int]) -> MinCut:

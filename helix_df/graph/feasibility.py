@@ -1,0 +1,182 @@
+"""Why a problem can't be served, or a placement carries nothing, in words a user can act on.
+
+Owns necessary conditions that are cheap to check (memory, links) and their messages. A problem that passes may still
+have no placement: whether links allow one is as hard as finding a longest path. Doesn't place layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from helix_df.errors import Infeasible
+from helix_df.graph.flow_graph import FlowGraph, build_graph
+from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, Problem
+from helix_df.layers import LayerRange
+
+NAMES_SHOWN = 6
+"""Names of nodes that a message lists before it counts the rest."""
+
+
+def explain_infeasible(problem: Problem) -> Infeasible | None:
+    """The requirement that no placement can meet, or ``None`` when none was found.
+
+    Checks, in this order: all nodes together hold the model; some node is linked to the coordinator; some set of nodes
+    that reach each other over links, with a way in and a way out, holds the model.
+    """
+    usable = [node for node in problem.nodes if node.max_layers]
+    if sum(node.max_layers for node in usable) < problem.num_layers:
+        return _too_little_memory(problem)
+    entries = {node.name for node in usable if _linked(problem, COORDINATOR, node.name)}
+    if not entries:
+        return Infeasible(
+            "no node that fits a layer has a link to the coordinator",
+            where="links",
+            expected="a link between the coordinator and at least one node",
+            hint="add links.default, or an entry of links.nodes or links.regions that includes the coordinator",
+        )
+    islands = _islands(problem, usable)
+    best = max(_layers_in_reach(island, entries) for island in islands)
+    if best < problem.num_layers:
+        return _too_few_links(problem, islands, entries, best)
+    return None
+
+
+def explain_no_flow(problem: Problem, placement: Placement) -> Infeasible:
+    """Why a placement has a flow of 0: layers that nobody holds, ranges that don't meet, or links that are missing."""
+    graph = build_graph(problem, placement)
+    held = [any(layer in node.layers for node in graph.nodes) for layer in range(problem.num_layers)]
+    if not all(held):
+        missing = _runs([layer for layer, is_held in enumerate(held) if not is_held])
+        return Infeasible(
+            f"nobody holds layers {missing}",
+            where="placement",
+            hint="another solver (auto, mip), more time, or GPUs that hold more layers",
+        )
+    return _dead_end(problem, graph)
+
+
+def _too_little_memory(problem: Problem) -> Infeasible:
+    by_type = Counter((node.gpu, node.max_layers) for node in problem.nodes)
+    total = sum(node.max_layers for node in problem.nodes)
+    fits = " + ".join(f"{count} × {gpu} ({layers} each)" for (gpu, layers), count in sorted(by_type.items()))
+    return Infeasible(
+        f"the nodes hold {total} of the model's {problem.num_layers} layers; "
+        f"{problem.num_layers - total} find no memory",
+        where="nodes",
+        found=f"{fits} = {total} layers",
+        expected=f"room for {problem.num_layers} layers",
+        hint="add nodes, use GPUs with more memory, a smaller dtype or a shorter context",
+    )
+
+
+def _too_few_links(
+    problem: Problem, islands: Sequence[Sequence[NodeProfile]], entries: set[str], best: int
+) -> Infeasible:
+    sizes = ", ".join(
+        f"{_names(node.name for node in island)}: {_layers_in_reach(island, entries)} layers"
+        for island in sorted(islands, key=lambda island: (-_layers_in_reach(island, entries), island[0].name))[:3]
+    )
+    return Infeasible(
+        f"over the links there are, requests reach at most {best} of {problem.num_layers} layers",
+        where="links",
+        found=f"{len(islands)} group(s) of nodes that reach each other; largest first: {sizes}",
+        expected=f"one group that holds {problem.num_layers} layers, with a way from and to the coordinator",
+        hint="add links between the groups, or from the coordinator to more nodes",
+    )
+
+
+def _linked(problem: Problem, a: str, b: str) -> bool:
+    return problem.link_capacity(a, b) > 0
+
+
+def _islands(problem: Problem, nodes: Sequence[NodeProfile]) -> list[list[NodeProfile]]:
+    """Groups of nodes that reach each other without the coordinator, each in the order of ``nodes``."""
+    unseen = dict.fromkeys(range(len(nodes)))
+    islands = []
+    while unseen:
+        first = next(iter(unseen))
+        del unseen[first]
+        members, frontier = [first], [first]
+        while frontier:
+            here = nodes[frontier.pop()].name
+            found = [other for other in unseen if _linked(problem, here, nodes[other].name)]
+            for other in found:
+                del unseen[other]
+            members += found
+            frontier += found
+        islands.append([nodes[i] for i in sorted(members)])
+    return islands
+
+
+def _layers_in_reach(island: Sequence[NodeProfile], entries: set[str]) -> int:
+    """Most layers that one request can run in a group: 0 without a way in, one node's when in and out are the same.
+
+    A request visits a node once, so a pipeline of several nodes needs two that are linked to the coordinator.
+    """
+    doors = [node for node in island if node.name in entries]
+    if len(doors) <= 1:
+        return sum(node.max_layers for node in doors)
+    return sum(node.max_layers for node in island)
+
+
+def _dead_end(problem: Problem, graph: FlowGraph) -> Infeasible:
+    heads: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        if edge.capacity > 0:
+            heads.setdefault(edge.tail, []).append(edge.head)
+    reached: set[str] = set()
+    frontier = [COORDINATOR]
+    while frontier:
+        for head in heads.get(frontier.pop(), []):
+            if head != COORDINATOR and head not in reached:
+                reached.add(head)
+                frontier.append(head)
+    stops = [node.layers.stop for node in graph.nodes if node.name in reached]
+    furthest = max(stops, default=0)
+    if furthest == problem.num_layers:
+        last = [node.name for node in graph.nodes if node.name in reached and node.layers.stop == furthest]
+        return _missing_link(last, [COORDINATOR], furthest)
+    last = [node.name for node in graph.nodes if node.name in reached and node.layers.stop == furthest]
+    following = [node.name for node in graph.nodes if _takes_over(problem, node.layers, furthest)]
+    if following:
+        return _missing_link(last or [COORDINATOR], following, furthest)
+    return Infeasible(
+        f"requests get through layers [0, {furthest}), and no node starts at layer {furthest}",
+        where="placement",
+        found=f"{_names(last)} stop(s) there; others that hold layer {furthest} start earlier",
+        hint="solver.partial_inference: true lets a request join a node in the middle of its layers",
+    )
+
+
+def _takes_over(problem: Problem, layers: LayerRange, position: int) -> bool:
+    if problem.partial_inference and position > 0:
+        return position in layers
+    return layers.start == position
+
+
+def _missing_link(tails: Sequence[str], heads: Sequence[str], position: int) -> Infeasible:
+    done = f"requests get through layers [0, {position}) and no further" if position else "requests can't enter"
+    return Infeasible(
+        f"{done}: no link leads on",
+        where="links",
+        found=f"no link from {_names(tails)} to {_names(heads)}",
+        hint="add such a link, or let another solver (auto, mip) place the layers",
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    shown = ", ".join(listed[:NAMES_SHOWN])
+    return shown if len(listed) <= NAMES_SHOWN else f"{shown} and {len(listed) - NAMES_SHOWN} more"
+
+
+def _runs(layers: Sequence[int]) -> str:
+    """``[1, 2, 3, 7]`` as ``[1, 4), [7, 8)``."""
+    runs: list[tuple[int, int]] = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer:
+            runs[-1] = (runs[-1][0], layer + 1)
+        else:
+            runs.append((layer, layer + 1))
+    return ", ".join(f"[{start}, {stop})" for start, stop in runs)

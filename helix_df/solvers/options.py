@@ -1,0 +1,88 @@
+"""A solver's own options: from the user's free-form mapping to a frozen dataclass, with mistakes explained.
+
+Owns the check of names and types. Doesn't know any solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from helix_df.errors import SolverError
+from helix_df.solvers.api import SolveOptions
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A hint that names the known word most like ``name``, if one is."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else None
+
+
+def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: Iterable[str] = ()) -> T:
+    """``solver.options`` as an instance of the dataclass ``shape``, whose fields have defaults.
+
+    Args:
+        solver: name of the solver, for messages.
+        extra: what the user wrote.
+        shape: frozen dataclass of ``bool``, ``int`` or ``float`` fields; a default of ``None`` makes one optional.
+        ignore: names that belong to somebody else.
+
+    Raises:
+        SolverError: for a name that ``shape`` doesn't have, or a value of another type.
+    """
+    hints = get_type_hints(shape)
+    known = [field.name for field in fields(shape)]  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in fields(shape)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in extra.items():
+        if name in ignore:
+            continue
+        if name not in hints:
+            raise SolverError(
+                f"the solver {solver} has no option {name!r}",
+                where=f"solver.options.{name}",
+                expected=f"one of {', '.join(known)}" if known else "no options",
+                hint=nearest(name, known),
+            )
+        values[name] = _typed(solver, name, value, hints[name], defaults[name])
+    return shape(**values)
+
+
+def _typed(solver: str, name: str, value: object, hint: object, default: object) -> object:
+    kinds = {"bool": bool, "int": int, "float": float}
+    wanted = next(word for word in kinds if word in str(hint))
+    if value is None and default is None and default is not MISSING:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+        "float": is_number and isinstance(value, int | float) and value >= 0,
+    }[wanted]
+    if not fits:
+        raise SolverError(
+            f"the option {name} of the solver {solver} has the wrong type",
+            where=f"solver.options.{name}",
+            found=repr(value),
+            expected={"bool": "true or false", "int": "a whole number ≥ 0", "float": "a number ≥ 0"}[wanted],
+        )
+    return kinds[wanted](value)
+
+
+def refuse_backend(solver: str, options: SolveOptions) -> None:
+    """For solvers without backends.
+
+    Raises:
+        SolverError: when the user asks for one.
+    """
+    if options.backend is not None:
+        raise SolverError(
+            f"the solver {solver} has no backends",
+            where="solver.backend",
+            found=options.backend,
+            hint="leave it out, or use the solver mip",
+        )

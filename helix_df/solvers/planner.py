@@ -1,0 +1,109 @@
+"""From a job to a plan: check, solve, judge, assemble.
+
+Owns the order of these steps and the distrust between them: a solver's placement is checked before it is used, and its
+flow is what the exact max flow says. Doesn't know how any solver works. Nodes that the solver placed and that carry no
+flow stay in the plan: they hold layers that requests may need when another node is busy or gone.
+"""
+
+from __future__ import annotations
+
+from helix_df.errors import Infeasible, SolverError
+from helix_df.graph.compile import compile_problem
+from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
+from helix_df.graph.max_flow import Flow, placement_flow
+from helix_df.graph.problem import Placement, Problem
+from helix_df.layers import LayerRange
+from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
+from helix_df.solvers.registry import get_solver
+from helix_df.spec.job import Job
+
+
+def make_plan(job: Job, *, watch: Watch | None = None, problem: Problem | None = None) -> Plan:
+    """Plan a job with the solver it names.
+
+    Args:
+        job: what to plan.
+        watch: hears of progress and may stop the solver, whose best placement then becomes the plan.
+        problem: ``compile_problem(job)``, if the caller has it already.
+
+    Raises:
+        Infeasible: when the model can't be served on the nodes, or the solver found no way to; says why.
+        SolverError: for an unknown solver or option, or a solver that broke its contract.
+        ModelError, SpecError: as ``compile_problem``.
+    """
+    watch = watch or Watch()
+    problem = problem or compile_problem(job)
+    choice = job.solver
+    options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options)
+    placement, flow, termination = solve_problem(problem, get_solver(choice.name), options, watch)
+    report = SolverReport(
+        name=choice.name,
+        backend=choice.backend,
+        reason=termination.reason,
+        detail=termination.detail,
+        bound=termination.bound,
+        seconds=watch.elapsed_s(),
+    )
+    return assemble(job, problem, placement, flow, report)
+
+
+def solve_problem(
+    problem: Problem, solver: Solver, options: SolveOptions, watch: Watch
+) -> tuple[Placement, Flow, Termination]:
+    """A checked placement with a flow above 0, its exact maximum flow, and why the solver stopped.
+
+    Raises:
+        Infeasible, SolverError: as ``make_plan``.
+    """
+    impossible = explain_infeasible(problem)
+    if impossible is not None:
+        raise impossible
+    result = solver.solve(problem, options, watch)
+    if not isinstance(result, SolveResult):
+        raise SolverError(
+            f"the solver {solver.name} broke its contract", found=type(result).__name__, expected="a SolveResult"
+        )
+    if result.placement is None:
+        raise _no_placement(solver, result.termination)
+    check_placement(problem, result.placement, solver.name)
+    flow = placement_flow(problem, result.placement)
+    if flow.value <= 0:
+        raise explain_no_flow(problem, result.placement)
+    return dict(result.placement), flow, result.termination
+
+
+def _no_placement(solver: Solver, termination: Termination) -> Infeasible:
+    proven = termination.reason == "infeasible"
+    return Infeasible(
+        "no placement can serve the model" if proven else f"the solver {solver.name} found no placement",
+        where="solver.name",
+        found=termination.detail or termination.reason,
+        hint=None if proven or solver.name == "auto" else "another solver: auto tries several",
+    )
+
+
+def check_placement(problem: Problem, placement: Placement, solver: str) -> None:
+    """That every range of a placement belongs to a node, lies inside the model and fits.
+
+    Raises:
+        SolverError: naming the solver and all that is wrong.
+    """
+    limits = {node.name: node.max_layers for node in problem.nodes}
+    wrong = []
+    for name, layers in placement.items():
+        if name not in limits:
+            wrong.append(f"{name} is not a node")
+        elif not isinstance(layers, LayerRange):
+            wrong.append(f"{name} holds {layers!r}, not a LayerRange")  # type: ignore[unreachable]
+        elif layers.stop > problem.num_layers:
+            wrong.append(f"{name} holds {layers}, beyond layer {problem.num_layers}")
+        elif len(layers) > limits[name]:
+            wrong.append(f"{name} holds {len(layers)} layers, but {limits[name]} fit")
+    if wrong:
+        raise SolverError(
+            f"the solver {solver} broke its contract: its placement can't be",
+            found="; ".join(wrong),
+            expected=f"ranges within [0, {problem.num_layers}) that fit on their nodes",
+            hint="this is a bug of the solver; use another",
+        )
