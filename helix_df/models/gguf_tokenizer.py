@@ -140,7 +140,7 @@ def _sentencepiece(entries: dict[str, Any]) -> tokenizers.Tokenizer:
 
 def _merges_by_score(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """Every pair of tokens that makes a token, best result first: SentencePiece merges by the score of the result."""
-    found = []
+    found: list[tuple[float, tuple[str, str]]] = []
     for token, number in vocabulary.items():
         pairs = [(token[:at], token[at:]) for at in range(1, len(token))]
         known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]

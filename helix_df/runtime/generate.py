@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from helix_df.errors import RequestError
-from helix_df.runtime.engine import Engine, Step
+from helix_df.runtime.engine import Engine
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import Step
 
 
 def generate_alone(
