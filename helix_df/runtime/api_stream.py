@@ -1,0 +1,123 @@
+"""HTTP plumbing that generation needs: work that ends when the client leaves, server-sent events, bounded bodies.
+
+Doesn't know what is generated or how answers look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from helix_df.errors import HelixError, RequestError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled and cleaned up first if the client goes away.
+
+    Call it once the request's body was read.
+
+    Raises:
+        ClientDisconnect: when the client went away.
+    """
+    task = asyncio.create_task(work)
+    watcher = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_json_body(request: Request, limit_bytes: int) -> bytes:
+    """The body of a JSON request.
+
+    A body of another content type is refused, so that no web page can post here without the browser asking first.
+
+    Raises:
+        RequestError: when it isn't declared as JSON, or is longer than ``limit_bytes``.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError(
+            "The request needs a body of JSON.",
+            code="unsupported_media_type",
+            status=415,
+            expected="Content-Type: application/json",
+        )
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit_bytes:
+            raise RequestError(
+                f"The body of the request is over {limit_bytes} bytes.", code="request_too_large", status=413
+            )
+    return bytes(body)
+
+
+class EventStream(Response):
+    """Sends JSON documents as server-sent events, then ``[DONE]``.
+
+    The first document is awaited before the status is sent, so that a refusal still is an HTTP error; a later one is
+    sent as an event in the words of ``describe``, without ``[DONE]``. The documents' generator is closed in any case.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, documents: AsyncGenerator[Json, None], describe: Callable[[HelixError], tuple[int, Json]]
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._documents = documents
+        self._describe = describe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or as much as the client stays for."""
+        with suppress(ClientDisconnect):
+            await until_disconnect(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        async with aclosing(self._documents):
+            first = await anext(self._documents)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await _send_part(send, _event(first))
+            try:
+                async for document in self._documents:
+                    await _send_part(send, _event(document))
+                ending = b"data: [DONE]\n\n"
+            except HelixError as error:
+                ending = _event(self._describe(error)[1])
+            except Exception:
+                log.exception("an answer broke off")
+                ending = _event(self._describe(HelixError("internal error"))[1])
+            await send({"type": "http.response.body", "body": ending})
+
+
+async def _send_part(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _event(document: Json) -> bytes:
+    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,304 @@
+"""Text in, text out, on top of a service that speaks tokens.
+
+Owns the way from a prompt to token ids, the context limit, stop strings and the pieces of an answer. Doesn't know HTTP,
+routes or workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from helix_df.errors import ProtocolError, RequestError
+from helix_df.models.streaming_text import StopMatcher, StreamDecoder
+from helix_df.models.tokenizer import Tokenizer
+from helix_df.runtime.requests import (
+    FinishReason,
+    GenerationRequest,
+    JobStatus,
+    TokenEvent,
+    TokenService,
+    TopLogprobs,
+)
+from helix_df.runtime.sampling import SamplingParams
+
+MAX_STOPS = 4
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to continue; each message has a ``role`` and a ``content``."""
+
+    messages: tuple[Mapping[str, str], ...]
+
+
+Prompt = str | tuple[int, ...] | Chat
+"""Text, token ids or a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What a user asks for: a prompt as text, as token ids or as a chat, and how to continue it.
+
+    ``max_tokens`` None is all that the context has left. ``logprobs`` asks for the chosen token's log-probability and
+    those of that many likeliest ones. ``ignore_eos`` goes on past the model's end of text, for benchmarks.
+    """
+
+    prompt: Prompt
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was found servable: the prompt's token ids, the most tokens to generate, and how to draw them."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    stop: tuple[str, ...]
+    stop_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token's text and log-probability (natural), and the likeliest tokens in its place, best first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """A part of an answer; the last one has a ``finish_reason``.
+
+    ``text`` may be empty while bytes of a character or a possible start of a stop string are held back.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class TextService:
+    """Generates text with a token service and a tokenizer.
+
+    Args:
+        service: what generates tokens.
+        tokenizer: of the model that it runs.
+        model_name: what requests call the model.
+        context: tokens that prompt and answer may have together.
+        draw_seed: gives the seed of a request that names none, 0 to 2**32 - 1.
+    """
+
+    def __init__(
+        self,
+        service: TokenService,
+        tokenizer: Tokenizer,
+        *,
+        model_name: str,
+        context: int,
+        draw_seed: Callable[[], int] = lambda: secrets.randbelow(_SEEDS),
+    ) -> None:
+        self.model_name = model_name
+        self.context = context
+        self._service = service
+        self._tokenizer = tokenizer
+        self._draw_seed = draw_seed
+
+    def snapshot(self) -> JobStatus:
+        """The job at this moment."""
+        return self._service.snapshot()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self._tokenizer.decode(token_ids)
+
+    def prepare(self, request: TextRequest) -> Prepared:
+        """Tokenize and check a request, without sending it anywhere.
+
+        Raises:
+            RequestError: when it can't be served as asked, with the numbers that don't fit.
+        """
+        _check_stops(request.stop)
+        prompt = self._encode(request.prompt)
+        field = "messages" if isinstance(request.prompt, Chat) else "prompt"
+        seed = self._draw_seed() if request.seed is None else request.seed
+        return Prepared(
+            prompt=prompt,
+            max_tokens=self._token_limit(len(prompt), request.max_tokens, field),
+            sampling=SamplingParams(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                seed=seed % _SEEDS,
+                logprobs=request.logprobs,
+            ),
+            stop=request.stop,
+            stop_ids=frozenset() if request.ignore_eos else self._tokenizer.eos_ids,
+        )
+
+    async def stream(self, prepared: Prepared, request_id: str, sample: int = 0) -> AsyncGenerator[TextPiece, None]:
+        """Stream one answer; closing the stream cancels the request.
+
+        ``sample`` numbers several answers to one prompt; each draws with a seed of its own, sample 0 with the given.
+
+        Raises:
+            RequestError: as ``TokenService.submit``.
+        """
+        request = GenerationRequest(
+            id=request_id,
+            prompt=prepared.prompt,
+            max_tokens=prepared.max_tokens,
+            sampling=replace(prepared.sampling, seed=(prepared.sampling.seed + sample) % _SEEDS),
+            stop_ids=prepared.stop_ids,
+        )
+        answer = _Answer(self._tokenizer, prepared.stop)
+        events = self._service.submit(request)
+        try:
+            async for event in events:
+                piece = answer.push(event)
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            await _close(events)
+        raise ProtocolError("an answer ended without saying why", where=request_id)
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            ids = tuple(self._tokenizer.encode(prompt))
+        elif isinstance(prompt, Chat):
+            ids = tuple(self._tokenizer.encode_chat(prompt.messages))
+        else:
+            ids = prompt
+            _check_token_ids(ids, self._tokenizer.vocab_size)
+        if not ids:
+            raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
+        return ids
+
+    def _token_limit(self, prompt: int, asked: int | None, field: str) -> int:
+        if prompt >= self.context:
+            raise RequestError(
+                f"This model's maximum context length is {self.context} tokens. However, your {field} resulted in "
+                f"{prompt} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
+                param=field,
+                code="context_length_exceeded",
+            )
+        left = self.context - prompt
+        if asked is None:
+            return left
+        if asked < 1:
+            raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="1 or more")
+        if asked > left:
+            raise RequestError(
+                f"This model's maximum context length is {self.context} tokens. However, you requested "
+                f"{prompt + asked} tokens ({prompt} in the {field}, {asked} in the completion). "
+                f"Please reduce the length of the {field} or ask for at most {left} tokens.",
+                param=field,
+                code="context_length_exceeded",
+            )
+        return asked
+
+
+class _Answer:
+    """Turns the token events of one answer into pieces of text."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer.decode)
+        self._matcher = StopMatcher(stop)
+
+    def push(self, event: TokenEvent) -> TextPiece:
+        token_ids = () if event.token is None else (event.token,)
+        text = self._matcher.push("".join(self._decoder.push(token) for token in token_ids))
+        if event.finish is not None and not self._matcher.stopped:
+            text += self._matcher.push(self._decoder.finish())
+            text += self._matcher.finish()
+        finish: FinishReason | None = "stop" if self._matcher.stopped else event.finish
+        return TextPiece(text, token_ids, finish, self._logprobs(event.token, event.logprobs))
+
+    def _logprobs(self, token: int | None, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
+        if token is None or logprobs is None:
+            return ()
+        decode = self._tokenizer.decode
+        top = tuple((decode((other,)), logprob) for other, logprob in logprobs.top)
+        return (TokenLogprob(decode((token,)), logprobs.chosen, top),)
+
+
+async def merge(streams: Sequence[AsyncGenerator[TextPiece, None]]) -> AsyncGenerator[tuple[int, TextPiece], None]:
+    """The pieces of several answers as they come, each with the index of its stream.
+
+    The first error ends all of them; so does closing.
+    """
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for piece in only:
+                yield 0, piece
+        return
+    queue: asyncio.Queue[tuple[int, TextPiece] | Exception | None] = asyncio.Queue(maxsize=64)
+    pumps = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
+    try:
+        running = len(pumps)
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(
+    index: int,
+    stream: AsyncGenerator[TextPiece, None],
+    queue: asyncio.Queue[tuple[int, TextPiece] | Exception | None],
+) -> None:
+    try:
+        async with aclosing(stream):
+            async for piece in stream:
+                await queue.put((index, piece))
+        await queue.put(None)
+    except Exception as error:
+        await queue.put(error)
+
+
+async def _close(events: AsyncIterator[TokenEvent]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _check_stops(stop: tuple[str, ...]) -> None:
+    if len(stop) > MAX_STOPS:
+        raise RequestError("too many stop strings", param="stop", found=str(len(stop)), expected=f"{MAX_STOPS} at most")
+    if "" in stop:
+        raise RequestError("a stop string is empty", param="stop", expected="at least one character each")
+
+
+def _check_token_ids(ids: tuple[int, ...], vocab_size: int) -> None:
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise RequestError(
+            "the prompt has a token id that the model doesn't know",
+            param="prompt",
+            found=str(wrong),
+            expected=f"0 to {vocab_size - 1}",
+        )

@@ -1,0 +1,222 @@
+"""The jobs of this machine: one folder each, with the plan that runs, the daemon's record and the logs.
+
+A daemon holds its folder's lock as long as it lives, so whether a job runs is a fact of the kernel's and never a stale
+process id. Doesn't start or stop anything (``lifecycle``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from helix_df.errors import DeploymentError
+
+LOCK_ATTEMPTS = 20
+LOCK_PAUSE_S = 0.02
+LAST_WORDS_LINES = 12
+_TAIL_BYTES = 65536
+
+DaemonState = Literal["starting", "serving", "ready", "failed", "stopped"]
+"""Not up yet; API up while workers load; complete, or able to serve and late; ended badly; ended as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a daemon ended: the kind of error and its parts, as ``HelixError`` has them."""
+
+    kind: str
+    problem: str
+    where: str | None = None
+    found: str | None = None
+    expected: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonRecord:
+    """What a daemon says of itself. ``started`` is in Unix seconds; ``url`` is where its API answers, once it does.
+
+    ``join_commands`` has the command of each worker that a person starts. They hold the job's secret, so they are here,
+    where only the user reads, and not in the API.
+    """
+
+    pid: int
+    state: DaemonState
+    started: float
+    url: str | None = None
+    failure: Failure | None = None
+    join_commands: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobDirectory:
+    """The folder of one job."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.path.name
+
+    @property
+    def plan_path(self) -> Path:
+        """The plan that runs, or ran last."""
+        return self.path / "plan.json"
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the coordinator and the local workers write."""
+        return self.path / "logs"
+
+    def log_path(self, node: str = "coordinator") -> Path:
+        """The log of a local worker, or of the coordinator."""
+        return self.log_dir / f"{node}.log"
+
+    def is_running(self) -> bool:
+        """Whether a daemon lives here."""
+        try:
+            with (self.path / "lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
+    def lock(self) -> int:
+        """Take the lock; whoever has the returned file descriptor, or inherits it, holds it until it is closed.
+
+        Raises:
+            DeploymentError: when a daemon holds it.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log_dir.mkdir(exist_ok=True)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for _ in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                time.sleep(LOCK_PAUSE_S)  # somebody may only be looking whether it is free
+        os.close(descriptor)
+        raise DeploymentError(
+            f"job {self.name} is already running",
+            where=str(self.path),
+            hint=f"`helix-df down {self.name}` stops it; `--name` starts this one beside it",
+        )
+
+    def record(self) -> DaemonRecord | None:
+        """What the daemon said last; ``None`` if there was none or it hasn't said anything yet."""
+        try:
+            document = json.loads((self.path / "daemon.json").read_text(encoding="utf-8"))
+            failure = document.pop("failure")
+            return DaemonRecord(**document, failure=Failure(**failure) if failure else None)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise DeploymentError("the daemon's record is damaged", where=str(self.path / "daemon.json")) from error
+
+    def write_record(self, record: DaemonRecord) -> None:
+        """Replace the record in one step, so that a reader never sees half of it."""
+        scratch = self.path / "daemon.json.tmp"
+        scratch.touch(mode=0o600)
+        scratch.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        scratch.replace(self.path / "daemon.json")
+
+    def clear(self) -> None:
+        """Forget the last run: its record and its logs."""
+        (self.path / "daemon.json").unlink(missing_ok=True)
+        for log in self.log_dir.glob("*.log"):
+            log.unlink()
+
+
+def state_root() -> Path:
+    """The folder of all jobs' folders: ``HELIX_DF_STATE``, or the user's state folder."""
+    override = os.environ.get("HELIX_DF_STATE")
+    root = Path(override).expanduser() if override else platformdirs.user_state_path("helix-df")
+    return root.absolute() / "jobs"
+
+
+def job_directory(name: str, root: Path | None = None) -> JobDirectory:
+    """The folder of a job, whether it is there yet or not."""
+    return JobDirectory((root or state_root()) / name)
+
+
+def list_jobs(root: Path | None = None) -> list[JobDirectory]:
+    """Every job that runs or ran here, by name."""
+    folder = root or state_root()
+    return [JobDirectory(path) for path in sorted(folder.glob("*")) if (path / "plan.json").is_file()]
+
+
+def running_jobs(root: Path | None = None) -> list[JobDirectory]:
+    """The jobs that run, by name."""
+    return [job for job in list_jobs(root) if job.is_running()]
+
+
+def find_job(name: str | None, root: Path | None = None) -> JobDirectory:
+    """The job of this name, running or not; without a name the only one that runs.
+
+    Raises:
+        DeploymentError: when there is none, or several run and none was named.
+    """
+    if name is not None:
+        known = list_jobs(root)
+        found = next((job for job in known if job.name == name), None)
+        if found is None:
+            raise DeploymentError(
+                f"there is no job {name}",
+                expected=", ".join(job.name for job in known) or None,
+                hint="`helix-df apply JOB.yaml` starts one",
+            )
+        return found
+    running = running_jobs(root)
+    if not running:
+        raise DeploymentError("no job is running", hint="`helix-df apply JOB.yaml` starts one")
+    if len(running) > 1:
+        raise DeploymentError("several jobs are running", expected=f"one of {', '.join(job.name for job in running)}")
+    return running[0]
+
+
+def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirectory, str]:
+    """A running job and the URL of its API.
+
+    Raises:
+        DeploymentError: when it isn't running, with why it ended, or when its API isn't up yet.
+    """
+    job = find_job(name, root)
+    record = job.record()
+    if not job.is_running():
+        failure = record.failure if record is not None else None
+        raise DeploymentError(
+            f"job {job.name} is not running",
+            found=failure.problem if failure is not None else None,
+            hint=f"`helix-df logs {job.name}` has its last words; `helix-df apply` starts it again",
+        )
+    if record is None or record.url is None:
+        raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")
+    return job, record.url
+
+
+def last_words(path: Path, lines: int = LAST_WORDS_LINES) -> str:
+    """The end of a log; empty without one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def log_names(job: JobDirectory) -> Iterator[str]:
+    """The nodes (and ``coordinator``) that left a log."""
+    return (path.stem for path in sorted(job.log_dir.glob("*.log")))
