@@ -21,6 +21,12 @@ PLACEMENT = {
 }
 
 
+# Lengths around the 16 tokens of a prompt's pieces, where the last piece is as short as a decode step.
+PROMPTS = st.sampled_from((1, 5, 16, 17, 33)).flatmap(
+    lambda length: st.lists(st.integers(0, 63), min_size=length, max_size=length)
+)
+
+
 class RuntimeMachine(RuleBasedStateMachine):
     """Requests, cancellations, deaths and births of workers, in any order."""
 
@@ -30,7 +36,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.world = World(plan)
         self.dead: set[str] = set()
 
-    @rule(prompt=st.lists(st.integers(0, 63), min_size=1, max_size=40), max_tokens=st.integers(1, 12))
+    @rule(prompt=PROMPTS, max_tokens=st.integers(1, 12))
     def submit(self, prompt: list[int], max_tokens: int) -> None:
         try:
             self.world.submit(tuple(prompt), max_tokens)

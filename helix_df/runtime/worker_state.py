@@ -15,6 +15,10 @@ from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route
 from helix_df.runtime.steps import Step, StepResult
 
 
+MOST_RELEASED = 10_000
+"""Releases to remember of requests that have not been here yet; a late step is never that late."""
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """Send a message to an address."""
@@ -58,6 +62,7 @@ class WorkerState:
     _decode: deque[Forward] = field(default_factory=deque)
     _prefill: deque[Forward] = field(default_factory=deque)
     _running: dict[str, Forward] = field(default_factory=dict)
+    _released: dict[str, None] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -77,6 +82,8 @@ class WorkerState:
         Raises:
             ProtocolError: when the route doesn't lead through this worker.
         """
+        if message.request in self._released:
+            return
         if message.route is not None:
             self._held[message.request] = _Held(message.route, self._hop(message.route))
         if message.request not in self._held:
@@ -88,6 +95,11 @@ class WorkerState:
 
     def on_release(self, message: Release) -> list[WorkerAction]:
         """Forget a request, the steps that still wait included."""
+        if message.request not in self._held:
+            # Its first step may still be on the way from another worker, and must find the door closed.
+            self._released[message.request] = None
+            if len(self._released) > MOST_RELEASED:
+                del self._released[next(iter(self._released))]
         return self._forget(message.request)
 
     def forget_all(self) -> list[WorkerAction]:

@@ -1,0 +1,77 @@
+"""The wire format: every message comes back as it went, and nothing else is believed."""
+
+from __future__ import annotations
+
+import msgpack
+import numpy as np
+import pytest
+
+from helix_df.errors import ProtocolError
+from helix_df.graph.max_flow import Hop
+from helix_df.layers import LayerRange
+from helix_df.runtime import messages as m
+from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.sampling import SamplingParams
+
+ROUTE = m.Route(
+    (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4))),
+    ("tcp://h:1", "tcp://h:2"),
+    SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, logprobs=2),
+)
+PLAIN = [
+    m.Hello("a", "tcp://127.0.0.1:5", 12),
+    m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}}),
+    m.Loading("a", "compiling", 0.5, "8 x 1"),
+    m.Ready("a", 1024),
+    m.Failed("a", "no weights"),
+    m.Heartbeat("a"),
+    m.Sampled("r/1", 17, 42, None),
+    m.Sampled("r/1", 17, 42, TopLogprobs(-0.5, ((42, -0.5), (1, -2.0)))),
+    m.Rejected("r/1", "a", "kv_full"),
+    m.Release("r/1"),
+    m.Stop(),
+]
+
+
+@pytest.mark.parametrize("message", PLAIN, ids=lambda message: message.TAG)
+def test_plain_messages_round_trip(message: m.Message) -> None:
+    assert m.decode([bytes(frame) for frame in m.encode(message, "t")], "t") == message
+
+
+@pytest.mark.parametrize("dtype", sorted(m.TENSOR_DTYPES))
+def test_tensors_round_trip_without_a_copy(dtype: str) -> None:
+    import ml_dtypes
+
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    tensor = np.arange(6).reshape(2, 3).astype(kind)
+    frames = m.encode(m.Forward("r/1", 3, True, ROUTE, tensor), "t")
+    assert np.shares_memory(np.frombuffer(frames[1], np.uint8), tensor)
+    back = m.decode(frames, "t")
+    assert isinstance(back, m.Forward)
+    assert (back.request, back.position, back.wants_token, back.route) == ("r/1", 3, True, ROUTE)
+    assert back.tensor.dtype == tensor.dtype
+    assert (back.tensor == tensor).all()
+    assert np.shares_memory(back.tensor, tensor)
+
+
+def packed(*parts: object) -> list[bytes]:
+    return [msgpack.packb(list(parts))]
+
+
+@pytest.mark.parametrize(
+    ("frames", "complaint"),
+    [
+        ([b"\xff\x00garbage"], "not a helix-df message"),
+        (packed(1, "t"), "not a helix-df message"),
+        (packed(99, "t", "stop", {}), "another protocol version"),
+        (packed(1, "other", "stop", {}), "another job"),
+        (packed(1, "t", "dance", {}), "unknown message"),
+        (packed(1, "t", "ready", {"node": "a"}), "wrong fields"),
+        (packed(1, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}), "wrong"),
+        (packed(1, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
+        ([*packed(1, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
+    ],
+)
+def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=complaint):
+        m.decode(frames, "t")
