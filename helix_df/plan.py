@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from helix_df.errors import PlanError
 from helix_df.graph.bounds import covering_bound
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.flow import EdgeFlow, Flow, FlowPath, MinCut, decompose
 from helix_df.graph.flow_graph import FlowGraph, build_graph
-from helix_df.graph.max_flow import EdgeFlow, Flow, FlowPath, MinCut, decompose
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.spec.job import Job
@@ -170,9 +170,7 @@ def from_document(document: object, where: str = "plan") -> Plan:
     try:
         return _decode(document)
     except ValidationError as error:
-        raise PlanError(
-            "the job inside the plan is not valid", where=where, found=error.errors()[0]["msg"]
-        ) from error
+        raise PlanError("the job inside the plan is not valid", where=where, found=error.errors()[0]["msg"]) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError("the plan file is damaged", where=where, found=f"{type(error).__name__}: {error}") from error
 

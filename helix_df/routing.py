@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from helix_df.graph.max_flow import EdgeFlow, Hop, hops_of
+from helix_df.graph.flow import EdgeFlow, Hop, hops_of
 from helix_df.graph.problem import COORDINATOR, Placement
 
 Pipeline = tuple[Hop, ...]

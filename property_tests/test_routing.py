@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_df.graph.max_flow import EdgeFlow
+from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
 from helix_df.routing import FlowRouter, KvLedger, WeightedTurns

@@ -1,70 +1,17 @@
-"""Maximum flow, minimum cut and path decomposition of a flow graph.
+"""Maximum flow and minimum cut of a flow graph.
 
-The flow itself is OR-Tools' push-relabel, which works on integers; capacities are scaled to ``RESOLUTION`` tokens/s
-so that flow and cut agree exactly, and an edge's capacity is never rounded up.
+The flow itself is OR-Tools' push-relabel, which works on integers; capacities are counted in units of
+``RESOLUTION`` tokens/s so that flow and cut agree exactly, and an edge's capacity is never rounded up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
+from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow, MinCut
 from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
-from helix_df.layers import LayerRange
-
-RESOLUTION = 1e-6
-"""Tokens/s of one unit of integer flow."""
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeFlow:
-    """Tokens/s that the maximum flow sends along one link."""
-
-    tail: str
-    head: str
-    tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class MinCut:
-    """What binds: saturated nodes and links whose capacities add up to the flow."""
-
-    nodes: tuple[str, ...]
-    links: tuple[tuple[str, str], ...]
-    capacity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A maximum flow: its value in tokens/s, the flow of every used link, and a cut that proves it maximal."""
-
-    value: float
-    edges: tuple[EdgeFlow, ...]
-    cut: MinCut
-
-    def through(self, node: str) -> float:
-        """Tokens/s that pass ``node``."""
-        return sum(edge.tokens_per_s for edge in self.edges if edge.head == node)
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One stage of a request's way: a node and the layers the request runs there."""
-
-    node: str
-    layers: LayerRange
-
-
-@dataclass(frozen=True, slots=True)
-class FlowPath:
-    """A path of the decomposition and the tokens/s it carries."""
-
-    hops: tuple[Hop, ...]
-    tokens_per_s: float
 
 
 class _Network:
@@ -139,45 +86,3 @@ def _min_cut(network: _Network, source_side: set[int]) -> MinCut:
 
 def _ends(edge: FlowEdge) -> tuple[str, str]:
     return edge.tail, edge.head
-
-
-def decompose(layers: Placement, edges: tuple[EdgeFlow, ...]) -> tuple[FlowPath, ...]:
-    """Split a flow over placed layers into paths from coordinator to coordinator, the widest next link first.
-
-    Every path exhausts one link's remaining flow, so there are at most as many paths as links. Layer positions only
-    grow along a link, hence the flow has no cycles and the paths carry all of it.
-    """
-    remaining: dict[str, dict[str, int]] = {}
-    for edge in edges:
-        remaining.setdefault(edge.tail, {})[edge.head] = round(edge.tokens_per_s / RESOLUTION)
-    paths = []
-    while remaining.get(COORDINATOR):
-        names, units = _widest_path(remaining)
-        for tail, head in zip([COORDINATOR, *names], [*names, COORDINATOR], strict=True):
-            remaining[tail][head] -= units
-            if remaining[tail][head] == 0:
-                del remaining[tail][head]
-        paths.append(FlowPath(hops_of(names, layers), units * RESOLUTION))
-    return tuple(sorted(paths, key=lambda path: (-path.tokens_per_s, [hop.node for hop in path.hops])))
-
-
-def _widest_path(remaining: dict[str, dict[str, int]]) -> tuple[list[str], int]:
-    names: list[str] = []
-    here, width = COORDINATOR, 2**63
-    while True:
-        head, units = max(remaining[here].items(), key=lambda item: (item[1], item[0]))
-        width = min(width, units)
-        if head == COORDINATOR:
-            return names, width
-        names.append(head)
-        here = head
-
-
-def hops_of(names: Sequence[str], layers: Placement) -> tuple[Hop, ...]:
-    """The stages of a path: each node runs from where the one before stopped to its own end."""
-    hops = []
-    position = 0
-    for name in names:
-        hops.append(Hop(name, LayerRange(position, layers[name].stop)))
-        position = layers[name].stop
-    return tuple(hops)

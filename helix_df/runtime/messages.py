@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from helix_df.errors import ProtocolError
-from helix_df.graph.max_flow import Hop
+from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.runtime.requests import TopLogprobs
 from helix_df.runtime.sampling import SamplingParams

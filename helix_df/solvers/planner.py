@@ -10,7 +10,8 @@ from __future__ import annotations
 from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
-from helix_df.graph.max_flow import Flow, placement_flow
+from helix_df.graph.flow import Flow
+from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan import Plan, SolverReport, assemble

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import ProtocolError
-from helix_df.graph.max_flow import Hop
+from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.runtime import messages as m
 from helix_df.runtime.requests import TopLogprobs
