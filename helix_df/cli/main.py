@@ -1,0 +1,103 @@
+"""The command line's entry: which commands there are, and how failures end.
+
+Owns the table of commands and the exit codes. Each command's module is imported only when it is asked for, so that
+planning never waits for jax. A new command is one file and one line in ``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from helix_df.errors import HelixError, SpecErrors
+
+COMMANDS = {
+    "validate": "helix_df.cli.validate:validate",
+    "plan": "helix_df.cli.plan:plan",
+    "show": "helix_df.cli.show:show",
+    "solvers": "helix_df.cli.solvers:solvers",
+    "schema": "helix_df.cli.schema:schema",
+    "worker": "helix_df.cli.worker:worker",
+}
+"""Where each command lives, in the order of the help."""
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+
+_ABOUT = """Plan and serve language models over whatever GPUs you have.
+
+A job in YAML says which model, which machines and which links. `validate` checks it, `plan` places the layers,
+`apply` runs the plan."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0, the error's own code, 130 after Ctrl-C, 2 for wrong usage.
+
+    Failures are one message on stderr; ``HELIX_DF_DEBUG=1`` shows the traceback instead.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = os.environ.get("HELIX_DF_DEBUG") == "1"
+    try:
+        _app(arguments)(args=arguments, prog_name="helix-df")
+    except HelixError as error:
+        if debug:
+            raise
+        _report(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # the last resort: nobody should meet a traceback
+        if debug:
+            raise
+        sys.stderr.write(
+            f"error: helix-df itself failed: {type(error).__name__}: {error}\n"
+            "  try:      run it again with HELIX_DF_DEBUG=1 and report the traceback\n"
+        )
+        sys.exit(INTERNAL_ERROR)
+
+
+def _app(arguments: Sequence[str]) -> typer.Typer:
+    """The application with the command that is asked for, or with all of them for help and typos."""
+    app = typer.Typer(
+        help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+    app.callback()(_root)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        app.command(name)(_load(COMMANDS[name]))
+    return app
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    command: Callable[..., Any] = getattr(import_module(module), function)
+    return command
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"helix-df {version('helix-df')}\n")
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+_root.__doc__ = _ABOUT
+
+
+def _report(error: HelixError) -> None:
+    red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    for single in error.errors if isinstance(error, SpecErrors) else (error,):
+        sys.stderr.write(f"{red}error:{plain} {single}\n")

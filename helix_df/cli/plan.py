@@ -1,0 +1,87 @@
+"""``helix-df plan``: place a job's layers and write the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def plan(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")],
+    solver: Annotated[str | None, typer.Option(help="Place with this solver instead of the job's.")] = None,
+    backend: Annotated[str | None, typer.Option(help="The solver's backend, e.g. highs.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Take the best plan after this long, e.g. 30s.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the solver's random choices.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The plan file; by default NAME.plan.json here.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan as JSON; a file is only written with --out.")
+    ] = False,
+    every_node: Annotated[bool, typer.Option("--all", help="List every node, however many.")] = False,
+) -> None:
+    """Place the layers of a job's model on its nodes, and write the plan.
+
+    Ctrl-C takes the best plan so far; a second one aborts.
+    """
+    from helix_df.cli.console import messages, output
+    from helix_df.cli.search import watched
+    from helix_df.graph.compile import compile_problem
+    from helix_df.plan import to_document, write_plan
+    from helix_df.solvers.planner import make_plan
+    from helix_df.spec.load import load_job
+
+    job = load_job(job_file)
+    job = job.with_solver(**_overrides(job.solver.name, solver, backend, time_limit, seed))
+    problem = compile_problem(job)
+    made = watched(lambda watch: make_plan(job, watch=watch, problem=problem), messages())
+    path = out or (None if as_json else Path(f"{job.name}.plan.json"))
+    if path is not None:
+        _write(lambda: write_plan(made, path), path)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(to_document(made), indent=1, sort_keys=True))
+        return
+    from helix_df.cli.plan_table import render_plan
+
+    render_plan(made, problem, output(), every_node=every_node)
+    messages().print(f"\nwritten to {path}", soft_wrap=True)
+
+
+def _overrides(
+    current: str, solver: str | None, backend: str | None, time_limit: str | None, seed: int | None
+) -> dict[str, Any]:
+    from helix_df.errors import SpecError
+    from helix_df.spec.mistakes import Refusal
+    from helix_df.spec.units import parse_duration
+
+    changes: dict[str, Any] = {}
+    if solver is not None:
+        changes["name"] = solver
+    if solver is not None and solver != current:
+        # What the job says about its own solver means nothing to another one.
+        changes |= {"backend": None, "options": {}}
+    if backend is not None:
+        changes["backend"] = backend
+    if seed is not None:
+        changes["seed"] = seed
+    if time_limit is not None:
+        try:
+            changes["time_limit"] = parse_duration(time_limit)
+        except Refusal as error:
+            raise SpecError(
+                error.problem, where="--time-limit", found=repr(time_limit), expected=error.expected
+            ) from None
+        if changes["time_limit"] <= 0:
+            raise SpecError("the time limit must be above zero", where="--time-limit", found=repr(time_limit))
+    return changes
+
+
+def _write(write: Any, path: Path) -> None:
+    from helix_df.errors import PlanError
+
+    try:
+        write()
+    except OSError as error:
+        raise PlanError("the plan file can't be written", where=str(path), found=error.strerror) from error

@@ -1,0 +1,217 @@
+"""A plan as a person reads it: what flows, how good that is, who holds what, what binds.
+
+Owns the words and the layout. Every number comes from the plan and its problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from helix_df.cli.console import print_trimmed
+from helix_df.graph.compile import mean_request
+from helix_df.graph.flow import FlowPath
+from helix_df.graph.problem import Problem
+from helix_df.plan import Plan, Stage
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import Requests
+
+MOST_ROWS = 50
+MOST_PATHS = 3
+MOST_LINKS = 8
+MOST_NAMES = 8
+FULL = 1 - 1e-6
+BINDING = 0.95
+"""Share of its capacity from which a link counts as binding."""
+
+_REASONS = {
+    "optimal": "proved optimal",
+    "gap": "close enough to its bound",
+    "finished": "ran to its end",
+    "time_limit": "stopped at the time limit",
+    "interrupted": "stopped by you",
+}
+
+
+def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: bool = False) -> None:
+    """Print the plan: summary, nodes, binding links, pipelines."""
+    requests = mean_request(plan.job, read_geometry(plan.job.model.parsed_source))
+    shown = plan.stages if every_node else plan.stages[:MOST_ROWS]
+    left_out = len(plan.stages) - len(shown)
+    print_trimmed(
+        console,
+        _labelled(_summary(plan, requests)),
+        "",
+        _node_table(plan, problem, shown, requests),
+        *([f"… and {left_out} more nodes; --all lists them"] if left_out else []),
+        "",
+        _labelled(_remarks(plan, problem)),
+        Padding(_path_table(plan.paths()), (0, 0, 0, 2)),
+    )
+
+
+def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in rows:
+        grid.add_row(label, text)
+    return grid
+
+
+def _summary(plan: Plan, requests: Requests) -> Iterator[tuple[str, str]]:
+    job, solver = plan.job, plan.solver
+    yield "job", job.name
+    yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.dtype}"
+    backend = f" ({solver.backend})" if solver.backend else ""
+    reason = _REASONS.get(solver.reason, solver.reason)
+    detail = f"; {solver.detail}" if solver.detail else ""
+    yield "solver", f"{solver.name}{backend}: {reason} after {solver.seconds:.1f} s{detail}"
+    length = f"{requests.input_tokens:.4g} + {requests.output_tokens:.4g} tokens"
+    per_s = plan.flow / requests.tokens
+    yield "flow", f"{_number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
+    yield "bound", f"{_number(plan.certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
+    at_once = _requests_at_once(plan, requests)
+    yield "KV cache", f"{at_once:,} requests of that length at once" if at_once else "less than one such request"
+
+
+def _requests_at_once(plan: Plan, requests: Requests) -> int:
+    """Requests whose cache fits in every layer, over all nodes that hold it."""
+    by_layer = [0.0] * plan.num_layers
+    for stage in plan.stages:
+        for layer in range(stage.layers.start, stage.layers.stop):
+            by_layer[layer] += stage.kv_tokens // requests.tokens
+    return int(min(by_layer))
+
+
+def _node_table(plan: Plan, problem: Problem, stages: Sequence[Stage], requests: Requests) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    with_regions = len({node.region for node in problem.nodes}) > 1
+    table.add_column("node", overflow="fold")
+    table.add_column("GPU", overflow="fold")
+    if with_regions:
+        table.add_column("region", overflow="fold")
+    for title in ("layers", "held", "capacity", "flow", "use", "KV tokens", "requests"):
+        table.add_column(title, justify="right", no_wrap=True)
+    flows = _flow_by_node(plan)
+    nodes = {node.name: node for node in problem.nodes}
+    for stage in stages:
+        node, flow = nodes[stage.node], flows.get(stage.node, 0.0)
+        table.add_row(
+            stage.node,
+            node.gpu,
+            *([node.region] if with_regions else []),
+            str(stage.layers),
+            str(len(stage.layers)),
+            _number(stage.tokens_per_s),
+            _number(flow),
+            f"{flow / stage.tokens_per_s:.0%}",
+            f"{stage.kv_tokens:,}",
+            f"{int(stage.kv_tokens // requests.tokens):,}",
+            style="dim" if flow == 0 else None,
+        )
+    return table
+
+
+def _flow_by_node(plan: Plan) -> dict[str, float]:
+    flows: dict[str, float] = {}
+    for edge in plan.edges:
+        flows[edge.head] = flows.get(edge.head, 0.0) + edge.tokens_per_s
+    return flows
+
+
+def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
+    yield "bottleneck", _bottleneck(plan, problem)
+    binding = _binding_links(plan, problem)
+    if binding:
+        rest = f", and {len(binding) - MOST_LINKS} more" if len(binding) > MOST_LINKS else ""
+        yield "full links", ", ".join(binding[:MOST_LINKS]) + rest
+    flows = _flow_by_node(plan)
+    idle = [stage.node for stage in plan.stages if not flows.get(stage.node)]
+    if idle:
+        yield "idle", f"{_names(idle)}: no flow passes; they stand in when others are busy"
+    unused = [node for node in problem.nodes if node.name not in plan.placement]
+    if unused:
+        too_small = [node.name for node in unused if node.max_layers == 0]
+        yield "unused", _names([node.name for node in unused])
+        if too_small:
+            yield "", f"not one layer fits on {_names(too_small)}"
+    yield "pipelines", _pipelines(plan.paths())
+
+
+def _bottleneck(plan: Plan, problem: Problem) -> str:
+    """The minimum cut in words."""
+    profiles = {node.name: node for node in problem.nodes}
+    lengths = {stage.node: len(stage.layers) for stage in plan.stages}
+    cards = [name for name in plan.cut.nodes if _card_binds(problem, profiles[name].throughput(lengths[name]))]
+    devices = [name for name in plan.cut.nodes if name not in cards]
+    parts = []
+    if devices:
+        parts.append(f"{_count(devices, 'node')} at full speed ({_names(devices)})")
+    if cards:
+        parts.append(f"{_count(cards, 'network card')} ({_names(cards)})")
+    if plan.cut.links:
+        links = [f"{tail} → {head}" for tail, head in plan.cut.links]
+        parts.append(f"{_count(links, 'link')} ({_names(links)})")
+    if not parts:
+        return "none found"
+    flows = _flow_by_node(plan)
+    full = {stage.node for stage in plan.stages if flows.get(stage.node, 0.0) >= stage.tokens_per_s * FULL}
+    others = sorted(full - set(plan.cut.nodes))
+    also = f" Also full: {_names(others)}." if others else ""
+    return f"{' and '.join(parts)}; more flow needs more capacity there.{also}"
+
+
+def _card_binds(problem: Problem, device_tokens_per_s: float) -> bool:
+    return any(
+        node.nic_bytes_per_s is not None and node.nic_bytes_per_s / problem.activation_bytes < device_tokens_per_s
+        for node in problem.nodes
+    )
+
+
+def _binding_links(plan: Plan, problem: Problem) -> list[str]:
+    rows = []
+    for edge in plan.edges:
+        capacity = problem.link_capacity(edge.tail, edge.head)
+        if edge.tokens_per_s >= BINDING * capacity:
+            text = f"{edge.tail} → {edge.head} ({_number(edge.tokens_per_s)} of {_number(capacity)})"
+            rows.append((edge.tokens_per_s / capacity, text))
+    return [text for _, text in sorted(rows, key=lambda row: -row[0])]
+
+
+def _pipelines(paths: Sequence[FlowPath]) -> str:
+    if not paths:
+        return "none"
+    depths = [len(path.hops) for path in paths]
+    deep = f"{min(depths)} to {max(depths)} nodes" if min(depths) < max(depths) else f"{depths[0]} nodes"
+    if max(depths) == 1:
+        deep = "1 node"
+    widest = "" if len(paths) <= MOST_PATHS else f"; the widest {MOST_PATHS}:"
+    return f"{len(paths)} of {deep}" + (widest or ":")
+
+
+def _path_table(paths: Sequence[FlowPath]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for path in paths[:MOST_PATHS]:
+        # No spaces inside a stop, so that lines only break between stops.
+        stops = " → ".join(f"{hop.node}[{hop.layers.start},{hop.layers.stop})" for hop in path.hops)
+        grid.add_row(f"{_number(path.tokens_per_s)} tokens/s", stops)
+    return grid
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < 10_000 else f"{value:,.0f}"
+
+
+def _count(items: Sequence[str], noun: str) -> str:
+    return f"{len(items)} {noun}" + ("s" if len(items) > 1 else "")
+
+
+def _names(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + rest

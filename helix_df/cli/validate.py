@@ -1,0 +1,30 @@
+"""``helix-df validate``: check a job file without planning it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]) -> None:
+    """Check a job file: its syntax, names and units, the model, the solver's name, and that the model fits."""
+    from helix_df.cli.console import output
+    from helix_df.graph.compile import compile_problem
+    from helix_df.graph.feasibility import explain_infeasible
+    from helix_df.solvers.registry import get_solver
+    from helix_df.spec.load import load_job
+
+    job = load_job(job_file)
+    get_solver(job.solver.name)
+    problem = compile_problem(job)
+    impossible = explain_infeasible(problem)
+    if impossible is not None:
+        raise impossible
+    room = sum(node.max_layers for node in problem.nodes)
+    output().print(
+        f"{job.name} is valid: {job.model.source} has {problem.num_layers} layers, "
+        f"{len(problem.nodes)} nodes have room for {room}",
+        soft_wrap=True,
+    )
