@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ortools.math_opt.python import mathopt
@@ -93,7 +94,7 @@ class Formulation:
         for path in decompose(placement, placement_flow(self.problem, placement).edges):
             units = path.tokens_per_s / self.unit.tokens_per_s
             names = [COORDINATOR, *(hop.node for hop in path.hops), COORDINATOR]
-            arcs = list(zip(names, names[1:], strict=False))
+            arcs = list(pairwise(names))
             if all(arc in index for arc in arcs):
                 for arc in arcs:
                     values[f"f{index[arc]}"] += math.floor(units) if self.unit.integral else units
@@ -137,8 +138,9 @@ class _Builder:
         }
         self.start: dict[str, Any] = {}
         self.counts: dict[str, list[Any]] = {}
-        self.into: dict[str, Terms] = {node.name: [] for node in formulation.nodes} | {COORDINATOR: []}
-        self.out: dict[str, Terms] = {node.name: [] for node in formulation.nodes} | {COORDINATOR: []}
+        ends = [COORDINATOR, *(node.name for node in formulation.nodes)]
+        self.into: dict[str, Terms] = {name: [] for name in ends}
+        self.out: dict[str, Terms] = {name: [] for name in ends}
 
     def build(self) -> Any:
         for i, node in enumerate(self.given.nodes):

@@ -1,0 +1,212 @@
+"""``mip``: the paper's mixed-integer program, through OR-Tools MathOpt.
+
+Owns the search around a solve: start, links, bounds, when to stop, and the incumbent, which is never lost. Doesn't
+know the formulation (``mip_model``) or how a backend is run (``mip_process``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from helix_df.errors import SolverError
+from helix_df.graph.bounds import covering_bound
+from helix_df.graph.max_flow import placement_flow
+from helix_df.graph.problem import Placement, Problem
+from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.chains import usable_nodes
+from helix_df.solvers.mip_links import all_pairs, prune
+from helix_df.solvers.mip_process import MipChild, MipMessage, MipRequest, run_mip
+from helix_df.solvers.options import nearest, read_extra
+from helix_df.solvers.portfolio import Candidate, best_baseline
+
+if TYPE_CHECKING:
+    from helix_df.solvers.mip_model import Formulation
+
+BACKENDS = ("highs", "gscip", "cp-sat")
+
+POLL_S = 0.05
+"""Seconds between looks at ``Watch.stop`` and the clock."""
+
+GRACE_S = 1.0
+"""Seconds that a backend may take past the time limit to hand over its bound before it is killed."""
+
+LEAST_S = 0.5
+"""Seconds without which it isn't worth starting a solve."""
+
+OPTIMAL = 1e-6
+"""Share of a bound that a flow may miss and still count as optimal: what the backends' arithmetic allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class MipOptions:
+    """``solver.options`` of mip.
+
+    ``max_links_per_node``: links between nodes that each node keeps, 0 for all; ``warm_start``: begin with the best
+    baseline; ``threads``: of HiGHS and CP-SAT, more than 1 makes the result depend on timing.
+    """
+
+    max_links_per_node: int = 12
+    warm_start: bool = True
+    threads: int = 1
+
+
+class MipSolver:
+    """Place layers and route flow at once, exactly (Helix, arXiv 2406.01566, section 4.4 and 4.5).
+
+    Same problem, options and seed give the same placement as long as the solve ends by itself. What a time limit or an
+    interruption cuts off depends on the machine, as for every MIP solver with a wall clock.
+    """
+
+    name = "mip"
+
+    def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
+        own = read_extra(self.name, options.extra, MipOptions)
+        backend = choose_backend(options)
+        deadline_s = watch.elapsed_s() + options.time_limit_s
+        start = best_baseline(problem, options, watch) if own.warm_start else None
+        return MipSearch(problem, options, own, backend, watch, start).run(deadline_s)
+
+
+def choose_backend(options: SolveOptions) -> str:
+    """The backend asked for, HiGHS by default.
+
+    Raises:
+        SolverError: for one that isn't known.
+    """
+    backend = options.backend or BACKENDS[0]
+    if backend not in BACKENDS:
+        raise SolverError(
+            f"mip has no backend {backend!r}",
+            where="solver.backend",
+            expected=f"one of {', '.join(BACKENDS)}",
+            hint=nearest(backend, BACKENDS),
+        )
+    return backend
+
+
+def reason_to_stop(flow: float, bound: float, options: SolveOptions, watch: Watch) -> Reason | None:
+    """Why a search that has ``flow`` needn't go on, or ``None``."""
+    if watch.stop.is_set():
+        return "interrupted"
+    if flow <= 0:
+        return None
+    if flow >= bound * (1 - OPTIMAL):
+        return "optimal"
+    return "gap" if flow >= bound * (1 - options.gap) else None
+
+
+class MipSearch:
+    """One search: the best placement so far, the best bound so far, and what ends it."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: SolveOptions,
+        own: MipOptions,
+        backend: str,
+        watch: Watch,
+        start: Candidate | None,
+    ) -> None:
+        self.problem = problem
+        self.options = options
+        self.own = own
+        self.backend = backend
+        self.watch = watch
+        self.start = start
+        self.best: Placement | None = start.placement if start else None
+        self.flow = start.flow if start else 0.0
+        self.bound = covering_bound(problem)
+        self.pruned = 0
+
+    def run(self, deadline_s: float) -> SolveResult:
+        """Search until proven, told to stop, or ``deadline_s`` on the watch's clock."""
+        if self.bound <= 0:
+            return SolveResult(None, Termination("infeasible", 0.0, "the nodes can't hold all layers"))
+        reason = self._enough()
+        if reason is None and deadline_s - self.watch.elapsed_s() >= LEAST_S:
+            reason = self._search(deadline_s)
+        return SolveResult(self.best, self._termination(reason or "time_limit"))
+
+    def _enough(self) -> Reason | None:
+        return reason_to_stop(self.flow, self.bound, self.options, self.watch)
+
+    def _search(self, deadline_s: float) -> Reason:
+        from helix_df.solvers.mip_model import Formulation, Unit, build_model
+
+        formulation = Formulation(
+            problem=self.problem,
+            nodes=usable_nodes(self.problem),
+            pairs=self._pairs(),
+            flow_bound=self.bound,
+            unit=Unit(self.bound / 1e6, integral=True) if self.backend == "cp-sat" else Unit(self.bound / 1e3, False),
+        )
+        model = build_model(formulation).export_model().SerializeToString()
+        request = MipRequest(
+            backend=self.backend,
+            time_limit_s=max(LEAST_S, deadline_s - self.watch.elapsed_s() - LEAST_S),
+            seed=self.options.seed,
+            threads=self.own.threads,
+            gap=max(self.options.gap, OPTIMAL / 10),
+            decisions=formulation.decisions(),
+            hint=formulation.hint(self.start.placement) if self.start else {},
+        )
+        with run_mip(model, request) as child:
+            return self._follow(child, formulation, deadline_s + GRACE_S)
+
+    def _pairs(self) -> tuple[tuple[int, int], ...]:
+        nodes = usable_nodes(self.problem)
+        pairs = all_pairs(self.problem, nodes)
+        position = {node.name: i for i, node in enumerate(nodes)}
+        edges = placement_flow(self.problem, self.start.placement).edges if self.start else ()
+        used = {
+            (min(position[edge.tail], position[edge.head]), max(position[edge.tail], position[edge.head]))
+            for edge in edges
+            if edge.tail in position and edge.head in position
+        }
+        kept = prune(self.problem, nodes, pairs, self.own.max_links_per_node, sorted(used), self.options.seed)
+        self.pruned = len(pairs) - len(kept)
+        return tuple(kept)
+
+    def _follow(self, child: MipChild, formulation: Formulation, kill_s: float) -> Reason:
+        while True:
+            message = child.next(POLL_S)
+            if message is not None:
+                self._take(message, formulation)
+            reason = self._enough()
+            if reason is not None:
+                return reason
+            if message is not None and message.status is not None:
+                return self._ending(message.status)
+            if self.watch.elapsed_s() > kill_s:
+                return "time_limit"
+
+    def _take(self, message: MipMessage, formulation: Formulation) -> None:
+        if message.bound is not None and not self.pruned:
+            bound = formulation.unit.bound(message.bound)
+            self.bound = max(min(self.bound, bound), self.flow)
+        if message.values is not None:
+            placement = formulation.placement(message.values)
+            flow = placement_flow(self.problem, placement).value
+            if flow > self.flow:
+                self.best, self.flow = placement, flow
+                self.watch.report(f"mip/{self.backend}", flow, self.bound)
+
+    def _ending(self, status: str) -> Reason:
+        if status == "optimal":
+            return "finished" if self.pruned else "gap" if self.options.gap else "optimal"
+        if status == "infeasible" and not self.pruned and self.best is None:
+            return "infeasible"
+        if status in ("feasible", "no_solution_found"):
+            return "time_limit"
+        if status == "infeasible":
+            return "finished"
+        raise SolverError(f"the backend {self.backend} ended with {status}", where="solver.backend")
+
+    def _termination(self, reason: Reason) -> Termination:
+        notes = [f"backend {self.backend}"]
+        if self.start is not None and self.best is self.start.placement:
+            notes.append(f"nothing better than {self.start.source}")
+        if self.pruned:
+            notes.append(f"{self.pruned} slow links left out (options: max_links_per_node)")
+        return Termination(reason, self.bound, "; ".join(notes))

@@ -1,0 +1,173 @@
+"""The child process that runs one MathOpt solve: model in, one JSON line for every improvement out.
+
+Owns the differences between backends: HiGHS calls nobody back, so its file of improving solutions is followed; GSCIP
+and CP-SAT report through callbacks. A process of its own, because HiGHS can't be interrupted: the parent kills it and
+has lost nothing. Knows nothing of placements. Run as ``python -m helix_df.solvers.mip_worker DIRECTORY``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+from ortools.math_opt import model_pb2
+from ortools.math_opt.python import mathopt
+
+FOLLOW_S = 0.05
+"""Seconds between looks at HiGHS' file of improving solutions."""
+
+
+class Worker:
+    """One solve, described by ``model.pb`` and ``request.json`` in ``directory``."""
+
+    def __init__(self, directory: Path, output: TextIO) -> None:
+        self.directory = directory
+        self.request: dict[str, Any] = json.loads((directory / "request.json").read_text())
+        self.wanted = set(self.request["decisions"])
+        self.output = output
+        proto = model_pb2.ModelProto.FromString((directory / "model.pb").read_bytes())
+        self.model = mathopt.Model.from_model_proto(proto)
+
+    def run(self) -> None:
+        solve = {"highs": self._solve_highs, "gscip": self._solve_gscip, "cp-sat": self._solve_cp_sat}
+        result = solve[self.request["backend"]]()
+        reason = result.termination.reason
+        values = self._named(result.variable_values()) if result.has_primal_feasible_solution() else None
+        bound = result.termination.objective_bounds.dual_bound
+        self.send(values=values, bound=bound if abs(bound) < 1e30 else None, status=reason.name.lower())
+
+    def send(self, **message: object) -> None:
+        """Tell the parent."""
+        self.output.write(json.dumps(message) + "\n")
+        self.output.flush()
+
+    def _named(self, values: dict[Any, float]) -> dict[str, float]:
+        return {x.name: value for x, value in values.items() if x.name in self.wanted and value > 0.5}
+
+    def _parameters(self) -> Any:
+        return mathopt.SolveParameters(
+            time_limit=datetime.timedelta(seconds=self.request["time_limit_s"]),
+            random_seed=self.request["seed"],
+            relative_gap_tolerance=self.request["gap"],
+        )
+
+    def _hint(self) -> Any:
+        values = self.request["hint"]
+        if not values:
+            return mathopt.ModelSolveParameters()
+        hint = mathopt.SolutionHint(variable_values={x: values[x.name] for x in self.model.variables()})
+        return mathopt.ModelSolveParameters(solution_hints=[hint])
+
+    def _solve_highs(self) -> Any:
+        improving = self.directory / "improving.sol"
+        parameters = self._parameters()
+        parameters.highs.int_options["threads"] = self.request["threads"]
+        parameters.highs.bool_options["mip_improving_solution_save"] = True
+        parameters.highs.string_options["mip_improving_solution_file"] = str(improving)
+        follower = _Follower(improving, self)
+        follower.start()
+        try:
+            return mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=parameters, model_params=self._hint())
+        finally:
+            follower.finish()
+
+    def _solve_gscip(self) -> Any:
+        return self._solve_with_callback(mathopt.SolverType.GSCIP, self._parameters())
+
+    def _solve_cp_sat(self) -> Any:
+        parameters = self._parameters()
+        parameters.threads = self.request["threads"]
+        return self._solve_with_callback(mathopt.SolverType.CP_SAT, parameters)
+
+    def _solve_with_callback(self, solver: Any, parameters: Any) -> Any:
+        def improved(data: Any) -> Any:
+            self.send(values=self._named(data.solution))
+            return mathopt.CallbackResult()
+
+        return mathopt.solve(
+            self.model,
+            solver,
+            params=parameters,
+            model_params=self._hint(),
+            callback_reg=mathopt.CallbackRegistration(events={mathopt.Event.MIP_SOLUTION}),
+            cb=improved,
+        )
+
+
+class _Follower(threading.Thread):
+    """Sends on what HiGHS appends to its file of improving solutions.
+
+    A solution there is ``Objective X``, ``# Columns N`` and N lines ``name value``; it is sent once all N are there.
+    """
+
+    def __init__(self, path: Path, worker: Worker) -> None:
+        super().__init__(daemon=True)
+        self.path = path
+        self.worker = worker
+        self.position = 0
+        self.expected = 0
+        self.values: dict[str, float] = {}
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(FOLLOW_S):
+            self._look()
+
+    def finish(self) -> None:
+        """Send the rest; returns once nothing more will be sent."""
+        self.done.set()
+        self.join()
+        self._look()
+
+    def _look(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            written = file.read()
+        whole = written[: written.rfind(b"\n") + 1]  # the last line may be half written
+        self.position += len(whole)
+        for line in whole.decode().splitlines():
+            self._take(line)
+
+    def _take(self, line: str) -> None:
+        if line.startswith("Objective "):
+            self.values = {}
+        elif line.startswith("# Columns "):
+            self.expected = int(line.removeprefix("# Columns "))
+        else:
+            name, value = line.split()
+            self.values[name] = float(value)
+            if len(self.values) == self.expected:
+                wanted = self.worker.wanted
+                self.worker.send(values={x: v for x, v in self.values.items() if x in wanted and v > 0.5})
+
+
+def main() -> None:
+    """Run the solve; a failure is a line too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a backend prints must not mix with the lines
+    try:
+        Worker(Path(sys.argv[1]), output).run()
+    except Exception as error:  # MathOpt turns every status into some other exception; the parent explains it
+        reason = error.__context__ or error
+        output.write(json.dumps({"error": f"{type(reason).__name__}: {reason}"}) + "\n")
+        output.flush()
+
+
+def _die_with_parent() -> None:
+    """The parent holds the other end of stdin: it closes when the parent is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
