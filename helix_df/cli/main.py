@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -82,7 +82,10 @@ def _load(place: str) -> Callable[..., Any]:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"helix-df {version('helix-df')}\n")
+        try:
+            sys.stdout.write(f"helix-df {version('helix-df')}\n")
+        except PackageNotFoundError:
+            sys.stdout.write("helix-df, run from its sources\n")
         raise typer.Exit
 
 

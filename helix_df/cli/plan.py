@@ -20,7 +20,7 @@ def plan(
     ] = False,
     every_node: Annotated[bool, typer.Option("--all", help="List every node, however many.")] = False,
 ) -> None:
-    """Place the layers of a job's model on its nodes, and write the plan.
+    """Place a job's layers and write the plan.
 
     Ctrl-C takes the best plan so far; a second one aborts.
     """

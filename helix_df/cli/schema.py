@@ -6,7 +6,7 @@ import typer
 
 
 def schema() -> None:
-    """Print the JSON schema of job files, for editors that check YAML."""
+    """Print the JSON schema of job files, for editors."""
     from helix_df.spec.schema import schema_text
 
     typer.echo(schema_text(), nl=False)

@@ -12,7 +12,7 @@ def show(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file, as `helix-df plan` writes it.")],
     every_node: Annotated[bool, typer.Option("--all", help="List every node, however many.")] = False,
 ) -> None:
-    """Show what a plan file says, after checking that it is right."""
+    """Check a plan file and show what it says."""
     from helix_df.cli.console import output
     from helix_df.cli.plan_table import render_plan
     from helix_df.errors import PlanError

@@ -9,7 +9,10 @@ import typer
 
 
 def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]) -> None:
-    """Check a job file: its syntax, names and units, the model, the solver's name, and that the model fits."""
+    """Check a job file without planning it.
+
+    That is its syntax, names and units, the model, the solver's name, and that the model fits on the nodes.
+    """
     from helix_df.cli.console import output
     from helix_df.graph.compile import compile_problem
     from helix_df.graph.feasibility import explain_infeasible

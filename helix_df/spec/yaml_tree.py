@@ -78,6 +78,9 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
         return _Reader(loader, name).document(root)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, text, name) from None
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise SpecError("the file holds a character that YAML forbids", where=f"{name}:{line}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise SpecError("the file holds a character that YAML forbids", where=f"{name}:{line}") from None
@@ -108,7 +111,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, name: str) -> SpecErro
     return SpecError(
         "this is not valid YAML",
         where=f"{name}:{mark.line + 1}",
-        found=line.strip().replace("\t", "⇥") or "the end of the file",
+        found=line.strip().replace("\t", "⇥")[:80] or "the end of the file",
         hint=_syntax_hint(str(error.problem), line),
     )
 
@@ -143,6 +146,7 @@ class _Reader:
         self._lines: dict[FieldPath, int] = {}
         self._errors: list[SpecError] = []
         self._values = 0
+        self._open: set[int] = set()
 
     def document(self, root: yaml.Node | None) -> YamlDocument:
         data = None if root is None else self._value(root, ())
@@ -154,8 +158,15 @@ class _Reader:
         self._values += 1
         if self._values > MAX_VALUES:
             raise self._fail(node, (), f"the job holds more than {MAX_VALUES:,} values once aliases are expanded")
-        if len(path) > MAX_DEPTH:
-            raise self._fail(node, (), "an alias holds itself")
+        if id(node) in self._open or len(self._open) > MAX_DEPTH:
+            raise self._fail(node, (), "an alias holds itself, or aliases nest too deep")
+        self._open.add(id(node))
+        try:
+            return self._content(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _content(self, node: yaml.Node, path: FieldPath) -> object:
         if isinstance(node, yaml.MappingNode):
             self._expect_tag(node, path, "map")
             return self._mapping(node, path)
@@ -220,7 +231,7 @@ class _Reader:
             raise self._fail(node, path, f"the tag {node.tag.replace(_TAG, '!!')} isn't accepted", "write plain values")
         try:
             value: object = self._loader.construct_object(node)
-        except ValueError:
+        except (ValueError, LookupError):  # an explicit !!int before what is none
             return text
         return value
 
