@@ -1,0 +1,84 @@
+"""helix-df: declarative LLM serving over whatever GPUs you have.
+
+The names below are all that most programs need; each is imported when it is first used, so that planning never waits
+for what only serving needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helix_df.deployment import connect, deploy
+    from helix_df.errors import (
+        DeploymentError,
+        HelixError,
+        Infeasible,
+        ModelError,
+        PlanError,
+        RequestError,
+        SolverError,
+        SpecError,
+    )
+    from helix_df.plan import Plan, read_plan, violations, write_plan
+    from helix_df.runtime.client import Answer, RunningJob
+    from helix_df.solvers.planner import make_plan
+    from helix_df.spec.job import Job
+    from helix_df.spec.load import load_job
+
+    __version__: str
+
+__all__ = [
+    "Answer",
+    "DeploymentError",
+    "HelixError",
+    "Infeasible",
+    "Job",
+    "ModelError",
+    "Plan",
+    "PlanError",
+    "RequestError",
+    "RunningJob",
+    "SolverError",
+    "SpecError",
+    "__version__",
+    "connect",
+    "deploy",
+    "load_job",
+    "make_plan",
+    "read_plan",
+    "violations",
+    "write_plan",
+]
+
+_HOMES = {
+    "Answer": "helix_df.runtime.client",
+    "Job": "helix_df.spec.job",
+    "Plan": "helix_df.plan",
+    "RunningJob": "helix_df.runtime.client",
+    "connect": "helix_df.deployment",
+    "deploy": "helix_df.deployment",
+    "load_job": "helix_df.spec.load",
+    "make_plan": "helix_df.solvers.planner",
+    "read_plan": "helix_df.plan",
+    "violations": "helix_df.plan",
+    "write_plan": "helix_df.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("helix-df")
+        except PackageNotFoundError:
+            return "0+sources"
+    if name in __all__:
+        return getattr(import_module(_HOMES.get(name, "helix_df.errors")), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

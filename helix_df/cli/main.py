@@ -23,6 +23,11 @@ COMMANDS = {
     "show": "helix_df.cli.show:show",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
+    "apply": "helix_df.cli.apply:apply",
+    "status": "helix_df.cli.status:status",
+    "logs": "helix_df.cli.logs:logs",
+    "generate": "helix_df.cli.generate:generate",
+    "down": "helix_df.cli.down:down",
     "worker": "helix_df.cli.worker:worker",
 }
 """Where each command lives, in the order of the help."""

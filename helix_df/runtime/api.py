@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ from helix_df.runtime.api_answers import (
     Json,
     describe,
     error_body,
+    public_status,
     usage,
 )
 from helix_df.runtime.api_schema import Body, ChatBody, CompletionBody, parse_body
@@ -112,7 +113,7 @@ class _Api:
         return JSONResponse(body, status_code=200 if status.ready else 503)
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse(asdict(self._text.snapshot()))
+        return JSONResponse(public_status(self._text.snapshot()))
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -6,12 +6,12 @@ Knows neither HTTP nor where the text comes from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from helix_df.errors import HelixError, RequestError
 from helix_df.runtime.generation import TextPiece, TokenLogprob
-from helix_df.runtime.requests import FinishReason
+from helix_df.runtime.requests import FinishReason, JobStatus
 
 Json = dict[str, Any]
 
@@ -153,6 +153,14 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+def public_status(status: JobStatus) -> Json:
+    """The status for everybody: without the commands that join, since they hold the job's secret."""
+    document = asdict(status)
+    for node in document["nodes"]:
+        del node["join_command"]
+    return document
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> Json:

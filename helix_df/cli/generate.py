@@ -1,0 +1,50 @@
+"""``helix-df generate``: ask a running job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from helix_df.runtime.client import Options
+
+
+def generate(
+    words: Annotated[
+        list[str], typer.Argument(metavar="[NAME] PROMPT", help="The job (not needed while only one runs); the prompt.")
+    ],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask as a user in a chat, instead of continuing the text.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token every time.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(max=1, help="Draw from the likeliest tokens of this total probability.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="For the same answer every time.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; up to four times.")] = None,
+) -> None:
+    """Stream an answer of a running job."""
+    import asyncio
+
+    if len(words) > 2:
+        raise typer.BadParameter("give one prompt (in quotes), and a job's name before it if several run")
+    options: Options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop": stop or ()}
+    if seed is not None:
+        options["seed"] = seed
+    name = words[0] if len(words) == 2 else None
+    asyncio.run(_stream(name, words[-1], chat, options))
+
+
+async def _stream(name: str | None, prompt: str, chat: bool, options: Options) -> None:
+    from contextlib import aclosing
+
+    from helix_df.deployment import connect
+
+    async with connect(name) as job:
+        asked = [{"role": "user", "content": prompt}] if chat else prompt
+        async with aclosing(job.stream(asked, **options)) as pieces:
+            async for piece in pieces:
+                typer.echo(piece.text, nl=False)
+        typer.echo()

@@ -1,0 +1,67 @@
+"""``helix-df logs``: what a job's processes wrote."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from helix_df.runtime.jobs import JobDirectory
+
+POLL_S = 0.25
+
+
+def logs(
+    name: Annotated[str | None, typer.Argument(help="The job, running or not; not needed while only one runs.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only this node's log, or `coordinator`.")] = None,
+    tail: Annotated[int, typer.Option(min=0, help="Lines of each log to begin with.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Show the logs of a job's coordinator and local workers."""
+    from helix_df.runtime.jobs import find_job, last_words
+
+    job = find_job(name)
+    wanted = _wanted(job, node)
+    offsets = {log: job.log_path(log).stat().st_size for log in wanted}
+    for log in wanted:
+        _write(log, last_words(job.log_path(log), tail), alone=node is not None)
+    while follow:
+        running = job.is_running()
+        for log in wanted if node is not None else _wanted(job, None):
+            text, offsets[log] = _news(job.log_path(log), offsets.get(log, 0))
+            _write(log, text, alone=node is not None)
+        if not running:
+            return
+        time.sleep(POLL_S)
+
+
+def _wanted(job: JobDirectory, node: str | None) -> list[str]:
+    from helix_df.errors import DeploymentError
+    from helix_df.runtime.jobs import log_names
+
+    known = list(log_names(job))
+    if node is None:
+        return known
+    if node not in known:
+        raise DeploymentError(
+            f"job {job.name} has no log of {node} here",
+            expected=", ".join(known) or None,
+            hint="workers on other hosts write where they were started",
+        )
+    return [node]
+
+
+def _news(path: Path, offset: int) -> tuple[str, int]:
+    """The whole lines after ``offset``, and the offset after them."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        lines, _, _ = file.read().rpartition(b"\n")
+    return lines.decode("utf-8", errors="replace"), offset + len(lines) + bool(lines)
+
+
+def _write(log: str, text: str, alone: bool) -> None:
+    for line in text.splitlines():
+        typer.echo(line if alone else f"{log} | {line}")

@@ -1,0 +1,102 @@
+"""``helix-df status``: how a running job does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from helix_df.runtime.jobs import JobDirectory
+    from helix_df.runtime.requests import JobStatus
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="The job; not needed while only one runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show a running job and its workers, or which jobs run."""
+    from helix_df.cli.console import output
+    from helix_df.runtime.jobs import running_jobs
+
+    console = output()
+    running = running_jobs()
+    if name is None and len(running) != 1:
+        _list(running, as_json, console)
+        return
+    _show(name, as_json, console)
+
+
+def _list(running: list[JobDirectory], as_json: bool, console: Console) -> None:
+    import json
+
+    from rich.table import Table
+
+    from helix_df.cli.console import print_trimmed
+
+    records = [(job, job.record()) for job in running]
+    if as_json:
+        jobs = [{"name": job.name, "state": r.state, "url": r.url} for job, r in records if r is not None]
+        typer.echo(json.dumps({"jobs": jobs}))
+        return
+    if not running:
+        console.print("no job is running; `helix-df apply JOB.yaml` starts one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("job", "state", "API"):
+        table.add_column(title, header_style="dim")
+    for job, record in records:
+        table.add_row(job.name, record.state if record else "starting", (record.url if record else None) or "")
+    print_trimmed(console, table)
+
+
+def _show(name: str | None, as_json: bool, console: Console) -> None:
+    import json
+    from dataclasses import asdict, replace
+
+    from helix_df.cli.console import print_trimmed
+    from helix_df.runtime.client import fetch_status
+    from helix_df.runtime.jobs import find_running
+
+    job, url = find_running(name)
+    record = job.record()
+    joins = record.join_commands if record is not None else {}
+    found = fetch_status(url)
+    nodes = tuple(replace(node, join_command=joins.get(node.name)) for node in found.nodes)
+    found = replace(found, nodes=nodes)
+    if as_json:
+        typer.echo(json.dumps({"url": url, **asdict(found)}, indent=1))
+        return
+    why = f": {found.detail}" if found.detail else ""
+    console.print(f"job {found.name} is {found.state}{why}\nmodel {found.model} at {url}", soft_wrap=True)
+    console.print(
+        f"{found.running} running, {found.waiting} waiting, {found.finished} finished, {found.failed} failed · "
+        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens\n",
+        soft_wrap=True,
+    )
+    print_trimmed(console, _table(found))
+    for node in found.nodes:
+        if node.join_command is not None and node.state != "ready":
+            console.print(f"\n{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True)
+
+
+def _table(found: JobStatus) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("node", "layers", "state", "running", "KV tokens", "address", "detail"):
+        table.add_column(title, header_style="dim", justify="right" if title in ("running", "KV tokens") else "left")
+    for node in found.nodes:
+        table.add_row(
+            node.name,
+            f"[{node.layers[0]}, {node.layers[1]})",
+            node.state if node.progress in (0, 1) else f"{node.state} {node.progress:.0%}",
+            str(node.running),
+            f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}",
+            node.address or "",
+            node.detail,
+        )
+    return table

@@ -1,0 +1,107 @@
+"""A token service that says what it is told to, and a tokenizer whose tokens are bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from helix_df.errors import HelixError, RequestError
+from helix_df.models.chat import PLAIN_TEMPLATE, ChatTemplate
+from helix_df.models.tokenizer import ByteCodec, Tokenizer
+from helix_df.runtime.generation import TextService
+from helix_df.runtime.requests import GenerationRequest, JobStatus, NodeStatus, TokenEvent, TopLogprobs
+
+EOS = 257
+NODES = (
+    NodeStatus("left", "ready", (0, 2), "tcp://127.0.0.1:1", 1.0, "", 10, 400, 1),
+    NodeStatus("right", "ready", (2, 4), None, 1.0, "", 20, 300, 1, join_command="HELIX_DF_TOKEN=secret join"),
+)
+READY = JobStatus("job", "tiny", "ready", True, "", NODES, 2, 1, 5, 1, 111, 222)
+
+
+def byte_tokenizer() -> Tokenizer:
+    return Tokenizer(
+        ByteCodec(frozenset({256, EOS})),
+        vocab_size=258,
+        bos_id=None,
+        eos_ids=frozenset({EOS}),
+        chat=ChatTemplate(PLAIN_TEMPLATE),
+    )
+
+
+class FakeService:
+    """Answers with the bytes of ``answer`` and an end of text.
+
+    ``pause_after`` tokens it waits for ``go_on`` (forever if nobody sets it); ``error_after`` tokens it fails.
+    """
+
+    def __init__(self, answer: str | Callable[[GenerationRequest], str] = "Hello, world!") -> None:
+        self.answer = answer
+        self.status = READY
+        self.refusal: HelixError | None = None
+        self.pause_after: int | None = None
+        self.error_after: tuple[int, Exception] | None = None
+        self.requests: list[GenerationRequest] = []
+        self.paused = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.open = 0
+
+    def snapshot(self) -> JobStatus:
+        return self.status
+
+    async def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        self.open += 1
+        try:
+            answer = self.answer if isinstance(self.answer, str) else self.answer(request)
+            for count, token in enumerate((*answer.encode(), EOS)):
+                await self._act(count)
+                if token in request.stop_ids:
+                    yield TokenEvent(None, "stop")
+                    return
+                last = count + 1 == request.max_tokens
+                wants = request.sampling.logprobs is not None
+                yield TokenEvent(token, "length" if last else None, _logprobs(token) if wants else None)
+                if last:
+                    return
+        finally:
+            self.open -= 1
+            self.ended.set()
+
+    async def _act(self, count: int) -> None:
+        if self.pause_after == count:
+            self.paused.set()
+            await self.go_on.wait()
+        if self.error_after is not None and self.error_after[0] == count:
+            raise self.error_after[1]
+
+
+def _logprobs(token: int) -> TopLogprobs:
+    return TopLogprobs(-0.5, ((token, -0.5), (ord("z"), -2.0)))
+
+
+def text_service(service: FakeService, context: int = 200) -> TextService:
+    seeds = itertools.count(1000)
+    return TextService(service, byte_tokenizer(), model_name="tiny", context=context, draw_seed=lambda: next(seeds))
+
+
+def not_ready(detail: str = "node left is loading") -> JobStatus:
+    return replace(READY, state="starting", ready=False, detail=detail)
+
+
+def queue_full() -> RequestError:
+    return RequestError("too many requests wait", code="queue_full", status=429)
+
+
+def prompt_text(request: GenerationRequest) -> str:
+    return bytes(request.prompt).decode()
+
+
+def user(text: str) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": text}]
