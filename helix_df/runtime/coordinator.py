@@ -32,7 +32,7 @@ from helix_df.runtime.worker_state import Send
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-STOP_GRACE_S = 10.0
+STOP_GRACE_S = 6.0
 
 
 class Coordinator:
@@ -66,6 +66,7 @@ class Coordinator:
         self._orders: dict[str, WorkerOrder] = {}
         self._changed = asyncio.Event()
         self._closing = False
+        self._ticker: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -98,8 +99,7 @@ class Coordinator:
                 while not self._state.all_up:
                     if self._state.failure is not None:
                         raise DeploymentError("the job didn't start", found=self._state.failure)
-                    self._changed.clear()
-                    await self._changed.wait()
+                    await self.changed()
         except TimeoutError:
             late = [f"{node.name} ({node.state})" for node in self.snapshot().nodes if node.state != "ready"]
             raise DeploymentError(
@@ -108,9 +108,19 @@ class Coordinator:
                 hint="a longer runtime.start_timeout, or the workers' logs",
             ) from None
 
+    async def changed(self) -> None:
+        """Wait until something has happened to the job."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    @property
+    def address(self) -> str:
+        """Where workers reach this coordinator."""
+        return self._endpoint.address
+
     async def close(self) -> None:
         """Abort what runs, stop the workers, give the ports back. Safe to call twice."""
-        if self._closing or not hasattr(self, "_ticker"):
+        if self._closing or self._ticker is None:
             return
         self._closing = True
         self._ticker.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -59,12 +60,15 @@ class LocalLauncher:
     def stop(self, grace_s: float) -> None:
         """See ``Launcher``."""
         deadline = time.monotonic() + grace_s
+        # A worker that serves goes at the coordinator's word; one that still loads hears only a signal.
+        for act, until in ((subprocess.Popen.terminate, deadline - grace_s / 2), (subprocess.Popen.kill, deadline)):
+            for process, _ in self._processes.values():
+                _wait(process, until - time.monotonic())
+            for process, _ in self._processes.values():
+                if process.poll() is None:
+                    act(process)
         for process, _ in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait()
         self._processes.clear()
 
     def _environment(self, order: WorkerOrder) -> dict[str, str]:
@@ -75,6 +79,11 @@ class LocalLauncher:
             flags = environment.get("XLA_FLAGS", "")
             environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
         return environment
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, seconds))
 
 
 def worker_arguments(order: WorkerOrder) -> list[str]:

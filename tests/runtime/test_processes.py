@@ -1,0 +1,117 @@
+"""A whole job as real processes over TCP: it survives a killed worker, takes joiners, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_df.errors import DeploymentError, RequestError
+from helix_df.layers import LayerRange
+from helix_df.runtime.coordinator import Coordinator
+from tests.runtime.tiny import answer, tiny_plan, tiny_request
+
+
+def children() -> dict[str, int]:
+    """Process ids of this process' workers, by node."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(status[1]) == os.getpid() and status[0] != "Z" and b"--node" in command:
+            found[command[command.index(b"--node") + 1].decode()] = int(entry.name)
+    return found
+
+
+async def until(condition: object, coordinator: Coordinator) -> None:
+    """Wait for the job to change until ``condition()`` holds."""
+    async with asyncio.timeout(60):
+        while not condition():  # type: ignore[operator]
+            await coordinator.changed()
+
+
+async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_path: Path) -> None:
+    coordinator = Coordinator(tiny_plan(), log_dir=tmp_path)
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(240)
+        alone = [await answer(coordinator, tiny_request(index, max_tokens=40)) for index in range(8)]
+        streams = [asyncio.create_task(answer(coordinator, tiny_request(index, max_tokens=40))) for index in range(8)]
+        await until(lambda: coordinator.snapshot().generated_tokens > 330, coordinator)
+        os.kill(children()["late"], signal.SIGKILL)
+        assert await asyncio.gather(*streams) == alone
+        await until(lambda: coordinator.snapshot().state == "degraded", coordinator)
+        assert coordinator.snapshot().ready
+        os.kill(children()["back"], signal.SIGKILL)
+        await until(lambda: not coordinator.snapshot().ready, coordinator)
+        with pytest.raises(RequestError) as refused:
+            await answer(coordinator, tiny_request(1))
+        assert refused.value.status == 503
+    finally:
+        await coordinator.close()
+    assert children() == {}
+
+
+async def test_an_external_worker_joins_with_the_command_that_status_shows() -> None:
+    nodes = {"here": {"gpu": "toy"}, "there": {"gpu": "toy", "launcher": "external"}}
+    plan = tiny_plan({"here": LayerRange(0, 2), "there": LayerRange(2, 4)}, nodes=nodes)
+    coordinator = Coordinator(plan)
+    await coordinator.start()
+    worker = None
+    try:
+        commands = {node.name: node.join_command for node in coordinator.snapshot().nodes}
+        assert commands["here"] is None
+        variable, _, command = (commands["there"] or "").partition(" ")
+        name, _, secret = variable.partition("=")
+        arguments = shlex.split(command)
+        assert arguments[0] == "helix-df"
+        assert secret not in command
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "helix_df", *arguments[1:]], env=os.environ | {name: secret}, stderr=subprocess.DEVNULL
+        )
+        await coordinator.wait_ready(240)
+        assert len(await answer(coordinator, tiny_request(4))) == 8
+    finally:
+        await coordinator.close()
+        if worker is not None:
+            assert worker.wait(30) == 0
+
+
+async def test_a_worker_that_can_not_load_says_so_in_its_last_words(tmp_path: Path) -> None:
+    plan = tiny_plan({"only": LayerRange(0, 4)}, model={"source": "random:tiny"})
+    (tmp_path / "config.json").write_text("{}")
+    broken = plan.job.model_copy(
+        update={"model": plan.job.model.model_copy(update={"source": f"hf:{tmp_path}", "context": 64})}
+    )
+    coordinator = Coordinator(type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"job": broken}), log_dir=tmp_path)
+    await coordinator.start()
+    try:
+        with pytest.raises(DeploymentError, match=r"config\.json"):
+            await coordinator.wait_ready(120)
+    finally:
+        await coordinator.close()
+    assert children() == {}
+
+
+async def test_an_address_that_is_taken_is_named() -> None:
+    first = Coordinator(tiny_plan({"only": LayerRange(0, 4)}))
+    await first.start()
+    taken = first.address.removeprefix("tcp://")
+    second = Coordinator(tiny_plan({"only": LayerRange(0, 4)}, coordinator={"address": taken}))
+    try:
+        with pytest.raises(DeploymentError, match=taken):
+            await second.start()
+    finally:
+        await second.close()
+        await first.close()
