@@ -226,7 +226,7 @@ class Job(Section):
 
     version: Literal[1] = Field(default=1, description="Of this language.")
     name: Name = Field(default="helix", description="Names the plan file and the processes.")
-    model: Model = Field(description="The model to serve.")
+    model: Model = Field(description="Which model, and how it is held.")
     gpus: dict[Name, GpuType] = Field(
         default_factory=dict, description="Device types by name, where the catalogue doesn't know or differs."
     )
@@ -237,7 +237,7 @@ class Job(Section):
     solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(
         default=SolverChoice(), description="Which solver places the layers; just its name will do."
     )
-    runtime: Runtime = Field(default=Runtime(), description="How the job runs.")
+    runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
 
     def with_solver(self, **changes: Any) -> Job:
         """The same job with some fields of ``solver`` replaced."""

@@ -1,4 +1,4 @@
-"""The reference of the language as Markdown: ``python -m helix_df.spec.reference > docs/spec-reference.md``.
+"""The reference of the language as Markdown: ``docs/spec-reference.md``.
 
 Owns the layout of that page. Every fact on it comes from the schema, so it can't go stale unnoticed.
 """
@@ -6,7 +6,6 @@ Owns the layout of that page. Every fact on it comes from the schema, so it can'
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +33,7 @@ _HEADINGS = {
 _INTRODUCTION = """\
 # Job files
 
-<!-- Written by `python -m helix_df.spec.reference > docs/spec-reference.md`; change helix_df/spec/job.py instead. -->
+<!-- Written by `python -m helix_df.spec.schema`; change helix_df/spec/job.py instead. -->
 
 A job file is one YAML document. Keys not listed here are refused, and so is a key written twice. Editors that know
 JSON schemas complete and check it with this first line (`helix-df schema` prints the schema):
@@ -153,7 +152,3 @@ def _catalogue() -> Iterator[str]:
             f"{device.flop_per_s[dtype] / 1e12:g} TFLOPS" for dtype in ("float16", "bfloat16", "float32")
         )
         yield f"| `{device.name}` | {device.memory_bytes / 1e9:g} GB | {device.bytes_per_s / 1e9:g} GB/s | {rates} |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference_text())

@@ -1,4 +1,4 @@
-"""The JSON schema of the language, for editors: ``python -m helix_df.spec.schema > spec/schema.json``.
+"""The JSON schema of the language, for editors. ``python -m helix_df.spec.schema`` writes what is generated from it.
 
 Owns what pydantic's generated schema can't know: the solver shorthand and the head. Doesn't check jobs; ``load`` does.
 """
@@ -6,7 +6,7 @@ Owns what pydantic's generated schema can't know: the solver shorthand and the h
 from __future__ import annotations
 
 import json
-import sys
+from pathlib import Path
 from typing import Any
 
 from helix_df.spec.job import Job
@@ -41,5 +41,13 @@ def schema_text() -> str:
     return json.dumps(job_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+def write_generated(root: Path) -> None:
+    """Write ``spec/schema.json`` and ``docs/spec-reference.md`` of the source tree at ``root``."""
+    from helix_df.spec.reference import reference_text
+
+    (root / "spec" / "schema.json").write_text(schema_text(), encoding="utf-8")
+    (root / "docs" / "spec-reference.md").write_text(reference_text(), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(schema_text())
+    write_generated(Path(__file__).parents[2])
