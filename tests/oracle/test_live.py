@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def test_split_shards_equal_transformers(data, name):
     ids = data.draw(st.lists(st.integers(0, geometry.vocab_size - 1), min_size=1, max_size=40))
     bounds = [0, *sorted(cuts), geometry.num_layers]
     state = jnp.asarray([ids])
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         state = load_shard(source, geometry, LayerRange(start, stop))(state)
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits.numpy()

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from helix_df.errors import RequestError
+from helix_df.layers import LayerRange
+from helix_df.models.weights import load_shard
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.buckets import bucket_for, bucket_sizes
+from helix_df.runtime.engine import Engine
+from helix_df.runtime.generate import generate_alone
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import Step
+from helix_df.spec.source import ModelSource
+
+SOURCE = ModelSource("random", "tiny")
+GEOMETRY = read_geometry(SOURCE)
+ALL = LayerRange(0, 4)
+GREEDY = SamplingParams()
+
+
+@functools.cache
+def shard(start=0, stop=4):
+    return load_shard(SOURCE, GEOMETRY, LayerRange(start, stop), seed=1)
+
+
+def engine(**changes):
+    settings = {"num_pages": 8, "max_batch": 4, "max_context": 64, "max_prefill": 16, **changes}
+    return Engine(shard(), **settings)
+
+
+def prefill(request, count, position=0, sampling=GREEDY):
+    return Step(request, ALL, position, tokens=np.arange(count, dtype=np.int32), sampling=sampling)
+
+
+def test_buckets():
+    assert bucket_sizes(1, 8) == (1, 2, 4, 8)
+    assert bucket_sizes(1, 6) == (1, 2, 4, 6)
+    assert bucket_sizes(8, 100, ratio=4) == (8, 32, 100)
+    assert bucket_sizes(16, 4) == (4,)
+    assert bucket_for(5, (1, 4, 6)) == 6
+    with pytest.raises(ValueError, match="7"):
+        bucket_for(7, (1, 4, 6))
+
+
+def test_pages_are_reserved_and_released_exactly():
+    one = engine()
+    one.run([prefill("a", 17), prefill("b", 16)])
+    assert (one.used_pages, one.free_pages) == (3, 5)
+    one.release("a")
+    one.release("a")
+    one.release("unknown")
+    assert one.used_pages == 1
+
+
+def test_a_full_cache_stops_only_the_one_that_doesnt_fit():
+    one = engine(num_pages=3)
+    first = list(generate_alone(engine(), list(range(17)), 4))
+    begun = one.run([prefill("a", 17)])[0]
+    refused, fits = one.run([prefill("b", 33), prefill("c", 16)])
+    assert (refused.kv_full, refused.token, fits.kv_full) == (True, None, False)
+    assert one.used_pages == 3
+    tokens, position = [begun.token], 17
+    for _ in range(3):
+        (result,) = one.run([Step("a", ALL, position, tokens=np.array(tokens[-1:], np.int32), sampling=GREEDY)])
+        tokens.append(result.token)
+        position += 1
+    assert tokens == first
+    (full,) = one.run([Step("c", ALL, 16, tokens=np.array([1], np.int32), sampling=GREEDY)])
+    assert full.kv_full
+    one.release("a")
+    assert not one.run([Step("c", ALL, 16, tokens=np.array([1], np.int32), sampling=GREEDY)])[0].kv_full
+
+
+def test_a_context_too_long_is_full():
+    assert engine(num_pages=100).run([prefill("a", 65)])[0].kv_full
+
+
+def test_pools_are_updated_in_place():
+    one = engine()
+    before = one.programs.pool_pointers()
+    list(generate_alone(one, [1, 2, 3], 5))
+    assert one.programs.pool_pointers() == before
+
+
+def test_partial_ranges_reuse_the_programs():
+    one = Engine(shard(), num_pages=8, max_batch=4, max_context=64, layers_per_call=1)
+    hidden = one.run([Step("a", LayerRange(0, 2), 0, tokens=np.arange(9, dtype=np.int32))])[0].hidden
+    compiled = one.compilations
+    middle = one.run([Step("a", LayerRange(2, 3), 0, hidden=hidden)])[0].hidden
+    assert one.compilations == compiled
+    assert middle.shape == (9, GEOMETRY.hidden_size)
+
+
+def test_released_pages_leak_nothing_into_the_next_request():
+    one = engine(num_pages=2)
+    expected = list(generate_alone(engine(), [7, 8, 9], 10))
+    list(generate_alone(one, list(range(20)), 8))
+    assert list(generate_alone(one, [7, 8, 9], 10)) == expected
+    assert one.used_pages == 0
+
+
+def test_a_batch_larger_than_the_largest_program():
+    one = engine(max_batch=2)
+    names = [f"r{number}" for number in range(5)]
+    one.run([prefill(name, number + 2) for number, name in enumerate(names)])
+    steps = [
+        Step(name, ALL, number + 2, tokens=np.array([5], np.int32), sampling=GREEDY)
+        for number, name in enumerate(names)
+    ]
+    together = [result.token for result in one.run(steps)]
+    assert together == [one.run([step])[0].token for step in steps]
+
+
+def test_sampled_tokens_dont_depend_on_the_batch():
+    params = [SamplingParams(temperature=1.0, seed=seed) for seed in range(3)]
+    alone = [list(generate_alone(engine(), [4, 5], 6, one)) for one in params]
+    one = engine()
+    results = one.run([prefill_of(f"r{at}", [4, 5], 0, sampling) for at, sampling in enumerate(params)])
+    tokens = [[result.token] for result in results]
+    for position in range(2, 7):
+        steps = [prefill_of(f"r{at}", [tokens[at][-1]], position, sampling) for at, sampling in enumerate(params)]
+        for at, result in enumerate(one.run(steps)):
+            tokens[at].append(result.token)
+    assert tokens == alone
+
+
+def prefill_of(request, tokens, position, sampling):
+    return Step(request, ALL, position, tokens=np.array(tokens, np.int32), sampling=sampling)
+
+
+def test_no_token_unless_asked_for():
+    result = engine().run([prefill("a", 5, sampling=None)])[0]
+    assert (result.token, result.hidden, result.logprobs) == (None, None, None)
+
+
+def test_logprobs_only_for_those_who_ask():
+    one, other = engine().run([prefill("a", 5, sampling=SamplingParams(logprobs=3)), prefill("b", 5)])
+    assert other.logprobs is None
+    assert len(one.logprobs.top) == 3
+    assert one.logprobs.top[0] == (one.token, one.logprobs.chosen)
+
+
+def test_warm_up_compiles_what_serving_needs():
+    one = engine()
+    progress = list(one.warm_up())
+    assert [step.done for step in progress] == list(range(1, progress[-1].total + 1))
+    compiled = one.compilations
+    assert one.used_pages == 0
+    list(generate_alone(one, list(range(9)), 4))
+    assert one.compilations == compiled
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("a", LayerRange(0, 5), 0, tokens=np.array([1], np.int32)),
+        Step("a", ALL, 0, hidden=np.zeros((1, 64), np.float32)),
+        Step("a", LayerRange(1, 4), 0, tokens=np.array([1], np.int32)),
+        Step("a", LayerRange(1, 4), 0, hidden=np.zeros((1, 63), np.float32)),
+        Step("a", ALL, 0, tokens=np.array([], np.int32)),
+        Step("a", ALL, -1, tokens=np.array([1], np.int32)),
+    ],
+)
+def test_steps_that_break_the_contract(step):
+    one = engine()
+    with pytest.raises(ValueError, match=r"layers|shape"):
+        one.run([step])
+    assert one.used_pages == 0
+
+
+def test_one_step_a_request():
+    with pytest.raises(ValueError, match="two steps"):
+        engine().run([prefill("a", 2), prefill("a", 2)])
+
+
+def test_generation_ends_at_the_end_token_and_frees_its_pages():
+    one = engine()
+    tokens = list(generate_alone(one, [1, 2], 8))
+    assert list(generate_alone(one, [1, 2], 8, eos_ids={tokens[0]})) == tokens[:1]
+    stream = generate_alone(one, [1, 2], 8)
+    next(stream)
+    stream.close()
+    assert one.used_pages == 0
+
+
+def test_generation_that_doesnt_fit():
+    with pytest.raises(RequestError, match="full"):
+        list(generate_alone(engine(num_pages=1), list(range(15)), 8))
