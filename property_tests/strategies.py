@@ -1,0 +1,102 @@
+"""Random placement problems, placements and jobs for the planning properties."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+
+from hypothesis import strategies as st
+
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
+from helix_df.layers import LayerRange
+from helix_df.spec.job import Job
+
+TOKEN_BYTES = 2
+ACTIVATION_BYTES = 64
+
+speeds = st.integers(1, 2_000_000).map(lambda thousandths: thousandths / 1000)
+"""Tokens/s, from a thousandth to 2,000."""
+
+links = st.builds(
+    Link,
+    # From links that bind any node to links that bind none.
+    bytes_per_s=st.one_of(st.integers(1, 2_000).map(float), st.just(1e9)).map(lambda rate: rate * ACTIVATION_BYTES),
+    latency_s=st.sampled_from((0.0, 0.001, 0.05)),
+)
+
+
+@st.composite
+def gpu_tables(draw: st.DrawFn, num_layers: int, least: int = 0) -> tuple[float, ...]:
+    """Tokens/s by layers held; mostly falling, as on real GPUs, but nothing relies on it."""
+    size = draw(st.integers(least, num_layers))
+    table = draw(st.lists(speeds, min_size=size, max_size=size))
+    return tuple(sorted(table, reverse=True) if draw(st.booleans()) else table)
+
+
+@st.composite
+def link_tables(draw: st.DrawFn, names: list[str], regions: dict[str, str]) -> LinkTable:
+    """Links by default, region or node, any of which may be missing."""
+    region_pairs = list(combinations_with_replacement(sorted(set(regions.values())), 2))
+    node_pairs = [(a, b) for i, a in enumerate(names) for b in names[:i]] + [(name, COORDINATOR) for name in names]
+    by_region = draw(st.dictionaries(st.sampled_from(region_pairs), links, max_size=3))
+    by_node = draw(st.dictionaries(st.sampled_from(node_pairs), links, max_size=6))
+    return LinkTable(
+        regions,
+        draw(st.one_of(st.none(), links, links)),
+        LinkTable.symmetric((a, b, link) for (a, b), link in by_region.items()),
+        LinkTable.symmetric((a, b, link) for (a, b), link in by_node.items()),
+    )
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn, max_nodes: int = 6, max_layers: int = 8, partial: bool | None = None, servable: bool = False
+) -> Problem:
+    """1 to ``max_nodes`` nodes of a few GPU types in a few regions; ``servable`` ones have memory and all links."""
+    num_layers = draw(st.integers(1, max_layers))
+    least = 1 if servable else 0
+    gpus = draw(st.lists(gpu_tables(num_layers, least), min_size=1, max_size=3))
+    if servable:
+        gpus[0] = draw(st.lists(speeds, min_size=num_layers, max_size=num_layers).map(tuple))
+    names = [f"n{i}" for i in range(draw(st.integers(1, max_nodes)))]
+    regions = {name: draw(st.sampled_from(("east", "west"))) for name in [COORDINATOR, *names]}
+    nics = st.one_of(st.none(), st.integers(1, 3_000).map(lambda rate: float(rate * ACTIVATION_BYTES)))
+    nodes = []
+    for i, name in enumerate(names):
+        gpu = 0 if servable and i == 0 else draw(st.integers(0, len(gpus) - 1))
+        kv_tokens = tuple(1000 - 10 * k for k in range(len(gpus[gpu])))
+        nodes.append(NodeProfile(name, f"gpu{gpu}", regions[name], gpus[gpu], kv_tokens, draw(nics)))
+    table = draw(link_tables(names, regions))
+    if servable and table.default is None:
+        table = LinkTable(regions, draw(links), table.by_region, table.by_node)
+    partial = draw(st.booleans()) if partial is None else partial
+    return Problem(num_layers, tuple(nodes), table, TOKEN_BYTES, ACTIVATION_BYTES, partial)
+
+
+@st.composite
+def placements(draw: st.DrawFn, problem: Problem) -> Placement:
+    """Any ranges that fit, on most of the nodes."""
+    placement = {}
+    for node in problem.nodes:
+        if node.max_layers and draw(st.integers(0, 5)):
+            length = draw(st.integers(1, node.max_layers))
+            start = draw(st.integers(0, problem.num_layers - length))
+            placement[node.name] = LayerRange(start, start + length)
+    return placement
+
+
+@st.composite
+def placed_problems(draw: st.DrawFn, **limits: int) -> tuple[Problem, Placement]:
+    """A problem and a placement for it, which may carry nothing."""
+    problem = draw(problems(**limits))
+    return problem, draw(placements(problem))
+
+
+def job_for(problem: Problem, solver: str, **options: object) -> Job:
+    """A job that stands in for the one a random problem would come from."""
+    return Job.model_validate(
+        {
+            "model": {"source": "random:llama-2-70b"},
+            "nodes": {node.name: {"gpu": "L4", "region": node.region} for node in problem.nodes},
+            "solver": {"name": solver, **options},
+        }
+    )
