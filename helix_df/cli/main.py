@@ -75,7 +75,9 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        app.command(name)(_load(COMMANDS[name]))
+        command = _load(COMMANDS[name])
+        # Said outright, since otherwise the list of commands cuts it at 45 characters.
+        app.command(name, short_help=(command.__doc__ or "").partition("\n\n")[0])(command)
     return app
 
 
