@@ -1,0 +1,58 @@
+"""Every example with every solver and backend: a plan without violations, or a clear reason why there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from helix_df.errors import Infeasible
+from helix_df.graph.compile import compile_problem
+from helix_df.plan import violations
+from helix_df.solvers.planner import make_plan
+from helix_df.solvers.registry import BUILT_IN
+from helix_df.spec.load import load_job
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "spec" / "examples").glob("*.yaml"))
+SOLVERS = [
+    *((name, None, {}) for name in BUILT_IN if name != "mip"),
+    *(("mip", backend, {}) for backend in ("highs", "gscip", "cp-sat")),
+    ("separate", None, {"mixed": True}),
+]
+NAMES = ["-".join([name, *([backend] if backend else []), *options]) for name, backend, options in SOLVERS]
+
+
+def refused(example: str, solver: str, options: dict[str, bool]) -> str | None:
+    """What a heuristic says about an example that it can't place."""
+    if solver == "swarm" and example == "two-sites":
+        return "no equal stages"
+    return "no GPU type alone" if solver == "separate" and not options else None
+
+
+@pytest.mark.parametrize(("solver", "backend", "options"), SOLVERS, ids=NAMES)
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_an_example_is_planned_or_refused_with_a_reason(path, solver, backend, options):
+    job = load_job(path).with_solver(name=solver, backend=backend, time_limit=3.0, options=options)
+    problem = compile_problem(job)
+    reason = refused(path.stem, solver, options)
+    if reason is not None:
+        with pytest.raises(Infeasible) as caught:
+            make_plan(job, problem=problem)
+        assert reason in str(caught.value)
+        assert caught.value.where
+        return
+    plan = make_plan(job, problem=problem)
+    assert violations(plan, problem) == []
+    assert plan.flow > 0
+    assert plan.certificate.bound >= plan.flow
+
+
+def test_the_quickstart_keeps_32_requests_of_its_workload_and_uses_all_nodes():
+    job = load_job(next(path for path in EXAMPLES if path.stem == "quickstart"))
+    plan = make_plan(job)
+    requests = job.workload.input_length + job.workload.output_length
+    held = [0.0] * plan.num_layers
+    for stage in plan.stages:
+        for layer in range(stage.layers.start, stage.layers.stop):
+            held[layer] += stage.kv_tokens // requests
+    assert min(held) >= 32
+    assert plan.placement.keys() == job.nodes.keys()
+    assert len({len(stage.layers) for stage in plan.stages}) == len(plan.stages)
