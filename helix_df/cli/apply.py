@@ -134,7 +134,8 @@ def _start(directory: JobDirectory, plan: Plan, wait: bool, timeout: float | Non
             console.print(f"{node} waits for this command on its host:\n  {command}", soft_wrap=True)
         return until_ready(directory, process, console) if wait else record
     except BaseException:
-        console.print(f"taking job {directory.name} down again")
+        if process.poll() is None:
+            console.print(f"taking job {directory.name} down again")
         stop_daemon(directory)
         process.wait()
         raise

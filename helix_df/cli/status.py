@@ -79,6 +79,8 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     )
     print_trimmed(console, _table(found))
     for node in found.nodes:
+        if node.state == "failed":
+            console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":
             console.print(f"\n{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True)
 
@@ -97,6 +99,6 @@ def _table(found: JobStatus) -> Table:
             str(node.running),
             f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}",
             node.address or "",
-            node.detail,
+            node.detail.partition("\n")[0],
         )
     return table

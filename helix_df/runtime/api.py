@@ -33,6 +33,7 @@ from helix_df.runtime.api_answers import (
     error_body,
     public_status,
     usage,
+    why_not_ready,
 )
 from helix_df.runtime.api_schema import Body, ChatBody, CompletionBody, parse_body
 from helix_df.runtime.api_stream import EventStream, read_json_body, until_disconnect
@@ -109,7 +110,8 @@ class _Api:
 
     async def health(self, request: Request) -> Response:
         status = self._text.snapshot()
-        body = {"status": status.state, "ready": status.ready, "detail": status.detail}
+        detail = status.detail if status.ready else why_not_ready(status)
+        body = {"status": status.state, "ready": status.ready, "detail": detail}
         return JSONResponse(body, status_code=200 if status.ready else 503)
 
     async def status(self, request: Request) -> Response:
@@ -204,8 +206,7 @@ class _Api:
     def _require_ready(self) -> None:
         status = self._text.snapshot()
         if not status.ready:
-            why = f": {status.detail}" if status.detail else ""
-            raise RequestError(f"The job is {status.state}, not ready{why}", code="not_ready", status=503)
+            raise RequestError(f"The job is not ready: {why_not_ready(status)}", code="not_ready", status=503)
 
 
 class _Counted:

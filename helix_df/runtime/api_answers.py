@@ -163,6 +163,14 @@ def public_status(status: JobStatus) -> Json:
     return document
 
 
+def why_not_ready(status: JobStatus) -> str:
+    """What a job that has no full path waits for."""
+    if status.detail:
+        return status.detail.partition("\n")[0]
+    missing = [f"{node.name} is {node.state}" for node in status.nodes if node.state != "ready"]
+    return f"no full path through the layers is up ({', '.join(missing)})"
+
+
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> Json:
     """An error in OpenAI's shape; the type follows from the HTTP status."""
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"

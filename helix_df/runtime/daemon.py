@@ -31,7 +31,7 @@ from helix_df.runtime.generation import TextService
 from helix_df.runtime.jobs import DaemonRecord, Failure, JobDirectory
 from helix_df.runtime.requests import TokenService
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
 
 DRAIN_S = 3.0
 """Seconds that answers in flight get to finish when the job is stopped; what is left is told so."""
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     job = JobDirectory(options.directory.absolute())
     lock = job.lock() if options.lock is None else options.lock
     record = DaemonRecord(os.getpid(), "starting", time.time())

@@ -199,7 +199,8 @@ class TextService:
             )
         left = self.context - prompt
         if asked is None:
-            return left
+            fits = self._smallest_kv_cache() - prompt
+            return min(left, fits) if fits > 0 else left
         if asked < 1:
             raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="1 or more")
         if asked > left:
@@ -211,6 +212,11 @@ class TextService:
                 code="context_length_exceeded",
             )
         return asked
+
+    def _smallest_kv_cache(self) -> int:
+        """Tokens that fit in the KV cache of any pipeline, whichever nodes it goes through."""
+        sizes = [node.kv_capacity_tokens for node in self.snapshot().nodes if node.state == "ready"]
+        return min(sizes, default=self.context)
 
 
 class _Answer:

@@ -195,15 +195,23 @@ def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirecto
     job = find_job(name, root)
     record = job.record()
     if not job.is_running():
-        failure = record.failure if record is not None else None
         raise DeploymentError(
             f"job {job.name} is not running",
-            found=failure.problem if failure is not None else None,
+            found=_ending(record),
             hint=f"`helix-df logs {job.name}` has its last words; `helix-df apply` starts it again",
         )
     if record is None or record.url is None:
         raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")
     return job, record.url
+
+
+def _ending(record: DaemonRecord | None) -> str:
+    """How the last run of a job that doesn't run ended."""
+    if record is None:
+        return "it ended before its first word"
+    if record.failure is not None:
+        return f"it failed: {record.failure.problem}"
+    return "it was stopped" if record.state == "stopped" else "it was killed"
 
 
 def last_words(path: Path, lines: int = LAST_WORDS_LINES) -> str:

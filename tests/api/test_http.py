@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -132,6 +133,9 @@ async def test_health_follows_readiness(http, service):
     response = await http.get("/health")
     assert response.status_code == 503
     assert response.json() == {"status": "starting", "ready": False, "detail": "left is compiling"}
+    lost = replace(service.status.nodes[0], state="lost")
+    service.status = replace(not_ready(""), state="degraded", nodes=(lost, service.status.nodes[1]))
+    assert "left is lost" in (await http.get("/health")).json()["detail"]
 
 
 async def test_status_keeps_the_secret(http):

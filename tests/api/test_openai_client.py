@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import openai
@@ -277,3 +278,10 @@ async def test_a_client_that_leaves_cancels(server, service: FakeService, body, 
         posting.cancel()
         await asyncio.gather(posting, return_exceptions=True)
     await asyncio.wait_for(service.ended.wait(), 5)
+
+
+async def test_a_chat_without_a_limit_stays_in_the_smallest_kv_cache(client, service):
+    small = replace(service.status.nodes[0], kv_capacity_tokens=60)
+    service.status = replace(service.status, nodes=(small, *service.status.nodes[1:]))
+    await client.chat.completions.create(model="tiny", messages=user("Hi"))
+    assert service.requests[0].max_tokens == 60 - len("user: Hi\nassistant: ")

@@ -1,0 +1,47 @@
+"""A daemon without a coordinator: ``python -m tests.jobs.fake_daemon KIND DIR …``.
+
+KIND says how it behaves: ``ok``, ``late`` (serves, but is never complete), ``fails`` (its worker dies), ``pauses``
+(after three tokens, until it is closed) or ``stubborn`` (never ends by itself, and has a child).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+
+from helix_df.errors import DeploymentError, RequestError
+from helix_df.runtime.daemon import Parts, main
+from tests.api.fakes import READY, FakeService, byte_tokenizer
+
+
+class FakeDeployment(FakeService):
+    def __init__(self, kind: str) -> None:
+        super().__init__("Hello from a daemon")
+        self.kind = kind
+        self.status = replace(READY, ready=kind != "fails")
+        self.pause_after = 3 if kind == "pauses" else None
+
+    async def start(self) -> None:
+        if self.kind == "stubborn":
+            subprocess.Popen(["sleep", "1000"])
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        if self.kind == "fails":
+            raise DeploymentError("the job didn't start", found="worker a failed: out of luck")
+        if self.kind == "late":
+            raise DeploymentError(f"not ready after {timeout_s:.0f} s")
+        if self.kind == "stubborn":
+            await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        if self.kind == "stubborn":
+            await asyncio.Event().wait()
+        self.error_after = (3, RequestError("the job is being stopped", status=503))
+        self.go_on.set()
+
+
+if __name__ == "__main__":
+    fake = Parts(lambda plan, logs: FakeDeployment(sys.argv[1]), lambda plan: byte_tokenizer(), lambda plan: 200)
+    sys.exit(main(sys.argv[2:], lambda: fake))

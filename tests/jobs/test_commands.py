@@ -1,0 +1,137 @@
+"""The commands, against fake daemons."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from helix_df.cli.main import main
+from helix_df.plan import write_plan
+from helix_df.runtime.lifecycle import stop_daemon
+from tests.jobs.conftest import JOB, tiny_plan
+from tests.jobs.test_daemon import ready
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command; gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+def test_nothing_runs(cli):
+    assert cli("status") == (0, "no job is running; `helix-df apply JOB.yaml` starts one\n", "")
+    assert cli("down") == (0, "no job is running\n", "")
+    assert cli("down", "--all") == (0, "no job is running\n", "")
+    code, _, err = cli("generate", "hi")
+    assert code == 7
+    assert "no job is running" in err
+
+
+def test_generate(cli, start):
+    ready(*start("ok"))
+    assert cli("generate", "Say", "--max-tokens", "50") == (0, "Hello from a daemon\n", "")
+    assert cli("generate", "tiny", "Say", "--chat", "--stop", " a")[1] == "Hello from\n"
+    code, _, err = cli("generate", "x" * 300)
+    assert code == 1
+    assert "maximum context length" in err
+
+
+def test_status_of_one(cli, start):
+    ready(*start("ok"))
+    code, out, _ = cli("status")
+    assert code == 0
+    assert "job job is ready" in out
+    assert "[0, 2)" in out
+    status = json.loads(cli("status", "tiny", "--json")[1])
+    assert [node["name"] for node in status["nodes"]] == ["left", "right"]
+    assert status["nodes"][1]["join_command"] == "HELIX_DF_TOKEN=secret join"
+
+
+def test_several_jobs(cli, start):
+    ready(*start("ok", "one"))
+    ready(*start("ok", "two"))
+    code, out, _ = cli("status")
+    assert code == 0
+    assert "one" in out
+    assert "two" in out
+    assert {job["name"] for job in json.loads(cli("status", "--json")[1])["jobs"]} == {"one", "two"}
+    code, _, err = cli("down")
+    assert code == 7
+    assert "one of one, two" in err
+    assert cli("down", "--all") == (0, "job one is down\njob two is down\n", "")
+    assert cli("down", "one") == (0, "job one is not running\n", "")
+
+
+def test_logs(cli, start):
+    job, process = start("ok")
+    ready(job, process)
+    job.log_path("a").write_text("".join(f"{number}\n" for number in range(9)))
+    assert cli("logs", "--node", "a", "--tail", "2")[1] == "7\n8\n"
+    everything = cli("logs")[1]
+    assert "coordinator | " in everything
+    assert "a | 8\n" in everything
+    code, _, err = cli("logs", "--node", "zebra")
+    assert code == 7
+    assert "coordinator" in err
+    stop_daemon(job)
+    assert "INFO helix_df.daemon: ready" in cli("logs", "tiny", "--follow", "--node", "coordinator")[1]
+
+
+def test_apply_of_what_runs_already(cli, start, tmp_path):
+    ready(*start("ok"))
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(JOB.replace("NAME", "tiny"))
+    code, out, _ = cli("apply", str(job_file))
+    assert code == 0
+    assert "already running with this plan at http://" in out
+    job_file.write_text(JOB.replace("NAME", "tiny").replace("128", "64"))
+    code, _, err = cli("apply", str(job_file))
+    assert code == 7
+    assert "helix-df down tiny" in err
+
+
+def test_apply_refuses_a_wrong_plan(cli, tmp_path):
+    plan_file = tmp_path / "plan.json"
+    write_plan(tiny_plan(), plan_file)
+    document = json.loads(plan_file.read_text())
+    document["flow"] *= 2
+    plan_file.write_text(json.dumps(document))
+    code, _, err = cli("apply", str(plan_file))
+    assert code == 4
+    assert "doesn't fit its job" in err
+
+
+def test_apply_refuses_the_plan_of_another_job(cli, tmp_path):
+    write_plan(tiny_plan(), tmp_path / "plan.json")
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(JOB.replace("NAME", "tiny").replace("128", "64"))
+    code, _, err = cli("apply", str(job_file), "--plan", str(tmp_path / "plan.json"))
+    assert code == 4
+    assert "another job" in err
+
+
+def test_apply_refuses_a_bad_name(cli, tmp_path):
+    write_plan(tiny_plan(), tmp_path / "plan.json")
+    code, _, err = cli("apply", str(tmp_path / "plan.json"), "--name", "../x")
+    assert code == 2
+    assert "--name" in err
+
+
+def test_apply_reports_a_taken_port(cli, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        job_file = tmp_path / "job.yaml"
+        job_file.write_text(JOB.replace("NAME", "tiny").replace("port: 0", f"port: {port}"))
+        code, _, err = cli("apply", str(job_file))
+    assert code == 7
+    assert f"runtime.port: port {port} is taken" in err
+    assert cli("status")[1].startswith("no job is running")
