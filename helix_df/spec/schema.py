@@ -27,8 +27,10 @@ def job_schema() -> dict[str, Any]:
 
 
 def _tidy(field: dict[str, Any]) -> None:
-    """Drop what says nothing (titles that repeat the key, defaults made of defaults) and write times as users do."""
+    """Drop what says nothing (titles, defaults made of defaults), write times as users do, and close names to others."""
     field.pop("title", None)
+    if "patternProperties" in field:
+        field["additionalProperties"] = False
     default = field.get("default")
     if default is None or isinstance(default, dict):
         field.pop("default", None)
