@@ -27,7 +27,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def _tidy(field: dict[str, Any]) -> None:
-    """Drop what says nothing (titles, defaults made of defaults), write times as users do, and close names to others."""
+    """Drop what says nothing (titles, defaults made of defaults), write times as users do, close mappings."""
     field.pop("title", None)
     if "patternProperties" in field:
         field["additionalProperties"] = False
