@@ -20,7 +20,10 @@ def placement_count(problem: Problem) -> int:
 def best_flow(problem: Problem) -> float:
     """The most flow of any placement, in tokens/s; nodes may stay empty."""
     choices = [
-        [None, *(LayerRange(s, s + k) for k in range(1, node.max_layers + 1) for s in range(problem.num_layers - k + 1))]
+        [
+            None,
+            *(LayerRange(s, s + k) for k in range(1, node.max_layers + 1) for s in range(problem.num_layers - k + 1)),
+        ]
         for node in problem.nodes
     ]
     names = [node.name for node in problem.nodes]

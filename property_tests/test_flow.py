@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import networkx as nx
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from helix_df.graph.bounds import covering_bound
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
-from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.flow import decompose
+from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, Placement, Problem
 from property_tests.brute_force import best_flow, placement_count
@@ -84,7 +85,7 @@ def test_paths_carry_all_flow_and_run_each_layer_once_in_order(placed: Placed) -
     carried = dict.fromkeys(((edge.tail, edge.head) for edge in flow.edges), 0.0)
     for path in paths:
         names = [COORDINATOR, *(hop.node for hop in path.hops), COORDINATOR]
-        for link in zip(names, names[1:], strict=False):
+        for link in pairwise(names):
             carried[link] += path.tokens_per_s
     for edge in flow.edges:
         assert carried[edge.tail, edge.head] == pytest.approx(edge.tokens_per_s, abs=TOLERANCE)
@@ -115,7 +116,9 @@ def test_names_and_order_of_nodes_dont_matter(placed: Placed, random: object) ->
     nodes = tuple(sorted((replace(node, name=rename[node.name]) for node in problem.nodes), key=lambda node: node.name))
     renamed = replace(problem, nodes=nodes, links=links)
     moved = {rename[name]: layers for name, layers in placement.items()}
-    assert placement_flow(renamed, moved).value == pytest.approx(placement_flow(problem, placement).value, abs=TOLERANCE)
+    assert placement_flow(renamed, moved).value == pytest.approx(
+        placement_flow(problem, placement).value, abs=TOLERANCE
+    )
     assert covering_bound(renamed) == pytest.approx(covering_bound(problem))
 
 

@@ -29,8 +29,7 @@ tiny = problems(max_nodes=3, max_layers=3, servable=True)
 def plan_or_none(problem: Problem, solver: str, **options: object) -> Plan | None:
     try:
         return make_plan(job_for(problem, solver, **options), problem=problem)
-    except Infeasible as reason:
-        assert str(reason)
+    except Infeasible:
         return None
 
 

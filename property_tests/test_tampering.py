@@ -48,9 +48,7 @@ def numbers(plan: Plan, factor: float, at: int) -> dict[str, Plan]:
         ),
         "kv_tokens": replace(plan, stages=changed(plan.stages, place, kv_tokens=kv_tokens)),
         "flow": replace(plan, flow=plan.flow * factor),
-        "edge": replace(
-            plan, edges=changed(plan.edges, widest, tokens_per_s=plan.edges[widest].tokens_per_s * factor)
-        ),
+        "edge": replace(plan, edges=changed(plan.edges, widest, tokens_per_s=plan.edges[widest].tokens_per_s * factor)),
         "cut": replace(plan, cut=replace(plan.cut, capacity=plan.cut.capacity * factor)),
         "bound": replace(plan, certificate=replace(plan.certificate, bound=plan.certificate.bound * factor)),
     }

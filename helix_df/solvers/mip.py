@@ -50,6 +50,10 @@ class MipOptions:
     warm_start: bool = True
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise SolverError("mip needs a thread", where="solver.options.threads", found=0, expected="at least 1")
+
 
 class MipSolver:
     """Place layers and route flow at once, exactly (Helix, arXiv 2406.01566, section 4.4 and 4.5).
@@ -118,6 +122,7 @@ class MipSearch:
         self.flow = start.flow if start else 0.0
         self.bound = covering_bound(problem)
         self.pruned = 0
+        self.notes = [f"backend {backend}"]
 
     def run(self, deadline_s: float) -> SolveResult:
         """Search until proven, told to stop, or ``deadline_s`` on the watch's clock."""
@@ -145,14 +150,20 @@ class MipSearch:
         request = MipRequest(
             backend=self.backend,
             time_limit_s=max(LEAST_S, deadline_s - self.watch.elapsed_s() - LEAST_S),
-            seed=self.options.seed,
+            seed=self.options.seed % 2**31,
             threads=self.own.threads,
             gap=max(self.options.gap, OPTIMAL / 10),
             decisions=formulation.decisions(),
             hint=formulation.hint(self.start.placement) if self.start else {},
         )
-        with run_mip(model, request) as child:
-            return self._follow(child, formulation, deadline_s + GRACE_S)
+        try:
+            with run_mip(model, request) as child:
+                return self._follow(child, formulation, deadline_s + GRACE_S)
+        except SolverError as error:
+            if self.best is None:
+                raise
+            self.notes.append(f"{error.problem}: {error.found}")
+            return "finished"
 
     def _pairs(self) -> tuple[tuple[int, int], ...]:
         nodes = usable_nodes(self.problem)
@@ -193,6 +204,8 @@ class MipSearch:
                 self.watch.report(f"mip/{self.backend}", flow, self.bound)
 
     def _ending(self, status: str) -> Reason:
+        if status == "optimal" and self.best is None:
+            return self._nothing_flows()
         if status == "optimal":
             return "finished" if self.pruned else "gap" if self.options.gap else "optimal"
         if status == "infeasible" and not self.pruned and self.best is None:
@@ -201,11 +214,20 @@ class MipSearch:
             return "time_limit"
         if status == "infeasible":
             return "finished"
-        raise SolverError(f"the backend {self.backend} ended with {status}", where="solver.backend")
+        raise SolverError(f"the backend {self.backend} failed", where="solver.backend", found=f"it ended with {status}")
+
+    def _nothing_flows(self) -> Reason:
+        """The end of a complete search without a placement: too little flow for the backend's arithmetic, if any."""
+        if self.pruned or self.bound > 10 * OPTIMAL * covering_bound(self.problem):
+            return "finished"
+        self.notes.append(f"no placement carries more than {self.bound:.3g} tokens/s")
+        return "infeasible"
 
     def _termination(self, reason: Reason) -> Termination:
-        notes = [f"backend {self.backend}"]
-        if self.start is not None and self.best is self.start.placement:
+        notes = list(self.notes)
+        if self.best is None:
+            notes.append("no placement found")
+        elif self.start is not None and self.best is self.start.placement:
             notes.append(f"nothing better than {self.start.source}")
         if self.pruned:
             notes.append(f"{self.pruned} slow links left out (options: max_links_per_node)")

@@ -80,7 +80,7 @@ def _no_placement(solver: Solver, termination: Termination) -> Infeasible:
         "no placement can serve the model" if proven else f"the solver {solver.name} found no placement",
         where="solver.name",
         found=termination.detail or termination.reason,
-        hint=None if proven or solver.name == "auto" else "another solver: auto tries several",
+        hint=None if proven else "more time (solver.time_limit)" if solver.name == "auto" else "the solver auto",
     )
 
 
