@@ -1,0 +1,43 @@
+"""Time to judge a placement: building its flow graph, and the maximum flow with its cut.
+
+Run with ``pytest benchmarks/bench_max_flow.py``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.generate import random_cluster
+from helix_df.graph.bounds import covering_bound
+from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.max_flow import solve_max_flow
+from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.petals import PetalsSolver
+
+SIZES = (24, 200, 1000)
+
+
+def placed(count: int):
+    problem = random_cluster(count)
+    placement = PetalsSolver().solve(problem, SolveOptions(extra={"rounds": 1}), Watch()).placement
+    assert placement is not None
+    return problem, placement
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_build_graph(benchmark, count: int) -> None:
+    problem, placement = placed(count)
+    graph = benchmark.pedantic(build_graph, (problem, placement), rounds=3)
+    benchmark.extra_info["edges"] = len(graph.edges)
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_solve_max_flow(benchmark, count: int) -> None:
+    graph = build_graph(*placed(count))
+    flow = benchmark.pedantic(solve_max_flow, (graph,), rounds=3)
+    assert flow.value > 0
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_covering_bound(benchmark, count: int) -> None:
+    assert benchmark.pedantic(covering_bound, (random_cluster(count),), rounds=3) > 0

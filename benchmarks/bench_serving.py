@@ -1,0 +1,171 @@
+"""The deployed quickstart beside the same model in one process: decode and prefill, alone and eight at a time.
+
+    python -m pytest benchmarks/bench_serving.py
+
+One round decodes ``DECODE`` tokens for each request, or runs a prompt of ``PROMPT`` tokens to its first token. The
+pipeline has three workers with one compute thread each; the single process has every core. The limit beside decode is
+memory bandwidth: all weights are read once a step, at the rate that a large copy reaches in the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helix_df.models.weights import load_shard
+from helix_df.paths import cache_root
+from helix_df.plan import Plan
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.compile_cache import enable_compile_cache
+from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.engine import Engine
+from helix_df.runtime.requests import GenerationRequest
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import Step
+from helix_df.solvers.planner import make_plan
+from helix_df.spec.load import load_job
+
+QUICKSTART = Path(__file__).parent.parent / "spec/examples/quickstart.yaml"
+DECODE = 32
+PROMPT = 256
+ROUNDS = 5
+
+Serve = Callable[[list[tuple[int, ...]], int], float]
+"""Prompts and tokens an answer → seconds from the first token of all (or from the start, for one token) to the end."""
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(load_job(QUICKSTART))
+
+
+@pytest.fixture(scope="module")
+def pipeline(plan: Plan) -> Iterator[Serve]:
+    """The plan as worker processes, driven at the token level."""
+    loop = asyncio.new_event_loop()
+    coordinator = Coordinator(plan)
+
+    def run(what: Awaitable[Any]) -> Any:
+        return loop.run_until_complete(what)
+
+    async def answer(index: int, prompt: tuple[int, ...], tokens: int) -> tuple[float, float]:
+        times = []
+        request = GenerationRequest(f"{time.monotonic_ns()}-{index}", prompt, tokens, SamplingParams())
+        async for _ in coordinator.submit(request):
+            times.append(time.perf_counter())
+        return times[0], times[-1]
+
+    def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:
+        async def everything() -> list[tuple[float, float]]:
+            return await asyncio.gather(*(answer(i, prompt, tokens) for i, prompt in enumerate(prompts)))
+
+        started = time.perf_counter()
+        spans = run(everything())
+        end = max(last for _, last in spans)
+        return end - (started if tokens == 1 else max(first for first, _ in spans))
+
+    run(coordinator.start())
+    run(coordinator.wait_ready(600))
+    yield serve
+    run(coordinator.close())
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def single(plan: Plan) -> Serve:
+    """The whole model on one engine in this process, with every core."""
+    enable_compile_cache(cache_root() / "compiled")
+    source = plan.job.model.parsed_source
+    shard = load_shard(source, read_geometry(source))
+    engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048)
+
+    def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:
+        names = [str(index) for index in range(len(prompts))]
+        started = time.perf_counter()
+        inputs: Sequence[Sequence[int]] = prompts
+        position = 0
+        for turn in range(tokens):
+            steps = [
+                Step(name, engine.layers, position, np.asarray(ids, np.int32), None, SamplingParams())
+                for name, ids in zip(names, inputs, strict=True)
+            ]
+            results = engine.run(steps)
+            position += len(inputs[0])
+            inputs = [(result.token or 0,) for result in results]
+            if turn == 0 and tokens > 1:
+                started = time.perf_counter()
+        elapsed = time.perf_counter() - started
+        for name in names:
+            engine.release(name)
+        return elapsed
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def bytes_per_s() -> float:
+    """What a copy far larger than any cache reaches: bytes read and written per second."""
+    source = np.ones(1 << 27, np.float32)
+    target = np.empty_like(source)
+    rates = []
+    for _ in range(5):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        rates.append(2 * source.nbytes / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+def prompts(count: int, length: int) -> list[tuple[int, ...]]:
+    return [tuple((31 * index + 7 * position) % 40_000 + 100 for position in range(length)) for index in range(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_decode(benchmark: Any, pipeline: Serve, single: Serve, plan: Plan, bytes_per_s: float, batch: int) -> None:
+    asked = prompts(batch, 16)
+    for serve in (single, pipeline):
+        serve(asked, DECODE)
+    alone, spread = [], []
+
+    def both() -> None:
+        alone.append(single(asked, DECODE))
+        spread.append(pipeline(asked, DECODE))
+
+    benchmark.pedantic(both, rounds=ROUNDS, iterations=1)
+    tokens = batch * (DECODE - 1)
+    ours, theirs = tokens / statistics.median(spread), tokens / statistics.median(alone)
+    geometry = read_geometry(plan.job.model.parsed_source)
+    weights = 4 * (geometry.num_layers * geometry.layer_parameters + geometry.embedding_parameters)
+    benchmark.extra_info |= {
+        "pipeline tok/s": f"{ours:.1f}",
+        "one process tok/s": f"{theirs:.1f}",
+        "ratio": f"{ours / theirs:.2f}",
+        "bandwidth limit tok/s": f"{batch * bytes_per_s / weights:.0f} ({bytes_per_s / 1e9:.1f} GB/s)",
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_prefill(benchmark: Any, pipeline: Serve, single: Serve, batch: int) -> None:
+    asked = prompts(batch, PROMPT)
+    for serve in (single, pipeline):
+        serve(asked, 1)
+    alone, spread = [], []
+
+    def both() -> None:
+        alone.append(single(asked, 1))
+        spread.append(pipeline(asked, 1))
+
+    benchmark.pedantic(both, rounds=ROUNDS, iterations=1)
+    tokens = batch * PROMPT
+    ours, theirs = tokens / statistics.median(spread), tokens / statistics.median(alone)
+    benchmark.extra_info |= {
+        "pipeline tok/s": f"{ours:.0f}",
+        "one process tok/s": f"{theirs:.0f}",
+        "ratio": f"{ours / theirs:.2f}",
+    }

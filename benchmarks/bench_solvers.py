@@ -1,0 +1,52 @@
+"""Time to plan, and the flow that comes of it, for every solver on the clusters of the Helix paper and random ones.
+
+Run with ``pytest benchmarks/bench_solvers.py``; the flow is in the extra info of ``--benchmark-json``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.generate import random_cluster
+from helix_df.graph.bounds import covering_bound
+from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.planner import solve_problem
+from helix_df.solvers.registry import get_solver
+from tests.clusters import CLUSTERS, cluster
+
+MIP_TIME_LIMIT_S = 10.0
+
+BASELINES = (("even", {}), ("swarm", {}), ("petals", {}), ("separate", {"mixed": True}))
+
+
+def measure(benchmark, problem, name: str, options: SolveOptions) -> None:
+    def plan():
+        return solve_problem(problem, get_solver(name), options, Watch())
+
+    _, flow, termination = benchmark.pedantic(plan, rounds=1)
+    benchmark.extra_info["flow"] = flow.value
+    benchmark.extra_info["bound"] = covering_bound(problem)
+    benchmark.extra_info["reason"] = termination.reason
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize(("solver", "extra"), BASELINES)
+def test_baselines(benchmark, name: str, solver: str, extra: dict[str, object]) -> None:
+    measure(benchmark, cluster(name), solver, SolveOptions(extra=extra))
+
+
+@pytest.mark.parametrize("count", [200, 1000])
+@pytest.mark.parametrize(("solver", "extra"), BASELINES)
+def test_baselines_at_scale(benchmark, count: int, solver: str, extra: dict[str, object]) -> None:
+    measure(benchmark, random_cluster(count), solver, SolveOptions(extra=extra))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+@pytest.mark.parametrize("backend", ["highs", "gscip", "cp-sat"])
+def test_mip(benchmark, name: str, backend: str) -> None:
+    measure(benchmark, cluster(name), "mip", SolveOptions(MIP_TIME_LIMIT_S, backend=backend))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_auto(benchmark, name: str) -> None:
+    measure(benchmark, cluster(name), "auto", SolveOptions(MIP_TIME_LIMIT_S))
