@@ -12,6 +12,7 @@ from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.generate import generate_alone
+from helix_df.runtime.sampler import sample, sampler_rows
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
 from helix_df.spec.source import ModelSource
@@ -130,6 +131,26 @@ def test_sampled_tokens_dont_depend_on_the_batch():
 
 def prefill_of(request, tokens, position, sampling):
     return Step(request, ALL, position, tokens=np.array(tokens, np.int32), sampling=sampling)
+
+
+def test_randomness_follows_seed_and_position():
+    tokens = np.arange(7, dtype=np.int32)
+    logits = shard()(tokens[None])[:, -1]
+    for seed in range(5):
+        params = SamplingParams(temperature=1.0, seed=seed)
+        drawn = engine().run([prefill("a", 7, sampling=params)])[0].token
+        assert drawn == int(sample(logits, sampler_rows([params], [7], 1))[0])
+
+
+def test_padding_beyond_the_context_touches_nobody():
+    """15 tokens are padded to 16, and the last lies beyond the last page."""
+    logprobs = SamplingParams(logprobs=20)
+    (at_once,) = engine(max_prefill=64).run([prefill("a", 64, sampling=logprobs)])
+    one = engine()
+    one.run([prefill("a", 49, sampling=None)])
+    step = Step("a", ALL, 49, tokens=np.arange(49, 64, dtype=np.int32), sampling=logprobs)
+    (in_parts,) = one.run([step])
+    np.testing.assert_allclose(in_parts.logprobs.top, at_once.logprobs.top, atol=1e-4)
 
 
 def test_no_token_unless_asked_for():
