@@ -16,7 +16,12 @@ from tests.clusters import CLUSTERS, cluster
 
 MIP_TIME_LIMIT_S = 10.0
 
-BASELINES = (("even", {}), ("swarm", {}), ("petals", {}), ("separate", {"mixed": True}))
+BASELINES = [
+    pytest.param("even", {}, id="even"),
+    pytest.param("swarm", {}, id="swarm"),
+    pytest.param("petals", {}, id="petals"),
+    pytest.param("separate", {"mixed": True}, id="separate-mixed"),
+]
 
 
 def measure(benchmark, problem, name: str, options: SolveOptions) -> None:
