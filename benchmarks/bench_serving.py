@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helix_df.load import load_job
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.plan import Plan
@@ -30,7 +31,6 @@ from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
 from helix_df.solvers.planner import make_plan
-from helix_df.spec.load import load_job
 
 QUICKSTART = Path(__file__).parent.parent / "spec/examples/quickstart.yaml"
 DECODE = 32

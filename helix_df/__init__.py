@@ -21,11 +21,12 @@ if TYPE_CHECKING:
         SolverError,
         SpecError,
     )
-    from helix_df.plan import Plan, read_plan, violations, write_plan
+    from helix_df.load import load_job
+    from helix_df.plan import Plan, read_plan, write_plan
     from helix_df.runtime.client import Answer, RunningJob
     from helix_df.solvers.planner import make_plan
     from helix_df.spec.job import Job
-    from helix_df.spec.load import load_job
+    from helix_df.violations import violations
 
     __version__: str
 
@@ -59,10 +60,10 @@ _HOMES = {
     "RunningJob": "helix_df.runtime.client",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
-    "load_job": "helix_df.spec.load",
+    "load_job": "helix_df.load",
     "make_plan": "helix_df.solvers.planner",
     "read_plan": "helix_df.plan",
-    "violations": "helix_df.plan",
+    "violations": "helix_df.violations",
     "write_plan": "helix_df.plan",
 }
 

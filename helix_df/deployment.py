@@ -18,11 +18,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from helix_df.errors import PlanError
-from helix_df.plan import Plan, read_plan, violations
+from helix_df.plan import Plan, read_plan
 from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, http_client
 from helix_df.runtime.generation import TextService
 from helix_df.runtime.jobs import find_running
 from helix_df.spec.job import Job
+from helix_df.violations import violations
 
 __all__ = ["connect", "deploy", "plan_of", "require_valid"]
 
@@ -86,7 +87,7 @@ def plan_of(what: Plan | Job | str | Path) -> Plan:
     path = Path(what)
     if path.suffix == ".json":
         return require_valid(read_plan(path), str(path))
-    from helix_df.spec.load import load_job
+    from helix_df.load import load_job
 
     return plan_of(load_job(path))
 

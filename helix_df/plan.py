@@ -21,12 +21,11 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.spec.job import Job
-from helix_df.violations import violations
 
 FORMAT = "helix-df-plan"
 VERSION = 1
 
-__all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "violations", "write_plan"]
+__all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "write_plan"]
 
 
 @dataclass(frozen=True, slots=True)

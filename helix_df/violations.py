@@ -8,15 +8,12 @@ that the plan says about itself.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from helix_df.graph.bounds import covering_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import COORDINATOR, Problem
-
-if TYPE_CHECKING:
-    from helix_df.plan import Plan
+from helix_df.plan import Plan
 
 BALANCE = 1e-3
 """Tokens/s that a node may gain or lose: the rounding of many links' flows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.graph.flow import EdgeFlow
@@ -47,12 +47,13 @@ def ladder(rungs: list[list[float]]) -> tuple[dict[str, LayerRange], list[EdgeFl
 RUNGS = st.lists(st.lists(st.floats(1, 100), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
+@settings(max_examples=40, deadline=None)
 @given(RUNGS)
 def test_pipelines_run_every_layer_once_and_follow_the_flow(rungs: list[list[float]]) -> None:
     placement, edges = ladder(rungs)
     router = FlowRouter(placement, edges)
     through: Counter[str] = Counter()
-    count = 200
+    count = 1000
     for _ in range(count):
         pipeline = router.route(lambda _name: True)
         assert pipeline is not None
@@ -61,8 +62,8 @@ def test_pipelines_run_every_layer_once_and_follow_the_flow(rungs: list[list[flo
         through.update(hop.node for hop in pipeline)
     for name in placement:
         share = sum(edge.tokens_per_s for edge in edges if edge.head == name)
-        # One turn of error a vertex that feeds it, times the choices there.
-        assert abs(through[name] - count * share) <= 16 + 1e-6
+        # A vertex is off by a few turns at the most, and its error is shared out below it, level by level.
+        assert abs(through[name] - count * share) <= 16 * len(rungs)
 
 
 @given(RUNGS, st.data())
@@ -70,10 +71,10 @@ def test_a_masked_node_is_never_used_and_never_strands_a_request(rungs: list[lis
     placement, edges = ladder(rungs)
     router = FlowRouter(placement, edges)
     masked = data.draw(st.sets(st.sampled_from(sorted(placement))))
-    alive = [any(name not in masked for name in placement if placement[name].start == level) for level in range(len(rungs))]
+    left = {layers.start for name, layers in placement.items() if name not in masked}
     for _ in range(5):
         pipeline = router.route(lambda name: name not in masked)
-        assert (pipeline is not None) == all(alive)
+        assert (pipeline is not None) == (left == set(range(len(rungs))))
         assert pipeline is None or not masked & {hop.node for hop in pipeline}
 
 

@@ -41,7 +41,8 @@ class RuntimeMachine(RuleBasedStateMachine):
         try:
             self.world.submit(tuple(prompt), max_tokens)
         except RequestError as refused:
-            assert refused.status in (400, 429, 503)
+            if refused.status not in (400, 429, 503):
+                raise
 
     @precondition(lambda self: self.world.busy_wires())
     @rule(data=st.data())

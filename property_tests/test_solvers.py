@@ -22,7 +22,7 @@ TIME_LIMIT_S = 30.0
 """Far more than these problems take: a test that meets it has found a bug."""
 
 # Each MIP starts a process, so few examples, and no shrinking to minutes of them.
-few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=6, suppress_health_check=list(HealthCheck))
 tiny = problems(max_nodes=3, max_layers=3, servable=True)
 
 
@@ -35,7 +35,6 @@ def plan_or_none(problem: Problem, solver: str, **options: object) -> Plan | Non
 
 @pytest.mark.parametrize("solver", ["even", "swarm", "petals", "separate"])
 @given(problem=problems())
-@settings(deadline=None)
 def test_every_plan_of_a_baseline_is_right(solver: str, problem: Problem) -> None:
     plan = plan_or_none(problem, solver)
     if plan is not None:
@@ -44,7 +43,6 @@ def test_every_plan_of_a_baseline_is_right(solver: str, problem: Problem) -> Non
 
 
 @given(problem=problems(servable=True))
-@settings(deadline=None)
 def test_even_and_mixed_always_plan_where_everybody_is_linked(problem: Problem) -> None:
     assert plan_or_none(problem, "even") is not None
     assert plan_or_none(problem, "separate", options={"mixed": True}) is not None

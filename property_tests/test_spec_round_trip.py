@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helix_df.errors import SpecError
+from helix_df.load import parse_job
 from helix_df.spec.job import Job
-from helix_df.spec.load import parse_job
 from helix_df.spec.units import (
     UnitError,
     format_bandwidth,

@@ -27,9 +27,9 @@ def plan(
     from helix_df.cli.console import messages, output
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
+    from helix_df.load import load_job
     from helix_df.plan import to_document, write_plan
     from helix_df.solvers.planner import make_plan
-    from helix_df.spec.load import load_job
 
     job = load_job(job_file)
     job = job.with_solver(**_overrides(job.solver.name, solver, backend, time_limit, seed))

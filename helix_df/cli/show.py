@@ -17,7 +17,8 @@ def show(
     from helix_df.cli.plan_table import render_plan
     from helix_df.errors import PlanError
     from helix_df.graph.compile import compile_problem
-    from helix_df.plan import read_plan, violations
+    from helix_df.plan import read_plan
+    from helix_df.violations import violations
 
     plan = read_plan(plan_file)
     problem = compile_problem(plan.job)

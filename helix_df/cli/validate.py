@@ -16,8 +16,8 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     from helix_df.cli.console import output
     from helix_df.graph.compile import compile_problem
     from helix_df.graph.feasibility import explain_infeasible
+    from helix_df.load import load_job
     from helix_df.solvers.registry import get_solver
-    from helix_df.spec.load import load_job
 
     job = load_job(job_file)
     get_solver(job.solver.name)

@@ -44,6 +44,7 @@ from helix_df.runtime.requests import (
     TokenEvent,
 )
 from helix_df.runtime.worker_state import Send
+from helix_df.spec.job import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,16 @@ class _Request:
         """Tokens of KV cache it may come to."""
         return len(self.asked.prompt) + self.asked.max_tokens
 
-    def expected(self, share: float) -> int:
-        """Tokens of KV cache it is expected to come to; all of them once it was too optimistic."""
+    def expected(self, job: Job) -> int:
+        """Tokens of KV cache it is expected to come to; all that it may once that has proved too optimistic.
+
+        Of what it may generate, the share that requests tend to use, but no more than the job's mean answer: whoever
+        leaves max_tokens at the rest of the context doesn't mean to fill it.
+        """
         if self.cautious:
             return self.most
-        return min(self.most, max(len(self.tokens), len(self.asked.prompt) + math.ceil(share * self.asked.max_tokens)))
+        answer = math.ceil(min(job.runtime.expected_output * self.asked.max_tokens, job.workload.output_length))
+        return min(self.most, max(len(self.tokens), len(self.asked.prompt) + answer))
 
 
 @dataclass(slots=True)
@@ -236,7 +242,7 @@ class CoordinatorState:
         actions: list[CoordinatorAction] = []
         while self._waiting:
             request = self._requests[self._waiting[0]]
-            expected = request.expected(self.plan.job.runtime.expected_output)
+            expected = request.expected(self.plan.job)
             pipeline = self.router.route(self._has_room(expected, request.most))
             if pipeline is None:
                 break

@@ -233,7 +233,8 @@ def _unpack(name: str, value: Any, frames: Sequence[Any]) -> Any:
         return None
     match name:
         case "tensor":
-            return _tensor(*value, frames)
+            dtype, shape = value
+            return _tensor(dtype, shape, frames)
         case "layers":
             return LayerRange(*value)
         case "route":

@@ -14,7 +14,6 @@ from helix_df.errors import ProtocolError
 from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route, Sampled
 from helix_df.runtime.steps import Step, StepResult
 
-
 MOST_RELEASED = 10_000
 """Releases to remember of requests that have not been here yet; a late step is never that late."""
 

@@ -247,7 +247,7 @@ def test_failures_inside_are_admitted_without_a_traceback(tmp_path, monkeypatch,
     def broken(path):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("helix_df.spec.load.load_job", broken)
+    monkeypatch.setattr("helix_df.load.load_job", broken)
     code, _, err = run(capsys, "plan", "job.yaml")
     assert code == 70
     assert "ZeroDivisionError" in err

@@ -4,8 +4,8 @@ import pytest
 
 from helix_df.graph.compile import compile_problem, mean_request
 from helix_df.graph.problem import COORDINATOR
+from helix_df.load import parse_job
 from helix_df.profiles.read_geometry import catalogue
-from helix_df.spec.load import parse_job
 
 JOB = """\
 model: {source: random:llama-2-70b, dtype: float16}

@@ -15,7 +15,7 @@ from helix_df.runtime.worker import Report, StepEngine
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 
-@pytest.fixture()
+@pytest.fixture
 async def job() -> AsyncIterator[Coordinator]:
     coordinator = Coordinator(tiny_plan(), embedded=True)
     await coordinator.start()
@@ -73,7 +73,9 @@ async def test_closing_a_stream_early_frees_its_kv(job: Coordinator) -> None:
         ({"max_tokens": 10_000}, "context_length_exceeded"),
     ],
 )
-async def test_impossible_requests_are_refused_at_once(job: Coordinator, changes: dict[str, object], code: str | None) -> None:
+async def test_impossible_requests_are_refused_at_once(
+    job: Coordinator, changes: dict[str, object], code: str | None
+) -> None:
     with pytest.raises(RequestError) as refused:
         await answer(job, tiny_request(1, **changes))
     assert refused.value.code == code

@@ -67,7 +67,10 @@ def packed(*parts: object) -> list[bytes]:
         (packed(1, "other", "stop", {}), "another job"),
         (packed(1, "t", "dance", {}), "unknown message"),
         (packed(1, "t", "ready", {"node": "a"}), "wrong fields"),
-        (packed(1, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}), "wrong"),
+        (
+            packed(1, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}),
+            "wrong",
+        ),
         (packed(1, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
         ([*packed(1, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
     ],

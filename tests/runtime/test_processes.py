@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ async def test_an_external_worker_joins_with_the_command_that_status_shows() -> 
         assert arguments[0] == "helix-df"
         assert secret not in command
         worker = subprocess.Popen(
-            [sys.executable, "-m", "helix_df", *arguments[1:]], env=os.environ | {name: secret}, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "helix_df", *arguments[1:]],
+            env=os.environ | {name: secret},
+            stderr=subprocess.DEVNULL,
         )
         await coordinator.wait_ready(240)
         assert len(await answer(coordinator, tiny_request(4))) == 8
@@ -89,12 +92,11 @@ async def test_an_external_worker_joins_with_the_command_that_status_shows() -> 
 
 
 async def test_a_worker_that_can_not_load_says_so_in_its_last_words(tmp_path: Path) -> None:
-    plan = tiny_plan({"only": LayerRange(0, 4)}, model={"source": "random:tiny"})
+    plan = tiny_plan({"only": LayerRange(0, 4)})
     (tmp_path / "config.json").write_text("{}")
-    broken = plan.job.model_copy(
-        update={"model": plan.job.model.model_copy(update={"source": f"hf:{tmp_path}", "context": 64})}
-    )
-    coordinator = Coordinator(type(plan)(**{f: getattr(plan, f) for f in plan.__slots__} | {"job": broken}), log_dir=tmp_path)
+    model = plan.job.model.model_copy(update={"source": f"hf:{tmp_path}", "context": 64})
+    broken = replace(plan, job=plan.job.model_copy(update={"model": model}))
+    coordinator = Coordinator(broken, log_dir=tmp_path)
     await coordinator.start()
     try:
         with pytest.raises(DeploymentError, match=r"config\.json"):

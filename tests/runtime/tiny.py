@@ -7,11 +7,12 @@ from typing import Any
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan, SolverReport, assemble, violations
+from helix_df.plan import Plan, SolverReport, assemble
 from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.spec.job import Job
+from helix_df.violations import violations
 
 # Two ways in, two ways out, and a request from `early` runs only layers 2 and 3 on `late` (partial inference).
 PLACEMENT = {
@@ -46,7 +47,9 @@ def tiny_request(index: int, **changes: Any) -> GenerationRequest:
     """Requests of many lengths; every third one is sampled."""
     prompt = tuple((7 * index + 3 * position) % 256 for position in range(1 + 5 * index % 47))
     sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=index) if index % 3 == 0 else SamplingParams()
-    return GenerationRequest(**{"id": f"r{index}", "prompt": prompt, "max_tokens": 4 + index, "sampling": sampling} | changes)
+    return GenerationRequest(
+        **{"id": f"r{index}", "prompt": prompt, "max_tokens": 4 + index, "sampling": sampling} | changes
+    )
 
 
 async def answer(coordinator: Coordinator, request: GenerationRequest) -> list[TokenEvent]:

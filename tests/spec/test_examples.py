@@ -12,7 +12,7 @@ from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.spec.load import load_job
+from helix_df.load import load_job
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "spec" / "examples"

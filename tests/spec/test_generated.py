@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from helix_df.spec.load import parse_job
+from helix_df.load import parse_job
 from helix_df.spec.reference import reference_text
 from helix_df.spec.schema import job_schema, schema_text
 

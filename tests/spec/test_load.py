@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from helix_df.errors import SpecError, SpecErrors
-from helix_df.spec.load import load_job, parse_job
+from helix_df.load import load_job, parse_job
 from helix_df.spec.yaml_tree import MAX_VALUES, parse_yaml
 
 JOB = """\
@@ -176,7 +176,7 @@ def test_the_loader_is_not_pulling_in_heavy_modules():
     import sys
 
     heavy = "'jax', 'flax', 'zmq', 'ortools', 'numpy'"
-    code = f"import sys, helix_df.spec.load; print([name for name in ({heavy}) if name in sys.modules])"
+    code = f"import sys, helix_df.load; print([name for name in ({heavy}) if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
