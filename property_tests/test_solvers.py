@@ -22,7 +22,7 @@ TIME_LIMIT_S = 30.0
 """Far more than these problems take: a test that meets it has found a bug."""
 
 # Each MIP starts a process, so few examples, and no shrinking to minutes of them.
-few = settings(max_examples=6, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 tiny = problems(max_nodes=3, max_layers=3, servable=True)
 
 

@@ -121,23 +121,12 @@ def _layers_in_reach(island: Sequence[NodeProfile], entries: set[str]) -> int:
 
 
 def _dead_end(problem: Problem, graph: FlowGraph) -> Infeasible:
-    heads: dict[str, list[str]] = {}
-    for edge in graph.edges:
-        if edge.capacity > 0:
-            heads.setdefault(edge.tail, []).append(edge.head)
-    reached: set[str] = set()
-    frontier = [COORDINATOR]
-    while frontier:
-        for head in heads.get(frontier.pop(), []):
-            if head != COORDINATOR and head not in reached:
-                reached.add(head)
-                frontier.append(head)
-    stops = [node.layers.stop for node in graph.nodes if node.name in reached]
-    furthest = max(stops, default=0)
-    if furthest == problem.num_layers:
-        last = [node.name for node in graph.nodes if node.name in reached and node.layers.stop == furthest]
-        return _missing_link(last, [COORDINATOR], furthest)
+    """Where requests that enter get stuck, told for those that get furthest."""
+    reached = _reached(graph)
+    furthest = max((node.layers.stop for node in graph.nodes if node.name in reached), default=0)
     last = [node.name for node in graph.nodes if node.name in reached and node.layers.stop == furthest]
+    if furthest == problem.num_layers:
+        return _missing_link(last, [COORDINATOR], furthest)
     following = [node.name for node in graph.nodes if _takes_over(problem, node.layers, furthest)]
     if following:
         return _missing_link(last or [COORDINATOR], following, furthest)
@@ -147,6 +136,21 @@ def _dead_end(problem: Problem, graph: FlowGraph) -> Infeasible:
         found=f"{_names(last)} stop(s) there; others that hold layer {furthest} start earlier",
         hint="solver.partial_inference: true lets a request join a node in the middle of its layers",
     )
+
+
+def _reached(graph: FlowGraph) -> set[str]:
+    """Nodes that requests from the coordinator get to."""
+    heads: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        if edge.capacity > 0 and edge.head != COORDINATOR:
+            heads.setdefault(edge.tail, []).append(edge.head)
+    reached: set[str] = set()
+    frontier = [COORDINATOR]
+    while frontier:
+        found = set(heads.get(frontier.pop(), ())) - reached
+        reached |= found
+        frontier += found
+    return reached
 
 
 def _takes_over(problem: Problem, layers: LayerRange, position: int) -> bool:

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import helix_df
 from helix_df.errors import SolverError
 
 
@@ -103,7 +102,7 @@ def run_mip(model: bytes, request: MipRequest) -> Iterator[MipChild]:
         (directory / "model.pb").write_bytes(model)
         (directory / "request.json").write_text(json.dumps(asdict(request)))
         errors = directory / "stderr"
-        package_root = str(Path(helix_df.__file__).parent.parent)
+        package_root = str(Path(__file__).parents[2])
         path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with errors.open("w") as stderr:
             process = subprocess.Popen(

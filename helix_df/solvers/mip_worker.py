@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -152,20 +153,22 @@ class _Follower(threading.Thread):
 def main() -> None:
     """Run the solve; a failure is a line too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    directory = Path(sys.argv[1])
+    threading.Thread(target=_die_with_parent, args=(directory,), daemon=True).start()
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a backend prints must not mix with the lines
     try:
-        Worker(Path(sys.argv[1]), output).run()
+        Worker(directory, output).run()
     except Exception as error:  # MathOpt turns every status into some other exception; the parent explains it
         reason = error.__context__ or error
         output.write(json.dumps({"error": f"{type(reason).__name__}: {reason}"}) + "\n")
         output.flush()
 
 
-def _die_with_parent() -> None:
-    """The parent holds the other end of stdin: it closes when the parent is gone."""
+def _die_with_parent(directory: Path) -> None:
+    """The parent holds the other end of stdin, which closes when the parent is killed; then nobody else cleans up."""
     sys.stdin.buffer.read()
+    shutil.rmtree(directory, ignore_errors=True)
     os._exit(1)
 
 
