@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange
 
-BACKTRACKS = 20_000
-"""Steps of the search for a chain over sparse links before it gives up; with a link between all nodes it needs one a
-node."""
+LOOKUPS = 500_000
+"""Links that the search for a chain looks at beyond a first walk before it gives up: about half a second."""
 
 
 def usable_nodes(problem: Problem) -> tuple[NodeProfile, ...]:
@@ -27,8 +26,7 @@ def find_chain(
 
     Goes to the best linked node next (capacity, then latency), so neighbours in a region stay together, and backtracks
     at dead ends; of the chains met on the way the first that can't be extended wins. Some nodes may be left out, and
-    no more than ``at_most`` are taken.
-    ``None`` when the search found none, which doesn't prove that none exists.
+    no more than ``at_most`` are taken. ``None`` when the search found none, which doesn't prove that none exists.
     """
     if sum(node.max_layers for node in nodes) < problem.num_layers:
         return None
@@ -63,7 +61,7 @@ class _ChainSearch:
     def run(self) -> tuple[NodeProfile, ...] | None:
         options = [self._next(COORDINATOR)]
         best = 0
-        for _ in range(BACKTRACKS + len(self.nodes)):
+        for _ in range(len(self.nodes) + LOOKUPS // len(self.nodes)):
             while options and not options[-1]:
                 if best:
                     return tuple(self.nodes[name] for name in self.chain[:best])
