@@ -1,0 +1,27 @@
+"""What all tests share: hypothesis is deterministic, and CI can insist on the live oracle."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, and no deadline: a slow shared machine is not a failing test.
+settings.register_profile(
+    "helix-df",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+# More of them, freshly drawn, for hunting: pytest --hypothesis-profile=hunt
+settings.register_profile("hunt", max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("helix-df")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-oracle", action="store_true", help="fail if torch and transformers are not installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--require-oracle"):
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
