@@ -24,6 +24,7 @@ from helix_df.runtime.steps import Step, StepResult
 
 _SMALLEST_PREFILL = 16
 _SMALLEST_CONTEXT_PAGES = 8
+_SHORT_PROMPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,18 @@ class WarmUpProgress:
     done: int
     total: int
     shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The padded shape of a batch: ``rows`` requests of ``tokens`` tokens each, with ``pages`` pages of context."""
+
+    rows: int
+    tokens: int
+    pages: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.tokens} tokens, {self.pages} pages of context"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +94,8 @@ class Engine:
         self._prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
         self._decode_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages)
         self._prefill_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages, ratio=4)
+        self._shapes, self._shapes_first = self._plan_shapes()
+        self._warm_shapes = 0
 
     @property
     def compilations(self) -> int:
@@ -129,23 +144,33 @@ class Engine:
         """Free the request's pages. Unknown requests are fine."""
         self._pool.release(request)
 
-    def warm_up(self, layers: Sequence[LayerRange] | None = None) -> Iterator[WarmUpProgress]:
-        """Compile what the first requests will need: every decode batch and prefill length at short context.
+    def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
+        """Compile the shapes that are still cold, those that a first short request needs before all others.
 
-        Longer contexts compile when they come up. ``layers`` are the ranges that will be asked for; default all held.
+        Args:
+            only_first: stop when a short request can be served; a later call goes on from there.
         """
-        ranges = tuple(layers or (self.layers,))
-        shapes = [(batch, 1, self._decode_pages[0]) for batch in self._batch_sizes]
-        shapes += [
-            (1, tokens, bucket_for(min(self._pool.pages_for(tokens), self._prefill_pages[-1]), self._prefill_pages))
+        last = self._shapes_first if only_first else len(self._shapes)
+        while self._warm_shapes < last:
+            shape = self._shapes[self._warm_shapes]
+            self._warm(shape)
+            self._warm_shapes += 1
+            yield WarmUpProgress(self._warm_shapes, last, str(shape))
+
+    def _plan_shapes(self) -> tuple[list[_Shape], int]:
+        """Every shape that ``run`` can ask for, in order of need, and how many make a first short request."""
+        fits = self._pool.pages_for
+        decode = [_Shape(rows, 1, pages) for pages in self._decode_pages for rows in self._batch_sizes]
+        prefill = [
+            _Shape(1, tokens, pages)
+            for pages in self._prefill_pages
             for tokens in self._prefill_sizes
+            if pages >= min(fits(tokens), self._prefill_pages[-1])
         ]
-        total = len(shapes) * len(ranges)
-        for done, (held, (batch, tokens, pages)) in enumerate(
-            ((held, shape) for held in ranges for shape in shapes), start=1
-        ):
-            self._warm(held, batch, tokens, pages)
-            yield WarmUpProgress(done, total, f"layers {held}, {batch} x {tokens} tokens, {pages} pages of context")
+        shortest = {tokens: min(s.pages for s in prefill if s.tokens == tokens) for tokens in self._prefill_sizes}
+        first = [decode[0], *(s for s in prefill if s.tokens <= _SHORT_PROMPT and s.pages == shortest[s.tokens])]
+        rest = sorted((s for s in decode + prefill if s not in first), key=lambda s: (s.pages, s.rows, s.tokens))
+        return first + rest, len(first)
 
     def _check(self, step: Step) -> None:
         if not self.layers.covers(step.layers):
@@ -219,15 +244,16 @@ class Engine:
         hidden = self._programs.embed(inputs) if layers.start == 0 else inputs
         return self._programs.run_layers(hidden, batch, layers)
 
-    def _warm(self, layers: LayerRange, batch: int, tokens: int, pages: int) -> None:
+    def _warm(self, shape: _Shape) -> None:
         """Run a batch of padding, which touches only the scratch page."""
-        nothing = np.zeros(batch, np.int32)
-        inputs = self._empty_inputs(layers, batch, tokens)
-        hidden = self._run_padded(layers, inputs, np.zeros((batch, pages), np.int32), nothing, nothing)
-        if layers.stop == self.geometry.num_layers:
+        nothing = np.zeros(shape.rows, np.int32)
+        tables = np.zeros((shape.rows, shape.pages), np.int32)
+        inputs = self._empty_inputs(self.layers, shape.rows, shape.tokens)
+        hidden = self._run_padded(self.layers, inputs, tables, nothing, nothing)
+        if self.layers.stop == self.geometry.num_layers:
             logits = self._programs.last_logits(hidden, nothing)
             for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-                _draw(logits, sampler_rows([params], [0], batch)).block_until_ready()
+                _draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
         hidden.block_until_ready()
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, ProtocolError
@@ -54,6 +54,10 @@ class StepEngine(Protocol):
 
     def release(self, request: str) -> None:
         """Free the KV cache of a request."""
+        ...
+
+    def warm_up(self) -> Iterator[object]:
+        """Compile what is still cold, a program at a time."""
         ...
 
 
@@ -123,25 +127,34 @@ class Worker:
         return None
 
     def _serve(self, engine: StepEngine, state: WorkerState) -> None:
+        still_cold = engine.warm_up()
+        all_warm = False
         while self._alive():
-            for message in self._hear(0.0 if not state.idle else HEARTBEAT_S):
-                match message:
-                    case Forward():
-                        state.on_forward(message)
-                    case Release():
-                        self._act(engine, state.on_release(message))
-                    case Welcome():
-                        # The coordinator lost sight of us and has started our requests over elsewhere.
-                        self._act(engine, state.forget_all())
-                        self._say(Ready(self._node, engine.kv_tokens))
-                    case Stop():
-                        return
-                    case _:
-                        self._refuse_if_told(message)
+            at_leisure = not state.requests and not all_warm
+            for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
+                if isinstance(message, Stop):
+                    return
+                self._take(message, engine, state)
+            self._busy = True
             steps = state.next_batch()
             if steps:
-                self._busy = True
                 self._act(engine, state.on_results(steps, engine.run(steps)))
+            elif at_leisure and not state.requests:
+                # Nobody is here: a good time to compile what later requests will need.
+                all_warm = next(still_cold, None) is None
+
+    def _take(self, message: Message, engine: StepEngine, state: WorkerState) -> None:
+        match message:
+            case Forward():
+                state.on_forward(message)
+            case Release():
+                self._act(engine, state.on_release(message))
+            case Welcome():
+                # The coordinator lost sight of us and has started our requests over elsewhere.
+                self._act(engine, state.forget_all())
+                self._say(Ready(self._node, engine.kv_tokens))
+            case _:
+                self._refuse_if_told(message)
 
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
         for action in actions:
@@ -154,7 +167,7 @@ class Worker:
     def _hear(self, timeout_s: float | None) -> list[Message]:
         messages: list[Message] = []
         if self._busy:
-            # Whatever came in meanwhile is about to be read: silence is counted from here.
+            # Whatever came in while we were busy is about to be read: silence is counted from here.
             self._heard = time.monotonic()
             self._busy = False
         for frames in self._endpoint.receive(timeout_s):

@@ -167,11 +167,22 @@ def test_logprobs_only_for_those_who_ask():
 
 def test_warm_up_compiles_what_serving_needs():
     one = engine()
-    progress = list(one.warm_up())
-    assert [step.done for step in progress] == list(range(1, progress[-1].total + 1))
+    first = list(one.warm_up(only_first=True))
+    assert [step.done for step in first] == list(range(1, first[-1].total + 1))
     compiled = one.compilations
-    assert one.used_pages == 0
     list(generate_alone(one, list(range(9)), 4))
+    assert one.compilations == compiled
+    rest = list(one.warm_up())
+    assert rest[0].done == first[-1].total + 1
+    assert rest[-1].done == rest[-1].total
+    assert list(one.warm_up()) == []
+    assert one.used_pages == 0
+    compiled = one.compilations
+    for number in range(12):
+        length = 1 + 7 * number % (one.max_context - 8)
+        list(generate_alone(one, [token % 64 for token in range(length)], 6, SamplingParams(temperature=number % 2)))
+    one.run([prefill(str(number), 5 + number) for number in range(4)])
+    one.run([prefill(str(number), 1, 5 + number) for number in range(4)])
     assert one.compilations == compiled
 
 
