@@ -148,7 +148,7 @@ class _Daemon:
         joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
         self._note(replace(self._record, state="serving", url=url, join_commands=joins))
         log.info("API at %s", url)
-        timeout_s = self._start_timeout_s or plan.job.runtime.start_timeout
+        timeout_s = self._start_timeout_s or start_timeout(plan)
         ready = asyncio.create_task(deployment.wait_ready(timeout_s))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -165,6 +165,12 @@ class _Daemon:
     def _note(self, record: DaemonRecord) -> None:
         self._record = record
         self._job.write_record(record)
+
+
+def start_timeout(plan: Plan) -> float | None:
+    """Seconds that a plan's workers have to be up; no limit when people have to start some of them."""
+    by_hand = any(plan.job.nodes[stage.node].started_by == "external" for stage in plan.stages)
+    return None if by_hand else plan.job.runtime.start_timeout
 
 
 def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
