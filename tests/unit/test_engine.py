@@ -9,9 +9,9 @@ from helix_df.errors import RequestError
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.alone import generate_alone
 from helix_df.runtime.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.engine import Engine
-from helix_df.runtime.generate import generate_alone
 from helix_df.runtime.sampler import sample, sampler_rows
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
