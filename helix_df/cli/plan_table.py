@@ -190,7 +190,7 @@ def _pipelines(paths: Sequence[FlowPath]) -> str:
     if max(depths) == 1:
         deep = "1 node"
     widest = "" if len(paths) <= MOST_PATHS else f"; the widest {MOST_PATHS}:"
-    return f"{len(paths)} of {deep}" + (widest or ":")
+    return f"{len(paths)}, each of {deep}{widest or ':'}"
 
 
 def _path_table(paths: Sequence[FlowPath]) -> Table:

@@ -160,7 +160,7 @@ links: {default: {bandwidth: 16384kB/s}}
     assert "full links  a → b (1,000.0 of 1,000.0)" in out
     assert "unused      spare" in out
     assert "not one layer fits on spare" in out
-    assert "1 of 2 nodes" in out
+    assert "1, each of 2 nodes" in out
 
 
 # Progress and Ctrl-C.
