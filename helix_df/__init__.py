@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from helix_df.deployment import connect, deploy
+    from helix_df.deployment import apply, connect, deploy, down, status
     from helix_df.errors import (
         DeploymentError,
         HelixError,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from helix_df.runtime.client import Answer, RunningJob
     from helix_df.solvers.planner import make_plan
     from helix_df.spec.job import Job
-    from helix_df.violations import violations
 
     __version__: str
 
@@ -44,12 +43,14 @@ __all__ = [
     "SolverError",
     "SpecError",
     "__version__",
+    "apply",
     "connect",
     "deploy",
+    "down",
     "load_job",
     "make_plan",
     "read_plan",
-    "violations",
+    "status",
     "write_plan",
 ]
 
@@ -58,12 +59,14 @@ _HOMES = {
     "Job": "helix_df.spec.job",
     "Plan": "helix_df.plan",
     "RunningJob": "helix_df.runtime.client",
+    "apply": "helix_df.deployment",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
+    "down": "helix_df.deployment",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.solvers.planner",
     "read_plan": "helix_df.plan",
-    "violations": "helix_df.violations",
+    "status": "helix_df.deployment",
     "write_plan": "helix_df.plan",
 }
 

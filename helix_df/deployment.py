@@ -6,26 +6,29 @@
             sys.stdout.write(piece.text)
         answer = await running.chat("Who are you?", max_tokens=32)
 
-Owns nothing that lasts: what ``deploy`` started is gone when its block ends.
+What ``deploy`` started is gone when its block ends; what ``apply`` started lasts until ``down``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from helix_df.errors import PlanError
 from helix_df.plan import Plan, read_plan
-from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, http_client
+from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.generation import TextService
-from helix_df.runtime.jobs import find_running
+from helix_df.runtime.jobs import DaemonRecord, find_job, find_running, job_directory
+from helix_df.runtime.lifecycle import start_daemon, stop_daemon, until_ready, until_serving
+from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
 from helix_df.violations import violations
 
-__all__ = ["connect", "deploy", "plan_of", "require_valid"]
+__all__ = ["apply", "connect", "deploy", "down", "plan_of", "require_valid", "status"]
 
 
 @asynccontextmanager
@@ -57,6 +60,61 @@ async def deploy(
             yield LocalJob(text)
         finally:
             await coordinator.close()
+
+
+def apply(
+    what: Plan | Job | str | Path,
+    *,
+    wait: bool = True,
+    timeout_s: float | None = None,
+    on_serving: Callable[[DaemonRecord], None] = lambda record: None,
+    on_status: Callable[[JobStatus], None] | None = None,
+) -> DaemonRecord:
+    """Run a plan (or a job, or either's file) as a daemon that outlives this process, until ``down``.
+
+    Args:
+        what: as for ``deploy``.
+        wait: return when every worker is up, not as soon as the API is.
+        timeout_s: for every worker to be up; ``runtime.start_timeout`` of the job by default.
+        on_serving: called once the API is up, with the commands of workers that people start.
+        on_status: called a few times a second until the job is ready.
+
+    Raises:
+        HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
+    """
+    plan = plan_of(what)
+    directory = job_directory(plan.job.name)
+    process = start_daemon(directory, plan, start_timeout_s=timeout_s)
+    try:
+        record = until_serving(directory, process)
+        on_serving(record)
+        return until_ready(directory, process, on_status) if wait else record
+    except BaseException:
+        stop_daemon(directory)
+        process.wait()
+        raise
+
+
+def status(name: str | None = None) -> JobStatus:
+    """How a running job does; by default, the only one. External nodes carry the command that joins them.
+
+    Raises:
+        DeploymentError: when there is no such job.
+    """
+    job, url = find_running(name)
+    record = job.record()
+    joins = record.join_commands if record is not None else {}
+    found = fetch_status(url)
+    return replace(found, nodes=tuple(replace(node, join_command=joins.get(node.name)) for node in found.nodes))
+
+
+def down(name: str | None = None) -> bool:
+    """End a job and its workers; by default, the only one. Returns whether it was running.
+
+    Raises:
+        DeploymentError: when there is no such job, or a process of it can't be ended.
+    """
+    return stop_daemon(find_job(name))
 
 
 @asynccontextmanager

@@ -124,20 +124,18 @@ def _make_plan(job: Job, progress: Console, console: Console) -> Plan:
 
 
 def _start(directory: JobDirectory, plan: Plan, wait: bool, timeout: float | None, console: Console) -> DaemonRecord:
-    from helix_df.cli.startup import until_ready, until_serving
-    from helix_df.runtime.lifecycle import start_daemon, stop_daemon
+    from helix_df import deployment
+    from helix_df.cli.startup import display
 
-    process = start_daemon(directory, plan, start_timeout_s=timeout)
-    try:
-        record = until_serving(directory, process)
+    def show_joins(record: DaemonRecord) -> None:
         for node, command in record.join_commands.items():
             console.print(f"{node} waits for this command on its host:\n  {command}", soft_wrap=True)
-        return until_ready(directory, process, console) if wait else record
+
+    try:
+        with display(console) as show:
+            return deployment.apply(plan, wait=wait, timeout_s=timeout, on_serving=show_joins, on_status=show)
     except BaseException:
-        if process.poll() is None:
-            console.print(f"taking job {directory.name} down again")
-        stop_daemon(directory)
-        process.wait()
+        console.print(f"job {directory.name} is down again")
         raise
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,55 +9,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from helix_df.errors import DeploymentError
-from helix_df.runtime.client import fetch_status
-from helix_df.runtime.jobs import DaemonRecord, JobDirectory
-from helix_df.runtime.lifecycle import check_alive
 from helix_df.runtime.requests import JobStatus
-
-POLL_S = 0.2
-
-Process = subprocess.Popen[bytes]
-
-
-def until_serving(job: JobDirectory, process: Process) -> DaemonRecord:
-    """Wait until the API is up.
-
-    Raises:
-        HelixError: when the daemon ended, as the error that ended it.
-    """
-    while True:
-        record = check_alive(job, process)
-        if record is not None and record.url is not None:
-            return record
-        time.sleep(POLL_S)
-
-
-def until_ready(job: JobDirectory, process: Process, console: Console) -> DaemonRecord:
-    """Wait until every worker is up, and show how far they are.
-
-    Raises:
-        HelixError: as ``until_serving``.
-    """
-    with _display(console) as show:
-        while True:
-            record = check_alive(job, process)
-            if record is not None and record.url is not None:
-                _look(record.url, show)
-            if record is not None and record.state == "ready":
-                return record
-            time.sleep(POLL_S)
-
-
-def _look(url: str, show: Callable[[JobStatus], None]) -> None:
-    try:
-        show(fetch_status(url))
-    except DeploymentError:
-        return  # whether it lives is not for the API to say
 
 
 @contextmanager
-def _display(console: Console) -> Iterator[Callable[[JobStatus], None]]:
+def display(console: Console) -> Iterator[Callable[[JobStatus], None]]:
+    """A function that shows the workers of a starting job, for as long as the block lasts."""
     if console.is_terminal:
         with Live(console=console, transient=True) as live:
             yield lambda status: live.update(_table(status))

@@ -55,18 +55,14 @@ def _list(running: list[JobDirectory], as_json: bool, console: Console) -> None:
 
 def _show(name: str | None, as_json: bool, console: Console) -> None:
     import json
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
+    from helix_df import deployment
     from helix_df.cli.console import print_trimmed
-    from helix_df.runtime.client import fetch_status
     from helix_df.runtime.jobs import find_running
 
-    job, url = find_running(name)
-    record = job.record()
-    joins = record.join_commands if record is not None else {}
-    found = fetch_status(url)
-    nodes = tuple(replace(node, join_command=joins.get(node.name)) for node in found.nodes)
-    found = replace(found, nodes=nodes)
+    _, url = find_running(name)
+    found = deployment.status(name)
     if as_json:
         typer.echo(json.dumps({"url": url, **asdict(found)}, indent=1))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,12 +14,15 @@ from pathlib import Path
 import helix_df.errors
 from helix_df.errors import DeploymentError, HelixError
 from helix_df.plan import Plan, write_plan
+from helix_df.runtime.client import fetch_status
 from helix_df.runtime.jobs import DaemonRecord, Failure, JobDirectory, last_words
+from helix_df.runtime.requests import JobStatus
 
 DAEMON = (sys.executable, "-m", "helix_df.runtime.daemon")
 STOP_GRACE_S = 30.0
 _KILL_GRACE_S = 5.0
 _POLL_S = 0.05
+_LOOK_S = 0.2
 
 
 def start_daemon(
@@ -66,6 +70,37 @@ def check_alive(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRe
         where=str(job.log_path()),
         found=f"exit code {code}\n{last_words(job.log_path())}".rstrip(),
     )
+
+
+def until_serving(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRecord:
+    """Wait until the API of a daemon that was just started is up.
+
+    Raises:
+        HelixError: when the daemon ended, as the error that ended it.
+    """
+    while True:
+        record = check_alive(job, process)
+        if record is not None and record.url is not None:
+            return record
+        time.sleep(_LOOK_S)
+
+
+def until_ready(
+    job: JobDirectory, process: subprocess.Popen[bytes], show: Callable[[JobStatus], None] | None = None
+) -> DaemonRecord:
+    """Wait until every worker is up, and call ``show`` with how far they are, a few times a second.
+
+    Raises:
+        HelixError: as ``until_serving``.
+    """
+    while True:
+        record = check_alive(job, process)
+        if show is not None and record is not None and record.url is not None:
+            with contextlib.suppress(DeploymentError):  # whether it lives is not for the API to say
+                show(fetch_status(record.url))
+        if record is not None and record.state == "ready":
+            return record
+        time.sleep(_LOOK_S)
 
 
 def revive(failure: Failure) -> HelixError:

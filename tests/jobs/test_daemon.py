@@ -9,18 +9,16 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from rich.console import Console
 
-from helix_df.cli.startup import until_ready, until_serving
 from helix_df.errors import DeploymentError, HelixError, ModelError
 from helix_df.runtime.daemon import bound_socket
 from helix_df.runtime.jobs import Failure, job_directory
-from helix_df.runtime.lifecycle import check_alive, revive, start_daemon, stop_daemon
+from helix_df.runtime.lifecycle import check_alive, revive, start_daemon, stop_daemon, until_ready, until_serving
 from tests.jobs.conftest import tiny_plan
 
 
 def ready(job, process):
-    return until_ready(job, process, Console(quiet=True))
+    return until_ready(job, process)
 
 
 def test_a_daemon_from_start_to_end(start):
