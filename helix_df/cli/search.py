@@ -68,10 +68,25 @@ def _stopped_by_ctrl_c(watch: Watch, console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Lines:
+    """Prints a line whenever the search has something new to say."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: str | None = None
+
+    def show(self, incumbent: Incumbent) -> None:
+        """Print what is new."""
+        text = describe(incumbent)
+        if incumbent.flow is not None and text != self._last:
+            self._last = text
+            self._console.print(f"{incumbent.elapsed_s:5.1f} s  {text}", soft_wrap=True)
+
+
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[Incumbent], None]]:
     if not console.is_terminal:
-        yield lambda incumbent: None
+        yield _Lines(console).show
         return
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as progress:
