@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         SolverError,
         SpecError,
     )
+    from helix_df.explanation.explain import explain
     from helix_df.load import load_job
     from helix_df.plan import Plan, read_plan, write_plan
+    from helix_df.plan_diff import diff
     from helix_df.runtime.client import Answer, RunningJob
     from helix_df.solvers.planner import make_plan
     from helix_df.spec.job import Job
@@ -46,7 +48,9 @@ __all__ = [
     "apply",
     "connect",
     "deploy",
+    "diff",
     "down",
+    "explain",
     "load_job",
     "make_plan",
     "read_plan",
@@ -62,7 +66,9 @@ _HOMES = {
     "apply": "helix_df.deployment",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
+    "diff": "helix_df.plan_diff",
     "down": "helix_df.deployment",
+    "explain": "helix_df.explanation.explain",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.solvers.planner",
     "read_plan": "helix_df.plan",

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange
+from helix_df.profiles.geometry import ModelGeometry
 from helix_df.spec.job import Job
 
 TOKEN_BYTES = 2
@@ -100,3 +101,32 @@ def job_for(problem: Problem, solver: str, **options: object) -> Job:
             "solver": {"name": solver, **options},
         }
     )
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> ModelGeometry:
+    """Small models, with and without tied embeddings."""
+    heads, head_dim = draw(st.integers(1, 4)), draw(st.sampled_from((2, 4)))
+    return ModelGeometry(
+        "llama",
+        num_layers=draw(st.integers(1, 12)),
+        hidden_size=heads * head_dim,
+        intermediate_size=draw(st.integers(1, 64)),
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=head_dim,
+        vocab_size=draw(st.integers(1, 256)),
+        context_length=64,
+        tie_embeddings=draw(st.booleans()),
+    )
+
+
+@st.composite
+def placements_of(draw: st.DrawFn, num_layers: int) -> Placement:
+    """Any ranges of a model on one to five nodes."""
+    names = draw(st.lists(st.sampled_from("abcde"), min_size=1, unique=True))
+    starts = [draw(st.integers(0, num_layers - 1)) for _ in names]
+    return {
+        name: LayerRange(start, draw(st.integers(start + 1, num_layers)))
+        for name, start in zip(names, starts, strict=True)
+    }

@@ -21,6 +21,8 @@ COMMANDS = {
     "validate": "helix_df.cli.validate:validate",
     "plan": "helix_df.cli.plan:plan",
     "show": "helix_df.cli.show:show",
+    "explain": "helix_df.cli.explain:explain",
+    "diff": "helix_df.cli.diff:diff",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "apply": "helix_df.cli.apply:apply",

@@ -1,0 +1,30 @@
+"""``helix-df diff``: what changes from one plan to another."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from helix_df.cli.plans import SOURCE_HELP
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help=SOURCE_HELP)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, for the plan that would follow.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare two plans: layers that move, bytes to load, flow, and traffic that takes another way."""
+    from helix_df.cli.console import messages, output
+    from helix_df.cli.diff_table import render_diff
+    from helix_df.cli.plans import find_plan
+    from helix_df.plan_diff import diff as compared
+    from helix_df.plan_diff import diff_document
+
+    found = compared(find_plan(old, messages()), find_plan(new, messages()))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(diff_document(found), indent=1, sort_keys=True))
+        return
+    render_diff(found, output())

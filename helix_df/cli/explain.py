@@ -1,0 +1,50 @@
+"""``helix-df explain``: why a plan has its flow, and what would raise it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from helix_df.cli.plans import SOURCE_HELP
+
+
+def explain(
+    source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
+    solver: Annotated[str, typer.Option(help="Who plans anew with one more GPU of each type.")] = "auto",
+    budget: Annotated[
+        str, typer.Option(help="Time for all its runs together, e.g. 30s; 0s leaves planning anew out.")
+    ] = "10s",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
+) -> None:
+    """Say what binds a plan, and what one more GPU or a faster link is worth.
+
+    Every gain is the exact max flow of the changed graph. Ctrl-C leaves out what is still to be planned anew.
+    """
+    from helix_df.cli.console import messages, output
+    from helix_df.cli.explain_table import render_explanation
+    from helix_df.cli.plans import find_plan
+    from helix_df.cli.search import watched
+    from helix_df.explanation.explain import explain as explained
+    from helix_df.explanation.explain import explanation_document
+
+    seconds = _seconds(budget)
+    plan = find_plan(source, messages())
+    found = watched(lambda watch: explained(plan, solver=solver, budget_s=seconds, watch=watch), messages())
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(explanation_document(found), indent=1, sort_keys=True))
+        return
+    render_explanation(found, output())
+
+
+def _seconds(budget: str) -> float:
+    from helix_df.errors import SpecError
+    from helix_df.spec.mistakes import Refusal
+    from helix_df.spec.units import parse_duration
+
+    try:
+        return parse_duration(budget)
+    except Refusal as error:
+        raise SpecError(error.problem, where="--budget", found=repr(budget), expected=error.expected) from None

@@ -1,0 +1,68 @@
+"""How commands that look at plans find them: a plan file, a job file that is planned first, or a running job's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from helix_df.plan import Plan
+
+SOURCE_HELP = "A plan file (.json), a job file, or the name of a job that runs or ran here."
+
+
+def find_plan(source: str, progress: Console) -> Plan:
+    """The plan that ``source`` names, checked; a job file is planned with its own solver under somebody's eyes.
+
+    Raises:
+        PlanError: when there is no such plan, or it doesn't fit its job.
+        SpecError, Infeasible, SolverError: as ``load_job`` and ``make_plan``.
+    """
+    path = Path(source)
+    if path.suffix == ".json":
+        return _checked(path)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return _planned(path, progress)
+    return _of_job(source)
+
+
+def _checked(path: Path) -> Plan:
+    from helix_df.errors import PlanError
+    from helix_df.plan import read_plan
+    from helix_df.violations import violations
+
+    plan = read_plan(path)
+    wrong = violations(plan)
+    if wrong:
+        raise PlanError(
+            "the plan doesn't fit its job",
+            where=str(path),
+            found="; ".join(wrong[:5]),
+            hint="make it again with `helix-df plan`",
+        )
+    return plan
+
+
+def _planned(path: Path, progress: Console) -> Plan:
+    from helix_df.cli.search import watched
+    from helix_df.load import load_job
+    from helix_df.solvers.planner import make_plan
+
+    job = load_job(path)
+    return watched(lambda watch: make_plan(job, watch=watch), progress)
+
+
+def _of_job(name: str) -> Plan:
+    from helix_df.errors import PlanError
+    from helix_df.runtime.jobs import list_jobs
+
+    jobs = {job.name: job for job in list_jobs()}
+    if name not in jobs:
+        raise PlanError(
+            f"there is no plan or job called {name!r}",
+            expected="a plan file (.json), a job file (.yaml)"
+            + (f", or one of the jobs {', '.join(jobs)}" if jobs else ", or a job that runs here"),
+        )
+    return _checked(jobs[name].plan_path)

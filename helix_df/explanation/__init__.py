@@ -1,0 +1,1 @@
+"""Why a plan has the flow it has, and what would raise it."""

@@ -1,0 +1,53 @@
+"""What a change of placement costs: the parameters that nodes have to load anew.
+
+Owns the count of a stage's parameters and of those that a node doesn't hold yet. Doesn't know plans, flows or how
+weights are read; a planner may price moves with it.
+"""
+
+from __future__ import annotations
+
+from helix_df.graph.problem import Placement
+from helix_df.layers import LayerRange
+from helix_df.profiles.geometry import ModelGeometry
+
+
+def stage_bytes(layers: LayerRange, geometry: ModelGeometry, element_bytes: int) -> int:
+    """Bytes of all weights of a stage: its layers, and at the model's ends the vocabulary matrices and final norm."""
+    return load_bytes(None, layers, geometry, element_bytes)
+
+
+def load_bytes(old: LayerRange | None, new: LayerRange | None, geometry: ModelGeometry, element_bytes: int) -> int:
+    """Bytes a node has to load to hold ``new`` when it holds ``old``; ``None`` stands for nothing.
+
+    Layers held before and after stay where they are. The first stage also holds the input embedding, the last one the
+    final norm and the output head, which is the embedding again where they are tied.
+    """
+    if new is None:
+        return 0
+    shared = 0 if old is None else max(0, min(old.stop, new.stop) - max(old.start, new.start))
+    parameters = (len(new) - shared) * geometry.layer_parameters
+    before = {} if old is None else _ends(old, geometry)
+    parameters += sum(count for name, count in _ends(new, geometry).items() if name not in before)
+    return parameters * element_bytes
+
+
+def move_bytes(old: Placement, new: Placement, geometry: ModelGeometry, element_bytes: int) -> dict[str, int]:
+    """Bytes that each node of ``new`` has to load when the nodes hold ``old``; nodes that load nothing are left out.
+
+    The sum over nodes is what changing the plan costs: ``sum(move_bytes(…).values())``.
+    """
+    loads = {name: load_bytes(old.get(name), layers, geometry, element_bytes) for name, layers in new.items()}
+    return {name: size for name, size in loads.items() if size}
+
+
+def _ends(layers: LayerRange, geometry: ModelGeometry) -> dict[str, int]:
+    """Parameters outside the layers that a stage holds, by tensor."""
+    first, last = layers.start == 0, layers.stop == geometry.num_layers
+    held = {}
+    if first or (last and geometry.tie_embeddings):
+        held["embedding"] = geometry.embedding_parameters
+    if last:
+        held["norm"] = geometry.hidden_size
+    if last and not geometry.tie_embeddings:
+        held["head"] = geometry.embedding_parameters
+    return held

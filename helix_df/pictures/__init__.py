@@ -1,0 +1,1 @@
+"""Plans and searches as pictures: SVG for pages, characters for terminals."""
