@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SpecError,
     )
     from helix_df.explanation.explain import explain
+    from helix_df.exporters.registry import export_plan
     from helix_df.load import load_job
     from helix_df.plan import Plan, read_plan, write_plan
     from helix_df.plan_diff import diff
@@ -51,6 +52,7 @@ __all__ = [
     "diff",
     "down",
     "explain",
+    "export_plan",
     "load_job",
     "make_plan",
     "read_plan",
@@ -69,6 +71,7 @@ _HOMES = {
     "diff": "helix_df.plan_diff",
     "down": "helix_df.deployment",
     "explain": "helix_df.explanation.explain",
+    "export_plan": "helix_df.exporters.registry",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.solvers.planner",
     "read_plan": "helix_df.plan",

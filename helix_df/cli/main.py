@@ -23,6 +23,7 @@ COMMANDS = {
     "show": "helix_df.cli.show:show",
     "explain": "helix_df.cli.explain:explain",
     "diff": "helix_df.cli.diff:diff",
+    "export": "helix_df.cli.export:export",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "apply": "helix_df.cli.apply:apply",

@@ -120,3 +120,14 @@ def test_plans_of_other_models_are_not_compared(plans, capsys):
     code, _, err = run(capsys, "diff", plans / "quickstart.json", plans / "even.json")
     assert code == 4
     assert "different models" in err
+
+
+def test_export_prints_a_script_or_json_or_says_why_not(plans, capsys):
+    code, out, _ = run(capsys, "export", plans / "even.json", "--to", "vllm")
+    assert code == 0
+    assert "VLLM_PP_LAYER_PARTITION=4,4," in out
+    document = json.loads(run(capsys, "export", plans / "even.json", "--to", "vllm", "--json")[1])
+    assert document["facts"]["pipeline_parallel_size"] == 24
+    code, _, err = run(capsys, "export", plans / "single24.json", "--to", "llama.cpp")
+    assert code == 4
+    assert "found:" in err

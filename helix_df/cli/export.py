@@ -1,0 +1,32 @@
+"""``helix-df export``: a plan in the words of another serving system."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from helix_df.cli.plans import SOURCE_HELP
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
+    to: Annotated[str, typer.Option(help="vllm, llama.cpp or parallax.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Say a plan in the words of another serving system: vLLM, llama.cpp or Parallax.
+
+    A plan that the target can't run as it is is refused, with the stages that are why.
+    """
+    from helix_df.cli.console import messages
+    from helix_df.cli.plans import find_plan
+    from helix_df.exporters.registry import export_plan
+
+    exported = export_plan(find_plan(source, messages()), to)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps(asdict(exported), indent=1, sort_keys=True))
+        return
+    typer.echo(exported.script(), nl=False)
