@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from helix_df.errors import PlanError
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow import EdgeFlow, Flow, FlowPath, MinCut, decompose
 from helix_df.graph.flow_graph import FlowGraph, build_graph
@@ -95,7 +95,7 @@ class Plan:
 
 
 def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, report: SolverReport) -> Plan:
-    """A plan from a judged placement; its certificate is the covering bound."""
+    """A plan from a judged placement; its certificate is the lowest bound that can be computed anew."""
     profiles = {node.name: node for node in problem.nodes}
     stages = tuple(
         Stage(
@@ -106,7 +106,8 @@ def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, repor
         )
         for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
     )
-    certificate = Certificate("covering", max(covering_bound(problem), flow.value))
+    bound = best_bound(problem)
+    certificate = Certificate(bound.kind, max(bound.bound, flow.value))
     return Plan(job, problem.num_layers, stages, flow.value, flow.edges, flow.cut, certificate, report)
 
 

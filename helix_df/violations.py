@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import Bound, best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import COORDINATOR, Problem
@@ -33,7 +33,7 @@ def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
     return [
         *_flow_violations(plan, graph),
         *_cut_violations(plan, graph),
-        *_bound_violations(plan, covering_bound(problem)),
+        *_bound_violations(plan, best_bound(problem)),
     ]
 
 
@@ -122,15 +122,15 @@ def _reaches_sink(graph: FlowGraph, cut_nodes: frozenset[str], cut_links: frozen
     return False
 
 
-def _bound_violations(plan: Plan, covering: float) -> list[str]:
+def _bound_violations(plan: Plan, proven: Bound) -> list[str]:
     certificate = plan.certificate
-    if certificate.kind != "covering":
-        return [f"nobody here can check a certificate of kind {certificate.kind!r}"]
+    if certificate.kind != proven.kind:
+        return [f"the certificate is of kind {certificate.kind!r}; the best that can be checked is {proven.kind!r}"]
     wrong = []
-    if not _close(certificate.bound, max(covering, plan.flow)):
-        wrong.append(f"the plan claims the bound {certificate.bound}, layer covering proves {covering}")
-    if plan.flow > covering * (1 + 1e-9):
-        wrong.append(f"the flow {plan.flow} is over the bound {covering} that layer covering proves")
+    if not _close(certificate.bound, max(proven.bound, plan.flow)):
+        wrong.append(f"the plan claims the bound {certificate.bound}, the argument {proven.kind} proves {proven.bound}")
+    if plan.flow > proven.bound * (1 + 1e-9):
+        wrong.append(f"the flow {plan.flow} is over the bound {proven.bound} that the argument {proven.kind} proves")
     claimed = plan.solver.bound
     if claimed is not None and not claimed >= plan.flow * (1 - 1e-6):
         wrong.append(f"the solver {plan.solver.name} claims the bound {claimed}, below the flow {plan.flow}")

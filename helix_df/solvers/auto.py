@@ -1,24 +1,28 @@
-"""``auto``: the best of the baselines, then the MIP for the time that is left."""
+"""``auto``: baselines, then ``cover``, then the MIP where it is small enough to prove something."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helix_df.errors import SolverError
-from helix_df.graph.bounds import covering_bound
 from helix_df.graph.problem import Problem
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.mip import MipOptions, MipSearch, choose_backend, reason_to_stop
+from helix_df.solvers.cover import CoverOptions, CoverSearch
+from helix_df.solvers.mip import MipOptions, MipSearch, choose_backend
 from helix_df.solvers.options import read_extra
-from helix_df.solvers.portfolio import best_baseline
+from helix_df.solvers.portfolio import Candidate, best_baseline
 
 MIP_NODES = 100
 """Nodes up to which the MIP is tried; beyond, even its first relaxation takes minutes and proves nothing."""
 
+TINY_NODES = 12
+"""Nodes up to which the MIP gets most of the time, because it can end; beyond, ``cover`` gets it."""
+
 
 class AutoSolver:
-    """Try every baseline, keep the best, and let the MIP improve it until the time is up or the gap is proven.
+    """Every baseline, then ``cover`` from the best, then the MIP from the best of both, until a gap is proven.
 
-    Options and backend are those of ``mip``. Deterministic as ``mip`` is; without a MIP (a baseline proven good enough,
-    or too many nodes) always.
+    Options and backend are those of ``mip``. Deterministic as long as the time limit cuts nothing off.
     """
 
     name = "auto"
@@ -30,11 +34,18 @@ class AutoSolver:
             raise SolverError(
                 "auto always starts from the baselines", where="solver.options.warm_start", hint="use the solver mip"
             )
-        deadline_s = watch.elapsed_s() + options.time_limit_s
-        start = best_baseline(problem, options, watch)
-        bound = covering_bound(problem)
-        reason = reason_to_stop(start.flow if start else 0.0, bound, options, watch)
-        if reason is not None or len(problem.nodes) > MIP_NODES:
-            detail = start.source if start else "no baseline found a placement"
-            return SolveResult(start.placement if start else None, Termination(reason or "finished", bound, detail))
-        return MipSearch(problem, options, own, backend, watch, start).run(deadline_s)
+        started_s = watch.elapsed_s()
+        deadline_s = started_s + options.time_limit_s
+        tiny, with_mip = len(problem.nodes) <= TINY_NODES, len(problem.nodes) <= MIP_NODES
+        share = 0.3 if tiny else 0.8 if with_mip else 1.0
+        # Few attempts where the MIP proves the rest; many where nothing else will find more.
+        effort = CoverOptions(restarts=2, iterations=500, polish=1000) if tiny else CoverOptions()
+        plain = replace(options, extra={}, backend=None)
+        start = best_baseline(problem, plain, watch)
+        cover = CoverSearch(problem, plain, effort, watch, started_s + share * options.time_limit_s, start)
+        reason = cover.run()
+        if reason in ("optimal", "gap", "interrupted", "infeasible") or not with_mip:
+            detail = f"best by {cover.source}" if cover.best else "no placement found"
+            return SolveResult(cover.best, Termination(reason, cover.bound, detail))
+        best = Candidate(cover.best, cover.flow, cover.source) if cover.best is not None else None
+        return MipSearch(problem, options, own, backend, watch, best).run(deadline_s)

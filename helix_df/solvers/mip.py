@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helix_df.errors import SolverError
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import best_bound
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
@@ -19,6 +19,7 @@ from helix_df.solvers.mip_links import all_pairs, prune
 from helix_df.solvers.mip_process import MipChild, MipMessage, MipRequest, run_mip
 from helix_df.solvers.options import nearest, read_extra
 from helix_df.solvers.portfolio import Candidate, best_baseline
+from helix_df.solvers.stopping import OPTIMAL, reason_to_stop
 
 if TYPE_CHECKING:
     from helix_df.solvers.mip_model import Formulation
@@ -33,9 +34,6 @@ GRACE_S = 1.0
 
 LEAST_S = 0.5
 """Seconds without which it isn't worth starting a solve."""
-
-OPTIMAL = 1e-6
-"""Share of a bound that a flow may miss and still count as optimal: what the backends' arithmetic allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +87,6 @@ def choose_backend(options: SolveOptions) -> str:
     return backend
 
 
-def reason_to_stop(flow: float, bound: float, options: SolveOptions, watch: Watch) -> Reason | None:
-    """Why a search that has ``flow`` needn't go on, or ``None``."""
-    if watch.stop.is_set():
-        return "interrupted"
-    if flow <= 0:
-        return None
-    if flow >= bound * (1 - OPTIMAL):
-        return "optimal"
-    return "gap" if flow >= bound * (1 - options.gap) else None
-
-
 class MipSearch:
     """One search: the best placement so far, the best bound so far, and what ends it."""
 
@@ -120,7 +107,7 @@ class MipSearch:
         self.start = start
         self.best: Placement | None = start.placement if start else None
         self.flow = start.flow if start else 0.0
-        self.bound = covering_bound(problem)
+        self.bound = best_bound(problem).bound
         self.pruned = 0
         self.notes = [f"backend {backend}"]
 
@@ -218,7 +205,7 @@ class MipSearch:
 
     def _nothing_flows(self) -> Reason:
         """The end of a complete search without a placement: too little flow for the backend's arithmetic, if any."""
-        if self.pruned or self.bound > 10 * OPTIMAL * covering_bound(self.problem):
+        if self.pruned or self.bound > 10 * OPTIMAL * best_bound(self.problem).bound:
             return "finished"
         self.notes.append(f"no placement carries more than {self.bound:.3g} tokens/s")
         return "infeasible"

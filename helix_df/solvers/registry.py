@@ -17,6 +17,7 @@ GROUP = "helix_df.solvers"
 
 BUILT_IN = {
     "auto": "helix_df.solvers.auto:AutoSolver",
+    "cover": "helix_df.solvers.cover:CoverSolver",
     "mip": "helix_df.solvers.mip:MipSolver",
     "even": "helix_df.solvers.even:EvenSolver",
     "swarm": "helix_df.solvers.swarm:SwarmSolver",

@@ -152,7 +152,7 @@ def test_an_option_of_the_wrong_type_is_refused(name: str, extra: dict[str, obje
         solve_problem(TWO, get_solver(name), SolveOptions(extra=extra), Watch())
 
 
-@pytest.mark.parametrize("name", ["even", "swarm", "petals", "separate"])
+@pytest.mark.parametrize("name", ["cover", "even", "swarm", "petals", "separate"])
 def test_baselines_have_no_backends(name: str) -> None:
     with pytest.raises(SolverError, match="has no backends"):
         solve_problem(TWO, get_solver(name), SolveOptions(backend="highs"), Watch())

@@ -1,0 +1,57 @@
+"""The numbers of a problem as arrays: what nodes serve by layers held, and what links carry, in tokens/s.
+
+Owns the translation of ``Problem`` into matrices, fast enough for 1,000 nodes. Doesn't know placements.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helix_df.graph.problem import COORDINATOR, Link, Problem
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def speed_matrix(problem: Problem) -> Floats:
+    """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit."""
+    widest = max((node.max_layers for node in problem.nodes), default=0)
+    speed = np.zeros((len(problem.nodes), widest + 1))
+    rows: dict[tuple[object, ...], Floats] = {}
+    for i, node in enumerate(problem.nodes):
+        key = (node.tokens_per_s, node.nic_bytes_per_s)
+        if key not in rows:
+            rows[key] = np.array([problem.node_capacity(node, k) for k in range(1, node.max_layers + 1)])
+        speed[i, 1 : node.max_layers + 1] = rows[key]
+    return speed
+
+
+def link_matrix(problem: Problem) -> Floats:
+    """Tokens/s from node to node in the order of ``problem.nodes``, the coordinator last; 0 where there is no link.
+
+    The same numbers as ``Problem.link_capacity``, filled region by region, so that 1,000 nodes take milliseconds.
+    """
+    table = problem.links
+    names = [*(node.name for node in problem.nodes), COORDINATOR]
+    regions = sorted({table.regions[name] for name in names})
+    code = np.array([regions.index(table.regions[name]) for name in names])
+    default = _rate(table.default)
+    by_region = np.full((len(regions), len(regions)), default)
+    for (a, b), link in table.by_region.items():
+        if a in regions and b in regions:
+            by_region[regions.index(a), regions.index(b)] = by_region[regions.index(b), regions.index(a)] = _rate(link)
+    rates: Floats = by_region[code[:, None], code[None, :]]
+    place = {name: i for i, name in enumerate(names)}
+    for (first, second), link in table.by_node.items():
+        if first in place and second in place:
+            rates[place[first], place[second]] = rates[place[second], place[first]] = _rate(link)
+    rates[:-1, :-1] /= problem.activation_bytes
+    rates[-1, :] /= problem.token_bytes
+    rates[:-1, -1] /= problem.token_bytes
+    np.fill_diagonal(rates, 0.0)
+    return rates
+
+
+def _rate(link: Link | None) -> float:
+    return link.bytes_per_s if link is not None else 0.0

@@ -1,0 +1,258 @@
+"""Covering the line of layers: local search for ranges whose capacities add up to a target on every layer.
+
+Owns the search for one line of sites, each with a stretch of layers of its own that overlaps the next one's a little.
+Knows nothing of single links: crossings between sites are respected by making their ends wide (``LineSearch``). What a
+placement is worth is for the max flow to judge.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from helix_df.graph.capacities import Floats, Ints
+from helix_df.graph.judge import Judge
+
+FALL = 0.985
+"""What the target is multiplied with while it can't be reached. Coming from above leaves the stretches well shaped."""
+
+PATIENCE = 16
+"""A target may take this share of all iterations before it falls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Sites in the order in which requests visit them, as positions of nodes.
+
+    ``crossings[g]`` is what a typical link from site ``g`` to the next carries, in tokens/s. ``skews[g]`` says who is
+    wide where they meet: 1 many senders and few receivers, -1 the opposite, 0 both alike. ``overlap`` layers before the
+    point where two sites meet may be held by both; 0 wastes up to a layer a site, 1 crosses in two steps.
+    """
+
+    sites: tuple[tuple[int, ...], ...]
+    crossings: tuple[float, ...] = ()
+    skews: tuple[float, ...] = ()
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Ranges that cover every layer with ``target`` tokens/s, crossings counted as wide as they must be."""
+
+    target: float
+    start: Ints
+    count: Ints
+
+
+@cache
+def _windows(most: int, width: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """All (count, start) of ranges in a stretch, and where their sums begin and end in flat rows of prefix sums."""
+    counts = np.concatenate([np.full(width - k + 1, k) for k in range(1, most + 1)])
+    starts = np.concatenate([np.arange(width - k + 1) for k in range(1, most + 1)])
+    low = (counts - 1) * (width + 1) + starts
+    return counts, starts, low, low + counts
+
+
+def site_layers(judge: Judge, nodes: tuple[int, ...], target: float) -> float:
+    """Layers that nodes can hold at most, each counted with ``max_k k·min(T(k), F)/F`` (see ``covering_bound``)."""
+    speed = judge.speed[list(nodes)]
+    counted = np.minimum(speed, target) * np.arange(speed.shape[1])
+    return float(counted.max(axis=1).sum() / target)
+
+
+class LineSearch:
+    """Ruin and recreate: take a few neighbouring nodes off the line and put each back where it fills most.
+
+    The objective is the sum over layers of what is missing to the target; when nothing is, the target rises. Between
+    two sites whose links carry ``c`` each, flow ``F`` needs ``b·b' ≥ F/c`` pairs of senders and receivers. A node that
+    sends there counts with at most ``F/b`` and one that receives with at most ``F/b'``, so that at least ``b`` and
+    ``b'`` of them must share the work; then ``u_i·v_j/F ≤ F/(b·b') ≤ c`` routes all of it.
+    """
+
+    def __init__(self, judge: Judge, line: Line, seed: int) -> None:
+        self.judge = judge
+        self.line = line
+        self.chance = random.Random(seed)
+        self.noise = np.random.default_rng(seed)
+        self.nodes = np.array([node for site in line.sites for node in site], dtype=np.int64)
+        self.site = np.array([g for g, site in enumerate(line.sites) for _ in site], dtype=np.int64)
+        self.start = np.zeros(len(self.nodes), dtype=np.int64)
+        self.count = np.zeros_like(self.start)
+        self.counted = np.zeros(len(self.nodes))
+        self.covered = np.zeros(judge.num_layers)
+        self.meets: list[int] = []
+        self.target = 0.0
+        self.senders: list[int] = []
+        self.receivers: list[int] = []
+
+    def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Found | None:
+        """The best covering found; ``None`` if there is none. Deterministic unless stopped.
+
+        While nothing is found the target falls, by ``FALL`` each ``PATIENCE``-th of the iterations.
+        """
+        self.meets = self._even_meets(target)
+        self._aim(target)
+        fastest_first = sorted(range(len(self.nodes)), key=lambda p: -float(self.judge.speed[self.nodes[p]].max()))
+        for position in fastest_first:
+            self._insert(position)
+        missing, best = self._missing(), None
+        patience = max(1, iterations // PATIENCE)
+        for iteration in range(iterations):
+            if missing <= 1e-9 * self.target:
+                best = self._found()
+                self._aim(max(self.target * 1.002, float(self.covered.min()) * 1.0005))
+                missing = self._missing()
+            elif best is None and iteration % patience == patience - 1:
+                self._aim(self.target * FALL)
+                missing = self._missing()
+            if iteration % 16 == 0 and stop():
+                break
+            heat = 0.1 * self.target * (1 - iteration / iterations) ** 2 + 1e-9
+            kept = self._save()
+            self._change()
+            changed = self._missing()
+            if changed <= missing or self.chance.random() < math.exp((missing - changed) / heat):
+                missing = changed
+            else:
+                self._restore(kept)
+        return best
+
+    def _even_meets(self, target: float) -> list[int]:
+        """Where stretches meet, in proportion to what the sites can hold."""
+        layers = self.judge.num_layers
+        weights = [site_layers(self.judge, site, target) for site in self.line.sites]
+        total, so_far = sum(weights), 0.0
+        meets: list[int] = []
+        for g, weight in enumerate(weights[:-1]):
+            so_far += weight
+            lowest = meets[-1] + 1 if meets else 1
+            meets.append(min(max(round(layers * so_far / total), lowest), layers - len(weights) + 1 + g))
+        return meets
+
+    def _aim(self, target: float) -> None:
+        self.target = target
+        self.senders, self.receivers = [], []
+        for rate, skew in zip(self.line.crossings, self.line.skews, strict=True):
+            # With an overlap a part α crosses a layer earlier: pairs shrink with α², flow with α. The worst is α = ½.
+            pairs = max(1.0, target * (1 + self.line.overlap) / rate)
+            senders = max(1, math.ceil(pairs ** (0.5 + skew / 2) - 1e-9))
+            self.senders.append(senders)
+            self.receivers.append(max(1, math.ceil(pairs / senders - 1e-9)))
+        self.covered[:] = 0.0
+        for p in np.flatnonzero(self.count):
+            self._put(int(p), int(self.start[p]), int(self.count[p]))
+
+    def _stretch(self, site: int) -> tuple[int, int]:
+        layers = self.judge.num_layers
+        begin = 0 if site == 0 else max(0, self.meets[site - 1] - self.line.overlap)
+        end = layers if site == len(self.meets) else self.meets[site]
+        return begin, end
+
+    def _caps(self, site: int, begin: Ints | int, end: Ints | int) -> Floats:
+        """Most that a range of a site may count with: the target, or its share of a crossing that it reaches."""
+        caps = np.full(np.shape(begin), self.target)
+        if site > 0:
+            shared = self.target / self.receivers[site - 1]
+            caps = np.where(np.asarray(begin) <= self.meets[site - 1], np.minimum(caps, shared), caps)
+        if site < len(self.meets):
+            shared = self.target / self.senders[site]
+            caps = np.where(np.asarray(end) >= self.meets[site] - self.line.overlap, np.minimum(caps, shared), caps)
+        return caps
+
+    def _put(self, p: int, start: int, count: int) -> None:
+        self.start[p], self.count[p] = start, count
+        cap = float(self._caps(int(self.site[p]), start, start + count))
+        self.counted[p] = min(float(self.judge.speed[self.nodes[p], count]), cap)
+        self.covered[start : start + count] += self.counted[p]
+
+    def _remove(self, p: int) -> None:
+        self.covered[self.start[p] : self.start[p] + self.count[p]] -= self.counted[p]
+        self.count[p] = 0
+
+    def _insert(self, p: int) -> None:
+        """Put a node where it fills most of what is missing."""
+        site, node = int(self.site[p]), self.nodes[p]
+        begin, end = self._stretch(site)
+        most = min(int(self.judge.most[node]), end - begin)
+        if most == 0:
+            return
+        missing = np.maximum(self.target - self.covered[begin:end], 0.0)
+        speed = self.judge.speed[node, 1 : most + 1]
+        counts, starts, low, high = _windows(most, end - begin)
+        gains = self._gains(speed, missing, low, high)
+        if self.meets:
+            caps = self._caps(site, starts + begin, starts + begin + counts)
+            for cap in {self.target / b for b in (*self.receivers, *self.senders)}:
+                here = np.flatnonzero(caps == cap)
+                if cap < self.target and len(here):
+                    gains[here] = self._gains(np.minimum(speed, cap), missing, low[here], high[here])
+        chosen = int(gains.argmax())
+        self._put(p, begin + int(starts[chosen]), int(counts[chosen]))
+
+    @staticmethod
+    def _gains(speed: Floats, missing: Floats, low: Ints, high: Ints) -> Floats:
+        sums = np.zeros((len(speed), len(missing) + 1))
+        np.cumsum(np.minimum(speed[:, None], missing), axis=1, out=sums[:, 1:])
+        flat = sums.ravel()
+        return np.asarray(flat[high] - flat[low])
+
+    def _missing(self) -> float:
+        return float(np.maximum(self.target - self.covered, 0.0).sum())
+
+    def _change(self) -> None:
+        if self.meets and self.chance.random() < 0.08:
+            chosen = self._shift()
+        elif self.chance.random() < 0.65:
+            chosen = self._neighbours()
+        else:
+            chosen = self.chance.sample(range(len(self.nodes)), min(self.chance.randint(2, 5), len(self.nodes)))
+        for p in chosen:
+            self._remove(p)
+        self.chance.shuffle(chosen)
+        for p in chosen:
+            self._insert(p)
+
+    def _neighbours(self) -> list[int]:
+        """A few nodes around a layer, more often around one that misses something."""
+        layers = self.judge.num_layers
+        centre = self.chance.random() * layers
+        missing = np.maximum(self.target - self.covered, 0.0)
+        if missing.sum() > 0 and self.chance.random() < 0.5:
+            centre = float(self.chance.choices(range(layers), weights=missing.tolist())[0])
+        distance = np.abs(self.start + self.count / 2 - centre) + 4 * self.noise.random(len(self.nodes))
+        size = min(self.chance.randint(2, 5), len(self.nodes))
+        return [int(p) for p in np.argpartition(distance, size - 1)[:size]]
+
+    def _shift(self) -> list[int]:
+        """Move the point where two sites meet by a layer; the nodes there must find new places."""
+        g = self.chance.randrange(len(self.meets))
+        old = self.meets[g]
+        new = old + self.chance.choice((-1, 1))
+        low = self.meets[g - 1] if g else 0
+        high = self.meets[g + 1] if g + 1 < len(self.meets) else self.judge.num_layers
+        if not low < new < high:
+            return []
+        stop = self.start + self.count
+        there = ((self.site == g) & (stop >= min(old, new))) | ((self.site == g + 1) & (self.start <= max(old, new)))
+        chosen = [int(p) for p in np.flatnonzero(there)]
+        for p in chosen:
+            self._remove(p)
+        self.meets[g] = new
+        return chosen
+
+    def _found(self) -> Found:
+        start = np.zeros(len(self.judge.most), dtype=np.int64)
+        count = np.zeros_like(start)
+        start[self.nodes], count[self.nodes] = self.start, self.count
+        return Found(self.target, start, count)
+
+    def _save(self) -> tuple[Ints, Ints, Floats, Floats, list[int]]:
+        return self.start.copy(), self.count.copy(), self.counted.copy(), self.covered.copy(), list(self.meets)
+
+    def _restore(self, kept: tuple[Ints, Ints, Floats, Floats, list[int]]) -> None:
+        self.start, self.count, self.counted, self.covered, self.meets = kept
