@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from helix_df.explanation.explain import explain
     from helix_df.exporters.registry import export_plan
     from helix_df.load import load_job
+    from helix_df.pictures.plan_svg import plan_svg
     from helix_df.plan import Plan, read_plan, write_plan
     from helix_df.plan_diff import diff
     from helix_df.runtime.client import Answer, RunningJob
@@ -55,6 +56,7 @@ __all__ = [
     "export_plan",
     "load_job",
     "make_plan",
+    "plan_svg",
     "read_plan",
     "status",
     "write_plan",
@@ -74,6 +76,7 @@ _HOMES = {
     "export_plan": "helix_df.exporters.registry",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.solvers.planner",
+    "plan_svg": "helix_df.pictures.plan_svg",
     "read_plan": "helix_df.plan",
     "status": "helix_df.deployment",
     "write_plan": "helix_df.plan",

@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": "helix_df.cli.explain:explain",
     "diff": "helix_df.cli.diff:diff",
     "export": "helix_df.cli.export:export",
+    "draw": "helix_df.cli.draw:draw",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "apply": "helix_df.cli.apply:apply",

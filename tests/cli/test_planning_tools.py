@@ -131,3 +131,17 @@ def test_export_prints_a_script_or_json_or_says_why_not(plans, capsys):
     code, _, err = run(capsys, "export", plans / "single24.json", "--to", "llama.cpp")
     assert code == 4
     assert "found:" in err
+
+
+def test_draw_prints_or_writes_a_picture(plans, capsys):
+    code, out, _ = run(capsys, "draw", plans / "single24.json")
+    assert code == 0
+    assert "█" in out
+    assert all(len(line) <= 120 and line == line.rstrip() for line in out.splitlines())
+    code, out, err = run(capsys, "draw", plans / "single24.json", "--out", "plan.svg")
+    assert (code, out) == (0, "")
+    assert "written to plan.svg" in err
+    assert Path("plan.svg").read_text("utf-8").startswith("<?xml")
+    code, _, err = run(capsys, "draw", plans / "single24.json", "--out", "nowhere/plan.svg")
+    assert code == 4
+    assert "can't be written" in err

@@ -1,0 +1,35 @@
+"""``helix-df draw``: a plan as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helix_df.cli.plans import SOURCE_HELP
+
+
+def draw(
+    source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
+    out: Annotated[Path | None, typer.Option(help="Write an SVG to this file instead.")] = None,
+) -> None:
+    """Draw a plan: which node holds which layers, how much flows through it, and where it binds."""
+    from helix_df.cli.console import messages, output, print_trimmed
+    from helix_df.cli.plans import find_plan
+    from helix_df.errors import PlanError
+
+    plan = find_plan(source, messages())
+    if out is None:
+        from helix_df.pictures.plan_text import plan_text
+
+        console = output()
+        print_trimmed(console, plan_text(plan, console.width))
+        return
+    from helix_df.pictures.plan_svg import plan_svg
+
+    try:
+        out.write_text(plan_svg(plan), encoding="utf-8")
+    except OSError as error:
+        raise PlanError("the picture can't be written", where=str(out), found=error.strerror) from error
+    messages().print(f"written to {out}", soft_wrap=True)
