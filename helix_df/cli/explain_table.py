@@ -48,9 +48,11 @@ def _bottleneck(found: Explanation) -> str:
     rest = found.cut_nodes[MOST_NODES:]
     if rest:
         parts.append(f"{count(rest, 'more node')} ({names([node.node for node in rest])})")
-    if found.cut_links:
+    if len(found.cut_links) == 1:
+        parts.append("the link {} → {}".format(*found.cut_links[0]))
+    elif found.cut_links:
         shown = names([f"{tail} → {head}" for tail, head in found.cut_links])
-        parts.append(f"{count(found.cut_links, 'link')} ({shown})")
+        parts.append(f"one of {len(found.cut_links)} links ({shown})")
     if not parts:
         return "none: nothing flows"
     every = "every token passes " + (" or ".join(parts) if len(parts) < 3 else f"one of: {'; '.join(parts)}")
@@ -97,7 +99,7 @@ def _gpu_remarks(found: Explanation) -> Iterator[str]:
             f"re-planned: the exact flow of what {again.solver} finds in {again.seconds_each:.1f} s with the new node; "
             f"without it: {now}"
         )
-    yield "at most: no placement with the new node has more (layer covering)"
+    yield "at most: no placement with the new node has more"
 
 
 def _link_table(links: Iterable[FullLink], flow: float) -> Table:
@@ -129,22 +131,19 @@ def _idle(nodes: Iterable[IdleNode]) -> Iterator[tuple[str, str]]:
 
 def _slow(nodes: list[IdleNode]) -> str:
     best = max(node.fast_flow or 0.0 for node in nodes)
-    return f"the links are too slow; with links that carry anything the flow would be up to {number(best)}"
+    return f"behind slow links; if those of one carried anything, the flow would be up to {number(best)}"
 
 
 def _spare(nodes: list[IdleNode]) -> str:
     most = max(node.most_through or 0.0 for node in nodes)
-    return (
-        f"stand by; up to {number(most)} tokens/s could pass one of them, but the bottleneck is elsewhere and "
-        "others of these layers have the room"
-    )
+    return f"in reserve; up to {number(most)} tokens/s could pass one, but the bottleneck is elsewhere"
 
 
 _REASONS = {
     "fits_nothing": lambda _nodes: "not one layer fits",
-    "left_out": lambda _nodes: "the solver gave them no layers",
-    "no_way_in": lambda _nodes: "no request reaches them: no node with a link to them ends where they go on",
-    "no_way_out": lambda _nodes: "a dead end: no way leads from their last layer to the model's end",
+    "left_out": lambda _nodes: "given no layers by the solver",
+    "no_way_in": lambda _nodes: "out of reach; nobody with a link to it hands over where its layers go on",
+    "no_way_out": lambda _nodes: "a dead end; no way leads from its last layer to the model's end",
     "slow_links": _slow,
     "spare": _spare,
 }

@@ -6,14 +6,14 @@ found, or a proven bound; nothing is estimated. Doesn't know how to say it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from helix_df.errors import Infeasible
 from helix_df.explanation.idle import IdleNode, idle_nodes
 from helix_df.explanation.links import FULL, FullLink, full_links
 from helix_df.explanation.one_more import OneMore, best_twin, kinds_of, with_twin
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow import Flow
 from helix_df.graph.flow_graph import build_graph
@@ -45,7 +45,7 @@ class OneMoreGpu:
     """What one more node of a type would bring, all in tokens/s.
 
     ``beside``: nobody else moves. ``replanned``: the exact flow of the placement that the quick solver found with the
-    new node, ``None`` when it found none or wasn't asked. ``bound``: no placement with the new node has more.
+    new node, ``None`` when it found none or wasn't asked. ``bound``: no placement with one more of the type has more.
     """
 
     gpu: str
@@ -115,7 +115,7 @@ def explain(
     return Explanation(
         job=plan.job.name,
         flow=flow.value,
-        bound=max(covering_bound(problem), flow.value),
+        bound=max(best_bound(problem).bound, flow.value),
         cut_nodes=_binding_nodes(problem, plan, flow),
         cut_links=flow.cut.links,
         also_full=tuple(
@@ -164,13 +164,16 @@ class _Planner:
 
 def _one_more(problem: Problem, plan: Plan, gpu: str, kinds: list[str], planner: _Planner | None) -> OneMoreGpu:
     beside = best_twin(problem, plan.placement, kinds)
-    grown = with_twin(problem, beside.like)
+    bounds = {like: best_bound(with_twin(problem, like)).bound for like in kinds}
+    if beside.layers is None:
+        # Of kinds that add nothing as they are, plan anew with the one that might add most.
+        beside = replace(beside, like=max(kinds, key=lambda like: bounds[like]))
     return OneMoreGpu(
         gpu=gpu,
         owned=sum(node.gpu == gpu for node in problem.nodes),
         beside=beside,
-        replanned=planner.flow(grown) if planner is not None else None,
-        bound=max(covering_bound(grown), beside.flow),
+        replanned=planner.flow(with_twin(problem, beside.like)) if planner is not None else None,
+        bound=max(*bounds.values(), beside.flow),
     )
 
 

@@ -27,17 +27,18 @@ class FullLink:
 
 
 def full_links(graph: FlowGraph, flow: Flow) -> tuple[FullLink, ...]:
-    """Every link that ``flow`` fills, the one worth most first."""
+    """Every link that ``flow``, the graph's maximum, fills; the one worth most first.
+
+    A link outside the cut isn't solved again: the cut still proves that no more flows.
+    """
     carried = {(edge.tail, edge.head): edge.tokens_per_s for edge in flow.edges}
     cut = frozenset(flow.cut.links)
-    links = [
-        FullLink(
-            edge.tail, edge.head, edge.capacity, (edge.tail, edge.head) in cut,
-            doubled_flow(graph, edge.tail, edge.head),
-        )
-        for edge in graph.edges
-        if (edge.tail, edge.head) in cut or carried.get((edge.tail, edge.head), 0.0) >= edge.capacity * FULL
-    ]  # fmt: skip
+    links = []
+    for edge in graph.edges:
+        pair = (edge.tail, edge.head)
+        if pair in cut or carried.get(pair, 0.0) >= edge.capacity * FULL:
+            doubled = doubled_flow(graph, *pair) if pair in cut or pair[::-1] in cut else flow.value
+            links.append(FullLink(*pair, edge.capacity, pair in cut, doubled))
     return tuple(sorted(links, key=lambda link: (-link.doubled_flow, not link.in_cut, link.tail, link.head)))
 
 
