@@ -105,9 +105,8 @@ def _gpu_remarks(found: Explanation) -> Iterator[str]:
 def _link_table(links: Iterable[FullLink], flow: float) -> Table:
     table = plain_table("full link", "carries", "doubled", "gain", "", numbers=("carries", "doubled", "gain"))
     for link in links:
-        remark = (
-            "" if link.doubled_flow > flow + 0.05 else "in the bottleneck, with others" if link.in_cut else "not it"
-        )
+        helps = link.doubled_flow > flow + 0.05
+        remark = "" if helps else "in the bottleneck, and not alone" if link.in_cut else "not the bottleneck"
         table.add_row(
             f"{link.tail} → {link.head}",
             number(link.capacity),

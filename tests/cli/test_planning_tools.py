@@ -1,6 +1,9 @@
 """The commands that look at plans: what they print, and how they find a plan."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +148,23 @@ def test_draw_prints_or_writes_a_picture(plans, capsys):
     code, _, err = run(capsys, "draw", plans / "single24.json", "--out", "nowhere/plan.svg")
     assert code == 4
     assert "can't be written" in err
+
+
+def test_looking_at_plans_needs_no_jax(plans):
+    commands = [
+        ["explain", plans / "single24.json", "--budget", "0s"],
+        ["diff", plans / "even.json", plans / "single24.json"],
+        ["export", plans / "even.json", "--to", "vllm"],
+        ["draw", plans / "even.json", "--out", "plan.svg"],
+    ]
+    code = (
+        "import sys\n"
+        "from helix_df.cli.main import main\n"
+        f"for command in {[[str(word) for word in command] for command in commands]}:\n"
+        "    try: main(command)\n"
+        "    except SystemExit as end: assert not end.code, end.code\n"
+        "print([m for m in ('jax', 'flax', 'zmq', 'torch') if m in sys.modules])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.splitlines()[-1] == "[]"
