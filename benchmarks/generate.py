@@ -28,7 +28,7 @@ ACTIVATION_BYTES = 16384
 GIGABYTE = 1e9
 
 
-def random_cluster(count: int, seed: int = 0) -> Problem:
+def random_cluster(count: int, seed: int = 0, num_layers: int = NUM_LAYERS) -> Problem:
     """``count`` nodes, fast links inside a region and slow ones between."""
     chance = random.Random(seed)
     nodes = []
@@ -45,4 +45,4 @@ def random_cluster(count: int, seed: int = 0) -> Problem:
     ]
     regions = {node.name: node.region for node in nodes} | {COORDINATOR: REGIONS[0]}
     links = LinkTable(regions, by_region=LinkTable.symmetric([*inside, *between]))
-    return Problem(NUM_LAYERS, tuple(nodes), links, TOKEN_BYTES, ACTIVATION_BYTES)
+    return Problem(num_layers, tuple(nodes), links, TOKEN_BYTES, ACTIVATION_BYTES)

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import best_bound, covering_bound, linked_covering_bound, site_bound
+from helix_df.graph.capacities import link_matrix
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
 from helix_df.graph.flow import decompose
 from helix_df.graph.flow_graph import FlowGraph, build_graph
+from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, Placement, Problem
 from property_tests.brute_force import best_flow, placement_count
@@ -66,10 +68,33 @@ def test_flow_is_conserved_within_capacities_and_equals_its_cut(placed: Placed) 
     assert cut == pytest.approx(flow.value, abs=TOLERANCE)
 
 
-@given(placed_problems())
-def test_no_flow_is_over_the_covering_bound(placed: Placed) -> None:
+@given(placed_problems(), st.lists(st.integers(0, 2), min_size=6, max_size=6))
+def test_no_flow_is_over_any_bound(placed: Placed, site_of: list[int]) -> None:
     problem, placement = placed
-    assert placement_flow(problem, placement).value <= covering_bound(problem) * (1 + 1e-9)
+    usable = [i for i, node in enumerate(problem.nodes) if node.max_layers]
+    # Sites may be any groups: the proof doesn't ask for fast links inside them.
+    sites = [group for g in range(3) if (group := [i for i in usable if site_of[i] == g])]
+    bounds = [covering_bound(problem), linked_covering_bound(problem), site_bound(problem, sites)]
+    flow = placement_flow(problem, placement).value
+    assert all(flow <= bound * (1 + 1e-9) + TOLERANCE for bound in bounds)
+    assert flow <= best_bound(problem).bound * (1 + 1e-9) + TOLERANCE
+
+
+@given(placed_problems())
+def test_the_judge_agrees_with_the_whole_flow(placed: Placed) -> None:
+    problem, placement = placed
+    judge = Judge(problem)
+    assert judge.flow(*judge.arrays(placement)) == pytest.approx(placement_flow(problem, placement).value, abs=1e-9)
+    assert judge.placement(*judge.arrays(placement)) == placement
+
+
+@given(problems())
+def test_the_matrix_of_links_says_what_the_table_says(problem: Problem) -> None:
+    names = [*(node.name for node in problem.nodes), COORDINATOR]
+    matrix = link_matrix(problem)
+    for a, first in enumerate(names):
+        for b, second in enumerate(names):
+            assert matrix[a, b] == (problem.link_capacity(first, second) if a != b else 0.0)
 
 
 @given(placed_problems())

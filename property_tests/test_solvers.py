@@ -56,6 +56,31 @@ def test_a_baseline_is_deterministic(solver: str, problem: Problem) -> None:
     assert first == second
 
 
+@given(problem=problems(max_nodes=6, max_layers=8))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+def test_cover_finds_the_best_of_few_placements(problem: Problem) -> None:
+    """With and without partial inference, whatever the links."""
+    assume(placement_count(problem) <= 1000)
+    best = best_flow(problem)
+    plan = plan_or_none(problem, "cover")
+    assert (plan.flow if plan else 0.0) == pytest.approx(best, rel=1e-6, abs=1e-3)
+    if plan is not None:
+        assert violations(plan, problem) == []
+        assert plan.flow <= plan.certificate.bound
+
+
+@given(problem=problems(max_nodes=9, max_layers=20, servable=True))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+def test_a_plan_of_cover_is_right_and_the_same_again(problem: Problem) -> None:
+    effort = {"restarts": 2, "iterations": 100, "polish": 200}
+    plan = plan_or_none(problem, "cover", options=effort)
+    assert plan is not None
+    assert violations(plan, problem) == []
+    again = plan_or_none(problem, "cover", options=effort)
+    assert again is not None
+    assert again.placement == plan.placement
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(problem=tiny, warm_start=st.booleans())
 @few

@@ -54,4 +54,4 @@ def link_matrix(problem: Problem) -> Floats:
 
 
 def _rate(link: Link | None) -> float:
-    return link.bytes_per_s if link is not None else 0.0
+    return float(link.bytes_per_s) if link is not None else 0.0

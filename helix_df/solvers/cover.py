@@ -26,8 +26,11 @@ from helix_df.solvers.portfolio import Candidate, best_baseline
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
 
-ALL_PLACEMENTS = 4000
-"""Placements up to which all are tried: a fraction of a second."""
+ALL_PLACEMENTS = 30_000
+"""Placements up to which all are tried: about a second."""
+
+FEW_NODES = 12
+"""Nodes up to which moves from many random starts do better than covering, because links decide as much as layers."""
 
 POLISHED_NODES = 120
 """Nodes up to which moves are judged one by one; beyond, a max flow takes too long for thousands of them."""
@@ -111,6 +114,9 @@ class CoverSearch:
             return "interrupted" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
         if self._enough() is None:
             self._pack_stages()
+        if self._enough() is None and len(self.judge.most) <= FEW_NODES:
+            self._scatter()
+            return self._enough() or ("time_limit" if self._late() else "finished")
         for attempt, iterations in self._attempts() if self._enough() is None else ():
             self._attempt(attempt, iterations)
             if self._enough() is not None or self._late():
@@ -142,6 +148,21 @@ class CoverSearch:
             if placed is not None:
                 gained = self._take(*placed, self.judge.flow(*placed), "packing stages")
                 self._polish(*placed, self.judge.flow(*placed), gained)
+            if self._enough() is not None or self._late():
+                return
+
+    def _scatter(self) -> None:
+        """Polish from the best placement and from random ones."""
+        for number in range(self.own.restarts):
+            start, count = self.judge.arrays(self.best or {})
+            if number % 4:
+                count = np.array([self.chance.randint(0, int(most)) for most in self.judge.most], dtype=np.int64)
+                start = np.array(
+                    [self.chance.randint(0, self.judge.num_layers - int(k)) for k in count], dtype=np.int64
+                )
+            polish = Polish(self.judge, start, count, self.chance.getrandbits(32))
+            polish.run(self.own.polish // 2, self.chance.choice((0.1, 0.3)), self.bound * (1 - 1e-9), self._stop)
+            self._take(*polish.best, polish.best_flow, "moves judged by max flow")
             if self._enough() is not None or self._late():
                 return
 

@@ -15,6 +15,7 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.chains import usable_nodes
+from helix_df.solvers.cover import CoverOptions, CoverSearch
 from helix_df.solvers.mip_links import all_pairs, prune
 from helix_df.solvers.mip_process import MipChild, MipMessage, MipRequest, run_mip
 from helix_df.solvers.options import nearest, read_extra
@@ -32,6 +33,9 @@ POLL_S = 0.05
 GRACE_S = 1.0
 """Seconds that a backend may take past the time limit to hand over its bound before it is killed."""
 
+WARM_UP = 0.2
+"""Share of the time limit that finding a start may take."""
+
 LEAST_S = 0.5
 """Seconds without which it isn't worth starting a solve."""
 
@@ -41,7 +45,8 @@ class MipOptions:
     """``solver.options`` of mip.
 
     ``max_links_per_node``: links between nodes that each node keeps, 0 for all; ``warm_start``: begin with the best
-    baseline; ``threads``: of HiGHS and CP-SAT, more than 1 makes the result depend on timing.
+    baseline or what ``cover`` finds soon; ``threads``: of HiGHS and CP-SAT, more than 1 makes the result depend on
+    timing.
     """
 
     max_links_per_node: int = 12
@@ -66,8 +71,18 @@ class MipSolver:
         own = read_extra(self.name, options.extra, MipOptions)
         backend = choose_backend(options)
         deadline_s = watch.elapsed_s() + options.time_limit_s
-        start = best_baseline(problem, options, watch) if own.warm_start else None
+        start = _warm_start(problem, options, watch) if own.warm_start else None
         return MipSearch(problem, options, own, backend, watch, start).run(deadline_s)
+
+
+def _warm_start(problem: Problem, options: SolveOptions, watch: Watch) -> Candidate | None:
+    """The best of the baselines and of a short run of ``cover``."""
+    limit_s = watch.elapsed_s() + WARM_UP * options.time_limit_s
+    baseline = best_baseline(problem, options, watch)
+    effort = CoverOptions(restarts=2, iterations=2000, polish=1000)
+    search = CoverSearch(problem, options, effort, watch, limit_s, baseline)
+    search.run()
+    return Candidate(search.best, search.flow, search.source) if search.best is not None else None
 
 
 def choose_backend(options: SolveOptions) -> str:
