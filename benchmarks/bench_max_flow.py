@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.generate import random_cluster
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import best_bound, covering_bound
 from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.petals import PetalsSolver
@@ -39,5 +40,18 @@ def test_solve_max_flow(benchmark, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", SIZES)
+def test_judge(benchmark, count: int) -> None:
+    """The flow's value alone, as searches ask for it."""
+    problem, placement = placed(count)
+    judge = Judge(problem)
+    assert benchmark.pedantic(judge.flow, judge.arrays(placement), rounds=10) > 0
+
+
+@pytest.mark.parametrize("count", SIZES)
 def test_covering_bound(benchmark, count: int) -> None:
     assert benchmark.pedantic(covering_bound, (random_cluster(count),), rounds=3) > 0
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_best_bound(benchmark, count: int) -> None:
+    assert benchmark.pedantic(best_bound, (random_cluster(count),), rounds=3).bound > 0

@@ -183,7 +183,7 @@ class CoverSearch:
             members = tuple(node for site in line.sites for node in site)
             limit = _covering_limit(self.judge, members)
             least = self.flow / self.bound * limit if self.bound else 0.0
-            target = least + (limit - least) * self.chance.uniform(0.7, 1.0)
+            target = least + (limit - least) * self.chance.uniform(0.8, 1.0)
             share = iterations if len(attempt.lines) == 1 else max(500, iterations // len(attempt.lines))
             found = LineSearch(self.judge, line, self.chance.getrandbits(32)).run(target, share, self._stop)
             if found is not None:

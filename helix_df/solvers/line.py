@@ -153,20 +153,19 @@ class LineSearch:
         end = layers if site == len(self.meets) else self.meets[site]
         return begin, end
 
-    def _caps(self, site: int, begin: Ints | int, end: Ints | int) -> Floats:
-        """Most that a range of a site may count with: the target, or its share of a crossing that it reaches."""
-        caps = np.full(np.shape(begin), self.target)
+    def _shares(self, site: int) -> tuple[tuple[int, float], tuple[int, float]]:
+        """For ranges that begin up to, and that end from, a layer: the most they count with, as part of a crossing."""
+        entry, leave = (-1, self.target), (self.judge.num_layers + 1, self.target)
         if site > 0:
-            shared = self.target / self.receivers[site - 1]
-            caps = np.where(np.asarray(begin) <= self.meets[site - 1], np.minimum(caps, shared), caps)
+            entry = (self.meets[site - 1], self.target / self.receivers[site - 1])
         if site < len(self.meets):
-            shared = self.target / self.senders[site]
-            caps = np.where(np.asarray(end) >= self.meets[site] - self.line.overlap, np.minimum(caps, shared), caps)
-        return caps
+            leave = (self.meets[site] - self.line.overlap, self.target / self.senders[site])
+        return entry, leave
 
     def _put(self, p: int, start: int, count: int) -> None:
         self.start[p], self.count[p] = start, count
-        cap = float(self._caps(int(self.site[p]), start, start + count))
+        (enters, entry), (leaves, leave) = self._shares(int(self.site[p]))
+        cap = min(entry if start <= enters else self.target, leave if start + count >= leaves else self.target)
         self.counted[p] = min(float(self.judge.speed[self.nodes[p], count]), cap)
         self.covered[start : start + count] += self.counted[p]
 
@@ -185,12 +184,11 @@ class LineSearch:
         speed = self.judge.speed[node, 1 : most + 1]
         counts, starts, low, high = _windows(most, end - begin)
         gains = self._gains(speed, missing, low, high)
-        if self.meets:
-            caps = self._caps(site, starts + begin, starts + begin + counts)
-            for cap in {self.target / b for b in (*self.receivers, *self.senders)}:
-                here = np.flatnonzero(caps == cap)
-                if cap < self.target and len(here):
-                    gains[here] = self._gains(np.minimum(speed, cap), missing, low[here], high[here])
+        (enters, entry), (leaves, leave) = self._shares(site)
+        entering, leaving = starts + begin <= enters, starts + begin + counts >= leaves
+        for there, cap in ((entering, entry), (leaving, leave), (entering & leaving, min(entry, leave))):
+            if cap < self.target and there.any():
+                gains[there] = self._gains(np.minimum(speed, cap), missing, low[there], high[there])
         chosen = int(gains.argmax())
         self._put(p, begin + int(starts[chosen]), int(counts[chosen]))
 

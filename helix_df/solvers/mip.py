@@ -36,6 +36,9 @@ GRACE_S = 1.0
 WARM_UP = 0.2
 """Share of the time limit that finding a start may take."""
 
+WORTH_TELLING = 1e-3
+"""A bound that falls by less than this share is not reported by itself."""
+
 LEAST_S = 0.5
 """Seconds without which it isn't worth starting a solve."""
 
@@ -197,7 +200,10 @@ class MipSearch:
     def _take(self, message: MipMessage, formulation: Formulation) -> None:
         if message.bound is not None and not self.pruned:
             bound = formulation.unit.bound(message.bound)
-            self.bound = max(min(self.bound, bound), self.flow)
+            lowered = max(min(self.bound, bound), self.flow)
+            if self.flow > 0 and lowered < self.bound * (1 - WORTH_TELLING):
+                self.watch.report(f"mip/{self.backend}", self.flow, lowered)
+            self.bound = lowered
         if message.values is not None:
             placement = formulation.placement(message.values)
             flow = placement_flow(self.problem, placement).value
