@@ -86,6 +86,13 @@ def test_idle_nodes_are_those_without_flow_and_taking_them_away_costs_nothing(pl
         assert (node.layers is None) == (node.node not in placement)
         without = {name: layers for name, layers in placement.items() if name != node.node}
         assert placement_flow(problem, without).value == pytest.approx(flow.value, abs=TOLERANCE)
+        if node.layers is not None:
+            graph = build_graph(problem, placement)
+            fast = tuple(
+                replace(edge, capacity=math.inf) if node.node in (edge.tail, edge.head) else edge
+                for edge in graph.edges
+            )
+            assert node.fast_flow == pytest.approx(solve_max_flow(replace(graph, edges=fast)).value, abs=TOLERANCE)
         if node.why in ("no_way_in", "no_way_out"):
             assert node.most_through == 0
         if node.why == "slow_links":

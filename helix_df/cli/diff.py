@@ -14,7 +14,7 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="NEW", help="The same, for the plan that would follow.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two plans: layers that move, bytes to load, flow, and traffic that takes another way."""
+    """Compare two plans: what moves, loads, flows, and is re-routed."""
     from helix_df.cli.console import messages, output
     from helix_df.cli.diff_table import render_diff
     from helix_df.cli.plans import find_plan

@@ -14,7 +14,9 @@ def draw(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
     out: Annotated[Path | None, typer.Option(help="Write an SVG to this file instead.")] = None,
 ) -> None:
-    """Draw a plan: which node holds which layers, how much flows through it, and where it binds."""
+    """Draw a plan, in the terminal or as an SVG.
+
+    It shows which node holds which layers, how much flows through it, and where it binds."""
     from helix_df.cli.console import messages, output, print_trimmed
     from helix_df.cli.plans import find_plan
     from helix_df.errors import PlanError

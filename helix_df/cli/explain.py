@@ -17,7 +17,7 @@ def explain(
     ] = "10s",
     as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
 ) -> None:
-    """Say what binds a plan, and what one more GPU or a faster link is worth.
+    """Say what binds a plan, and what more would bring.
 
     Every gain is the exact max flow of the changed graph. Ctrl-C leaves out what is still to be planned anew.
     """

@@ -14,7 +14,7 @@ def export(
     to: Annotated[str, typer.Option(help="vllm, llama.cpp or parallax.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
-    """Say a plan in the words of another serving system: vLLM, llama.cpp or Parallax.
+    """Say a plan in the words of vLLM, llama.cpp or Parallax.
 
     A plan that the target can't run as it is is refused, with the stages that are why.
     """

@@ -1,7 +1,7 @@
 """Nodes that no flow passes, and why.
 
-Owns four reasons, each found by reachability or an exact max flow: not a layer fits, the solver left the node out, no
-way leads past it, its links are too slow, or it stands by while the bottleneck is elsewhere.
+Owns the reasons, each found by reachability or an exact max flow: not a layer fits, the solver left the node out, no
+way leads to it or from it, its links are too slow, or it stands by while the bottleneck is elsewhere.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from helix_df.explanation.one_more import TOLERANCE
 from helix_df.graph.flow import Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
-
-TOLERANCE = 1e-3
 
 Why = Literal["fits_nothing", "left_out", "no_way_in", "no_way_out", "slow_links", "spare"]
 
@@ -43,7 +42,13 @@ def idle_nodes(problem: Problem, placement: Placement, flow: Flow) -> tuple[Idle
     busy = {edge.head for edge in flow.edges}
     graph = build_graph(problem, placement)
     gpus = {node.name: node.gpu for node in problem.nodes}
-    placed = [_why(graph, flow.value, node.name, gpus[node.name]) for node in graph.nodes if node.name not in busy]
+    ends_of_cut = {name for link in flow.cut.links for name in link}
+    placed = []
+    for node in graph.nodes:
+        if node.name not in busy:
+            # Links outside the cut change nothing however fast they are: the cut still proves it.
+            fast = solve_max_flow(_with_fast_links(graph, node.name)).value if node.name in ends_of_cut else flow.value
+            placed.append(_why(graph, flow.value, fast, node.name, gpus[node.name]))
     without = [
         IdleNode(node.name, node.gpu, None, "left_out" if node.max_layers else "fits_nothing")
         for node in problem.nodes
@@ -52,10 +57,9 @@ def idle_nodes(problem: Problem, placement: Placement, flow: Flow) -> tuple[Idle
     return (*placed, *without)
 
 
-def _why(graph: FlowGraph, flow: float, name: str, gpu: str) -> IdleNode:
+def _why(graph: FlowGraph, flow: float, fast: float, name: str, gpu: str) -> IdleNode:
     layers = next(node.layers for node in graph.nodes if node.name == name)
     most = most_through(graph, name)
-    fast = solve_max_flow(_with_fast_links(graph, name)).value
     if not _reached(graph, name, forward=True):
         why: Why = "no_way_in"
     elif not _reached(graph, name, forward=False):

@@ -167,3 +167,13 @@ def test_the_examples_are_explained_without_a_solver_and_the_same_twice(name):
     document = explanation_document(found)
     assert all(worth["gain"] >= 0 and math.isfinite(worth["bound"]) for worth in document["gpus"])
     assert len(document["gpus"]) == len({node.gpu for node in plan.job.nodes.values()})
+
+
+def test_the_library_offers_what_the_commands_use():
+    import helix_df
+    from helix_df.exporters.registry import export_plan
+    from helix_df.pictures.plan_svg import plan_svg
+    from helix_df.plan_diff import diff
+
+    assert (helix_df.explain, helix_df.diff) == (explain, diff)
+    assert (helix_df.export_plan, helix_df.plan_svg) == (export_plan, plan_svg)
