@@ -90,4 +90,5 @@ def _edge(problem: Problem, tail: str, head: str) -> FlowEdge | None:
     link = problem.links.find(tail, head)
     if link is None:
         return None
-    return FlowEdge(tail, head, problem.link_capacity(tail, head), link.latency_s)
+    token_bytes = problem.token_bytes if COORDINATOR in (tail, head) else problem.activation_bytes
+    return FlowEdge(tail, head, link.bytes_per_s / token_bytes, link.latency_s)
