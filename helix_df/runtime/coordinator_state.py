@@ -76,6 +76,7 @@ class _Node:
     progress: float = 0.0
     detail: str = ""
     heard: float = 0.0
+    cold_shapes: int = 0
 
 
 @dataclass(slots=True)
@@ -366,6 +367,7 @@ class CoordinatorState:
             case Failed():
                 return self.on_exit(message.node, message.reason)
             case Heartbeat():
+                node.cold_shapes = message.cold_shapes
                 return [Send(node.address or "", Heartbeat(message.node))]
 
     def _on_hello(self, message: Hello, now: float) -> list[CoordinatorAction]:
@@ -465,7 +467,8 @@ class CoordinatorState:
             layers=(node.layers.start, node.layers.stop),
             address=node.address,
             progress=node.progress,
-            detail=node.detail,
+            detail=node.detail or (f"{node.cold_shapes} shapes left to compile" if node.cold_shapes else ""),
+            cold_shapes=node.cold_shapes,
             kv_used_tokens=self.ledger.used.get(name, 0),
             kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
             running=sum(

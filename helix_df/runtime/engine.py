@@ -144,6 +144,11 @@ class Engine:
         """Free the request's pages. Unknown requests are fine."""
         self._pool.release(request)
 
+    @property
+    def cold_shapes(self) -> int:
+        """Shapes that ``warm_up`` hasn't compiled yet."""
+        return len(self._shapes) - self._warm_shapes
+
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
         """Compile the shapes that are still cold, those that a first short request needs before all others.
 

@@ -96,10 +96,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Worker → coordinator, and back: I am alive."""
+    """Worker → coordinator, and back: I am alive, and have this many shapes left to compile at leisure."""
 
     TAG: ClassVar[str] = "heartbeat"
     node: str
+    cold_shapes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

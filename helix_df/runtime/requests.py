@@ -54,7 +54,10 @@ JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One worker as the coordinator sees it; ``progress`` goes from 0 to 1 while it loads and compiles."""
+    """One worker as the coordinator sees it; ``progress`` goes from 0 to 1 while it loads and compiles.
+
+    ``cold_shapes`` are those that a ready worker still compiles while it holds no request.
+    """
 
     name: str
     state: NodeState
@@ -66,6 +69,7 @@ class NodeStatus:
     kv_capacity_tokens: int
     running: int
     join_command: str | None = None
+    cold_shapes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

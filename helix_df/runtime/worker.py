@@ -48,6 +48,11 @@ class StepEngine(Protocol):
         """Tokens of KV cache that requests can own."""
         ...
 
+    @property
+    def cold_shapes(self) -> int:
+        """Shapes that are still to be compiled."""
+        ...
+
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
         """Run steps of different requests, each result in its step's place."""
         ...
@@ -88,6 +93,7 @@ class Worker:
         self._alive = alive
         self._heard = time.monotonic()
         self._busy = False
+        self._cold_shapes = 0
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -128,9 +134,9 @@ class Worker:
 
     def _serve(self, engine: StepEngine, state: WorkerState) -> None:
         still_cold = engine.warm_up()
-        all_warm = False
         while self._alive():
-            at_leisure = not state.requests and not all_warm
+            self._cold_shapes = engine.cold_shapes
+            at_leisure = not state.requests and self._cold_shapes > 0
             for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
                 if isinstance(message, Stop):
                     return
@@ -141,7 +147,7 @@ class Worker:
                 self._act(engine, state.on_results(steps, engine.run(steps)))
             elif at_leisure and not state.requests:
                 # Nobody is here: a good time to compile what later requests will need.
-                all_warm = next(still_cold, None) is None
+                next(still_cold)
 
     def _take(self, message: Message, engine: StepEngine, state: WorkerState) -> None:
         match message:
@@ -184,7 +190,10 @@ class Worker:
                 self._endpoint.wake()
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
             forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
-            self._say(Hello(self._node, self._endpoint.address, os.getpid()) if forgotten else Heartbeat(self._node))
+            if forgotten:
+                self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            else:
+                self._say(Heartbeat(self._node, self._cold_shapes))
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
