@@ -23,7 +23,7 @@ from helix_df.runtime.launchers.base import Launcher, WorkerOrder
 from helix_df.runtime.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.launchers.external import ExternalLauncher
 from helix_df.runtime.launchers.local import LocalLauncher
-from helix_df.runtime.messages import Frames, decode, encode
+from helix_df.runtime.messages import Frames, Message, decode_bundle, encode_bundles
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transport import Endpoint, listen
 from helix_df.runtime.worker import EngineBuilder
@@ -166,13 +166,14 @@ class Coordinator:
         self._endpoint.close()
 
     def _on_frames(self, arrived: list[Frames]) -> None:
+        actions: list[CoordinatorAction] = []
         for frames in arrived:
             try:
-                message = decode(frames, self._token)
+                for message in decode_bundle(frames, self._token):
+                    actions += self._state.on_message(message, time.monotonic())
             except ProtocolError as error:
                 log.warning("ignored: %s", error)
-                continue
-            self._perform(self._state.on_message(message, time.monotonic()))
+        self._perform(actions)
 
     async def _tick(self) -> None:
         while True:
@@ -184,14 +185,17 @@ class Coordinator:
             self._perform(self._state.tick(time.monotonic()))
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
+        sends: list[tuple[str, Message]] = []
         for action in actions:
             match action:
                 case Send():
-                    self._endpoint.send(action.address, encode(action.message, self._token))
+                    sends.append((action.address, action.message))
                 case Deliver():
                     self._hand_over(action.request, action.event)
                 case Abort():
                     self._hand_over(action.request, action.error)
+        for address, frames in encode_bundles(sends, self._token).items():
+            self._endpoint.send(address, frames)
         self._changed.set()
 
     def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:

@@ -6,7 +6,7 @@ shape the header names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -199,6 +199,33 @@ def decode(frames: Sequence[Any], token: str) -> Message:
         return message
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
+
+
+def encode_bundles(sends: Iterable[tuple[str, Message]], token: str) -> dict[str, Frames]:
+    """One bundle of frames an address, its messages in order.
+
+    What left together arrives together: a receiver that starts on whatever has come would else run the first request
+    of a batch alone and let the others wait.
+    """
+    bundles: dict[str, Frames] = {}
+    for address, message in sends:
+        bundles.setdefault(address, []).extend(encode(message, token))
+    return bundles
+
+
+def decode_bundle(frames: Sequence[Any], token: str) -> list[Message]:
+    """The messages of a bundle.
+
+    Raises:
+        ProtocolError: as ``decode``; no message of the bundle counts then.
+    """
+    messages: list[Message] = []
+    at = 0
+    while at < len(frames):
+        message = decode(frames[at : at + 2], token)
+        messages.append(message)
+        at += 2 if isinstance(message, Forward) else 1
+    return messages
 
 
 def _tensor(dtype: str, shape: Sequence[int], frames: Sequence[Any]) -> np.ndarray:

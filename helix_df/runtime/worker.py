@@ -27,8 +27,9 @@ from helix_df.runtime.messages import (
     Release,
     Stop,
     Welcome,
-    decode,
+    decode_bundle,
     encode,
+    encode_bundles,
 )
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import Endpoint
@@ -163,12 +164,13 @@ class Worker:
                 self._refuse_if_told(message)
 
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
-        for action in actions:
-            match action:
-                case Send():
-                    self._endpoint.send(action.address, encode(action.message, self._token))
-                case Free():
-                    engine.release(action.request)
+        done = list(actions)
+        for action in done:
+            if isinstance(action, Free):
+                engine.release(action.request)
+        sends = ((action.address, action.message) for action in done if isinstance(action, Send))
+        for address, frames in encode_bundles(sends, self._token).items():
+            self._endpoint.send(address, frames)
 
     def _hear(self, timeout_s: float | None) -> list[Message]:
         messages: list[Message] = []
@@ -178,7 +180,7 @@ class Worker:
             self._busy = False
         for frames in self._endpoint.receive(timeout_s):
             try:
-                messages.append(decode(frames, self._token))
+                messages += decode_bundle(frames, self._token)
                 self._heard = time.monotonic()
             except ProtocolError as error:
                 log.warning("ignored: %s", error)

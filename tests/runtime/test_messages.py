@@ -78,3 +78,20 @@ def packed(*parts: object) -> list[bytes]:
 def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
         m.decode(frames, "t")
+
+
+def test_what_leaves_together_arrives_together_and_in_order() -> None:
+    first = m.Forward("r/1", 3, True, ROUTE, np.arange(4, dtype=np.int32))
+    second = m.Forward("s/1", 0, False, None, np.ones((2, 3), np.float32))
+    sends = [("here", m.Release("q/1")), ("here", first), ("there", m.Stop()), ("here", second)]
+    bundles = m.encode_bundles(sends, "t")
+    assert list(bundles) == ["here", "there"]
+    released, one, two = m.decode_bundle([bytes(frame) for frame in bundles["here"]], "t")
+    assert released == m.Release("q/1")
+    assert isinstance(one, m.Forward)
+    assert isinstance(two, m.Forward)
+    assert (one.request, one.tensor.tolist(), one.route) == ("r/1", [0, 1, 2, 3], ROUTE)
+    assert (two.request, two.tensor.shape, two.route) == ("s/1", (2, 3), None)
+    assert m.decode_bundle(bundles["there"], "t") == [m.Stop()]
+    with pytest.raises(ProtocolError, match="another job"):
+        m.decode_bundle(bundles["here"], "u")
