@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from helix_df.errors import PlanError
 from helix_df.plan import Plan, read_plan
 from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.generation import TextService
@@ -26,9 +25,9 @@ from helix_df.runtime.jobs import DaemonRecord, find_job, find_running, job_dire
 from helix_df.runtime.lifecycle import start_daemon, stop_daemon, until_ready, until_serving
 from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
-from helix_df.violations import violations
+from helix_df.violations import require_valid
 
-__all__ = ["apply", "connect", "deploy", "down", "plan_of", "require_valid", "status"]
+__all__ = ["apply", "connect", "deploy", "down", "plan_of", "status"]
 
 
 @asynccontextmanager
@@ -148,20 +147,3 @@ def plan_of(what: Plan | Job | str | Path) -> Plan:
     from helix_df.load import load_job
 
     return plan_of(load_job(path))
-
-
-def require_valid(plan: Plan, where: str = "plan") -> Plan:
-    """The plan itself, if nothing is wrong with it.
-
-    Raises:
-        PlanError: with what is wrong.
-    """
-    wrong = violations(plan)
-    if wrong:
-        raise PlanError(
-            "the plan doesn't fit its job",
-            where=where,
-            found="; ".join(wrong[:5]),
-            hint="make it again with `helix-df plan`",
-        )
-    return plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from helix_df.errors import PlanError
 from helix_df.graph.bounds import Bound, best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow_graph import FlowGraph
@@ -35,6 +36,23 @@ def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
         *_cut_violations(plan, graph),
         *_bound_violations(plan, best_bound(problem)),
     ]
+
+
+def require_valid(plan: Plan, where: str = "plan", problem: Problem | None = None) -> Plan:
+    """The plan itself, if nothing is wrong with it.
+
+    Raises:
+        PlanError: with what is wrong.
+    """
+    wrong = violations(plan, problem)
+    if wrong:
+        raise PlanError(
+            "the plan doesn't fit its job",
+            where=where,
+            found="; ".join(wrong[:5]),
+            hint="make it again with `helix-df plan`",
+        )
+    return plan
 
 
 def _placement_violations(plan: Plan, problem: Problem) -> list[str]:

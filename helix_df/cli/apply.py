@@ -47,10 +47,10 @@ def apply(
 
 
 def _read(source: Path, plan_file: Path | None, solver: str | None, name: str | None) -> tuple[Job, Plan | None]:
-    from helix_df.deployment import require_valid
     from helix_df.errors import PlanError
     from helix_df.load import load_job
     from helix_df.plan import read_plan
+    from helix_df.violations import require_valid
 
     if source.suffix == ".json":
         if plan_file is not None or solver is not None:

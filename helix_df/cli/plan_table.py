@@ -5,13 +5,14 @@ Owns the words and the layout. Every number comes from the plan and its problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
 from helix_df.cli.console import print_trimmed
+from helix_df.cli.words import labelled
 from helix_df.graph.compile import mean_request
 from helix_df.graph.flow import FlowPath
 from helix_df.graph.problem import Problem
@@ -43,23 +44,14 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
     left_out = len(plan.stages) - len(shown)
     print_trimmed(
         console,
-        _labelled(_summary(plan, requests)),
+        labelled(_summary(plan, requests)),
         "",
         _node_table(plan, problem, shown, requests),
         *([f"… and {left_out} more nodes; --all lists them"] if left_out else []),
         "",
-        _labelled(_remarks(plan, problem)),
+        labelled(_remarks(plan, problem)),
         Padding(_path_table(plan.paths()), (0, 0, 0, 2)),
     )
-
-
-def _labelled(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, text in rows:
-        grid.add_row(label, text)
-    return grid
 
 
 def _summary(plan: Plan, requests: Requests) -> Iterator[tuple[str, str]]:

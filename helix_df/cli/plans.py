@@ -29,20 +29,10 @@ def find_plan(source: str, progress: Console) -> Plan:
 
 
 def _checked(path: Path) -> Plan:
-    from helix_df.errors import PlanError
     from helix_df.plan import read_plan
-    from helix_df.violations import violations
+    from helix_df.violations import require_valid
 
-    plan = read_plan(path)
-    wrong = violations(plan)
-    if wrong:
-        raise PlanError(
-            "the plan doesn't fit its job",
-            where=str(path),
-            found="; ".join(wrong[:5]),
-            hint="make it again with `helix-df plan`",
-        )
-    return plan
+    return require_valid(read_plan(path), str(path))
 
 
 def _planned(path: Path, progress: Console) -> Plan:

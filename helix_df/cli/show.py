@@ -15,19 +15,11 @@ def show(
     """Check a plan file and show what it says."""
     from helix_df.cli.console import output
     from helix_df.cli.plan_table import render_plan
-    from helix_df.errors import PlanError
     from helix_df.graph.compile import compile_problem
     from helix_df.plan import read_plan
-    from helix_df.violations import violations
+    from helix_df.violations import require_valid
 
     plan = read_plan(plan_file)
     problem = compile_problem(plan.job)
-    wrong = violations(plan, problem)
-    if wrong:
-        raise PlanError(
-            "the plan doesn't fit its job",
-            where=str(plan_file),
-            found="; ".join(wrong[:5]),
-            hint="make it again with `helix-df plan`",
-        )
+    require_valid(plan, str(plan_file), problem)
     render_plan(plan, problem, output(), every_node=every_node)
