@@ -46,13 +46,18 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Formulation:
-    """What the model is built from. ``flow_bound`` (tokens/s) must hold for every placement."""
+    """What the model is built from.
+
+    ``flow_bound`` (tokens/s) must hold for every placement; ``covering`` adds the covering argument as a row, which the
+    paper doesn't have.
+    """
 
     problem: Problem
     nodes: tuple[NodeProfile, ...]
     pairs: tuple[Pair, ...]
     flow_bound: float
     unit: Unit
+    covering: bool = True
 
     def arcs(self) -> list[tuple[str, str]]:
         """Directed links: out of the coordinator, both ways between nodes, into the coordinator."""
@@ -205,18 +210,19 @@ class _Builder:
         self._row([*self.into[name], *_negated(served)], high=0.0)
 
     def _bound_flow(self) -> None:
-        """Objective, and two rows that cut off nothing: the bound, and the argument of ``covering_bound`` made linear.
+        """Objective, and up to two rows that cut off nothing: the bound, and ``covering_bound``'s argument made linear.
 
         With a flow ``F`` at most the bound ``B``: ``Σ_i Σ_k k·min(T_i(k), B)·b_i^k ≥ L·F``.
         """
         flow = self.out[COORDINATOR]
         self._row(flow, high=self.ceiling)
-        held = [
-            (b, k * self.capacity[name][k - 1])
-            for name, counts in self.counts.items()
-            for k, b in enumerate(counts, start=1)
-        ]
-        self._row([*held, *((f, -float(self.layers)) for f, _ in flow)], low=0.0)
+        if self.given.covering:
+            held = [
+                (b, k * self.capacity[name][k - 1])
+                for name, counts in self.counts.items()
+                for k, b in enumerate(counts, start=1)
+            ]
+            self._row([*held, *((f, -float(self.layers)) for f, _ in flow)], low=0.0)
         self.model.maximize(mathopt.LinearSum(f for f, _ in flow))
 
 

@@ -40,8 +40,8 @@ class Worker:
         result = solve[self.request["backend"]]()
         reason = result.termination.reason
         values = self._named(result.variable_values()) if result.has_primal_feasible_solution() else None
-        bound = result.termination.objective_bounds.dual_bound
-        self.send(values=values, bound=bound if abs(bound) < 1e30 else None, status=reason.name.lower())
+        bound = _finite(result.termination.objective_bounds.dual_bound)
+        self.send(values=values, bound=bound, status=reason.name.lower())
 
     def send(self, **message: object) -> None:
         """Tell the parent."""
@@ -88,7 +88,9 @@ class Worker:
 
     def _solve_with_callback(self, solver: Any, parameters: Any) -> Any:
         def improved(data: Any) -> Any:
-            self.send(values=self._named(data.solution))
+            stats = data.mip_stats
+            begun = stats.number_of_solutions_found > 0  # GSCIP checks a hint before it solves, with a bound of 0
+            self.send(values=self._named(data.solution), bound=_finite(stats.dual_bound) if begun else None)
             return mathopt.CallbackResult()
 
         return mathopt.solve(
@@ -99,6 +101,11 @@ class Worker:
             callback_reg=mathopt.CallbackRegistration(events={mathopt.Event.MIP_SOLUTION}),
             cb=improved,
         )
+
+
+def _finite(bound: float) -> float | None:
+    """Backends without a bound say infinity, or 1e30."""
+    return bound if abs(bound) < 1e30 else None
 
 
 class _Follower(threading.Thread):

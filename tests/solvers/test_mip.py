@@ -10,13 +10,15 @@ from helix_df.errors import SolverError
 from helix_df.graph.bounds import covering_bound
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link
+from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, SolveResult, Watch
 from helix_df.solvers.auto import MIP_NODES, AutoSolver
 from helix_df.solvers.chains import usable_nodes
-from helix_df.solvers.mip import BACKENDS, MipSolver
+from helix_df.solvers.mip import BACKENDS, MipOptions, MipSearch, MipSolver
 from helix_df.solvers.mip_links import all_pairs, prune
 from helix_df.solvers.mip_model import Formulation, Unit, build_model
 from helix_df.solvers.mip_process import MipChild, MipRequest, run_mip
+from helix_df.solvers.portfolio import Candidate
 from tests.clusters import cluster
 from tests.problems import node, problem
 
@@ -37,6 +39,26 @@ def test_a_cold_start_finds_and_proves_the_best(backend: str) -> None:
     assert result.placement is not None
     assert placement_flow(SMALL, result.placement).value == pytest.approx(15)
     assert result.termination.bound == pytest.approx(15, rel=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_papers_program_alone_proves_the_best_too(backend: str) -> None:
+    heard: list[float] = []
+    watch = Watch(lambda incumbent: heard.append(incumbent.bound or 0.0))
+    result = run(backend=backend, watch=watch, extra={"warm_start": False, "certificate": False})
+    assert result.termination.reason == "optimal"
+    assert placement_flow(SMALL, result.placement or {}).value == pytest.approx(15)
+    assert result.termination.bound == pytest.approx(15, rel=1e-3)
+    assert max(heard) > covering_bound(SMALL) * 1.5  # it had to come down from its own relaxation
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_start_that_can_be_beaten_is_never_called_optimal(backend: str) -> None:
+    start = Candidate({"a": LayerRange(0, 1), "c": LayerRange(1, 4)}, 9.0, "by hand")
+    options = SolveOptions(30.0, backend=backend)
+    result = MipSearch(SMALL, options, MipOptions(certificate=False), backend, Watch(), start).run(30.0)
+    assert result.termination.reason == "optimal"
+    assert placement_flow(SMALL, result.placement or {}).value == pytest.approx(15)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
