@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from benchmarks.plan_table import CASES
 from helix_df.errors import HelixError
@@ -39,6 +40,10 @@ LOOK_S = 0.1
 
 PATIENCE_S = 60.0
 """Seconds past its limit after which a run counts as hung."""
+
+
+WIDEST = 100
+"""Characters of an explanation in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +200,8 @@ def rows(done: Run, trivial: float) -> list[list[str]]:
 
 def _ending(done: Run) -> str:
     if done.end is None:
-        return f"failed: {done.failure}"
-    return done.end.detail if done.end.reason == "finished" else done.end.reason.replace("_", " ")
+        return shorten(f"failed: {done.failure}", WIDEST)
+    return shorten(done.end.detail, WIDEST) if done.end.reason == "finished" else done.end.reason.replace("_", " ")
 
 
 def _shown(value: float | None, digits: int = 1, none: str = "–") -> str:
