@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from helix_df.errors import ModelError, SpecError
 from helix_df.profiles.catalogue import devices, find_device
 from helix_df.profiles.read_geometry import catalogue, read_geometry, resolve_path
-from helix_df.spec.checks import check_context, cross_check
+from helix_df.spec.checks import check_context, check_pins, cross_check
 from helix_df.spec.explain import explain
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
@@ -74,7 +74,7 @@ def _check_model(job: Job) -> list[Mistake]:
     except ModelError as error:
         found = None if error.found is None else str(error.found)
         return [Mistake(("model", "source"), error.problem, found, error.expected, error.hint)]
-    return check_context(job, geometry.context_length)
+    return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
 
 
 def _with_resolved_source(job: Job, base: Path) -> Job:

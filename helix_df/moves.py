@@ -6,9 +6,34 @@ weights are read; a planner may price moves with it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.profiles.geometry import ModelGeometry
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A placement to stay near to, because it runs.
+
+    ``tokens_per_s_per_gib``: the flow that a plan must gain for each GiB of weights that nodes have to load.
+    """
+
+    placement: Placement
+    geometry: ModelGeometry
+    element_bytes: int
+    tokens_per_s_per_gib: float
+
+    def cost(self, placement: Placement) -> float:
+        """What moving to a placement costs, in tokens/s."""
+        moved = sum(
+            load_bytes(self.placement.get(name), layers, self.geometry, self.element_bytes)
+            for name, layers in placement.items()
+        )
+        return moved / GIB * self.tokens_per_s_per_gib
 
 
 def stage_bytes(layers: LayerRange, geometry: ModelGeometry, element_bytes: int) -> int:

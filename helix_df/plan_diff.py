@@ -10,9 +10,10 @@ from typing import Any
 
 from helix_df.errors import PlanError
 from helix_df.layers import LayerRange
-from helix_df.moves import load_bytes
+from helix_df.moves import Near, load_bytes
 from helix_df.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.spec.job import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,10 @@ def diff(old: Plan, new: Plan) -> PlanDiff:
         PlanError: when the models differ in source, dtype or random seed, so that no weight could be kept.
         ModelError: when the model's geometry can't be read.
     """
-    _require_same_model(old, new)
+    _require_same_model(old, new.job, new.num_layers)
     geometry = read_geometry(new.job.model.parsed_source)
     before, after = old.placement, new.placement
-    replaced = {name for name in before.keys() & after.keys() if _is_another_machine(old, new, name)}
+    replaced = {name for name in before.keys() & after.keys() if _is_another_machine(old.job, new.job, name)}
     moves = []
     for name in sorted({**before, **after}, key=lambda name: (after.get(name) or before[name], name)):
         held, holds = before.get(name), after.get(name)
@@ -99,6 +100,22 @@ def diff(old: Plan, new: Plan) -> PlanDiff:
     )
 
 
+def stay_near(running: Plan, job: Job, tokens_per_s_per_gib: float) -> Near:
+    """What a planner needs to stay near a running plan: each GiB that nodes load must gain so much flow.
+
+    Raises:
+        PlanError, ModelError: as ``diff``.
+    """
+    geometry = read_geometry(job.model.parsed_source)
+    _require_same_model(running, job, geometry.num_layers)
+    placement = {
+        name: layers
+        for name, layers in running.placement.items()
+        if name in job.nodes and not _is_another_machine(running.job, job, name)
+    }
+    return Near(placement, geometry, job.model.element_bytes, tokens_per_s_per_gib)
+
+
 def diff_document(found: PlanDiff) -> dict[str, Any]:
     """The comparison as a JSON document."""
     moves = [
@@ -108,19 +125,19 @@ def diff_document(found: PlanDiff) -> dict[str, Any]:
     return {**asdict(found), "moves": moves, "rerouted_share": found.rerouted_share}
 
 
-def _require_same_model(old: Plan, new: Plan) -> None:
-    a, b = old.job.model, new.job.model
-    if (a.source, a.dtype, a.seed) != (b.source, b.dtype, b.seed) or old.num_layers != new.num_layers:
+def _require_same_model(old: Plan, job: Job, num_layers: int) -> None:
+    a, b = old.job.model, job.model
+    if (a.source, a.dtype, a.seed) != (b.source, b.dtype, b.seed) or old.num_layers != num_layers:
         raise PlanError(
             "the plans are of different models, so nothing carries over",
-            found=f"{a.source} in {a.dtype} ({old.num_layers} layers), {b.source} in {b.dtype} ({new.num_layers})",
+            found=f"{a.source} in {a.dtype} ({old.num_layers} layers), {b.source} in {b.dtype} ({num_layers})",
             expected="the same source, dtype and seed in both",
             hint="take the old job down and apply the new plan",
         )
 
 
-def _is_another_machine(old: Plan, new: Plan, name: str) -> bool:
-    a, b = old.job.nodes[name], new.job.nodes[name]
+def _is_another_machine(old: Job, new: Job, name: str) -> bool:
+    a, b = old.nodes[name], new.nodes[name]
     return (a.gpu, a.address) != (b.gpu, b.address)
 
 

@@ -13,6 +13,7 @@ from helix_df.errors import PlanError
 from helix_df.graph.bounds import Bound, best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow_graph import FlowGraph
+from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import COORDINATOR, Problem
 from helix_df.plan import Plan
 
@@ -30,8 +31,10 @@ def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
     wrong = _placement_violations(plan, problem)
     if wrong:
         return wrong
+    wrong = broken_limits(problem, plan.placement)
     graph = plan.graph(problem)
     return [
+        *wrong,
         *_flow_violations(plan, graph),
         *_cut_violations(plan, graph),
         *_bound_violations(plan, best_bound(problem)),
@@ -87,7 +90,7 @@ def _flow_violations(plan: Plan, graph: FlowGraph) -> list[str]:
     for edge in plan.edges:
         limit = capacity.get((edge.tail, edge.head))
         if limit is None:
-            wrong.append(f"flow on {edge.tail} → {edge.head}, where no link or no fitting layers are")
+            wrong.append(f"flow on {edge.tail} → {edge.head}, where no link, no fitting layers or a hop too many are")
             continue
         if not 0 <= edge.tokens_per_s <= limit * (1 + 1e-9):
             wrong.append(f"{edge.tokens_per_s} tokens/s on {edge.tail} → {edge.head}, which carries 0 to {limit}")

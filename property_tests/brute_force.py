@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 from helix_df.graph.max_flow import placement_flow
-from helix_df.graph.problem import Problem
+from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
 
 
@@ -19,6 +20,11 @@ def placement_count(problem: Problem) -> int:
 
 def best_flow(problem: Problem) -> float:
     """The most flow of any placement, in tokens/s; nodes may stay empty."""
+    return max(placement_flow(problem, placement).value for placement in all_placements(problem))
+
+
+def all_placements(problem: Problem) -> Iterator[Placement]:
+    """Every placement there is."""
     choices = [
         [
             None,
@@ -27,7 +33,5 @@ def best_flow(problem: Problem) -> float:
         for node in problem.nodes
     ]
     names = [node.name for node in problem.nodes]
-    return max(
-        placement_flow(problem, {name: layers for name, layers in zip(names, ranges, strict=True) if layers}).value
-        for ranges in product(*choices)
-    )
+    for ranges in product(*choices):
+        yield {name: layers for name, layers in zip(names, ranges, strict=True) if layers}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 from hypothesis import strategies as st
 
-from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.spec.job import Job
@@ -130,3 +131,29 @@ def placements_of(draw: st.DrawFn, num_layers: int) -> Placement:
         name: LayerRange(start, draw(st.integers(start + 1, num_layers)))
         for name, start in zip(names, starts, strict=True)
     }
+
+
+@st.composite
+def limited_problems(draw: st.DrawFn, **sizes: int) -> Problem:
+    """A problem with some limits, which may be too tight."""
+    problem = draw(problems(**sizes))
+    names = st.sampled_from([node.name for node in problem.nodes])
+    excluded = draw(st.frozensets(names, max_size=1))
+    nodes = tuple(
+        replace(node, tokens_per_s=(), kv_tokens=()) if node.name in excluded else node for node in problem.nodes
+    )
+    fixed = {}
+    for node in nodes:
+        if node.max_layers and not draw(st.integers(0, 5)):
+            length = draw(st.integers(1, node.max_layers))
+            start = draw(st.integers(0, problem.num_layers - length))
+            fixed[node.name] = LayerRange(start, start + length)
+    limits = Limits(
+        max_hops=draw(st.one_of(st.none(), st.integers(1, 4))),
+        min_requests=draw(st.sampled_from((0, 0, 3, 5, 7))),
+        request_tokens=300.0,
+        required=draw(st.frozensets(names, max_size=1)) - excluded,
+        excluded=excluded,
+        fixed=fixed,
+    )
+    return replace(problem, nodes=nodes, limits=limits)

@@ -140,6 +140,7 @@ def _spare(nodes: list[IdleNode]) -> str:
 
 _REASONS = {
     "fits_nothing": lambda _nodes: "not one layer fits",
+    "excluded": lambda _nodes: "left out by limits.avoid",
     "left_out": lambda _nodes: "given no layers by the solver",
     "no_way_in": lambda _nodes: "out of reach; nobody with a link to it hands over where its layers go on",
     "no_way_out": lambda _nodes: "a dead end; no way leads from its last layer to the model's end",

@@ -14,6 +14,12 @@ def plan(
     backend: Annotated[str | None, typer.Option(help="The solver's backend, e.g. highs.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Take the best plan after this long, e.g. 30s.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the solver's random choices.")] = None,
+    near: Annotated[
+        str | None, typer.Option(metavar="PLAN", help="Stay near this plan file or running job: loading weights costs.")
+    ] = None,
+    move_price: Annotated[
+        float, typer.Option(min=0, help="With --near: tokens/s that each GiB of weights to load must gain.")
+    ] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The plan file; by default NAME.plan.json here.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the plan as JSON; a file is only written with --out.")
@@ -25,16 +31,20 @@ def plan(
     Ctrl-C takes the best plan so far; a second one aborts.
     """
     from helix_df.cli.console import messages, output
+    from helix_df.cli.plans import find_plan
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
     from helix_df.load import load_job
     from helix_df.plan import to_document, write_plan
+    from helix_df.plan_diff import stay_near
     from helix_df.solvers.planner import make_plan
 
     job = load_job(job_file)
     job = job.with_solver(**_overrides(job.solver.name, solver, backend, time_limit, seed))
     problem = compile_problem(job)
-    made = watched(lambda watch: make_plan(job, watch=watch, problem=problem), messages())
+    running = find_plan(near, messages()) if near is not None else None
+    staying = stay_near(running, job, move_price) if running is not None else None
+    made = watched(lambda watch: make_plan(job, watch=watch, problem=problem, near=staying), messages())
     path = out or (None if as_json else Path(f"{job.name}.plan.json"))
     if path is not None:
         _write(lambda: write_plan(made, path), path)
@@ -46,6 +56,12 @@ def plan(
     from helix_df.cli.plan_table import render_plan
 
     render_plan(made, problem, output(), every_node=every_node)
+    if running is not None:
+        from helix_df.cli.diff_table import render_diff
+        from helix_df.plan_diff import diff
+
+        output().print()
+        render_diff(diff(running, made), output())
     messages().print(f"\nwritten to {path}", soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ from helix_df.cli.console import print_trimmed
 from helix_df.cli.words import labelled
 from helix_df.graph.compile import mean_request
 from helix_df.graph.flow import FlowPath
+from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
 from helix_df.plan import Plan, Stage
 from helix_df.profiles.read_geometry import read_geometry
@@ -44,7 +45,7 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
     left_out = len(plan.stages) - len(shown)
     print_trimmed(
         console,
-        labelled(_summary(plan, requests)),
+        labelled(_summary(plan, problem, requests)),
         "",
         _node_table(plan, problem, shown, requests),
         *([f"… and {left_out} more nodes; --all lists them"] if left_out else []),
@@ -54,7 +55,7 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
     )
 
 
-def _summary(plan: Plan, requests: Requests) -> Iterator[tuple[str, str]]:
+def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple[str, str]]:
     job, solver = plan.job, plan.solver
     yield "job", job.name
     yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.dtype}"
@@ -66,17 +67,19 @@ def _summary(plan: Plan, requests: Requests) -> Iterator[tuple[str, str]]:
     per_s = plan.flow / requests.tokens
     yield "flow", f"{_number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
     yield "bound", f"{_number(plan.certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
-    at_once = _requests_at_once(plan, requests)
-    yield "KV cache", f"{at_once:,} requests of that length at once" if at_once else "less than one such request"
+    yield "depth", _depth(plan, problem.limits.max_hops)
+    at_once = requests_at_once(problem, plan.placement)
+    wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
+    yield "KV cache", (f"{at_once:,} requests of that length at once" if at_once else "less than one request") + wanted
 
 
-def _requests_at_once(plan: Plan, requests: Requests) -> int:
-    """Requests whose cache fits in every layer, over all nodes that hold it."""
-    by_layer = [0.0] * plan.num_layers
-    for stage in plan.stages:
-        for layer in range(stage.layers.start, stage.layers.stop):
-            by_layer[layer] += stage.kv_tokens // requests.tokens
-    return int(min(by_layer))
+def _depth(plan: Plan, max_hops: int | None) -> str:
+    paths = plan.paths()
+    depths = [len(path.hops) for path in paths]
+    mean = sum(path.tokens_per_s * len(path.hops) for path in paths) / plan.flow if plan.flow else 0.0
+    allowed = f"; {max_hops} allowed" if max_hops is not None else ""
+    spread = f", {min(depths)} to {max(depths)}" if depths and min(depths) < max(depths) else ""
+    return f"a request passes {mean:.3g} node{'s' if mean > 1 else ''} on average{spread}{allowed}"
 
 
 def _node_table(plan: Plan, problem: Problem, stages: Sequence[Stage], requests: Requests) -> Table:
@@ -127,10 +130,13 @@ def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
         yield "idle", f"{_names(idle)}: no flow passes; they stand in when others are busy"
     unused = [node for node in problem.nodes if node.name not in plan.placement]
     if unused:
-        too_small = [node.name for node in unused if node.max_layers == 0]
+        excluded = problem.limits.excluded
+        too_small = [node.name for node in unused if node.max_layers == 0 and node.name not in excluded]
         yield "unused", _names([node.name for node in unused])
         if too_small:
             yield "", f"not one layer fits on {_names(too_small)}"
+        if excluded:
+            yield "", f"limits.avoid leaves out {_names(sorted(excluded))}"
     yield "pipelines", _pipelines(plan.paths())
 
 

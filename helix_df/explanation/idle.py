@@ -1,7 +1,8 @@
 """Nodes that no flow passes, and why.
 
-Owns the reasons, each found by reachability or an exact max flow: not a layer fits, the solver left the node out, no
-way leads to it or from it, its links are too slow, or it stands by while the bottleneck is elsewhere.
+Owns the reasons, each found by reachability or an exact max flow: not a layer fits, the job excludes the node, the
+solver left it out, no way leads to it or from it, its links are too slow, or it stands by while the bottleneck is
+elsewhere.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from helix_df.explanation.one_more import TOLERANCE
 from helix_df.graph.flow import Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import solve_max_flow
-from helix_df.graph.problem import COORDINATOR, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange
 
-Why = Literal["fits_nothing", "left_out", "no_way_in", "no_way_out", "slow_links", "spare"]
+Why = Literal["fits_nothing", "excluded", "left_out", "no_way_in", "no_way_out", "slow_links", "spare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,17 @@ def idle_nodes(problem: Problem, placement: Placement, flow: Flow) -> tuple[Idle
             fast = solve_max_flow(_with_fast_links(graph, node.name)).value if node.name in ends_of_cut else flow.value
             placed.append(_why(graph, flow.value, fast, node.name, gpus[node.name]))
     without = [
-        IdleNode(node.name, node.gpu, None, "left_out" if node.max_layers else "fits_nothing")
+        IdleNode(node.name, node.gpu, None, _why_without(problem, node))
         for node in problem.nodes
         if node.name not in placement
     ]
     return (*placed, *without)
+
+
+def _why_without(problem: Problem, node: NodeProfile) -> Why:
+    if node.name in problem.limits.excluded:
+        return "excluded"
+    return "left_out" if node.max_layers else "fits_nothing"
 
 
 def _why(graph: FlowGraph, flow: float, fast: float, name: str, gpu: str) -> IdleNode:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from helix_df.explanation.cuts import Cut, NewNode, cut_of, source_side
 from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode, build_graph, connects
+from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, LinkTable, Placement, Problem
 from helix_df.layers import LayerRange
@@ -66,10 +67,27 @@ def best_twin(problem: Problem, placement: Placement, likes: Sequence[str]) -> O
     """
     graph = build_graph(problem, placement)
     flow = solve_max_flow(graph)
+    if problem.limits.max_hops is not None:
+        return _best_judged(problem, placement, likes, flow.value)
     cuts = [cut_of(graph, *source_side(graph, flow.cut))]
     best = OneMore(likes[0], None, flow.value)
     for like in likes:
         best = _best_range(with_twin(problem, like), like, graph, cuts, best)
+    return best
+
+
+def _best_judged(problem: Problem, placement: Placement, likes: Sequence[str], flow: float) -> OneMore:
+    """As ``best_twin`` where hops are limited: a new node changes which links count, so every range is judged anew."""
+    best = OneMore(likes[0], None, flow)
+    for like in likes:
+        judge = Judge(with_twin(problem, like))
+        start, count = judge.arrays(placement)
+        for length in range(1, min(int(judge.most[-1]), problem.num_layers) + 1):
+            for first in range(problem.num_layers - length + 1):
+                start[-1], count[-1] = first, length
+                found = judge.flow(start, count)
+                if found > best.flow + TOLERANCE:
+                    best = OneMore(like, LayerRange(first, first + length), found)
     return best
 
 

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helix_df.graph.capacities import Floats, link_matrix, speed_matrix
+from helix_df.graph.capacities import Floats, link_matrix, request_matrix, speed_matrix
 from helix_df.graph.problem import Problem
 from helix_df.graph.sites import find_sites
+
+PRICE_ROUNDS = 3
+PRICE_STEPS = 8
+"""Rounds and steps to either side of the search for prices in ``best_limited_bound``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,51 @@ def linked_covering_bound(problem: Problem) -> float:
     return _covering(limited, problem.num_layers)
 
 
+def limited_covering_bound(problem: Problem, per_hop: float = 0.0, per_request: float = 0.0) -> float:
+    """``covering_bound`` among placements that keep ``limits.max_hops`` and ``limits.min_requests``, for two prices.
+
+    Proof. Take a placement with flow ``F`` that keeps the limits; a token visits at most ``H`` nodes and runs all ``L``
+    layers on them, so the layers it runs, less ``per_hop`` = ``λ`` for each node it visits, are at least ``L − λ·H``.
+    Summed over the flow, a node that passes ``f_i ≤ min(T_i(k_i), F)`` with ``k_i`` layers gives at most
+    ``max(0, k_i − λ)·f_i``, hence ``Σ_i max(0, k_i − λ)·min(T_i(k_i), F) ≥ (L − λ·H)·F``. Every layer has KV cache for
+    ``R`` requests, so with ``q_i(k)`` requests on node ``i``, summed over layers, ``Σ_i k_i·q_i(k_i) ≥ L·R``. Add the
+    second, times ``per_request`` = ``μ``, to the first divided by ``F`` and replace ``k_i`` by the best ``k``:
+    ``Σ_i max_k [max(0, k − λ)·min(T_i(k)/F, 1) + μ·k·q_i(k)] ≥ L − λ·H + μ·L·R``. The left side never grows with ``F``,
+    so bisection finds the largest ``F``. Holds for any ``λ, μ ≥ 0``; without a limit on hops ``λ`` must be 0.
+
+    Returns 0 when no flow above 0 meets the condition: then no placement keeps the limits.
+    """
+    hops = problem.limits.max_hops or 0
+    fit = request_matrix(problem)
+    held: Floats = (fit * np.arange(fit.shape[1])).astype(np.float64)
+    need = problem.num_layers - per_hop * hops + per_request * problem.num_layers * problem.limits.min_requests
+    return _covering(speed_matrix(problem), need, per_hop, per_request * held)
+
+
+def best_limited_bound(problem: Problem) -> float:
+    """``limited_covering_bound`` with good prices: one price at a time, over finer and finer grids.
+
+    Any prices prove a bound; these are chosen the same way by whoever computes it again.
+    """
+    limits, layers = problem.limits, problem.num_layers
+    most_per_hop = layers / limits.max_hops if limits.max_hops else 0.0
+    most_per_request = 4.0 / limits.min_requests if limits.min_requests else 0.0
+    best, prices = limited_covering_bound(problem), (0.0, 0.0)
+    spread = (most_per_hop, most_per_request)
+    for _ in range(PRICE_ROUNDS):
+        for which in (0, 1):
+            for step in range(-PRICE_STEPS, PRICE_STEPS + 1) if spread[which] else ():
+                tried = list(prices)
+                tried[which] = max(0.0, prices[which] + spread[which] * step / PRICE_STEPS)
+                if which == 0 and tried[0] >= most_per_hop:
+                    continue
+                bound = limited_covering_bound(problem, tried[0], tried[1])
+                if bound < best:
+                    best, prices = bound, (tried[0], tried[1])
+        spread = (spread[0] / 4, spread[1] / 4)
+    return best
+
+
 def site_bound(problem: Problem, sites: Sequence[Sequence[int]]) -> float:
     """What each site (positions of nodes) serves alone, and what the links between sites carry.
 
@@ -87,6 +136,8 @@ def best_bound(problem: Problem) -> Bound:
         Bound("linked covering", linked_covering_bound(problem)),
         Bound("sites", site_bound(problem, find_sites(problem).members)),
     ]
+    if problem.limits.max_hops is not None or problem.limits.min_requests:
+        candidates.append(Bound("limited covering", best_limited_bound(problem)))
     best = candidates[0]
     for candidate in candidates[1:]:
         if candidate.bound < best.bound * (1 - 1e-9):
@@ -94,19 +145,27 @@ def best_bound(problem: Problem) -> Bound:
     return best
 
 
-def _covering(speed: Floats, num_layers: int) -> float:
-    """The bisection of ``covering_bound`` for tokens/s by node and layers held (column 0 is no layers)."""
-    rows, counts = np.unique(speed, axis=0, return_counts=True) if len(speed) else (speed, np.zeros(0))
-    layers_held = np.arange(speed.shape[1])
-    if (np.where(speed > 0, layers_held, 0).max(axis=1, initial=0)).sum() < num_layers:
-        return 0.0
+def _covering(speed: Floats, need: float, per_hop: float = 0.0, extra: Floats | None = None) -> float:
+    """The bisection of ``limited_covering_bound`` for tokens/s by node and layers held (column 0 is no layers).
+
+    ``need`` is its right side and ``extra`` what node ``i`` adds to the left with ``k`` layers, both free of ``F``.
+    """
+    table = speed if extra is None else np.concatenate([speed, extra], axis=1)
+    table, counts = np.unique(table, axis=0, return_counts=True) if len(table) else (table, np.zeros(0))
+    width = speed.shape[1]
+    rows, added = table[:, :width], table[:, width:] if extra is not None else 0.0
+    layers_held = np.arange(width)
+    counted = np.maximum(layers_held - per_hop, 0.0)
 
     def covers(flow: float) -> bool:
-        best = (np.minimum(rows / flow, 1.0) * layers_held).max(axis=1)
+        share = np.minimum(rows / flow, 1.0) if flow > 0 else rows > 0
+        best = np.where(layers_held * (rows > 0) > 0, share * counted + added, 0.0).max(axis=1, initial=0.0)
         # Rounding must never cut off a flow that is reached exactly.
-        return float(best @ counts) >= num_layers * (1 - 1e-12)
+        return float(best @ counts) >= need * (1 - 1e-12)
 
-    low, high = 0.0, float(speed.max(axis=1).sum())
+    low, high = 0.0, float(speed.max(axis=1, initial=0.0).sum())
+    if not covers(0.0):
+        return 0.0
     if covers(high):
         return high
     while high - low > 1e-12 * high and math.nextafter(low, high) < high:

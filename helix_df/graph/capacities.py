@@ -15,7 +15,10 @@ Floats = NDArray[np.float64]
 
 
 def speed_matrix(problem: Problem) -> Floats:
-    """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit."""
+    """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit.
+
+    A node whose layers are pinned serves nothing with another number of layers.
+    """
     widest = max((node.max_layers for node in problem.nodes), default=0)
     speed = np.zeros((len(problem.nodes), widest + 1))
     rows: dict[tuple[object, ...], Floats] = {}
@@ -24,7 +27,22 @@ def speed_matrix(problem: Problem) -> Floats:
         if key not in rows:
             rows[key] = np.array([problem.node_capacity(node, k) for k in range(1, node.max_layers + 1)])
         speed[i, 1 : node.max_layers + 1] = rows[key]
+        pinned = problem.limits.fixed.get(node.name)
+        if pinned is not None:
+            speed[i, np.arange(widest + 1) != len(pinned)] = 0.0
     return speed
+
+
+def request_matrix(problem: Problem) -> Ints:
+    """Requests (``limits.request_tokens`` each) whose KV cache fits on node ``i`` beside ``k`` layers at ``[i, k]``.
+
+    0 for no layers and more than fit.
+    """
+    widest = max((node.max_layers for node in problem.nodes), default=0)
+    fit = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
+    for i, node in enumerate(problem.nodes):
+        fit[i, 1 : node.max_layers + 1] = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
+    return fit
 
 
 def link_matrix(problem: Problem) -> Floats:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import SpecError
-from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
+from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Problem
+from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Device, find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
@@ -22,7 +23,7 @@ from helix_df.profiles.throughput import (
     from_table,
     kv_tokens_by_layers,
 )
-from helix_df.spec.job import GpuType, Job, LinkQuality, Profile
+from helix_df.spec.job import GpuType, Job, LinkQuality, Node, Profile
 
 TOKEN_BYTES = 2
 """Bytes of a token id on the way to and from the coordinator: a vocabulary of 65,536 fits, and the paper's data counts
@@ -30,6 +31,9 @@ the same. Such links carry thousands of times less than those between nodes, so 
 
 DEFAULT_EFFICIENCY = Profile.model_fields["efficiency"].default
 """Share of a catalogued device's peaks that is reached, where the job says nothing."""
+
+NOTHING = Throughput((), ())
+"""What a node does that the job excludes."""
 
 
 def compile_problem(job: Job) -> Problem:
@@ -43,14 +47,7 @@ def compile_problem(job: Job) -> Problem:
     requests = mean_request(job, geometry)
     by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in {node.gpu for node in job.nodes.values()}}
     nodes = tuple(
-        NodeProfile(
-            name=name,
-            gpu=node.gpu,
-            region=node.region,
-            tokens_per_s=by_gpu[node.gpu].tokens_per_s,
-            kv_tokens=by_gpu[node.gpu].kv_tokens,
-            nic_bytes_per_s=node.nic,
-        )
+        _node_profile(name, node, NOTHING if name in job.limits.avoid else by_gpu[node.gpu])
         for name, node in job.nodes.items()
     )
     return Problem(
@@ -60,6 +57,23 @@ def compile_problem(job: Job) -> Problem:
         token_bytes=TOKEN_BYTES,
         activation_bytes=geometry.activation_bytes(job.model.element_bytes),
         partial_inference=job.solver.partial_inference,
+        limits=_limits(job, requests),
+    )
+
+
+def _node_profile(name: str, node: Node, throughput: Throughput) -> NodeProfile:
+    return NodeProfile(name, node.gpu, node.region, throughput.tokens_per_s, throughput.kv_tokens, node.nic)
+
+
+def _limits(job: Job, requests: Requests) -> Limits:
+    declared = job.limits
+    return Limits(
+        max_hops=declared.max_hops,
+        min_requests=declared.min_requests,
+        request_tokens=requests.tokens,
+        required=frozenset(declared.use),
+        excluded=frozenset(declared.avoid),
+        fixed={name: LayerRange(start, stop) for name, (start, stop) in declared.pin.items()},
     )
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from helix_df.errors import Infeasible
+from helix_df.graph.bounds import best_limited_bound
+from helix_df.graph.capacities import request_matrix
 from helix_df.graph.flow_graph import FlowGraph, build_graph
-from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Limits, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange
 
 NAMES_SHOWN = 6
@@ -21,12 +26,19 @@ NAMES_SHOWN = 6
 def explain_infeasible(problem: Problem) -> Infeasible | None:
     """The requirement that no placement can meet, or ``None`` when none was found.
 
-    Checks, in this order: all nodes together hold the model; some node is linked to the coordinator; some set of nodes
-    that reach each other over links, with a way in and a way out, holds the model.
+    Checks, in this order: nodes that limits name hold what is asked of them; all nodes together hold the model; so many
+    of them as a request may pass do, and with KV cache for the requests asked for; some node is linked to the
+    coordinator; some set of nodes that reach each other over links, with a way in and a way out, holds the model.
     """
+    wrong_node = _unable_node(problem)
+    if wrong_node is not None:
+        return wrong_node
     usable = [node for node in problem.nodes if node.max_layers]
     if sum(node.max_layers for node in usable) < problem.num_layers:
         return _too_little_memory(problem)
+    too_tight = _too_tight(problem)
+    if too_tight is not None:
+        return too_tight
     entries = {node.name for node in usable if _linked(problem, COORDINATOR, node.name)}
     if not entries:
         return Infeasible(
@@ -53,6 +65,14 @@ def explain_no_flow(problem: Problem, placement: Placement) -> Infeasible:
             where="placement",
             hint="another solver (auto, mip), more time, or GPUs that hold more layers",
         )
+    if problem.limits.max_hops is not None:
+        whole = build_graph(replace(problem, limits=Limits()), placement)
+        if len(whole.edges) > len(graph.edges):
+            return Infeasible(
+                f"no way through the layers passes at most {problem.limits.max_hops} nodes",
+                where="limits.max_hops",
+                hint="another solver (auto, cover), or more hops",
+            )
     return _dead_end(problem, graph)
 
 
@@ -68,6 +88,49 @@ def _too_little_memory(problem: Problem) -> Infeasible:
         expected=f"room for {problem.num_layers} layers",
         hint="add nodes, use GPUs with more memory, a smaller dtype or a shorter context",
     )
+
+
+def _unable_node(problem: Problem) -> Infeasible | None:
+    """A node that a limit asks more of than fits on it."""
+    most = {node.name: node.max_layers for node in problem.nodes}
+    asked = [("pin", name, len(layers)) for name, layers in sorted(problem.limits.fixed.items())]
+    asked += [("use", name, 1) for name in sorted(problem.limits.required)]
+    for field, name, layers in asked:
+        if most[name] < layers:
+            return Infeasible(
+                f"{name} can't hold {layers} layer(s)",
+                where=f"limits.{field}",
+                found=f"{most[name]} fit beside the KV cache of one request",
+                hint="take the node out of the limit, or pin fewer layers",
+            )
+    return None
+
+
+def _too_tight(problem: Problem) -> Infeasible | None:
+    """Limits on depth and KV cache that no placement keeps."""
+    limits = problem.limits
+    if limits.max_hops is not None:
+        deepest = sum(sorted((node.max_layers for node in problem.nodes), reverse=True)[: limits.max_hops])
+        if deepest < problem.num_layers:
+            return Infeasible(
+                f"no {limits.max_hops} nodes hold the model's {problem.num_layers} layers",
+                where="limits.max_hops",
+                found=f"the {limits.max_hops} largest hold {deepest}",
+                hint="more hops, or GPUs that hold more layers",
+            )
+    if limits.min_requests:
+        fit = request_matrix(problem)
+        most = float((fit * np.arange(fit.shape[1])).max(axis=1, initial=0).sum()) / problem.num_layers
+        if most < limits.min_requests:
+            return Infeasible(
+                f"no placement has KV cache for {limits.min_requests} requests on every layer",
+                where="limits.min_requests",
+                found=f"at most {int(most)} of {limits.request_tokens:.4g} tokens each",
+                hint="fewer requests, a shorter workload, or more memory",
+            )
+    if (limits.max_hops is not None or limits.min_requests) and best_limited_bound(problem) <= 0:
+        return Infeasible("no placement keeps both limits on depth and KV cache", where="limits", hint="loosen one")
+    return None
 
 
 def _too_few_links(

@@ -3,7 +3,8 @@
 Source: Helix (arXiv 2406.01566), section 4.1. A node that holds layers ``[s, e)`` is an edge ``in → out`` whose
 capacity is its throughput with ``e − s`` layers. ``source → i`` exists iff ``s_i = 0``, ``i → sink`` iff ``e_i = L``,
 ``i → j`` iff ``e_i = s_j`` or, with partial inference, ``s_j ≤ e_i < e_j``: the request then runs layers
-``[e_i, e_j)`` only on ``j``. The capacity of a link is its bandwidth over the bytes of a token.
+``[e_i, e_j)`` only on ``j``. The capacity of a link is its bandwidth over the bytes of a token. A limit on hops leaves
+links out, so that no way through the graph is longer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
+import numpy as np
+
+from helix_df.graph.limits import within_hops
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 
@@ -62,12 +66,37 @@ def build_graph(problem: Problem, placement: Placement) -> FlowGraph:
         FlowNode(name, layers, problem.node_capacity(profiles[name], len(layers)))
         for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
     )
-    edges = [
+    edges = tuple(
         edge
         for tail, head in _hops(nodes, problem.num_layers, problem.partial_inference)
         if (edge := _edge(problem, tail, head)) is not None
-    ]
-    return FlowGraph(problem.num_layers, nodes, tuple(edges))
+    )
+    if problem.limits.max_hops is not None:
+        edges = _shallow(nodes, edges, problem.limits.max_hops)
+    return FlowGraph(problem.num_layers, nodes, edges)
+
+
+def _shallow(nodes: tuple[FlowNode, ...], edges: tuple[FlowEdge, ...], max_hops: int) -> tuple[FlowEdge, ...]:
+    """The edges that a limit on hops leaves (``within_hops``)."""
+    place = {node.name: i for i, node in enumerate(nodes)}
+    joins = np.zeros((len(nodes), len(nodes)), dtype=np.bool_)
+    first, last = np.zeros(len(nodes), dtype=np.bool_), np.zeros(len(nodes), dtype=np.bool_)
+    for edge in edges:
+        if edge.tail == COORDINATOR:
+            first[place[edge.head]] = True
+        elif edge.head == COORDINATOR:
+            last[place[edge.tail]] = True
+        else:
+            joins[place[edge.tail], place[edge.head]] = True
+    stop = np.array([node.layers.stop for node in nodes], dtype=np.int64)
+    joins, last = within_hops(joins, first, last, stop, max_hops)
+
+    def stays(edge: FlowEdge) -> bool:
+        if edge.head == COORDINATOR:
+            return bool(last[place[edge.tail]])
+        return edge.tail == COORDINATOR or bool(joins[place[edge.tail], place[edge.head]])
+
+    return tuple(edge for edge in edges if stays(edge))
 
 
 def _hops(nodes: tuple[FlowNode, ...], num_layers: int, partial: bool) -> list[tuple[str, str]]:

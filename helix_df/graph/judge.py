@@ -12,6 +12,7 @@ from ortools.graph.python import max_flow as ortools_max_flow
 
 from helix_df.graph.capacities import Floats, Ints, link_matrix, speed_matrix
 from helix_df.graph.flow import RESOLUTION
+from helix_df.graph.limits import Bools, within_hops
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
 
@@ -73,6 +74,8 @@ class Judge:
             joins = (begin[None, :] <= stop[:, None]) & (stop[:, None] < stop[None, :])
         else:
             joins = stop[:, None] == begin[None, :]
+        if self.problem.limits.max_hops is not None:
+            joins, last = self._shallow(used, joins, first, last, stop, self.problem.limits.max_hops)
         capacity = np.where(joins, self._link_units[np.ix_(used, used)], 0)
         tail, head = np.nonzero(capacity)
         each = np.arange(len(used))
@@ -90,3 +93,14 @@ class Judge:
         if status != solver.OPTIMAL:
             raise AssertionError(f"max flow ended with {status} on {len(used)} nodes")
         return solver, used
+
+    def _shallow(
+        self, used: Ints, joins: Bools, first: Ints, last: Ints, stop: Ints, max_hops: int
+    ) -> tuple[Bools, Ints]:
+        """What a limit on hops leaves of the links between nodes and of the nodes that requests leave from."""
+        door = self.links[-1, used] > 0
+        enters, leaves = np.zeros(len(used), dtype=np.bool_), np.zeros(len(used), dtype=np.bool_)
+        enters[first], leaves[last] = door[first], door[last]
+        linked = joins & (self.links[np.ix_(used, used)] > 0)
+        joins, leaves = within_hops(linked, enters, leaves, stop, max_hops)
+        return joins, np.flatnonzero(leaves)

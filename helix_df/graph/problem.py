@@ -86,6 +86,23 @@ class LinkTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a placement must keep, however much flow it has.
+
+    ``max_hops``: nodes that a request passes at most. ``min_requests``: requests of ``request_tokens`` tokens each
+    whose KV cache fits on every layer at once. ``required`` nodes hold layers, ``excluded`` ones hold none (their
+    tables are empty), and ``fixed`` says which layers a node holds.
+    """
+
+    max_hops: int | None = None
+    min_requests: int = 0
+    request_tokens: float = 1.0
+    required: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+    fixed: Mapping[str, LayerRange] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A placement problem.
 
@@ -98,6 +115,7 @@ class Problem:
     token_bytes: int
     activation_bytes: int
     partial_inference: bool = True
+    limits: Limits = Limits()
 
     def node(self, name: str) -> NodeProfile:
         """The node of that name.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from helix_df.graph.problem import Placement, Problem
+from helix_df.moves import Near
 
 Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
 """Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or
@@ -21,13 +22,17 @@ no placement can serve the problem."""
 
 @dataclass(frozen=True, slots=True)
 class SolveOptions:
-    """What the user asks of any solver; ``extra`` holds the solver's own options, unchecked."""
+    """What the user asks of any solver; ``extra`` holds the solver's own options, unchecked.
+
+    ``near``: what runs and should move little; only for solvers whose ``weighs_moves`` is true.
+    """
 
     time_limit_s: float = 30.0
     seed: int = 0
     gap: float = 0.0
     backend: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    near: Near | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from helix_df.errors import SolverError
 from helix_df.graph.problem import Problem
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.cover import CoverOptions, CoverSearch
-from helix_df.solvers.mip import MipOptions, MipSearch, choose_backend
+from helix_df.solvers.mip import MipOptions, MipSearch, choose_backend, what_mip_lacks
 from helix_df.solvers.options import read_extra
 from helix_df.solvers.portfolio import Candidate, best_baseline
 
@@ -26,6 +26,7 @@ class AutoSolver:
     """
 
     name = "auto"
+    weighs_moves = True
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         own = read_extra(self.name, options.extra, MipOptions)
@@ -36,7 +37,8 @@ class AutoSolver:
             )
         started_s = watch.elapsed_s()
         deadline_s = started_s + options.time_limit_s
-        tiny, with_mip = len(problem.nodes) <= TINY_NODES, len(problem.nodes) <= MIP_NODES
+        tiny = len(problem.nodes) <= TINY_NODES
+        with_mip = len(problem.nodes) <= MIP_NODES and options.near is None and what_mip_lacks(problem) is None
         share = 0.3 if tiny else 0.8 if with_mip else 1.0
         # Few attempts where the MIP proves the rest; many where nothing else will find more.
         effort = CoverOptions(restarts=2, iterations=500, polish=1000) if tiny else CoverOptions()
@@ -45,7 +47,6 @@ class AutoSolver:
         cover = CoverSearch(problem, plain, effort, watch, started_s + share * options.time_limit_s, start)
         reason = cover.run()
         if reason in ("optimal", "gap", "interrupted", "infeasible") or not with_mip:
-            detail = f"best by {cover.source}" if cover.best else "no placement found"
-            return SolveResult(cover.best, Termination(reason, cover.bound, detail))
-        best = Candidate(cover.best, cover.flow, cover.source) if cover.best is not None else None
+            return SolveResult(cover.best, Termination(reason, cover.bound, cover.detail))
+        best = Candidate(cover.best, cover.flow, cover.incumbent.source) if cover.best is not None else None
         return MipSearch(problem, options, own, backend, watch, best).run(deadline_s)

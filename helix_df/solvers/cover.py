@@ -1,15 +1,15 @@
 """``cover``: ranges that cover the line of layers evenly, then moved while the exact max flow gains.
 
-Owns the order of attempts, what is kept and when to stop. Doesn't know how a line is covered (``line``), how sites are
-found (``sites``) or how single moves are judged (``polish``).
+Owns the order of attempts, what is kept and when to stop. Doesn't know how an attempt is carried out (``attempts``),
+where it runs (``lanes``) or how sites are found (``sites``).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 
 import numpy as np
 
@@ -19,21 +19,18 @@ from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.sites import Sites, find_sites, orders
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.line import Line, LineSearch, site_layers
+from helix_df.solvers.attempts import Attempt, Incumbent, nothing, run_attempt, weigh
+from helix_df.solvers.lanes import LANES, open_lanes
+from helix_df.solvers.line import Line
+from helix_df.solvers.objective import Objective
 from helix_df.solvers.options import read_extra, refuse_backend
-from helix_df.solvers.polish import Polish
 from helix_df.solvers.portfolio import Candidate, best_baseline
+from helix_df.solvers.rename import renamed
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
 
-ALL_PLACEMENTS = 30_000
-"""Placements up to which all are tried: about a second."""
-
 FEW_NODES = 12
 """Nodes up to which moves from many random starts do better than covering, because links decide as much as layers."""
-
-POLISHED_NODES = 120
-"""Nodes up to which moves are judged one by one; beyond, a max flow takes too long for thousands of them."""
 
 QUICK = 16
 """The very first attempt takes this share of the iterations."""
@@ -50,19 +47,14 @@ class CoverOptions:
     """``solver.options`` of cover.
 
     ``restarts``: attempts at covering the line; ``iterations``: changes tried in the first of them; ``polish``: moves
-    judged by max flow after an attempt that gains.
+    judged by max flow after an attempt that gains; ``enumerate``: placements up to which all are tried instead, about a
+    second for as many as by default.
     """
 
     restarts: int = 24
     iterations: int = 12000
     polish: int = 6000
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Lines to cover side by side (most often one with all sites)."""
-
-    lines: tuple[Line, ...]
+    enumerate: int = 30_000
 
 
 class CoverSolver:
@@ -75,6 +67,7 @@ class CoverSolver:
     """
 
     name = "cover"
+    weighs_moves = True
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)
@@ -83,8 +76,7 @@ class CoverSolver:
         start = best_baseline(problem, options, watch)
         search = CoverSearch(problem, options, own, watch, deadline_s, start)
         reason = search.run()
-        detail = f"best by {search.source}" if search.best else "no placement found"
-        return SolveResult(search.best, Termination(reason, search.bound, detail))
+        return SolveResult(search.best, Termination(reason, search.bound, search.detail))
 
 
 class CoverSearch:
@@ -101,34 +93,46 @@ class CoverSearch:
     ) -> None:
         self.options, self.own, self.watch, self.deadline_s = options, own, watch, deadline_s
         self.judge = Judge(problem)
+        self.objective = Objective(self.judge, options.near)
         self.chance = random.Random(options.seed)
         self.bound = best_bound(problem).bound
         self.sites = find_sites(problem)
-        self.best: Placement | None = start.placement if start else None
-        self.flow = start.flow if start else 0.0
-        self.source = start.source if start else ""
+        self.incumbent = nothing(self.objective)
+        if options.near is not None:
+            self._take(*self.judge.arrays(options.near.placement), "the running plan")
+        if start is not None:
+            self._take(*self.objective.keep_nodes(*self.judge.arrays(start.placement)), start.source)
+
+    @property
+    def best(self) -> Placement | None:
+        """The best placement so far."""
+        return self.judge.placement(self.incumbent.start, self.incumbent.count) if self.incumbent.source else None
+
+    @property
+    def flow(self) -> float:
+        """Its flow, in tokens/s."""
+        return self.incumbent.flow
+
+    @property
+    def detail(self) -> str:
+        """Who found it, in words."""
+        return f"best by {self.incumbent.source}" if self.incumbent.source else "no placement found"
 
     def run(self) -> Reason:
         """Search until proven, told to stop, out of time or out of attempts."""
         if self.bound <= 0:
             return "infeasible"
-        if self._enough() is None and self._placements() <= ALL_PLACEMENTS:
+        if self._enough() is None and self._placements() <= self.own.enumerate:
             self._try_all()
             return "interrupted" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
-        if self._enough() is None:
+        if self._enough() is None and self.judge.problem.limits.max_hops is None:
             self._pack_stages()
-        if self._enough() is None and len(self.judge.most) <= FEW_NODES:
-            self._scatter()
-            return self._enough() or ("time_limit" if self._late() else "finished")
-        for attempt, iterations in self._attempts() if self._enough() is None else ():
-            self._attempt(attempt, iterations)
-            if self._enough() is not None or self._late():
-                break
-        reason = self._enough()
-        return reason or ("time_limit" if self._late() else "finished")
+        if self._enough() is None and not self._late():
+            self._rounds()
+        return self._enough() or ("time_limit" if self._late() else "finished")
 
     def _enough(self) -> Reason | None:
-        return reason_to_stop(self.flow, self.bound, self.options, self.watch)
+        return reason_to_stop(self.incumbent.worth, self.bound, self.options, self.watch)
 
     def _late(self) -> bool:
         return self.watch.elapsed_s() >= self.deadline_s
@@ -136,11 +140,13 @@ class CoverSearch:
     def _stop(self) -> bool:
         return self.watch.stop.is_set() or self._late()
 
-    def _take(self, start: Ints, count: Ints, flow: float, source: str) -> bool:
-        if flow <= self.flow:
+    def _take(self, start: Ints, count: Ints, source: str) -> bool:
+        """Keep a placement if it is worth more than the best so far."""
+        found = weigh(self.objective, start, count, source)
+        if found is None or found.worth <= self.incumbent.worth:
             return False
-        self.best, self.flow, self.source = self.judge.placement(start, count), flow, source
-        self.watch.report("cover", flow, self.bound)
+        self.incumbent = found
+        self.watch.report("cover", found.flow, self.bound)
         return True
 
     def _pack_stages(self) -> None:
@@ -148,70 +154,76 @@ class CoverSearch:
         packing = StagePacking(self.judge, self.sites)
         for order in orders(self.sites, MOST_ORDERS) if packing.small else ():
             placed = packing.best(order, self.flow, self.bound * (1 + 1e-6))
-            if placed is not None:
-                gained = self._take(*placed, self.judge.flow(*placed), "packing stages")
-                self._polish(*placed, self.judge.flow(*placed), gained)
+            if placed is not None and self._take(*self.objective.keep_nodes(*placed), "packing stages"):
+                moves = Attempt("moves", self.chance.getrandbits(32), 0, self.own.polish)
+                self._keep_best([run_attempt(self.objective, moves, self.incumbent, self.bound, self._stop)])
             if self._enough() is not None or self._late():
                 return
 
-    def _scatter(self) -> None:
-        """Polish from the best placement and from random ones."""
+    def _rounds(self) -> None:
+        """Attempts side by side, ``LANES`` in a round, each from the incumbent of the round before.
+
+        So what is found doesn't depend on how fast a lane is, nor on how many cores there are.
+        """
+        with open_lanes(self.objective, self.bound, small=len(self.judge.most) <= FEW_NODES) as lanes:
+            waiting = self._attempts()
+            while attempts := tuple(islice(waiting, LANES)):
+                self._keep_best(lanes.run(attempts, self.incumbent, self._stop))
+                if self._enough() is not None or self._stop():
+                    return
+
+    def _keep_best(self, found: Iterable[Incumbent]) -> None:
+        for incumbent in found:
+            if incumbent.worth > self.incumbent.worth:
+                self.incumbent = incumbent
+                self.watch.report("cover", incumbent.flow, self.bound)
+                if self.options.near is not None:
+                    self._take(*renamed(self.objective, incumbent.start, incumbent.count), incumbent.source)
+
+    def _attempts(self) -> Iterator[Attempt]:
+        if len(self.judge.most) <= FEW_NODES:
+            return self._scattered()
+        if self.judge.problem.limits.max_hops is not None:
+            return self._ladders(self.judge.problem.limits.max_hops)
+        return self._lines()
+
+    def _seed(self) -> int:
+        return self.chance.getrandbits(32)
+
+    def _scattered(self) -> Iterator[Attempt]:
+        """Moves from the incumbent and, more often, from anywhere."""
         for number in range(self.own.restarts):
-            start, count = self.judge.arrays(self.best or {})
-            if number % 4:
-                count = np.array([self.chance.randint(0, int(most)) for most in self.judge.most], dtype=np.int64)
-                start = np.array(
-                    [self.chance.randint(0, self.judge.num_layers - int(k)) for k in count], dtype=np.int64
-                )
-            polish = Polish(self.judge, start, count, self.chance.getrandbits(32))
-            polish.run(self.own.polish // 2, self.chance.choice((0.1, 0.3)), self.bound * (1 - 1e-9), self._stop)
-            self._take(*polish.best, polish.best_flow, "moves judged by max flow")
-            if self._enough() is not None or self._late():
-                return
+            yield Attempt("scatter" if number % 4 else "moves", self._seed(), 0, self.own.polish // 2)
 
-    def _attempts(self) -> Iterator[tuple[Attempt, int]]:
+    def _ladders(self, max_hops: int) -> Iterator[Attempt]:
+        """Ladders with as many rungs as allowed and with fewer, then moves from the best, with more and more work."""
+        fewest = -(-self.judge.num_layers // max(1, int(self.judge.most.max())))
+        rungs = list(range(min(max_hops, self.judge.num_layers), fewest - 1, -1))[:4] or [max_hops]
+        for number in range(self.own.restarts):
+            turn, place = divmod(number, len(rungs))
+            iterations = self._sized(self.own.iterations, turn) // (1 if number else QUICK)
+            yield Attempt("ladder", self._seed(), iterations, self.own.polish, rungs=rungs[place])
+
+    def _lines(self) -> Iterator[Attempt]:
         """Every arrangement once, in an order that chance decides, then again with more and more iterations."""
-        arrangements = list(_arrangements(self.judge, self.sites)) or [Attempt(())]
+        arrangements = list(_arrangements(self.judge, self.sites)) or [()]
         first, rest = arrangements[:2], arrangements[2:]
         self.chance.shuffle(rest)
-        yield first[0], max(1, self.own.iterations // QUICK)  # something better soon, for those who stop early
-        size = min(max(len(self.judge.most) / 60, 1.0), 4.0)
+        # Something better soon, for those who stop early.
+        yield Attempt("lines", self._seed(), max(1, self.own.iterations // QUICK), self.own.polish, first[0])
         for number in range(self.own.restarts):
             turn, place = divmod(number, len(arrangements))
-            yield (*first, *rest)[place], int(self.own.iterations * size * 2**turn)
+            iterations = self._sized(self.own.iterations, turn)
+            yield Attempt("lines", self._seed(), iterations, self.own.polish, (*first, *rest)[place])
 
-    def _attempt(self, attempt: Attempt, iterations: int) -> None:
-        total_start = np.zeros(len(self.judge.most), dtype=np.int64)
-        total_count = np.zeros_like(total_start)
-        for line in attempt.lines:
-            members = tuple(node for site in line.sites for node in site)
-            limit = _covering_limit(self.judge, members)
-            least = self.flow / self.bound * limit if self.bound else 0.0
-            target = least + (limit - least) * self.chance.uniform(0.8, 1.0)
-            share = iterations if len(attempt.lines) == 1 else max(500, iterations // len(attempt.lines))
-            found = LineSearch(self.judge, line, self.chance.getrandbits(32)).run(target, share, self._stop)
-            if found is not None:
-                total_start += found.start
-                total_count += found.count
-        flow = self.judge.flow(total_start, total_count)
-        gained = self._take(total_start, total_count, flow, "covering the layers")
-        self._polish(total_start, total_count, flow, gained)
-
-    def _polish(self, start: Ints, count: Ints, flow: float, gained: bool) -> None:
-        if len(self.judge.most) > POLISHED_NODES or self._enough() is not None:
-            return
-        if flow < 0.9 * self.flow and self.best is not None:
-            start, count = self.judge.arrays(self.best)
-        heat = self.chance.choice((0.003, 0.03, 0.1))
-        polish = Polish(self.judge, start, count, self.chance.getrandbits(32))
-        polish.run(self.own.polish if gained else self.own.polish // 3, heat, self.bound * (1 - 1e-9), self._stop)
-        self._take(*polish.best, polish.best_flow, "moves judged by max flow")
+    def _sized(self, iterations: int, turn: int) -> int:
+        return int(iterations * min(max(len(self.judge.most) / 60, 1.0), 4.0) * 2**turn)
 
     def _placements(self) -> int:
         layers, total = self.judge.num_layers, 1
         for most in self.judge.most.tolist():
             total *= 1 + sum(layers - k + 1 for k in range(1, most + 1))
-            if total > ALL_PLACEMENTS:
+            if total > self.own.enumerate:
                 break
         return total
 
@@ -224,22 +236,14 @@ class CoverSearch:
         for ranges in product(*choices):
             start = np.array([s for s, _ in ranges], dtype=np.int64)
             count = np.array([k for _, k in ranges], dtype=np.int64)
-            self._take(start, count, self.judge.flow(start, count), "trying every placement")
+            self._take(start, count, "trying every placement")
             if self.watch.stop.is_set():
                 return
-        self.bound = max(self.flow, 0.0)
+        if self.objective.near is None:
+            self.bound = max(self.flow, 0.0)
 
 
-def _covering_limit(judge: Judge, nodes: tuple[int, ...]) -> float:
-    """The covering bound of some of the nodes, to three digits."""
-    low, high = 0.0, float(judge.speed[list(nodes)].max(axis=1).sum())
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if site_layers(judge, nodes, middle) >= judge.num_layers else (low, middle)
-    return high
-
-
-def _arrangements(judge: Judge, sites: Sites) -> Iterator[Attempt]:
+def _arrangements(judge: Judge, sites: Sites) -> Iterator[tuple[Line, ...]]:
     """One line over all sites in several orders and with several widths of crossings; and a line a site."""
     shapes = (0.0, 1.0, -1.0)
     several = len(sites.members) > 1
@@ -249,7 +253,7 @@ def _arrangements(judge: Judge, sites: Sites) -> Iterator[Attempt]:
         few = len(rates) <= 2
         for skews in product(shapes, repeat=len(rates)) if few else [(0.0,) * len(rates)]:
             for overlap in (0, 1) if several else (0,):
-                yield Attempt((Line(members, rates, tuple(skews), overlap),))
+                yield (Line(members, rates, tuple(skews), overlap),)
     whole = tuple(site for site in sites.members if int(judge.most[list(site)].sum()) >= judge.num_layers)
     if several and whole:
-        yield Attempt(tuple(Line((site,)) for site in whole))
+        yield tuple(Line((site,)) for site in whole)

@@ -17,6 +17,7 @@ import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.judge import Judge
+from helix_df.solvers.objective import Objective
 
 FALL = 0.985
 """What the target is multiplied with while it can't be reached. Coming from above leaves the stretches well shaped."""
@@ -38,6 +39,10 @@ class Line:
     crossings: tuple[float, ...] = ()
     skews: tuple[float, ...] = ()
     overlap: int = 0
+
+
+Kept = tuple[Ints, Ints, Floats, Floats, Floats, list[int]]
+"""What a change may spoil: start, count, counted, covered, fitting and meets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,9 @@ class LineSearch:
     ``b'`` of them must share the work; then ``u_i·v_j/F ≤ F/(b·b') ≤ c`` routes all of it.
     """
 
-    def __init__(self, judge: Judge, line: Line, seed: int) -> None:
-        self.judge = judge
+    def __init__(self, objective: Objective, line: Line, seed: int) -> None:
+        self.objective, self.judge = objective, objective.judge
+        judge = self.judge
         self.line = line
         self.chance = random.Random(seed)
         self.noise = np.random.default_rng(seed)
@@ -85,6 +91,10 @@ class LineSearch:
         self.count = np.zeros_like(self.start)
         self.counted = np.zeros(len(self.nodes))
         self.covered = np.zeros(judge.num_layers)
+        wanted = judge.problem.limits.min_requests
+        self.fit = None if objective.requests is None else objective.requests / wanted
+        """Share of the requests a limit asks for that fits on node ``i`` beside ``k`` layers."""
+        self.fitting = np.zeros(judge.num_layers)
         self.meets: list[int] = []
         self.target = 0.0
         self.senders: list[int] = []
@@ -144,6 +154,7 @@ class LineSearch:
             self.senders.append(senders)
             self.receivers.append(max(1, math.ceil(pairs / senders - 1e-9)))
         self.covered[:] = 0.0
+        self.fitting[:] = 0.0
         for p in np.flatnonzero(self.count):
             self._put(int(p), int(self.start[p]), int(self.count[p]))
 
@@ -168,14 +179,22 @@ class LineSearch:
         cap = min(entry if start <= enters else self.target, leave if start + count >= leaves else self.target)
         self.counted[p] = min(float(self.judge.speed[self.nodes[p], count]), cap)
         self.covered[start : start + count] += self.counted[p]
+        if self.fit is not None:
+            self.fitting[start : start + count] += self.fit[self.nodes[p], count]
 
     def _remove(self, p: int) -> None:
-        self.covered[self.start[p] : self.start[p] + self.count[p]] -= self.counted[p]
+        held = slice(self.start[p], self.start[p] + self.count[p])
+        self.covered[held] -= self.counted[p]
+        if self.fit is not None:
+            self.fitting[held] -= self.fit[self.nodes[p], self.count[p]]
         self.count[p] = 0
 
     def _insert(self, p: int) -> None:
         """Put a node where it fills most of what is missing."""
-        site, node = int(self.site[p]), self.nodes[p]
+        site, node = int(self.site[p]), int(self.nodes[p])
+        if node in self.objective.fixed:
+            self._put(p, *self.objective.fixed[node])
+            return
         begin, end = self._stretch(site)
         most = min(int(self.judge.most[node]), end - begin)
         if most == 0:
@@ -189,6 +208,9 @@ class LineSearch:
         for there, cap in ((entering, entry), (leaving, leave), (entering & leaving, min(entry, leave))):
             if cap < self.target and there.any():
                 gains[there] = self._gains(np.minimum(speed, cap), missing, low[there], high[there])
+        if self.fit is not None:
+            lacking = np.maximum(1.0 - self.fitting[begin:end], 0.0)
+            gains += self.target * self._gains(self.fit[node, 1 : most + 1], lacking, low, high)
         chosen = int(gains.argmax())
         self._put(p, begin + int(starts[chosen]), int(counts[chosen]))
 
@@ -200,7 +222,10 @@ class LineSearch:
         return np.asarray(flat[high] - flat[low])
 
     def _missing(self) -> float:
-        return float(np.maximum(self.target - self.covered, 0.0).sum())
+        missing = float(np.maximum(self.target - self.covered, 0.0).sum())
+        if self.fit is None:
+            return missing
+        return missing + self.target * float(np.maximum(1.0 - self.fitting, 0.0).sum())
 
     def _change(self) -> None:
         if self.meets and self.chance.random() < 0.08:
@@ -249,8 +274,9 @@ class LineSearch:
         start[self.nodes], count[self.nodes] = self.start, self.count
         return Found(self.target, start, count)
 
-    def _save(self) -> tuple[Ints, Ints, Floats, Floats, list[int]]:
-        return self.start.copy(), self.count.copy(), self.counted.copy(), self.covered.copy(), list(self.meets)
+    def _save(self) -> Kept:
+        counted, covered, fitting = self.counted.copy(), self.covered.copy(), self.fitting.copy()
+        return self.start.copy(), self.count.copy(), counted, covered, fitting, list(self.meets)
 
-    def _restore(self, kept: tuple[Ints, Ints, Floats, Floats, list[int]]) -> None:
-        self.start, self.count, self.counted, self.covered, self.meets = kept
+    def _restore(self, kept: Kept) -> None:
+        self.start, self.count, self.counted, self.covered, self.fitting, self.meets = kept

@@ -75,6 +75,9 @@ class MipSolver:
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         own = read_extra(self.name, options.extra, MipOptions)
         backend = choose_backend(options)
+        lacking = what_mip_lacks(problem)
+        if lacking is not None:
+            raise SolverError(f"mip can't keep {lacking}", where="solver.name", hint="the solver auto or cover")
         deadline_s = watch.elapsed_s() + options.time_limit_s
         start = _warm_start(problem, options, watch) if own.warm_start else None
         return MipSearch(problem, options, own, backend, watch, start).run(deadline_s)
@@ -87,7 +90,14 @@ def _warm_start(problem: Problem, options: SolveOptions, watch: Watch) -> Candid
     effort = CoverOptions(restarts=2, iterations=2000, polish=1000)
     search = CoverSearch(problem, options, effort, watch, limit_s, baseline)
     search.run()
-    return Candidate(search.best, search.flow, search.source) if search.best is not None else None
+    return Candidate(search.best, search.flow, search.incumbent.source) if search.best is not None else None
+
+
+def what_mip_lacks(problem: Problem) -> str | None:
+    """The limit of a problem that the formulation can't express, as a field of the job; ``None`` if it can."""
+    if problem.limits.max_hops is not None:
+        return "limits.max_hops"
+    return "limits.min_requests" if problem.limits.min_requests else None
 
 
 def choose_backend(options: SolveOptions) -> str:

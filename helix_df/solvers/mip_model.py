@@ -166,10 +166,16 @@ class _Builder:
             row.set_coefficient(variable, coefficient)
 
     def _add_node(self, i: int, node: NodeProfile) -> None:
-        start = self.model.add_integer_variable(lb=0, ub=self.layers - 1, name=f"s{i}")
+        limits = self.given.problem.limits
+        pinned = limits.fixed.get(node.name)
+        low, high = (0, self.layers - 1) if pinned is None else (pinned.start, pinned.start)
+        start = self.model.add_integer_variable(lb=low, ub=high, name=f"s{i}")
         counts = [self.model.add_binary_variable(name=name) for name in _count_names(i, node)]
         self.start[node.name], self.counts[node.name] = start, counts
-        self._row([(b, 1.0) for b in counts], high=1.0)
+        least = 1.0 if pinned is not None or node.name in limits.required else 0.0
+        self._row([(b, 1.0) for b in counts], low=least, high=1.0)
+        if pinned is not None:
+            self._row([(counts[len(pinned) - 1], 1.0)], low=1.0)
         self._row(self._stop(node.name), high=self.layers)
 
     def _stop(self, name: str) -> Terms:

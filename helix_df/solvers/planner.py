@@ -11,22 +11,30 @@ from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
 from helix_df.graph.flow import Flow
+from helix_df.graph.limits import broken_limits
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
+from helix_df.moves import Near
 from helix_df.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
 from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
+MOST_BROKEN = 3
+"""Broken limits that a message lists."""
 
-def make_plan(job: Job, *, watch: Watch | None = None, problem: Problem | None = None) -> Plan:
+
+def make_plan(
+    job: Job, *, watch: Watch | None = None, problem: Problem | None = None, near: Near | None = None
+) -> Plan:
     """Plan a job with the solver it names.
 
     Args:
         job: what to plan.
         watch: hears of progress and may stop the solver, whose best placement then becomes the plan.
         problem: ``compile_problem(job)``, if the caller has it already.
+        near: what runs, and the flow that a GiB moved must gain; for solvers that weigh moves (auto, cover).
 
     Raises:
         Infeasible: when the model can't be served on the nodes, or the solver found no way to; says why.
@@ -36,8 +44,13 @@ def make_plan(job: Job, *, watch: Watch | None = None, problem: Problem | None =
     watch = watch or Watch()
     problem = problem or compile_problem(job)
     choice = job.solver
-    options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options)
-    placement, flow, termination = solve_problem(problem, get_solver(choice.name), options, watch)
+    options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options, near)
+    solver = get_solver(choice.name)
+    if near is not None and not getattr(solver, "weighs_moves", False):
+        raise SolverError(
+            f"{choice.name} doesn't weigh moves against flow", where="solver.name", hint="the solver auto or cover"
+        )
+    placement, flow, termination = solve_problem(problem, solver, options, watch)
     report = SolverReport(
         name=choice.name,
         backend=choice.backend,
@@ -68,10 +81,23 @@ def solve_problem(
     if result.placement is None:
         raise _no_placement(solver, result.termination)
     check_placement(problem, result.placement, solver.name)
+    broken = broken_limits(problem, result.placement)
+    if broken:
+        raise _breaks_limits(solver.name, broken)
     flow = placement_flow(problem, result.placement)
     if flow.value <= 0:
         raise explain_no_flow(problem, result.placement)
     return dict(result.placement), flow, result.termination
+
+
+def _breaks_limits(solver: str, broken: list[str]) -> Infeasible:
+    rest = f"; and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
+    return Infeasible(
+        f"the placement that {solver} found doesn't keep the limits",
+        where="limits",
+        found="; ".join(broken[:MOST_BROKEN]) + rest,
+        hint="the solver auto or cover" if solver not in ("auto", "cover") else "looser limits, or more time",
+    )
 
 
 def _no_placement(solver: Solver, termination: Termination) -> Infeasible:
@@ -80,7 +106,7 @@ def _no_placement(solver: Solver, termination: Termination) -> Infeasible:
         "no placement can serve the model" if proven else f"the solver {solver.name} found no placement",
         where="solver.name",
         found=termination.detail or termination.reason,
-        hint=None if proven else "more time (solver.time_limit)" if solver.name == "auto" else "the solver auto",
+        hint=None if proven else "more time, or looser limits" if solver.name == "auto" else "the solver auto",
     )
 
 

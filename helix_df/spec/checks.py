@@ -27,6 +27,7 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
         *_node_names(job),
         *_addresses(job),
         *_links(job),
+        *_limits(job),
     ]
 
 
@@ -124,6 +125,43 @@ def _links(job: Job) -> Iterator[Mistake]:
     yield from _pairs(job.links.regions, ("links", "regions"), regions, "region", may_repeat=True)
 
 
+def check_pins(job: Job, num_layers: int) -> list[Mistake]:
+    """Pinned layers that a model of ``num_layers`` layers doesn't have."""
+    return [
+        Mistake(
+            ("limits", "pin", name),
+            "these layers are not in the model" if stop > num_layers else "a node can't hold an empty range",
+            f"[{start}, {stop}]",
+            f"[start, stop] with 0 <= start < stop <= {num_layers}",
+        )
+        for name, (start, stop) in job.limits.pin.items()
+        if not 0 <= start < stop <= num_layers
+    ]
+
+
+def _limits(job: Job) -> Iterator[Mistake]:
+    limits, known = job.limits, list(job.nodes)
+    named: list[tuple[FieldPath, str]] = [
+        *((("limits", "use", i), name) for i, name in enumerate(limits.use)),
+        *((("limits", "avoid", i), name) for i, name in enumerate(limits.avoid)),
+        *((("limits", "pin", name), name) for name in limits.pin),
+    ]
+    for path, name in named:
+        if name not in known:
+            yield _unknown_end(path, "node", name, known)
+        elif path[1] != "avoid" and name in limits.avoid:
+            yield Mistake(path, "limits.avoid leaves this node out", repr(name), hint="take it out of one of the two")
+
+
+def _unknown_end(path: FieldPath, noun: str, name: str, known: list[str]) -> Mistake:
+    return Mistake(
+        path,
+        f"there is no {noun} of this name{_did_you_mean(name, known)}",
+        repr(name),
+        " | ".join(known[:20]) + (" | …" if len(known) > 20 else ""),
+    )
+
+
 def _pairs(
     entries: tuple[PairLink, ...], path: FieldPath, known: list[str], noun: str, may_repeat: bool
 ) -> Iterator[Mistake]:
@@ -131,12 +169,7 @@ def _pairs(
     for index, entry in enumerate(entries):
         for side, name in enumerate(entry.between):
             if name not in known:
-                yield Mistake(
-                    (*path, index, "between", side),
-                    f"there is no {noun} of this name{_did_you_mean(name, known)}",
-                    repr(name),
-                    " | ".join(known[:20]) + (" | …" if len(known) > 20 else ""),
-                )
+                yield _unknown_end((*path, index, "between", side), noun, name, known)
         a, b = entry.between
         if a == b and not may_repeat:
             yield Mistake(

@@ -186,6 +186,24 @@ class Workload(Section):
     output_length: Number = Field(default=240, gt=0, description="Generated tokens.")
 
 
+class Limits(Section):
+    """What the plan must keep, however much flow it costs."""
+
+    max_hops: Count | None = Field(
+        default=None, ge=1, description="Nodes that a request passes at most: the depth of the pipelines."
+    )
+    min_requests: Count = Field(
+        default=0, ge=0, description="Mean requests whose KV cache must fit on every layer at once."
+    )
+    use: tuple[str, ...] = Field(default=(), description="Nodes that must hold layers.")
+    avoid: tuple[str, ...] = Field(default=(), description="Nodes that must hold none.")
+    pin: dict[str, tuple[Count, Count]] = Field(
+        default_factory=dict,
+        description="Layers that a node must hold, as `[start, stop]`; `stop` itself is the next node's.",
+        examples=[{"gpu-0": [0, 20]}],
+    )
+
+
 class SolverChoice(Section):
     """Which solver places the layers. ``solver: NAME`` is short for ``solver: {name: NAME}``."""
 
@@ -234,6 +252,7 @@ class Job(Section):
     links: Links = Field(default=Links(), description="The network.")
     coordinator: Coordinator = Field(default=Coordinator(), description="The process that takes requests.")
     workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
+    limits: Limits = Field(default=Limits(), description="Depth, KV memory, nodes to use or avoid, pinned layers.")
     solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(
         default=SolverChoice(), description="Which solver places the layers; just its name will do."
     )

@@ -26,6 +26,7 @@ _HEADINGS = {
     "PairLink": "links.regions[…], links.nodes[…]",
     "Coordinator": "coordinator",
     "Workload": "workload",
+    "Limits": "limits",
     "SolverChoice": "solver",
     "Runtime": "runtime",
 }
@@ -96,7 +97,7 @@ def _table(section: dict[str, Any]) -> Iterator[str]:
 
 def _default(field: dict[str, Any]) -> str:
     default = field.get("default")
-    if default is None or default == []:
+    if default is None or default in ([], {}):
         return ""
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
@@ -119,7 +120,7 @@ def _value(field: dict[str, Any]) -> str:
 def _kind(field: dict[str, Any]) -> str:
     kind = field.get("type")
     if kind == "array" and "prefixItems" in field:
-        return "two names"
+        return "two names" if field["prefixItems"][0].get("type") == "string" else "[start, stop]"
     if kind == "array":
         return f"list of {_value(field['items'])}"
     if kind == "object":

@@ -13,6 +13,7 @@ from helix_df.graph.sites import find_sites, orders
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverSolver
 from helix_df.solvers.line import Line, LineSearch
+from helix_df.solvers.objective import Objective
 from helix_df.solvers.stages import StagePacking
 from tests.clusters import cluster
 from tests.problems import ACTIVATION_BYTES, TOKEN_BYTES, node
@@ -61,7 +62,7 @@ def test_a_line_counts_crossings_as_wide_as_they_must_be() -> None:
     given = Problem(4, nodes, links, TOKEN_BYTES, ACTIVATION_BYTES)
     judge = Judge(given)
     line = Line(((0, 1), (2, 3)), (5.0,), (0.0,))
-    found = LineSearch(judge, line, seed=0).run(20.0, 400, lambda: False)
+    found = LineSearch(Objective(judge), line, seed=0).run(20.0, 400, lambda: False)
     assert found is not None
     assert judge.flow(found.start, found.count) >= found.target * (1 - 1e-6)
     assert found.target == pytest.approx(20.0, rel=0.02)

@@ -1,0 +1,181 @@
+"""Good prices for ``priced_covering``: a small linear program, solved by adding the layers that are cheaper than it thinks.
+
+Owns the search. What it finds proves nothing by itself: every bound is checked by ``worth``. A simplex method of our own,
+because plans are checked where there is no solver, and everybody has to find the same prices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from helix_df.graph.capacities import Floats
+from helix_df.graph.priced_covering import (
+    GRID,
+    MOST,
+    PROVEN,
+    Cluster,
+    LayerTable,
+    covering_prices,
+    crossing_capacity,
+    crossing_flow,
+    describe,
+    lowest_proven,
+    worth,
+)
+from helix_df.graph.problem import Problem
+
+MOST_KINDS = 24
+"""Kinds of nodes up to which prices are searched for; with more, only those of the covering bound are tried."""
+
+ROUNDS = 10
+LOWEST = 0.5
+CLOSE = 1e-4
+"""Flows for which prices are searched at most, as a share of the covering bound from where, and how close they get."""
+
+CUTS = 60
+"""Times that layers are added for one flow at most."""
+
+PIVOTS = 5000
+SMALL = 1e-9
+TINY = 1e-11
+"""Steps of the simplex method at most, and what counts as nothing in it."""
+
+
+def priced_covering_bound(problem: Problem, covering: float) -> float:
+    """The lowest bound by ``priced_covering.worth`` that the search finds; ``covering`` is the covering bound.
+
+    Never above ``covering``; ``covering`` itself where every layer needs more nodes than are counted one by one.
+    """
+    cluster = describe(problem)
+    if covering <= 0 or not len(cluster.speed) or covering > MOST * cluster.speed.max():
+        return covering
+    search = PriceSearch(cluster)
+    low, bound, flow = LOWEST * covering, covering, covering * (1 - CLOSE / 100)
+    for _ in range(ROUNDS):
+        prices = search.ruling_out(flow)
+        if prices is not None:
+            bound = lowest_proven(cluster, prices, low, flow)
+        elif bound == covering:
+            break
+        else:
+            low = flow
+        if bound - low <= CLOSE * bound:
+            break
+        flow = (low + bound) / 2
+    return bound
+
+
+class PriceSearch:
+    """Maximises ``worth`` over prices, for one flow after another; layers once found are kept.
+
+    Variables: a price for each kind; for each number of nodes the cost of a layer; the least of these; and the price of
+    what crosses between sites. All prices together are 1.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.kinds = len(cluster.counts)
+        self.size = self.kinds + MOST + 2
+        self.layers: list[tuple[float, Floats]] = []
+
+    def ruling_out(self, flow: float) -> Floats | None:
+        """Prices by which ``worth`` is over 1 for ``flow``, or ``None`` if none were found."""
+        start = covering_prices(self.cluster, flow)
+        if worth(self.cluster, start, flow) > PROVEN:
+            return start
+        if self.kinds > MOST_KINDS:
+            return None
+        rules, limits = self._rules(flow)
+        goal = np.zeros(self.size)
+        goal[-2:] = self.cluster.num_layers, crossing_flow(self.cluster, flow) / flow
+        for _ in range(CUTS):
+            # Nodes that carry more than this flow carry it too.
+            layers = [row for carried, row in self.layers if carried >= flow]
+            found = maximum(goal, np.array([*rules, *layers]), np.array([*limits, *(0.0 for _ in layers)]))
+            prices = found[: self.kinds]
+            if worth(self.cluster, prices, flow) > PROVEN:
+                return prices
+            if float((goal * found).sum()) <= PROVEN or not self._add_layers(found, flow):
+                return None
+        return None
+
+    def _rules(self, flow: float) -> tuple[list[Floats], list[float]]:
+        """Rows and limits that don't depend on layers: what ``worth`` does with their costs."""
+        cost = range(self.kinds, self.kinds + MOST)
+        everything = np.zeros(self.size)
+        everything[: self.kinds] = self.cluster.counts
+        rules = [everything]
+        for n in range(1, MOST + 1):
+            rules += [self._row({cost[n - 1]: 1.0}), self._row({cost[n - 1]: -1.0, self.size - 2: 1.0})]
+        limits = [1.0, *((1.0, 0.0) * MOST)]
+        for n in range(1, MOST + 1):
+            for m in range(n, MOST + 1):
+                capacity = crossing_capacity(self.cluster, n, m, flow)
+                if capacity > 0:
+                    row = self._row({self.size - 2: 2.0, self.size - 1: 2 * capacity / flow})
+                    row[cost[n - 1]] -= 1
+                    row[cost[m - 1]] -= 1
+                    rules.append(row)
+                    limits.append(0.0)
+        return rules, limits
+
+    def _row(self, entries: dict[int, float]) -> Floats:
+        row = np.zeros(self.size)
+        for position, value in entries.items():
+            row[position] = value
+        return row
+
+    def _add_layers(self, found: Floats, flow: float) -> bool:
+        """Add the cheapest layer for each number of nodes if it costs less than ``found`` says; whether any did."""
+        table = LayerTable(self.cluster, found[: self.kinds], flow)
+        costs = table.costs()
+        added = False
+        for n in range(1, MOST + 1):
+            believed = found[self.kinds + n - 1]
+            if not costs[n - 1] < believed - SMALL:
+                continue
+            options, rest = table.nodes(n)
+            row = self._row({self.kinds + n - 1: 1.0})
+            for option in options:
+                row[table.kinds[option]] -= 1 / table.layers[option]
+            if rest:
+                cheapest = table.cheapest
+                share = min(table.speed[cheapest], flow) / flow
+                row[table.kinds[cheapest]] -= rest / GRID / share / table.layers[cheapest]
+            self.layers.append((flow, row))
+            added = True
+        return added
+
+
+def maximum(goal: Floats, rows: Floats, limits: Floats) -> Floats:
+    """A ``y ≥ 0`` with the largest ``goal·y`` under ``rows·y ≤ limits``, where ``limits ≥ 0``; roughly, if not bounded.
+
+    Dantzig's simplex method on a full tableau. Limits are raised a little, each by another amount, so that it never
+    stays where it is.
+    """
+    count, size = rows.shape
+    tableau = np.zeros((count + 1, size + count + 1))
+    tableau[:count, :size] = rows
+    tableau[:count, size:-1] = np.eye(count)
+    tableau[:count, -1] = limits + SMALL * (1 + np.arange(count) / count)
+    tableau[count, :size] = -goal
+    basis = np.arange(size, size + count)
+    for _ in range(PIVOTS):
+        column = int(tableau[count, :-1].argmin())
+        if tableau[count, column] >= -TINY:
+            break
+        entries = tableau[:count, column]
+        ratios = np.full(count, np.inf)
+        np.divide(tableau[:count, -1], entries, out=ratios, where=entries > TINY)
+        row = int(ratios.argmin())
+        if not np.isfinite(ratios[row]):
+            break
+        tableau[row] /= tableau[row, column]
+        factors = tableau[:, column].copy()
+        factors[row] = 0.0
+        tableau -= factors[:, None] * tableau[row]
+        basis[row] = column
+    found = np.zeros(size + count)
+    found[basis] = tableau[:count, -1]
+    best: Floats = np.maximum(found[:size], 0.0)
+    return best

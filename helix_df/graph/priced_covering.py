@@ -1,0 +1,237 @@
+"""An upper bound on the flow that counts whole nodes on every layer, and links where tokens cross between sites.
+
+Owns the argument and its check by plain arithmetic, for any prices of nodes. Doesn't know how good prices are found
+(``price_search``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helix_df.graph.capacities import Floats, Ints, link_matrix, speed_matrix
+from helix_df.graph.problem import Problem
+from helix_df.graph.sites import find_sites
+
+MOST = 5
+"""Nodes on a layer that are counted one by one; ``MOST`` stands for that many or more."""
+
+GRID = 1000
+"""Parts of the flow in which a node's share is counted, always rounded up."""
+
+SAFE = 1e-12
+"""Rounding must never cut off a flow that is reached exactly."""
+
+EXACT = 1e-9
+"""How close, as a share, bisection comes to the lowest flow that prices rule out."""
+
+PROVEN = 1 + 1e-9
+"""``worth`` over ``1`` by more than its arithmetic can be wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the argument needs of a problem.
+
+    ``speed[kind, k]`` is tokens/s with ``k`` layers, ``counts[kind]`` how many nodes are alike in this, ``whole[site,
+    kind]`` the same for each site whose memory holds the model. ``crossings``: links between sites that a token takes
+    at least if it leaves its site. ``links[n]``: tokens/s that the best ``n`` links between sites carry together.
+    """
+
+    num_layers: int
+    speed: Floats
+    counts: Floats
+    whole: Floats
+    crossings: int
+    links: Floats
+
+
+def describe(problem: Problem) -> Cluster:
+    """The cluster of a problem, without the nodes that serve nothing."""
+    speed = speed_matrix(problem)
+    kinds, kind = np.unique(speed, axis=0, return_inverse=True)
+    kind = kind.reshape(-1)
+    sites = find_sites(problem).members
+    held = np.where(speed > 0, np.arange(speed.shape[1]), 0).max(axis=1, initial=0)
+    memory = [int(held[list(site)].sum()) for site in sites]
+    by_site = [np.bincount(kind[list(site)], minlength=len(kinds)) for site in sites]
+    whole = [count for count, layers in zip(by_site, memory, strict=True) if layers >= problem.num_layers]
+    useful = (kinds > 0).any(axis=1)
+    return Cluster(
+        problem.num_layers,
+        kinds[useful],
+        np.bincount(kind, minlength=len(kinds))[useful].astype(float),
+        np.array(whole, dtype=float).reshape(len(whole), len(kinds))[:, useful],
+        max(1, _sites_needed(memory, problem.num_layers) - 1),
+        _best_links(problem, sites),
+    )
+
+
+def _sites_needed(memory: list[int], num_layers: int) -> int:
+    """The least number of sites whose memory together holds the model."""
+    reached = np.cumsum(sorted(memory, reverse=True))
+    return int(np.searchsorted(reached, num_layers)) + 1
+
+
+def _best_links(problem: Problem, sites: tuple[tuple[int, ...], ...]) -> Floats:
+    """Tokens/s of the best 0, 1, 2, ... links between sites; a link is used in one direction only."""
+    site = np.full(len(problem.nodes), -1)
+    for g, members in enumerate(sites):
+        site[list(members)] = g
+    links = np.triu(link_matrix(problem)[:-1, :-1])
+    apart = (site[:, None] != site[None, :]) & (site[:, None] >= 0) & (site[None, :] >= 0)
+    between = links[(links > 0) & apart]
+    if len(between) > MOST * MOST:
+        between = np.partition(between, len(between) - MOST * MOST)[-MOST * MOST :]
+    best = np.sort(between)[::-1]
+    return np.concatenate([np.zeros(1), np.cumsum(best)])
+
+
+def covering_prices(cluster: Cluster, flow: float) -> Floats:
+    """The prices with which the argument is that of ``covering_bound``: layers of ``flow`` tokens/s a node counts for."""
+    best: Floats = (np.minimum(cluster.speed / flow, 1.0) * np.arange(cluster.speed.shape[1])).max(axis=1)
+    return best
+
+
+class LayerTable:
+    """The cheapest nodes that carry a flow through one layer, for given prices.
+
+    A node of price ``π`` that holds ``k`` layers costs ``π/k`` on each. ``at[n][w]`` is the least cost of ``n`` nodes that
+    carry ``w/GRID`` of the flow, each rounded up, by dynamic programming.
+    """
+
+    def __init__(self, cluster: Cluster, prices: Floats, flow: float) -> None:
+        self.kinds, self.layers = np.nonzero(cluster.speed)
+        speed = cluster.speed[self.kinds, self.layers]
+        cost = prices[self.kinds] / self.layers
+        keep = _undominated(speed, cost)
+        self.kinds, self.layers, self.speed, self.cost = self.kinds[keep], self.layers[keep], speed[keep], cost[keep]
+        # Less than the flow needs a second node, whatever the grid says.
+        parts = np.ceil(GRID * (self.speed / flow) * (1 + SAFE)).clip(1, GRID - 1).astype(np.int64)
+        self.parts: Ints = np.where(self.speed >= flow * (1 - SAFE), GRID, parts)
+        per_part = flow * self.cost / np.minimum(self.speed, flow) / GRID
+        self.cheapest = int(per_part.argmin())
+        self.per_part = float(per_part[self.cheapest])
+        self.at, self.chosen = self._fill()
+
+    def _fill(self) -> tuple[list[Floats], list[Ints]]:
+        share = np.arange(GRID + 1)
+        before = np.maximum(share[None, :] - self.parts[:, None], 0)
+        costs = np.full(GRID + 1, np.inf)
+        costs[0] = 0.0
+        at, chosen = [costs], [np.zeros(GRID + 1, dtype=np.int64)]
+        for _ in range(MOST):
+            tried = costs[before] + self.cost[:, None]
+            choice = tried.argmin(axis=0)
+            costs = tried[choice, share]
+            at.append(costs)
+            chosen.append(choice)
+        return at, chosen
+
+    def costs(self) -> Floats:
+        """Least cost of a layer by nodes on it: 1, 2, ... and ``MOST`` or more; infinite where so few can't carry it.
+
+        Never below the cost of as many fractions of the cheapest node, which also stand for all nodes after ``MOST``.
+        """
+        found = np.array([*(self.at[n][GRID] for n in range(1, MOST)), float(self._with_more().min())])
+        return np.maximum(found, self.per_part * GRID)
+
+    def _with_more(self) -> Floats:
+        more: Floats = self.at[MOST] + self.per_part * np.arange(GRID, -1, -1)
+        return more
+
+    def nodes(self, n: int) -> tuple[list[int], float]:
+        """Options (positions in ``kinds``, ``layers``) that give ``costs()[n - 1]``, and parts of the cheapest on top."""
+        share = GRID if n < MOST else int(self._with_more().argmin())
+        rest, options = GRID - share, []
+        for step in range(n, 0, -1):
+            option = int(self.chosen[step][share])
+            options.append(option)
+            share = max(0, share - int(self.parts[option]))
+        return options, float(rest)
+
+
+def _undominated(speed: Floats, cost: Floats) -> Ints:
+    """Options that nothing as cheap outruns, fastest first."""
+    order = np.lexsort((cost, -speed))
+    before = np.concatenate([[np.inf], np.minimum.accumulate(cost[order])[:-1]])
+    return order[cost[order] < before]
+
+
+def crossing_capacity(cluster: Cluster, before: int, after: int, flow: float) -> float:
+    """Tokens/s between sites from a layer on ``before`` nodes to the next on ``after`` nodes (proof: ``worth``)."""
+    if len(cluster.links) == 1:
+        return 0.0
+
+    def carry(links: int) -> float:
+        return float(cluster.links[min(links, len(cluster.links) - 1)])
+
+    if max(before, after) >= MOST:
+        return flow
+    if min(before, after) == 1:
+        links = max(before, after)
+        return flow if carry(links) >= flow * (1 - SAFE) else carry(links - 1)
+    return min(flow, carry(before * after))
+
+
+def crossing_flow(cluster: Cluster, flow: float) -> float:
+    """Tokens/s over links between sites, each link counted, that a placement with this flow has at least."""
+    most = (np.minimum(cluster.speed, flow) * np.arange(cluster.speed.shape[1])).max(axis=1)
+    alone = (cluster.whole * most).sum() / cluster.num_layers
+    return float(cluster.crossings * max(0.0, flow - alone))
+
+
+def worth(cluster: Cluster, prices: Floats, flow: float) -> float:
+    """At most 1 if any placement has ``flow`` tokens/s; so more than 1 proves that none has as much.
+
+    Proof. Take a placement and a flow of ``F`` through it; scaled down, a larger one will do. Split it into pipelines.
+    Each runs every layer on one node, so the ``n_l`` nodes that work on layer ``l`` serve at least ``F`` together. Let a
+    node of kind ``t`` with ``k`` layers cost ``π_t/k ≥ 0`` on each of them, so that all layers together cost at most
+    ``Σ_i π_i``. A layer costs at least ``a(n_l)``, the least cost of that many nodes which serve ``F`` together
+    (``LayerTable``), hence ``Σ_l a(n_l) ≤ Σ_i π_i``. With ``a`` the least of all ``a(n)`` that is
+    ``L·a + Σ_l (a(n_l) - a) ≤ Σ_i π_i``.
+
+    Links. Look at what crosses between sites from layer ``p - 1`` to layer ``p``. A pipeline leaves a node only after the
+    node's last layer. So two nodes use their link in one direction at most, and ``n·n'`` nodes have ``n·n'`` links. If
+    one node does layer ``p - 1`` alone, either it goes on and nothing crosses, or it sends ``F`` to ``n'`` nodes: over
+    ``n'`` links between sites if these carry ``F``, and otherwise to some node of its own site, over ``n' - 1``. If one
+    node does layer ``p`` alone, it may have done layer ``p - 1`` too, or gets ``F`` from ``n`` others: the same. So at
+    most ``g(n, n')`` crosses (``crossing_capacity``). With ``c`` the least ``(a(n) - a + a(n') - a) / (2·g(n, n'))``, and
+    every layer next to two others at most, ``Σ_l (a(n_l) - a) ≥ c·Σ_p g(n_{p-1}, n_p) ≥ c·W``, where ``W`` is all that
+    crosses.
+
+    Pipelines inside one site are a flow over its nodes alone, so they carry at most ``Σ_i max_k k·min(T_i(k), F) / L``
+    (``covering_bound``), and nothing where its memory doesn't hold the model. The others cross at least once, and once
+    less than the number of sites that a model needs (``site_bound``): ``W`` is at least ``crossing_flow``.
+
+    Together ``(L·a + c·W) / Σ_i π_i ≤ 1``. Holds with and without partial inference, for any prices and any grouping of
+    nodes into sites.
+    """
+    costs = LayerTable(cluster, prices, flow).costs()
+    least = float(costs.min())
+    total = float((cluster.counts * prices).sum())
+    if total <= 0 or not np.isfinite(least):
+        return 0.0
+    surplus = crossing_flow(cluster, flow) * crossing_price(cluster, costs, flow)
+    return (cluster.num_layers * least + surplus) / total
+
+
+def crossing_price(cluster: Cluster, costs: Floats, flow: float) -> float:
+    """The least surplus of two layers, halved, for each token/s that crosses between them; 0 where nothing can."""
+    surplus = costs - costs.min()
+    prices = [
+        float(surplus[n - 1] + surplus[m - 1]) / (2 * capacity)
+        for n in range(1, MOST + 1)
+        for m in range(n, MOST + 1)
+        if (capacity := crossing_capacity(cluster, n, m, flow)) > 0
+    ]
+    return min(prices, default=0.0)
+
+
+def lowest_proven(cluster: Cluster, prices: Floats, low: float, high: float) -> float:
+    """The lowest flow that bisection finds these prices to rule out, given that they rule out ``high``."""
+    while high - low > EXACT * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if worth(cluster, prices, middle) > PROVEN else (middle, high)
+    return high
