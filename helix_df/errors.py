@@ -100,6 +100,12 @@ class ProtocolError(HelixError):
     exit_code = 8
 
 
+class SimulationError(HelixError):
+    """A trace can't be read, or a simulation was asked for that makes no sense."""
+
+    exit_code = 9
+
+
 class RequestError(HelixError):
     """A generation request that can't be served as asked (unknown model, prompt over the context, bad parameter).
 

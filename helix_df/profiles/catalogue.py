@@ -59,13 +59,14 @@ class Measured:
     """One model on one device as measured: seconds per layer, KV cache and batch limit by layers held.
 
     ``prefill`` is by prompt tokens, ``decode`` by sequences in the batch. ``kv_tokens[k - 1]`` and ``max_batch[k - 1]``
-    are for ``k`` layers.
+    are for ``k`` layers; ``max_prompts`` is the most prompts in one batch.
     """
 
     prefill: Curve
     decode: Curve
     kv_tokens: tuple[int, ...]
     max_batch: tuple[int, ...]
+    max_prompts: int | None = None
 
 
 @cache
@@ -108,6 +109,7 @@ def _measured(row: dict[str, Any]) -> Measured:
         decode=tuple((batch, ms / 1e3) for batch, ms in row["decode_ms"]),
         kv_tokens=tuple(blocks * block_tokens for blocks in row["kv_blocks"]),
         max_batch=tuple(row["max_batch"]),
+        max_prompts=row["max_prompts"],
     )
 
 

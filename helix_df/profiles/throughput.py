@@ -91,7 +91,7 @@ def from_table(tokens_per_s: tuple[float, ...], kv_tokens: tuple[int, ...], num_
 
 def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Throughput:
     """Throughput from measured times per layer."""
-    prefill_s = _at(measured.prefill, requests.input_tokens)
+    prefill_s = interpolate(measured.prefill, requests.input_tokens)
     count = min(len(measured.kv_tokens), num_layers)
 
     def decode_s(layers: int) -> float:
@@ -99,7 +99,7 @@ def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Thro
         batch = _concurrent(measured.kv_tokens[layers - 1], requests, limit)
         corners = [corner for corner, _ in measured.decode if 1 <= corner < batch]
         # D(b)/b is monotone between two corners of a piecewise linear D, so its minimum is at a corner or at the end.
-        return min(_at(measured.decode, b) / b for b in [*corners, batch])
+        return min(interpolate(measured.decode, b) / b for b in [*corners, batch])
 
     rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, count + 1))
     return Throughput(_falling(rates), measured.kv_tokens[:count])
@@ -147,7 +147,7 @@ def _falling(rates: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(out)
 
 
-def _at(curve: Curve, x: float) -> float:
+def interpolate(curve: Curve, x: float) -> float:
     """The curve at ``x``; beyond its end it goes on in proportion to the last point."""
     last_x, last_y = curve[-1]
     if x >= last_x:

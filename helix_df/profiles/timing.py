@@ -1,0 +1,113 @@
+"""Seconds of one stage's batch, layer by layer, from whatever is known about a device.
+
+Owns the curves behind a throughput: seconds a layer takes for a prefill of so many tokens, and for a decode step of so
+many requests. Doesn't know nodes, queues or traces.
+
+Three sources, as for throughput (``throughput``), and in each the same closed form holds for a stage of ``k`` layers
+that serves mean requests: ``tokens/s = (in + out) / (k · (P(in) + out · D(b) / b))``.
+
+* Measured curves are taken as they are. A decode step of one request takes as long as one of two, where the
+  measurements begin.
+* A roofline gives ``P(n) = max(2·params·n / F, layer_bytes / W)`` and
+  ``D(b) = max(2·params·b / F, (layer_bytes + b·(in + out/2)·kv_bytes) / W)``.
+* A declared table says only how many tokens/s ``k`` layers serve. The shape comes from measured curves or a roofline of
+  the same device, stretched until the closed form gives the table's entry; without either, every token costs the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_df.profiles.catalogue import Curve, Measured
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.throughput import Requests, Roofline, from_curves, interpolate
+
+LARGEST_BATCH = 4096
+"""Where a roofline's decode curve ends; beyond, it goes on in proportion."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTiming:
+    """Seconds that one layer takes.
+
+    ``prefill`` is by prompt tokens, ``decode`` by requests in the batch, both from 0 on; linear between points and in
+    proportion to the last point after it. ``max_prompts`` and ``max_batch`` are the device's own limits.
+    """
+
+    prefill: Curve
+    decode: Curve
+    max_prompts: int | None = None
+    max_batch: int | None = None
+
+    def prefill_s(self, tokens: float) -> float:
+        """Seconds a layer takes for a prefill of ``tokens`` prompt tokens."""
+        return interpolate(self.prefill, tokens) if tokens > 0 else 0.0
+
+    def decode_s(self, batch: float) -> float:
+        """Seconds a layer takes for a decode step of ``batch`` requests."""
+        return interpolate(self.decode, batch) if batch > 0 else 0.0
+
+    def stretched(self, factor: float) -> LayerTiming:
+        """The same shape, every time multiplied by ``factor``."""
+        return LayerTiming(
+            tuple((x, y * factor) for x, y in self.prefill),
+            tuple((x, y * factor) for x, y in self.decode),
+            self.max_prompts,
+            self.max_batch,
+        )
+
+
+def measured_timing(measured: Measured, layers: int) -> LayerTiming:
+    """Timing of a device that holds ``layers`` layers, as measured; past the largest measured count its limit stays."""
+    limit = measured.max_batch[min(layers, len(measured.max_batch)) - 1]
+    points = tuple(point for point in measured.decode if point[0] > 0)
+    return LayerTiming(measured.prefill, ((0.0, points[0][1]), *points), measured.max_prompts, limit)
+
+
+def roofline_timing(geometry: ModelGeometry, element_bytes: int, roofline: Roofline, requests: Requests) -> LayerTiming:
+    """Timing from compute and memory bandwidth, with the mean context of the workload."""
+    layer_bytes = geometry.layer_parameters * element_bytes
+    floor_s = layer_bytes / roofline.bytes_per_s
+    compute_s = 2 * geometry.layer_parameters / roofline.flop_per_s
+    context = requests.input_tokens + requests.output_tokens / 2
+    cache_s = context * geometry.kv_bytes_per_token_layer(element_bytes) / roofline.bytes_per_s
+
+    def decode_s(batch: float) -> float:
+        return max(batch * compute_s, floor_s + batch * cache_s)
+
+    corner = floor_s / compute_s
+    crossing = floor_s / (compute_s - cache_s) if compute_s > cache_s else 0.0
+    batches = sorted({0.0, float(LARGEST_BATCH), *([crossing] if 0 < crossing < LARGEST_BATCH else [])})
+    return LayerTiming(
+        ((0.0, floor_s), (corner, floor_s), (2 * corner, 2 * floor_s)),
+        tuple((batch, decode_s(batch)) for batch in batches),
+    )
+
+
+def linear_timing(tokens_per_s: float, layers: int) -> LayerTiming:
+    """Timing under which every token, prompt or generated, costs ``1 / (layers · tokens_per_s)`` seconds a layer."""
+    cost = 1 / (layers * tokens_per_s)
+    return LayerTiming(((0.0, 0.0), (1.0, cost)), ((0.0, 0.0), (1.0, cost)))
+
+
+def declared_timing(
+    tokens_per_s: float, kv_tokens: int, layers: int, shape: LayerTiming | None, requests: Requests
+) -> LayerTiming:
+    """Timing whose closed form is the declared ``tokens_per_s`` with ``layers`` layers.
+
+    Args:
+        tokens_per_s: the table's entry for ``layers`` layers.
+        kv_tokens: tokens of KV cache beside these layers, which bound the closed form's batch.
+        layers: how many are held.
+        shape: curves of the same device from elsewhere, or ``None``.
+        requests: the mean request that the table is for.
+    """
+    if shape is None:
+        return linear_timing(tokens_per_s, layers)
+    return shape.stretched(closed_form(shape, kv_tokens, layers, requests) / tokens_per_s)
+
+
+def closed_form(timing: LayerTiming, kv_tokens: int, layers: int, requests: Requests) -> float:
+    """Tokens/s of a stage of ``layers`` layers with this timing that serves mean requests at its best batch."""
+    one = Measured(timing.prefill, timing.decode, (kv_tokens,), (timing.max_batch or requests.max_batch,))
+    return from_curves(one, requests, 1).tokens_per_s[0] / layers

@@ -1,0 +1,192 @@
+"""How a simulation runs: the runtime's parameters, and every modelling choice with a name.
+
+Owns the options and the presets. Doesn't know plans, traces or how events are handled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from helix_df.errors import SimulationError
+from helix_df.spec.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """A node fails (``up=False``) or joins (``up=True``) at ``time_s``; if it joins first, it starts absent."""
+
+    time_s: float
+    node: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Saturate:
+    """A next request waits at the door at all times; admission alone decides how many run."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldInFlight:
+    """``count`` requests enter, ``spacing_s`` apart; each that ends is replaced ``delay_s`` later."""
+
+    count: int
+    spacing_s: float = 0.1
+    delay_s: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FeedByKv:
+    """``initial`` requests enter; whenever a prefill or a request ends, one more, if the cache has room.
+
+    The room: over all layers, the largest expected use of the KV cache of the nodes that hold the layer is at most
+    ``below``. Each enters ``delay_s`` later.
+    """
+
+    initial: int = 20
+    below: float = 0.8
+    spacing_s: float = 0.1
+    delay_s: float = 0.1
+
+
+Feed = Saturate | HoldInFlight | FeedByKv
+"""Where a saturating trace's next request comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is simulated and by which rules; the defaults are the runtime's own. Times are in simulated seconds.
+
+    Attributes:
+        seconds: the window that is reported, after ``warmup_s``.
+        drain: go on after the window until every request that arrived has ended (not for saturating traces).
+        seed: of everything that is drawn at random.
+        scheduler: a name of ``schedulers.registry``.
+        routing: the whole pipeline when a request is admitted, or hop by hop as its prompt travels.
+        ways: which hops schedulers other than the flow's may take: every feasible one or only those with flow.
+        admission: by expected KV use as the runtime does, or everything at once.
+        when_full: a request that finds no room waits, or is dropped.
+        kv_high_water, expected_output, max_queue, max_batch, max_prefill_tokens: as in the job's ``runtime``.
+        mean_output: most tokens that a request is expected to generate.
+        kv_by_layer: a request that runs only some layers of a node takes cache in those only.
+        batching: decode steps first and prompts under the token budget, or all in the order they arrived.
+        prefill_chunk: prompts travel in pieces of this many tokens; ``None`` = whole.
+        merge_prefills: the prompts of a batch run as one prefill, or one after the other.
+        context_per_slot: decode steps of a batch stop at this many tokens of context times the batch limit.
+        layer_steps: nodes work layer by layer, and whoever skips layers joins at its first.
+        copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
+        prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
+        feed: for saturating traces.
+        events: nodes that fail and join.
+        series: points of the time series in the outcome.
+    """
+
+    seconds: float = 600.0
+    warmup_s: float = 60.0
+    drain: bool = False
+    seed: int = 0
+    scheduler: str = "flow"
+    routing: Literal["admission", "hop"] = "admission"
+    ways: Literal["feasible", "flow"] = "feasible"
+    admission: Literal["kv", "open"] = "kv"
+    when_full: Literal["wait", "drop"] = "wait"
+    kv_high_water: float = 0.9
+    expected_output: float = 0.6
+    mean_output: float = 240.0
+    max_queue: int = 1024
+    max_batch: int | None = 16
+    max_prefill_tokens: int | None = 512
+    kv_by_layer: bool = False
+    batching: Literal["decode_first", "arrival"] = "decode_first"
+    prefill_chunk: int | None = 512
+    merge_prefills: bool = False
+    context_per_slot: int | None = None
+    layer_steps: bool = False
+    copy_bytes_per_s: float | None = None
+    prefill_gives_token: bool = True
+    feed: Feed = Saturate()
+    events: tuple[NodeEvent, ...] = ()
+    series: int = 60
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise SimulationError("the simulated time must be above zero", where="seconds", found=self.seconds)
+        if self.warmup_s < 0:
+            raise SimulationError("the warm-up can't be negative", where="warmup", found=self.warmup_s)
+        if self.routing == "hop" and self.admission == "kv":
+            raise SimulationError(
+                "routing hop by hop can't admit by KV use, since the pipeline isn't known yet",
+                where="routing",
+                expected="admission open",
+            )
+
+    @property
+    def end_s(self) -> float:
+        """When the window closes."""
+        return self.warmup_s + self.seconds
+
+
+def options_of(job: Job, **changes: object) -> Options:
+    """The rules by which the runtime serves a job; ``changes`` are fields of ``Options``."""
+    runtime = job.runtime
+    options = Options(
+        kv_high_water=runtime.kv_high_water,
+        expected_output=runtime.expected_output,
+        mean_output=job.workload.output_length,
+        max_queue=runtime.max_queue,
+        max_batch=runtime.max_batch,
+        max_prefill_tokens=runtime.max_prefill_tokens,
+        prefill_chunk=runtime.max_prefill_tokens,
+    )
+    return replace(options, **changes)  # type: ignore[arg-type]
+
+
+COPY_BYTES_PER_S = 1 / (1 / 4e9 + 1 / 5e9)
+"""The published simulator joins activations at 4 GB/s and moves them to the device at 5 GB/s."""
+
+ARTIFACT = Options(
+    ways="flow",
+    when_full="drop",
+    expected_output=1.0,
+    max_queue=10**9,
+    max_batch=None,
+    max_prefill_tokens=None,
+    kv_by_layer=True,
+    batching="arrival",
+    prefill_chunk=None,
+    merge_prefills=True,
+    context_per_slot=1000,
+    layer_steps=True,
+    copy_bytes_per_s=COPY_BYTES_PER_S,
+    prefill_gives_token=False,
+)
+"""The rules of the Helix paper's published simulator (arXiv 2406.01566, artifact under Apache-2.0)."""
+
+
+def artifact_offline(**changes: object) -> Options:
+    """Its saturating runs under flow scheduling: admit below 0.85 of the KV cache, feed below 0.8, 60 s of warm-up."""
+    options = replace(ARTIFACT, scheduler="flow-tokens", kv_high_water=0.85, feed=FeedByKv())
+    return replace(options, **changes)  # type: ignore[arg-type]
+
+
+def artifact_online(**changes: object) -> Options:
+    """Its runs under arrivals and flow scheduling: no warm-up, 1,800 s."""
+    options = replace(
+        ARTIFACT,
+        scheduler="flow-tokens",
+        kv_high_water=0.9,
+        mean_output=0.6 * 240,
+        warmup_s=0.0,
+        seconds=1800.0,
+    )
+    return replace(options, **changes)  # type: ignore[arg-type]
+
+
+def artifact_baseline(scheduler: str, in_flight: int | None = None, **changes: object) -> Options:
+    """Its runs of other schedulers, which choose hop by hop and admit everything; ``in_flight`` makes it saturating."""
+    options = replace(ARTIFACT, scheduler=scheduler, routing="hop", admission="open")
+    if in_flight is None:
+        options = replace(options, warmup_s=0.0, seconds=1800.0)
+    else:
+        options = replace(options, feed=HoldInFlight(in_flight))
+    return replace(options, **changes)  # type: ignore[arg-type]

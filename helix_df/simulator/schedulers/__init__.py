@@ -1,0 +1,1 @@
+"""Ways to choose pipelines, to be compared with the plan's flow."""

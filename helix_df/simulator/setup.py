@@ -1,0 +1,198 @@
+"""What is simulated: stages with their timing and KV cache, the links between them, and the plan's flow.
+
+Owns the step from a plan to these numbers, and the choice of each node's timing. Doesn't know traces, schedulers or
+events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from helix_df.errors import SimulationError
+from helix_df.graph.compile import DEFAULT_EFFICIENCY, compile_problem, mean_request
+from helix_df.graph.flow import EdgeFlow
+from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.problem import COORDINATOR, Placement, Problem
+from helix_df.layers import LayerRange
+from helix_df.plan import Plan
+from helix_df.profiles.catalogue import find_device, find_measured
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import Requests, Roofline
+from helix_df.profiles.timing import LayerTiming, declared_timing, measured_timing, roofline_timing
+from helix_df.spec.job import GpuType, Job
+
+TimingChoice = Literal["planned", "measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageSetup:
+    """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them."""
+
+    name: str
+    layers: LayerRange
+    timing: LayerTiming
+    kv_tokens: int
+    nic_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSetup:
+    """One direction of a hop that a request may take; ``COORDINATOR`` is both source and sink.
+
+    ``token_bytes`` are what one token takes before the codec, whose ``ratio`` is compressed over plain size.
+    """
+
+    tail: str
+    head: str
+    bytes_per_s: float
+    latency_s: float
+    token_bytes: float
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A placed model, ready to be simulated. ``flow`` is the plan's bound in tokens/s, ``edges`` how it splits."""
+
+    name: str
+    num_layers: int
+    stages: tuple[StageSetup, ...]
+    links: tuple[LinkSetup, ...]
+    edges: tuple[EdgeFlow, ...]
+    flow: float
+    activation_bytes: float
+    codecs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def placement(self) -> Placement:
+        """Layers by node."""
+        return {stage.name: stage.layers for stage in self.stages}
+
+    def renamed(self, names: Mapping[str, str]) -> Setup:
+        """The same setup under other node names."""
+
+        def new(name: str) -> str:
+            return names.get(name, name)
+
+        return replace(
+            self,
+            stages=tuple(replace(stage, name=new(stage.name)) for stage in self.stages),
+            links=tuple(replace(link, tail=new(link.tail), head=new(link.head)) for link in self.links),
+            edges=tuple(replace(edge, tail=new(edge.tail), head=new(edge.head)) for edge in self.edges),
+        )
+
+
+def setup_of(
+    plan: Plan,
+    problem: Problem | None = None,
+    *,
+    timing: TimingChoice = "planned",
+    codec_ratio: float | Mapping[tuple[str, str], float] = 1.0,
+) -> Setup:
+    """What a plan looks like to the simulator.
+
+    Args:
+        plan: to be simulated.
+        problem: ``compile_problem(plan.job)``, if the caller has it already.
+        timing: as the plan assumed, so that a stage's closed form is its throughput in the plan; or the catalogue's
+            measured curves wherever there are some, even where the job declares a table.
+        codec_ratio: compressed over plain size of activations, for all links between nodes or by (tail, head).
+    """
+    job = plan.job
+    problem = problem or compile_problem(job)
+    geometry = read_geometry(job.model.parsed_source)
+    requests = mean_request(job, geometry)
+    stages = tuple(
+        StageSetup(
+            name=stage.node,
+            layers=stage.layers,
+            timing=stage_timing(
+                job, geometry, requests, job.nodes[stage.node].gpu, len(stage.layers), stage.kv_tokens, timing
+            ),
+            kv_tokens=stage.kv_tokens,
+            nic_bytes_per_s=job.nodes[stage.node].nic,
+        )
+        for stage in plan.stages
+    )
+    return assemble_setup(
+        job.name, problem, stages, plan.edges, plan.flow, codec_ratio=codec_ratio, placement=plan.placement
+    )
+
+
+def assemble_setup(
+    name: str,
+    problem: Problem,
+    stages: tuple[StageSetup, ...],
+    edges: tuple[EdgeFlow, ...],
+    flow: float,
+    *,
+    codec_ratio: float | Mapping[tuple[str, str], float] = 1.0,
+    placement: Placement | None = None,
+) -> Setup:
+    """A setup of stages that exist already, with every feasible hop of the problem between them."""
+    graph = build_graph(problem, placement or {stage.name: stage.layers for stage in stages})
+    links = []
+    for edge in graph.edges:
+        link = problem.links.find(edge.tail, edge.head)
+        assert link is not None
+        inner = COORDINATOR not in (edge.tail, edge.head)
+        links.append(
+            LinkSetup(
+                edge.tail,
+                edge.head,
+                link.bytes_per_s,
+                link.latency_s,
+                problem.activation_bytes if inner else problem.token_bytes,
+                _ratio(codec_ratio, edge.tail, edge.head) if inner else 1.0,
+            )
+        )
+    return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes)
+
+
+def _ratio(ratio: float | Mapping[tuple[str, str], float], tail: str, head: str) -> float:
+    value = ratio.get((tail, head), 1.0) if isinstance(ratio, Mapping) else ratio
+    if not 0 < value <= 1:
+        raise SimulationError("a codec's ratio must be above 0 and at most 1", where=f"{tail} → {head}", found=value)
+    return value
+
+
+def stage_timing(
+    job: Job,
+    geometry: ModelGeometry,
+    requests: Requests,
+    gpu: str,
+    layers: int,
+    kv_tokens: int,
+    choice: TimingChoice = "planned",
+) -> LayerTiming:
+    """Seconds a layer takes on a GPU type that holds ``layers`` layers; sources as in ``profiles.timing``."""
+    declared = job.gpus.get(gpu, GpuType())
+    measured = find_measured(gpu, geometry, job.model.dtype)
+    shape = measured_timing(measured, layers) if measured is not None else None
+    if shape is not None and (choice == "measured" or declared == GpuType()):
+        return shape
+    if shape is None:
+        roofline = _roofline(job, gpu)
+        shape = roofline_timing(geometry, job.model.element_bytes, roofline, requests) if roofline else None
+    table = declared.profile.tokens_per_s if declared.profile is not None else None
+    if table is not None:
+        return declared_timing(table[layers - 1], kv_tokens, layers, shape, requests)
+    if shape is None or (measured is not None and declared.profile is not None):
+        roofline = _roofline(job, gpu)
+        assert roofline is not None, f"{gpu} was planned with without anybody knowing its speed"
+        return roofline_timing(geometry, job.model.element_bytes, roofline, requests)
+    return shape
+
+
+def _roofline(job: Job, gpu: str) -> Roofline | None:
+    """The declared roofline, else the catalogue's, else none."""
+    profile = job.gpus.get(gpu, GpuType()).profile
+    if profile is not None and profile.compute is not None and profile.bandwidth is not None:
+        return Roofline(profile.efficiency * profile.compute, profile.efficiency * profile.bandwidth)
+    device = find_device(gpu)
+    if device is None:
+        return None
+    return Roofline(DEFAULT_EFFICIENCY * device.flop_per_s[job.model.dtype], DEFAULT_EFFICIENCY * device.bytes_per_s)

@@ -1,0 +1,55 @@
+"""Traces: which requests come when, and how long they are. Pure data.
+
+A saturating trace has no arrival times that matter: its requests are taken in order whenever there is room, and from
+the beginning again at its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_df.errors import SimulationError
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """A request: when it arrives, its prompt, the tokens it will generate, and the most it asks for."""
+
+    arrival_s: float
+    input_tokens: int
+    output_tokens: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.input_tokens < 1 or self.output_tokens < 1 or self.max_tokens < self.output_tokens:
+            raise SimulationError(
+                "a request needs a prompt, an output and at least that many max_tokens",
+                found=f"{self.input_tokens} in, {self.output_tokens} out, max_tokens {self.max_tokens}",
+            )
+        if self.arrival_s < 0:
+            raise SimulationError("a request can't arrive before the start", found=f"{self.arrival_s} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Requests in the order they arrive. ``saturating`` ones ignore the arrival times."""
+
+    name: str
+    requests: tuple[TraceRequest, ...]
+    saturating: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.requests:
+            raise SimulationError("the trace has no requests", where=self.name)
+        times = [request.arrival_s for request in self.requests]
+        if not self.saturating and times != sorted(times):
+            raise SimulationError("the trace's requests are not in order of arrival", where=self.name)
+
+    @property
+    def mean_tokens(self) -> tuple[float, float]:
+        """Mean input and output tokens."""
+        count = len(self.requests)
+        return (
+            sum(request.input_tokens for request in self.requests) / count,
+            sum(request.output_tokens for request in self.requests) / count,
+        )
