@@ -118,6 +118,17 @@ MISTAKES = [
          "bracket"),
     edit("an unknown anchor", "{gpu: mine", "{gpu: *mine", ":8", "not valid YAML", "anchor"),
     edit("two documents", "solver:", "---\nsolver:", ":15", "not valid YAML", "---"),
+    # Limits.
+    edit("a node to use that isn't there", "solver:", "limits: {use: [e]}\nsolver:", "limits.use[0]", "no node of this name", "a | b"),
+    edit("a node to use and to avoid", "solver:", "limits: {use: [a], avoid: [a]}\nsolver:", "limits.use[0]", "limits.avoid"),
+    edit("a pin beyond the model", "solver:", "limits: {pin: {a: [70, 90]}}\nsolver:", "limits.pin.a", "not in the model", "[70, 90]", "80"),
+    edit("an empty pin", "solver:", "limits: {pin: {a: [9, 9]}}\nsolver:", "limits.pin.a", "empty range"),
+    edit("half a pin", "solver:", "limits: {pin: {a: [9]}}\nsolver:", "limits.pin.a[1]", "missing"),
+    edit("a pin that doesn't fit", "solver:", "limits: {pin: {a: [0, 80]}}\nsolver:", "limits.pin", "a can't hold 80 layer(s)", "fit beside", code=INFEASIBLE),
+    edit("no hops", "solver:", "limits: {max_hops: 0}\nsolver:", "limits.max_hops", "at least 1"),
+    edit("too few hops", "solver:", "limits: {max_hops: 1}\nsolver:", "limits.max_hops", "no 1 nodes hold", "80 layers", code=INFEASIBLE),
+    edit("KV cache for too many", "solver:", "limits: {min_requests: 100000}\nsolver:", "limits.min_requests", "at most", "more memory", code=INFEASIBLE),
+    edit("a rule that doesn't keep a limit", "solver:", "limits: {pin: {d: [0, 1]}}\nsolver:", "limits", "even", "limits.pin says [0, 1)", "auto or cover", code=INFEASIBLE),
     # Planning.
     edit("too big a model", "float16", "float32", "nodes", "of the model's 80 layers", "A100-80GB", code=INFEASIBLE),
     edit("an unknown solver", "name: even", "name: evne", "solver.name", "'evne'", "even", "mip", code=SOLVER),

@@ -100,6 +100,37 @@ def test_diff_with_a_job_that_ran_here(plans, capsys):
     assert "of the traffic" in out
 
 
+def test_planning_near_a_plan_moves_nothing_that_does_not_pay(plans, capsys):
+    job = EXAMPLES / "single24.yaml"
+    args = ("--solver", "cover", "--time-limit", "3s", "--near", plans / "even.json", "--move-price", "1000")
+    code, out, _ = run(capsys, "plan", job, *args)
+    assert code == 0
+    assert read_plan(Path("single24.plan.json")).placement == read_plan(plans / "even.json").placement
+    assert "no layer moves" in out
+
+
+def test_a_solver_that_does_not_weigh_moves_refuses_to(plans, capsys):
+    code, out, err = run(capsys, "plan", EXAMPLES / "single24.yaml", "--solver", "even", "--near", plans / "even.json")
+    assert (code, out) == (5, "")
+    assert "even doesn't weigh moves" in err
+
+
+def test_the_table_shows_depth_and_limits(capsys):
+    text = (EXAMPLES / "single24.yaml").read_text()
+    job = text.replace("\ngpus:", "\nlimits: {max_hops: 12, avoid: [n5]}\ngpus:")
+    Path("job.yaml").write_text(job)
+    code, out, _ = run(capsys, "plan", "job.yaml", "--solver", "cover", "--time-limit", "2s")
+    assert code == 0
+    assert "12 allowed" in out
+    assert "limits.avoid leaves out n5" in out
+    plan = read_plan(Path("single24.plan.json"))
+    assert max(len(path.hops) for path in plan.paths()) <= 12
+    assert "n5" not in plan.placement
+    code, out, _ = run(capsys, "explain", "single24.plan.json", "--budget", "0s")
+    assert code == 0
+    assert "left out by limits.avoid" in out
+
+
 def test_no_such_plan_or_job_is_one_message(plans, capsys):
     code, _, err = run(capsys, "diff", "nobody", plans / "even.json")
     assert code == 4
