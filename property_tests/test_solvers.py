@@ -56,13 +56,14 @@ def test_a_baseline_is_deterministic(solver: str, problem: Problem) -> None:
     assert first == second
 
 
+@pytest.mark.parametrize("effort", [{}, {"enumerate": 0, "restarts": 8, "polish": 2000}], ids=["all", "search"])
 @given(problem=problems(max_nodes=6, max_layers=8))
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
-def test_cover_finds_the_best_of_few_placements(problem: Problem) -> None:
-    """With and without partial inference, whatever the links."""
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+def test_cover_finds_the_best_of_few_placements(effort: dict[str, int], problem: Problem) -> None:
+    """With and without partial inference, whatever the links; by trying all, and by the search alone."""
     assume(placement_count(problem) <= 1000)
     best = best_flow(problem)
-    plan = plan_or_none(problem, "cover")
+    plan = plan_or_none(problem, "cover", options=effort)
     assert (plan.flow if plan else 0.0) == pytest.approx(best, rel=1e-6, abs=1e-3)
     if plan is not None:
         assert violations(plan, problem) == []
