@@ -25,6 +25,7 @@ COMMANDS = {
     "diff": "helix_df.cli.diff:diff",
     "export": "helix_df.cli.export:export",
     "draw": "helix_df.cli.draw:draw",
+    "simulate": "helix_df.cli.simulate:simulate",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "apply": "helix_df.cli.apply:apply",

@@ -89,10 +89,7 @@ class Network:
                     continue
                 nic = Nic(stage.nic_bytes_per_s)
                 for link in direction:
-                    if direction is sent:
-                        link.sender = nic
-                    else:
-                        link.receiver = nic
+                    link.nics = (*link.nics, nic)
 
     def code(self, index: int) -> str:
         """What routers call the stage at that place."""

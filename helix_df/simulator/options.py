@@ -145,7 +145,6 @@ COPY_BYTES_PER_S = 1 / (1 / 4e9 + 1 / 5e9)
 """The published simulator joins activations at 4 GB/s and moves them to the device at 5 GB/s."""
 
 ARTIFACT = Options(
-    ways="flow",
     when_full="drop",
     expected_output=1.0,
     max_queue=10**9,

@@ -38,9 +38,8 @@ class Link:
         "head",
         "head_name",
         "latency_s",
-        "receiver",
+        "nics",
         "s_per_token",
-        "sender",
         "skipped",
         "tail_name",
         "tokens",
@@ -54,32 +53,30 @@ class Link:
         self.latency_s = latency_s
         self.bytes_per_token = bytes_per_token
         self.head: Stage | None = None
-        self.sender: Nic | None = None
-        self.receiver: Nic | None = None
+        self.nics: tuple[Nic, ...] = ()
         self.skipped = 0
         self.width = 0
         self.free_s = 0.0
         self.busy_s = 0.0
         self.tokens = 0
 
-    def carry(self, now: float, items: int, tokens_each: int, spacing_s: float) -> tuple[float, float]:
+    def carry(self, now: float, items: int, tokens_each: int, spacing_s: float) -> tuple[float, float, float]:
         """Send ``items`` transfers, the first ready now and each next one ``spacing_s`` later.
 
-        Returns when the first arrives, and how far apart they do.
+        Returns when the first arrives, how far apart they do, and when the first was sent.
         """
         each = tokens_each * self.s_per_token
         start = now if now > self.free_s else self.free_s
         apart = each if each > spacing_s else spacing_s
-        for nic in (self.sender, self.receiver):
-            if nic is not None:
-                share = tokens_each * self.bytes_per_token / nic.bytes_per_s
-                start = max(start, nic.free_s)
-                apart = max(apart, share)
-                nic.free_s = start + items * share
+        for nic in self.nics:
+            share = tokens_each * self.bytes_per_token / nic.bytes_per_s
+            start = max(start, nic.free_s)
+            apart = max(apart, share)
+            nic.free_s = start + items * share
         self.free_s = start + each + (items - 1) * apart
         self.busy_s += items * each
         self.tokens += items * tokens_each
-        return start + each + self.latency_s, apart
+        return start + each + self.latency_s, apart, start
 
 
 class Attempt:

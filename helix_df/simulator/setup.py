@@ -13,7 +13,7 @@ from typing import Literal
 from helix_df.errors import SimulationError
 from helix_df.graph.compile import DEFAULT_EFFICIENCY, compile_problem, mean_request
 from helix_df.graph.flow import EdgeFlow
-from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan import Plan
@@ -117,9 +117,7 @@ def setup_of(
         )
         for stage in plan.stages
     )
-    return assemble_setup(
-        job.name, problem, stages, plan.edges, plan.flow, codec_ratio=codec_ratio, placement=plan.placement
-    )
+    return assemble_setup(job.name, problem, stages, plan.edges, plan.flow, codec_ratio=codec_ratio)
 
 
 def assemble_setup(
@@ -130,10 +128,10 @@ def assemble_setup(
     flow: float,
     *,
     codec_ratio: float | Mapping[tuple[str, str], float] = 1.0,
-    placement: Placement | None = None,
+    graph: FlowGraph | None = None,
 ) -> Setup:
-    """A setup of stages that exist already, with every feasible hop of the problem between them."""
-    graph = build_graph(problem, placement or {stage.name: stage.layers for stage in stages})
+    """A setup of stages that exist already, with the hops of ``graph``, or every feasible one, between them."""
+    graph = graph or build_graph(problem, {stage.name: stage.layers for stage in stages})
     links = []
     for edge in graph.edges:
         link = problem.links.find(edge.tail, edge.head)

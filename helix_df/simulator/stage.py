@@ -5,6 +5,7 @@ Owns what happens on one node. Doesn't know where requests come from, and leaves
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import itemgetter
 
 from helix_df.simulator.options import Options
@@ -12,6 +13,9 @@ from helix_df.simulator.parts import Attempt, Link, Nic, Run
 from helix_df.simulator.setup import StageSetup
 
 NEVER = float("inf")
+LONG_CONTEXT = 4096
+"""Tokens of context that no step is taken to exceed, so that a limit on the sum need not be counted out."""
+
 _BY_ARRIVAL = itemgetter(0, 1)
 
 
@@ -36,6 +40,7 @@ class Stage:
         self.prompts: list[Run] = []
         self.batch: list[Run] = []
         self.batch_number = 0
+        self.batch_steps = 0
         self.busy_until_s = NEVER
         self.busy = False
         self.wake_s = NEVER
@@ -146,134 +151,134 @@ class Stage:
 
     # ------------------------------------------------------------------ batches
 
-    def next_batch(self) -> list[Run]:
-        """Take the next batch out of the queues, in the order things came."""
-        decodes = self._take_decodes()
-        room = self.max_batch - sum(len(run.steps) for run in decodes) if self.decode_first else self.max_prompts
-        prompts = self._take_prompts(min(room, self.max_prompts))
-        if decodes and prompts:
-            return sorted([*decodes, *prompts], key=_BY_ARRIVAL)
-        return decodes or prompts
+    def begin(self, now: float, by_layer: bool) -> tuple[float, Sequence[Run]]:
+        """Start the next batch if something waits; when it ends (``NEVER``: nothing to do) and what didn't fit."""
+        inbox = self.inbox
+        if inbox and (self.unsorted or inbox[0].arrive_s <= now):
+            self.take_arrived(now)
+        if not self.decodes and not self.prompts:
+            return NEVER, ()
+        decodes, steps = self._take_decodes(self.decodes)
+        prompts = self._take_prompts(self.prompts, steps) if self.prompts else []
+        tokens = sum(run.piece.tokens for run in prompts if run.piece is not None) if prompts else 0
+        batch = _merged(decodes, prompts)
+        if self.mixed:
+            need = sum(_tokens(run) * (run.link.width if by_layer else self.width) for run in batch)
+        else:
+            need = (steps + tokens) * self.width
+        refused: list[Run] = []
+        if self.kv_used + need > self.kv_capacity:
+            batch, refused = self._fitting(batch, by_layer)
+            steps = sum(len(run.steps) for run in batch)
+            if not batch:
+                return NEVER, refused
+        else:
+            self._fill(need)
+        if self.mixed:
+            seconds = self._mixed_s(batch)
+        else:
+            seconds = self.width * self._layer_s(steps, prompts if not refused else batch)
+        if self.copy_s:
+            seconds += self.copy_s * self.received
+            self.received = 0
+        return self._run(now, batch, steps, seconds), refused
 
-    def _take_decodes(self) -> list[Run]:
+    def _take_decodes(self, queue: list[Run]) -> tuple[list[Run], int]:
+        """Decode steps for a batch, off the front of the queue, and how many they are."""
+        steps = 0
+        for run in queue:
+            steps += len(run.steps)
+        if steps <= self.max_batch:
+            taken = queue[:]
+            queue.clear()
+        else:
+            taken, steps = self._take_some(queue)
+        if self.max_context is not None and steps * LONG_CONTEXT > self.max_context:
+            taken, back = _within(self.max_context, taken)
+            queue[:0] = back
+            steps = sum(len(run.steps) for run in taken)
+        return taken, steps
+
+    def _take_some(self, queue: list[Run]) -> tuple[list[Run], int]:
         room = self.max_batch
         taken: list[Run] = []
-        queue = self.decodes
         for at, run in enumerate(queue):
             size = len(run.steps)
-            if size > room:
-                if room > 0:
-                    taken.append(run._replace(steps=run.steps[:room]))
-                    queue[at] = run._replace(steps=run.steps[room:])
-                del queue[:at]
-                return self._within_context(taken)
+            if size >= room:
+                taken.append(run._replace(steps=run.steps[:room]))
+                queue[: at + 1] = [run._replace(steps=run.steps[room:])] if size > room else []
+                break
             taken.append(run)
             room -= size
-        queue.clear()
-        return self._within_context(taken)
+        return taken, self.max_batch
 
-    def _within_context(self, taken: list[Run]) -> list[Run]:
-        """As many of the runs as stay within the batch's limit on context; the others go back."""
-        if self.max_context is None or sum(len(run.steps) for run in taken) * 4096 <= self.max_context:
-            return taken
-        context = 0
-        fits: list[Run] = []
-        back: list[Run] = []
-        for run in taken:
-            inside: list[Attempt] = []
-            outside: list[Attempt] = []
-            for attempt in run.steps:
-                if context + attempt.confirmed <= self.max_context:
-                    context += attempt.confirmed
-                    inside.append(attempt)
-                else:
-                    outside.append(attempt)
-            if inside:
-                fits.append(run._replace(steps=inside) if outside else run)
-            if outside:
-                back.append(run._replace(steps=outside))
-        self.decodes[:0] = back
-        return fits
-
-    def _take_prompts(self, most: int) -> list[Run]:
+    def _take_prompts(self, queue: list[Run], steps: int) -> list[Run]:
+        """Prompts for a batch of so many decode steps, off the front of the queue."""
+        most = min(self.max_prompts, self.max_batch - steps) if self.decode_first else self.max_prompts
         budget = self.prefill_budget
         count = 0
-        for run in self.prompts:
+        for run in queue:
             assert run.piece is not None
             if count >= most or (run.piece.tokens > budget and budget < self.prefill_budget):
                 break
             budget -= run.piece.tokens
             count += 1
-        taken = self.prompts[:count]
-        del self.prompts[:count]
+        taken = queue[:count]
+        del queue[:count]
         return taken
 
-    def batch_s(self, batch: list[Run]) -> float:
-        """Seconds the batch takes."""
-        copied = self.copy_s * self.received
-        self.received = 0
-        if not self.mixed:
-            steps = sum(len(run.steps) for run in batch)
-            prompts = [run.piece.tokens for run in batch if run.piece is not None]
-            return self.width * self._layer_s(steps, prompts) + copied
-        # Decode steps of the same layers run together, whatever skips layers runs on its own.
-        by_width: dict[int, tuple[list[int], list[int]]] = {}
+    def _mixed_s(self, batch: list[Run]) -> float:
+        """Decode steps of the same layers run together; whatever skips layers runs on its own."""
+        by_width: dict[int, list[Run]] = {}
         for run in batch:
-            steps_of, prompts_of = by_width.setdefault(run.link.width, ([], []))
-            if run.piece is None:
-                steps_of.append(len(run.steps))
-            else:
-                prompts_of.append(run.piece.tokens)
-        return copied + sum(width * self._layer_s(sum(steps), prompts) for width, (steps, prompts) in by_width.items())
+            by_width.setdefault(run.link.width, []).append(run)
+        return sum(width * self._layer_s(sum(len(run.steps) for run in runs), runs) for width, runs in by_width.items())
 
-    def _layer_s(self, steps: int, prompts: list[int]) -> float:
+    def _layer_s(self, steps: int, runs: Sequence[Run]) -> float:
+        """Seconds a layer takes for so many decode steps and the prompts among ``runs``."""
         seconds = 0.0
         if steps:
-            decode = self._decode_s.get(steps)
-            if decode is None:
-                decode = self._decode_s[steps] = self.timing.decode_s(steps)
-            seconds = decode
-        if prompts:
-            for tokens in [sum(prompts)] if self.merge_prefills else prompts:
-                prefill = self._prefill_s.get(tokens)
-                if prefill is None:
-                    prefill = self._prefill_s[tokens] = self.timing.prefill_s(tokens)
-                seconds += prefill
+            known = self._decode_s.get(steps)
+            if known is None:
+                known = self._decode_s[steps] = self.timing.decode_s(steps)
+            seconds = known
+        if runs:
+            prompts = [run.piece.tokens for run in runs if run.piece is not None]
+            if self.merge_prefills and len(prompts) > 1:
+                prompts = [sum(prompts)]
+            for tokens in prompts:
+                known = self._prefill_s.get(tokens)
+                if known is None:
+                    known = self._prefill_s[tokens] = self.timing.prefill_s(tokens)
+                seconds += known
         return seconds
 
-    def fill_kv(self, batch: list[Run], by_layer: bool) -> list[Run]:
-        """Count the batch's new tokens in the KV cache; what doesn't fit is taken out of the batch and returned."""
-        refused: list[Run] = []
-        need = self._kv_need(batch, by_layer)
-        while batch and self.kv_used + need > self.kv_capacity:
-            run = batch.pop()
-            kept, last = run.steps[:-1], run.steps[-1:]
-            refused.append(run._replace(steps=last))
-            if kept:
-                batch.append(run._replace(steps=kept))
-            need = self._kv_need(batch, by_layer)
+    def _fill(self, need: int) -> None:
         self.kv_used += need
-        self.kv_peak = max(self.kv_peak, self.kv_used)
-        return refused
+        if self.kv_used > self.kv_peak:
+            self.kv_peak = self.kv_used
 
-    def _kv_need(self, batch: list[Run], by_layer: bool) -> int:
-        if by_layer and self.mixed:
-            return sum((run.piece.tokens if run.piece else len(run.steps)) * run.link.width for run in batch)
-        return self.width * sum(run.piece.tokens if run.piece else len(run.steps) for run in batch)
+    def _fitting(self, batch: list[Run], by_layer: bool) -> tuple[list[Run], list[Run]]:
+        """The batch without what the KV cache has no room for, which is the second part; what fits is counted."""
 
-    def begin(self, now: float, by_layer: bool) -> tuple[float, list[Run]]:
-        """Start the next batch if something waits; when it ends (``NEVER``: nothing to do) and what didn't fit."""
-        self.take_arrived(now)
-        if not self.decodes and not self.prompts:
-            return NEVER, []
-        batch = self.next_batch()
-        refused = self.fill_kv(batch, by_layer)
-        if not batch:
-            return NEVER, refused
-        return self._run(now, batch, self.batch_s(batch)), refused
+        def need(run: Run) -> int:
+            return _tokens(run) * (run.link.width if by_layer and self.mixed else self.width)
 
-    def _run(self, now: float, batch: list[Run], seconds: float) -> float:
+        fits = list(batch)
+        refused: list[Run] = []
+        total = sum(map(need, fits))
+        while fits and self.kv_used + total > self.kv_capacity:
+            run = fits.pop()
+            refused.append(run._replace(steps=run.steps[-1:]))
+            total -= need(refused[-1])
+            if len(run.steps) > 1:
+                fits.append(run._replace(steps=run.steps[:-1]))
+        self._fill(total)
+        return fits, refused
+
+    def _run(self, now: float, batch: list[Run], steps: int, seconds: float) -> float:
         self.batch = batch
+        self.batch_steps = steps
         self.batch_number += 1
         self.busy = True
         self.busy_s += seconds
@@ -281,20 +286,49 @@ class Stage:
         self.busy_until_s = now + seconds
         return self.busy_until_s
 
-    def end(self) -> list[Run]:
+    def end(self) -> Sequence[Run]:
         """End the batch; what of it has been through all layers."""
         batch, self.batch = self.batch, []
         self.busy = False
-        steps = 0
-        for run in batch:
-            if run.piece is None:
-                steps += len(run.steps)
-            else:
-                self.prompt_tokens += run.piece.tokens
-        if steps:
+        if self.batch_steps:
             self.decode_batches += 1
-            self.decode_steps += steps
+            self.decode_steps += self.batch_steps
+        for run in batch:
+            if run.piece is not None:
+                self.prompt_tokens += run.piece.tokens
         return batch
+
+
+def _tokens(run: Run) -> int:
+    return run.piece.tokens if run.piece is not None else len(run.steps)
+
+
+def _merged(decodes: list[Run], prompts: list[Run]) -> list[Run]:
+    """Both in the order they arrived."""
+    if decodes and prompts:
+        return sorted([*decodes, *prompts], key=_BY_ARRIVAL)
+    return decodes or prompts
+
+
+def _within(limit: int, taken: list[Run]) -> tuple[list[Run], list[Run]]:
+    """The steps whose context together stays within the limit, first come first, and the others."""
+    context = 0
+    fits: list[Run] = []
+    back: list[Run] = []
+    for run in taken:
+        inside: list[Attempt] = []
+        outside: list[Attempt] = []
+        for attempt in run.steps:
+            if context + attempt.confirmed <= limit:
+                context += attempt.confirmed
+                inside.append(attempt)
+            else:
+                outside.append(attempt)
+        if inside:
+            fits.append(run._replace(steps=inside) if outside else run)
+        if outside:
+            back.append(run._replace(steps=outside))
+    return fits, back
 
 
 class LayeredStage(Stage):
@@ -334,48 +368,54 @@ class LayeredStage(Stage):
         self._prompts = [[] for _ in range(self.width)]
         return runs
 
-    def begin(self, now: float, by_layer: bool) -> tuple[float, list[Run]]:
-        self.take_arrived(now)
-        if not self._any(self.layer):
+    def begin(self, now: float, by_layer: bool) -> tuple[float, Sequence[Run]]:
+        inbox = self.inbox
+        if inbox and (self.unsorted or inbox[0].arrive_s <= now):
+            self.take_arrived(now)
+        layer = self.layer
+        if not self._decodes[layer] and not self._prompts[layer]:
             self._march()
-        if not self._any(self.layer):
-            return NEVER, []
-        self.decodes, self.prompts = self._decodes[self.layer], self._prompts[self.layer]
-        batch = self.next_batch()
-        self.decodes, self.prompts = [], []
-        entering = [run for run in batch if run.link.skipped == self.layer]
-        staying = [run for run in batch if run.link.skipped != self.layer]
-        refused = self.fill_kv(entering, by_layer)
-        batch = sorted([*staying, *entering], key=_BY_ARRIVAL) if refused else batch
-        if not batch:
-            return NEVER, refused
-        seconds = self._layer_s(
-            sum(len(run.steps) for run in batch), [run.piece.tokens for run in batch if run.piece is not None]
-        )
-        if self.layer == 0:
+            layer = self.layer
+            if not self._decodes[layer] and not self._prompts[layer]:
+                return NEVER, ()
+        decodes, steps = self._take_decodes(self._decodes[layer])
+        prompts = self._take_prompts(self._prompts[layer], steps) if self._prompts[layer] else []
+        batch = _merged(decodes, prompts)
+        refused: list[Run] = []
+        need = 0
+        for run in batch:
+            if run.link.skipped == layer:
+                need += _tokens(run) * (run.link.width if by_layer else self.width)
+        if self.kv_used + need > self.kv_capacity:
+            staying = [run for run in batch if run.link.skipped != layer]
+            entering, refused = self._fitting([run for run in batch if run.link.skipped == layer], by_layer)
+            batch = _merged(staying, entering)
+            steps = sum(len(run.steps) for run in batch)
+            if not batch:
+                return NEVER, refused
+        else:
+            self._fill(need)
+        seconds = self._layer_s(steps, batch)
+        if layer == 0:
             seconds += self.copy_s * self.received
             self.received = 0
-        return self._run(now, batch, seconds), refused
+        return self._run(now, batch, steps, seconds), refused
 
-    def end(self) -> list[Run]:
+    def end(self) -> Sequence[Run]:
+        done: Sequence[Run] = ()
         if self.layer == self.width - 1:
             done = super().end()
         else:
-            done = []
-            batch, self.batch = self.batch, []
-            self.busy = False
-            for run in batch:
+            for run in self.batch:
                 self._queue_at(self.layer + 1, run)
+            self.batch = []
+            self.busy = False
         self._march()
         return done
 
-    def _any(self, layer: int) -> bool:
-        return bool(self._decodes[layer] or self._prompts[layer])
-
     def _march(self) -> None:
         """To the next layer at which somebody waits, from the last back to the first."""
-        for step in range(1, self.width):
-            layer = (self.layer + step) % self.width
-            if self._any(layer):
+        for layer in (*range(self.layer + 1, self.width), *range(self.layer)):
+            if self._decodes[layer] or self._prompts[layer]:
                 self.layer = layer
                 return

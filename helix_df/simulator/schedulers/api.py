@@ -80,6 +80,14 @@ class HopByHop:
         """The next hop from ``tail``."""
         raise NotImplementedError
 
+    def idle_first(self, tail: str, heads: Sequence[str]) -> list[str]:
+        """The heads whose link is idle; if none is, those whose link is idle first."""
+        if len(heads) == 1:
+            return list(heads)
+        wait = {head: self.view.link_free_in_s(tail, head) for head in heads}
+        least = min(wait.values())
+        return [head for head in heads if wait[head] <= least]
+
     def route(self, eligible: Callable[[str], bool]) -> Pipeline | None:
         """A pipeline of choices among eligible nodes; where they lead nowhere, the next best from there."""
         names: list[str] = []

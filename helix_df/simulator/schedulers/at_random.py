@@ -16,8 +16,4 @@ class AtRandom(HopByHop):
         self._random = Random(view.seed)
 
     def choose(self, tail: str, heads: Sequence[str], tokens: int) -> str:
-        if len(heads) == 1:
-            return heads[0]
-        wait = {head: self.view.link_free_in_s(tail, head) for head in heads}
-        least = min(wait.values())
-        return self._random.choice([head for head in heads if wait[head] <= least])
+        return self._random.choice(self.idle_first(tail, heads))

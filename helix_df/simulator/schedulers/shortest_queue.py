@@ -1,4 +1,4 @@
-"""``shortest-queue``: the next node at which the fewest requests wait; ties at random."""
+"""``shortest-queue``: the next node at which the fewest requests wait; among equals, one with an idle link."""
 
 from __future__ import annotations
 
@@ -23,4 +23,5 @@ class ShortestQueue(HopByHop):
             return heads[0]
         waiting = {head: self.view.waiting(head) for head in heads}
         shortest = min(waiting.values())
-        return self._random.choice([head for head in heads if waiting[head] == shortest])
+        shortest_ones = [head for head in heads if waiting[head] == shortest]
+        return self._random.choice(self.idle_first(tail, shortest_ones))

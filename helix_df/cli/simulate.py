@@ -1,0 +1,187 @@
+"""``helix-df simulate``: what users of a plan would get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from helix_df.cli.plans import SOURCE_HELP
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from helix_df.simulator.options import NodeEvent, Options
+    from helix_df.simulator.world import Watch
+    from helix_df.spec.job import Job
+
+TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, or a .csv or .jsonl file."
+
+
+def simulate(
+    source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
+    trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
+    rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Saturate: a next request always waits.")] = False,
+    seconds: Annotated[float, typer.Option(help="Simulated time that is reported.")] = 600.0,
+    warmup: Annotated[float, typer.Option(help="Simulated time before that.")] = 60.0,
+    scheduler: Annotated[
+        str | None, typer.Option(help="flow (the runtime's), swarm, random, shortest-queue or flow-tokens.")
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="Saturate by holding so many requests.")
+    ] = None,
+    rules: Annotated[str, typer.Option(help="runtime, or artifact: the Helix paper's simulator.")] = "runtime",
+    fail: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node fails; may be given often.")] = None,
+    join: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node joins; may be given often.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome here; - prints it.")] = None,
+    every_node: Annotated[bool, typer.Option("--all", help="List every node and link.")] = False,
+) -> None:
+    """Simulate a plan under a trace: throughput, latency, and how busy every node and link is.
+
+    Without --rate or --offline, a file's own arrival times count and any other trace saturates. Ctrl-C reports what is
+    done so far.
+    """
+    from helix_df.cli.console import messages, output
+    from helix_df.cli.plans import find_plan
+    from helix_df.cli.simulate_table import render_outcome
+    from helix_df.simulator import setup_of
+    from helix_df.simulator import simulate as run
+    from helix_df.simulator.outcome import to_document
+    from helix_df.simulator.trace_names import find_trace
+
+    from_file = trace.partition(":")[0] not in ("azure", "poisson", "bursts")
+    has_rate = rate is not None or "rate=" in trace or trace.partition(":")[2][:1].isdigit()
+    saturate = offline or in_flight is not None or not (from_file or has_rate)
+    events = _events(fail or [], up=False) + _events(join or [], up=True)
+    plan = find_plan(source, messages())
+    requests = find_trace(trace, seconds=warmup + seconds, rate=rate, offline=saturate, seed=seed)
+    changes = {"seconds": seconds, "warmup_s": warmup, "seed": seed, "events": events}
+    options = _options(rules, plan.job, scheduler, saturate, in_flight, changes)
+    setup = setup_of(plan, timing="measured" if rules == "artifact" else "planned")
+    with _watched(messages()) as watch:
+        outcome = run(setup, requests, options, watch)
+    if json_file is not None:
+        _write_json(to_document(outcome), json_file)
+    if str(json_file) != "-":
+        render_outcome(outcome, output(), every_node=every_node)
+
+
+def _options(
+    rules: str, job: Job, scheduler: str | None, saturate: bool, in_flight: int | None, changes: dict[str, Any]
+) -> Options:
+    from dataclasses import replace
+
+    from helix_df.errors import SimulationError
+    from helix_df.simulator.options import (
+        HoldInFlight,
+        artifact_baseline,
+        artifact_offline,
+        artifact_online,
+        options_of,
+    )
+    from helix_df.simulator.schedulers.registry import get_scheduler
+
+    get_scheduler(scheduler or "flow")
+    if rules == "runtime":
+        options = options_of(job, scheduler=scheduler or "flow", **changes)
+        hold = HoldInFlight(in_flight) if in_flight is not None else None
+        return options if hold is None else replace(options, feed=hold, max_queue=10**9)
+    if rules != "artifact":
+        raise SimulationError(
+            "there are no such rules", where="--rules", found=repr(rules), expected="runtime, artifact"
+        )
+    if scheduler in (None, "flow", "flow-tokens"):
+        own = changes | {"scheduler": scheduler or "flow-tokens"}
+        return artifact_offline(**own) if saturate else artifact_online(**own)
+    if saturate and in_flight is None:
+        raise SimulationError(
+            f"these rules let {scheduler} admit everything, so somebody must say how much",
+            where="--in-flight",
+            expected="a number of requests",
+        )
+    return artifact_baseline(scheduler, in_flight, **changes)
+
+
+def _events(texts: list[str], *, up: bool) -> tuple[NodeEvent, ...]:
+    from helix_df.errors import SimulationError
+    from helix_df.simulator.options import NodeEvent
+
+    events = []
+    for text in texts:
+        node, at, time = text.rpartition("@")
+        try:
+            seconds = float(time.removesuffix("s"))
+        except ValueError:
+            seconds = -1.0
+        if not node or not at or not 0 <= seconds < float("inf"):
+            where = "--join" if up else "--fail"
+            raise SimulationError("this event can't be read", where=where, found=repr(text), expected="NODE@SECONDS")
+        events.append(NodeEvent(seconds, node, up))
+    return tuple(events)
+
+
+def _write_json(document: dict[str, Any], path: Path) -> None:
+    import json
+
+    from helix_df.errors import SimulationError
+
+    text = json.dumps(document, sort_keys=True, allow_nan=False) + "\n"
+    if str(path) == "-":
+        typer.echo(text, nl=False)
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SimulationError("the outcome can't be written", where=str(path), found=error.strerror) from error
+
+
+class _Bar:
+    """Moves a progress bar, and ends the run once Ctrl-C was heard."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self.stopped = False
+        self._bar, self._task = bar, task
+
+    def looks(self, now_s: float, end_s: float) -> bool:
+        """Show how far the run is; ``False`` ends it."""
+        self._bar.update(self._task, completed=min(now_s, end_s), total=end_s)
+        return not self.stopped
+
+
+@contextmanager
+def _watched(console: Console) -> Iterator[Watch]:
+    """A progress bar on a terminal, and Ctrl-C that ends the run in good order; a second one aborts."""
+    import signal
+    import threading
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("simulating"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = _Bar(progress, progress.add_task("simulating", total=1.0))
+        if threading.current_thread() is not threading.main_thread():
+            yield bar
+            return
+
+        def stop(_signal: int, _frame: object) -> None:
+            if bar.stopped:
+                raise KeyboardInterrupt
+            bar.stopped = True
+            console.print("stopping here; Ctrl-C again to abort")
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield bar
+        finally:
+            signal.signal(signal.SIGINT, before)
