@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from helix_df.graph.capacities import Floats, link_matrix, request_matrix, speed_matrix
+from helix_df.graph.price_search import priced_covering_bound
 from helix_df.graph.problem import Problem
 from helix_df.graph.sites import find_sites
 
@@ -131,10 +132,12 @@ def site_bound(problem: Problem, sites: Sequence[Sequence[int]]) -> float:
 
 def best_bound(problem: Problem) -> Bound:
     """The lowest of all bounds; the simplest argument where several agree."""
+    covering = covering_bound(problem)
     candidates = [
-        Bound("covering", covering_bound(problem)),
+        Bound("covering", covering),
         Bound("linked covering", linked_covering_bound(problem)),
         Bound("sites", site_bound(problem, find_sites(problem).members)),
+        Bound("priced covering", priced_covering_bound(problem, covering)),
     ]
     if problem.limits.max_hops is not None or problem.limits.min_requests:
         candidates.append(Bound("limited covering", best_limited_bound(problem)))

@@ -1,10 +1,12 @@
-"""Good prices for ``priced_covering``: a small linear program, solved by adding the layers that are cheaper than it thinks.
+"""Good prices for ``priced_covering``: a small linear program that grows by the layers it takes for too expensive.
 
-Owns the search. What it finds proves nothing by itself: every bound is checked by ``worth``. A simplex method of our own,
-because plans are checked where there is no solver, and everybody has to find the same prices.
+Owns the search. What it finds proves nothing by itself: every bound is checked by ``worth``. The simplex method is our
+own, because plans are checked where there is no solver, and whoever checks one has to find the same prices.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from helix_df.graph.priced_covering import (
     describe,
     lowest_proven,
     worth,
+    worth_of,
 )
 from helix_df.graph.problem import Problem
 
@@ -28,12 +31,25 @@ MOST_KINDS = 24
 """Kinds of nodes up to which prices are searched for; with more, only those of the covering bound are tried."""
 
 ROUNDS = 10
-LOWEST = 0.5
+"""Flows for which prices are searched at most."""
+
 CLOSE = 1e-4
-"""Flows for which prices are searched at most, as a share of the covering bound from where, and how close they get."""
+"""How much lower, as a share, the next flow is than what is ruled out already."""
+
+LOWEST = 0.5
+"""Share of a flow down to which its prices are tried."""
+
+ENOUGH = 0.7
+"""Share of what better prices may still gain with which the search is content."""
+
+EXACT = 1e-9
+"""How close the bound comes to the lowest flow that its prices rule out."""
 
 CUTS = 60
 """Times that layers are added for one flow at most."""
+
+REMEMBERED = 64
+"""Clusters whose bound is remembered."""
 
 PIVOTS = 5000
 SMALL = 1e-9
@@ -49,20 +65,21 @@ def priced_covering_bound(problem: Problem, covering: float) -> float:
     cluster = describe(problem)
     if covering <= 0 or not len(cluster.speed) or covering > MOST * cluster.speed.max():
         return covering
+    return _search(cluster, covering)
+
+
+# Whoever plans a job asks again and again: the solver, the plan it makes, whoever checks that.
+@lru_cache(maxsize=REMEMBERED)
+def _search(cluster: Cluster, covering: float) -> float:
     search = PriceSearch(cluster)
-    low, bound, flow = LOWEST * covering, covering, covering * (1 - CLOSE / 100)
+    bound, best = covering, None
     for _ in range(ROUNDS):
+        flow = bound * (1 - CLOSE)
         prices = search.ruling_out(flow)
-        if prices is not None:
-            bound = lowest_proven(cluster, prices, low, flow)
-        elif bound == covering:
+        if prices is None:
             break
-        else:
-            low = flow
-        if bound - low <= CLOSE * bound:
-            break
-        flow = (low + bound) / 2
-    return bound
+        bound, best = lowest_proven(cluster, prices, LOWEST * flow, flow, CLOSE / 10), prices
+    return bound if best is None else lowest_proven(cluster, best, bound * (1 - CLOSE), bound, EXACT)
 
 
 class PriceSearch:
@@ -80,11 +97,10 @@ class PriceSearch:
 
     def ruling_out(self, flow: float) -> Floats | None:
         """Prices by which ``worth`` is over 1 for ``flow``, or ``None`` if none were found."""
-        start = covering_prices(self.cluster, flow)
-        if worth(self.cluster, start, flow) > PROVEN:
-            return start
         if self.kinds > MOST_KINDS:
-            return None
+            prices = covering_prices(self.cluster, flow)
+            return prices if worth(self.cluster, prices, flow) > PROVEN else None
+        best, most = None, PROVEN
         rules, limits = self._rules(flow)
         goal = np.zeros(self.size)
         goal[-2:] = self.cluster.num_layers, crossing_flow(self.cluster, flow) / flow
@@ -93,11 +109,13 @@ class PriceSearch:
             layers = [row for carried, row in self.layers if carried >= flow]
             found = maximum(goal, np.array([*rules, *layers]), np.array([*limits, *(0.0 for _ in layers)]))
             prices = found[: self.kinds]
-            if worth(self.cluster, prices, flow) > PROVEN:
-                return prices
-            if float((goal * found).sum()) <= PROVEN or not self._add_layers(found, flow):
-                return None
-        return None
+            table = LayerTable(self.cluster, prices, flow)
+            reached, hoped = worth_of(self.cluster, prices, flow, table.costs()), float((goal * found).sum())
+            if reached > most:
+                best, most = prices, reached
+            if hoped <= PROVEN or reached - 1 > ENOUGH * (hoped - 1) or not self._add_layers(table, found, flow):
+                break
+        return best
 
     def _rules(self, flow: float) -> tuple[list[Floats], list[float]]:
         """Rows and limits that don't depend on layers: what ``worth`` does with their costs."""
@@ -125,9 +143,8 @@ class PriceSearch:
             row[position] = value
         return row
 
-    def _add_layers(self, found: Floats, flow: float) -> bool:
+    def _add_layers(self, table: LayerTable, found: Floats, flow: float) -> bool:
         """Add the cheapest layer for each number of nodes if it costs less than ``found`` says; whether any did."""
-        table = LayerTable(self.cluster, found[: self.kinds], flow)
         costs = table.costs()
         added = False
         for n in range(1, MOST + 1):

@@ -6,6 +6,7 @@ Owns the argument and its check by plain arithmetic, for any prices of nodes. Do
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,31 +21,42 @@ MOST = 5
 GRID = 1000
 """Parts of the flow in which a node's share is counted, always rounded up."""
 
+STEPS = 60
+"""Steps towards the covering bound of a site, each of which is a bound."""
+
 SAFE = 1e-12
 """Rounding must never cut off a flow that is reached exactly."""
-
-EXACT = 1e-9
-"""How close, as a share, bisection comes to the lowest flow that prices rule out."""
 
 PROVEN = 1 + 1e-9
 """``worth`` over ``1`` by more than its arithmetic can be wrong."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cluster:
     """What the argument needs of a problem.
 
-    ``speed[kind, k]`` is tokens/s with ``k`` layers, ``counts[kind]`` how many nodes are alike in this, ``whole[site,
-    kind]`` the same for each site whose memory holds the model. ``crossings``: links between sites that a token takes
+    ``speed[kind, k]`` is tokens/s with ``k`` layers, ``counts[kind]`` how many nodes are alike in this. ``alone``:
+    tokens/s that sites serve at most without links between them. ``crossings``: links between sites that a token takes
     at least if it leaves its site. ``links[n]``: tokens/s that the best ``n`` links between sites carry together.
     """
 
     num_layers: int
     speed: Floats
     counts: Floats
-    whole: Floats
+    alone: float
     crossings: int
     links: Floats
+
+    def content(self) -> tuple[object, ...]:
+        """All of it, to tell clusters apart."""
+        arrays = (self.speed.shape, self.speed.tobytes(), self.counts.tobytes(), self.links.tobytes())
+        return (self.num_layers, self.alone, self.crossings, *arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cluster) and self.content() == other.content()
+
+    def __hash__(self) -> int:
+        return hash(self.content())
 
 
 def describe(problem: Problem) -> Cluster:
@@ -56,16 +68,25 @@ def describe(problem: Problem) -> Cluster:
     held = np.where(speed > 0, np.arange(speed.shape[1]), 0).max(axis=1, initial=0)
     memory = [int(held[list(site)].sum()) for site in sites]
     by_site = [np.bincount(kind[list(site)], minlength=len(kinds)) for site in sites]
-    whole = [count for count, layers in zip(by_site, memory, strict=True) if layers >= problem.num_layers]
+    whole = [tuple(count) for count, layers in zip(by_site, memory, strict=True) if layers >= problem.num_layers]
+    alone = (number * _alone(kinds, np.array(count), problem.num_layers) for count, number in Counter(whole).items())
     useful = (kinds > 0).any(axis=1)
     return Cluster(
         problem.num_layers,
         kinds[useful],
         np.bincount(kind, minlength=len(kinds))[useful].astype(float),
-        np.array(whole, dtype=float).reshape(len(whole), len(kinds))[:, useful],
+        float(sum(alone)),
         max(1, _sites_needed(memory, problem.num_layers) - 1),
         _best_links(problem, sites),
     )
+
+
+def _alone(speed: Floats, counts: Ints, num_layers: int) -> float:
+    """No less than the covering bound of a site: a flow ``F`` there is at most ``Σ_i max_k k·min(T_i(k), F) / L``."""
+    layers, flow = np.arange(speed.shape[1]), np.inf
+    for _ in range(STEPS):
+        flow = float((counts * (np.minimum(speed, flow) * layers).max(axis=1)).sum()) / num_layers
+    return flow
 
 
 def _sites_needed(memory: list[int], num_layers: int) -> int:
@@ -89,7 +110,7 @@ def _best_links(problem: Problem, sites: tuple[tuple[int, ...], ...]) -> Floats:
 
 
 def covering_prices(cluster: Cluster, flow: float) -> Floats:
-    """The prices with which the argument is that of ``covering_bound``: layers of ``flow`` tokens/s a node counts for."""
+    """The prices with which this is ``covering_bound``: layers of ``flow`` tokens/s that a node counts for at most."""
     best: Floats = (np.minimum(cluster.speed / flow, 1.0) * np.arange(cluster.speed.shape[1])).max(axis=1)
     return best
 
@@ -97,8 +118,8 @@ def covering_prices(cluster: Cluster, flow: float) -> Floats:
 class LayerTable:
     """The cheapest nodes that carry a flow through one layer, for given prices.
 
-    A node of price ``π`` that holds ``k`` layers costs ``π/k`` on each. ``at[n][w]`` is the least cost of ``n`` nodes that
-    carry ``w/GRID`` of the flow, each rounded up, by dynamic programming.
+    A node of price ``π`` that holds ``k`` layers costs ``π/k`` on each. ``at[n][w]`` is the least cost of ``n`` nodes
+    that carry ``w/GRID`` of the flow, each rounded up, by dynamic programming.
     """
 
     def __init__(self, cluster: Cluster, prices: Floats, flow: float) -> None:
@@ -113,21 +134,15 @@ class LayerTable:
         per_part = flow * self.cost / np.minimum(self.speed, flow) / GRID
         self.cheapest = int(per_part.argmin())
         self.per_part = float(per_part[self.cheapest])
-        self.at, self.chosen = self._fill()
+        self.at = self._fill()
 
-    def _fill(self) -> tuple[list[Floats], list[Ints]]:
-        share = np.arange(GRID + 1)
-        before = np.maximum(share[None, :] - self.parts[:, None], 0)
-        costs = np.full(GRID + 1, np.inf)
-        costs[0] = 0.0
-        at, chosen = [costs], [np.zeros(GRID + 1, dtype=np.int64)]
+    def _fill(self) -> list[Floats]:
+        before = np.maximum(np.arange(GRID + 1)[None, :] - self.parts[:, None], 0)
+        at = [np.full(GRID + 1, np.inf)]
+        at[0][0] = 0.0
         for _ in range(MOST):
-            tried = costs[before] + self.cost[:, None]
-            choice = tried.argmin(axis=0)
-            costs = tried[choice, share]
-            at.append(costs)
-            chosen.append(choice)
-        return at, chosen
+            at.append((at[-1][before] + self.cost[:, None]).min(axis=0))
+        return at
 
     def costs(self) -> Floats:
         """Least cost of a layer by nodes on it: 1, 2, ... and ``MOST`` or more; infinite where so few can't carry it.
@@ -135,20 +150,22 @@ class LayerTable:
         Never below the cost of as many fractions of the cheapest node, which also stand for all nodes after ``MOST``.
         """
         found = np.array([*(self.at[n][GRID] for n in range(1, MOST)), float(self._with_more().min())])
-        return np.maximum(found, self.per_part * GRID)
+        costs: Floats = np.maximum(found, self.per_part * GRID)
+        return costs
 
     def _with_more(self) -> Floats:
         more: Floats = self.at[MOST] + self.per_part * np.arange(GRID, -1, -1)
         return more
 
     def nodes(self, n: int) -> tuple[list[int], float]:
-        """Options (positions in ``kinds``, ``layers``) that give ``costs()[n - 1]``, and parts of the cheapest on top."""
+        """Options (positions in ``kinds``, ``layers``) of the ``n`` cheapest nodes; parts of ``cheapest`` on top."""
         share = GRID if n < MOST else int(self._with_more().argmin())
         rest, options = GRID - share, []
         for step in range(n, 0, -1):
-            option = int(self.chosen[step][share])
+            left = np.maximum(share - self.parts, 0)
+            option = int((self.at[step - 1][left] + self.cost).argmin())
             options.append(option)
-            share = max(0, share - int(self.parts[option]))
+            share = int(left[option])
         return options, float(rest)
 
 
@@ -177,38 +194,39 @@ def crossing_capacity(cluster: Cluster, before: int, after: int, flow: float) ->
 
 def crossing_flow(cluster: Cluster, flow: float) -> float:
     """Tokens/s over links between sites, each link counted, that a placement with this flow has at least."""
-    most = (np.minimum(cluster.speed, flow) * np.arange(cluster.speed.shape[1])).max(axis=1)
-    alone = (cluster.whole * most).sum() / cluster.num_layers
-    return float(cluster.crossings * max(0.0, flow - alone))
+    return cluster.crossings * max(0.0, flow - cluster.alone)
 
 
 def worth(cluster: Cluster, prices: Floats, flow: float) -> float:
     """At most 1 if any placement has ``flow`` tokens/s; so more than 1 proves that none has as much.
 
     Proof. Take a placement and a flow of ``F`` through it; scaled down, a larger one will do. Split it into pipelines.
-    Each runs every layer on one node, so the ``n_l`` nodes that work on layer ``l`` serve at least ``F`` together. Let a
-    node of kind ``t`` with ``k`` layers cost ``π_t/k ≥ 0`` on each of them, so that all layers together cost at most
-    ``Σ_i π_i``. A layer costs at least ``a(n_l)``, the least cost of that many nodes which serve ``F`` together
-    (``LayerTable``), hence ``Σ_l a(n_l) ≤ Σ_i π_i``. With ``a`` the least of all ``a(n)`` that is
-    ``L·a + Σ_l (a(n_l) - a) ≤ Σ_i π_i``.
+    Each runs every layer on one node, so the ``n_l`` nodes that work on layer ``l`` serve at least ``F`` together. Let
+    a node of price ``π_i ≥ 0`` with ``k`` layers cost ``π_i/k`` on each of them, so that all layers together cost at
+    most ``Σ_i π_i``. Layer ``l`` costs at least ``a(n_l)``, where ``a(n)`` is the least cost of any ``n`` nodes that
+    serve ``F`` together (``LayerTable``). With ``a`` the least of all ``a(n)``: ``L·a + Σ_l (a(n_l) - a) ≤ Σ_i π_i``.
 
-    Links. Look at what crosses between sites from layer ``p - 1`` to layer ``p``. A pipeline leaves a node only after the
-    node's last layer. So two nodes use their link in one direction at most, and ``n·n'`` nodes have ``n·n'`` links. If
-    one node does layer ``p - 1`` alone, either it goes on and nothing crosses, or it sends ``F`` to ``n'`` nodes: over
-    ``n'`` links between sites if these carry ``F``, and otherwise to some node of its own site, over ``n' - 1``. If one
-    node does layer ``p`` alone, it may have done layer ``p - 1`` too, or gets ``F`` from ``n`` others: the same. So at
-    most ``g(n, n')`` crosses (``crossing_capacity``). With ``c`` the least ``(a(n) - a + a(n') - a) / (2·g(n, n'))``, and
-    every layer next to two others at most, ``Σ_l (a(n_l) - a) ≥ c·Σ_p g(n_{p-1}, n_p) ≥ c·W``, where ``W`` is all that
-    crosses.
+    Links. Look at what crosses between sites from layer ``p - 1`` to layer ``p``. A pipeline leaves a node only after
+    the node's last layer. So two nodes use their link in one direction at most, and ``n`` nodes have at most ``n·n'``
+    links to the next ``n'``. If one node does layer ``p - 1`` alone, either it goes on and nothing crosses, or it sends
+    ``F`` to ``n'`` nodes: over ``n'`` links between sites if these carry ``F``, and otherwise to some node of its own
+    site, and over ``n' - 1`` at most. If one node does layer ``p`` alone, it did layer ``p - 1`` too, or gets ``F``
+    from ``n`` others: the same. So at most ``g(n, n')`` crosses (``crossing_capacity``). With ``c`` the least
+    ``(a(n) - a + a(n') - a) / (2·g(n, n'))``, and a layer next to two others at most,
+    ``Σ_l (a(n_l) - a) ≥ c·Σ_p g(n_{p-1}, n_p) ≥ c·W``, where ``W`` is all that crosses.
 
-    Pipelines inside one site are a flow over its nodes alone, so they carry at most ``Σ_i max_k k·min(T_i(k), F) / L``
-    (``covering_bound``), and nothing where its memory doesn't hold the model. The others cross at least once, and once
-    less than the number of sites that a model needs (``site_bound``): ``W`` is at least ``crossing_flow``.
+    Pipelines inside one site are a flow over its nodes alone, so they carry at most what ``covering_bound`` says of it,
+    and nothing where its memory doesn't hold the model. The others cross at least once, and once less than the number
+    of sites that a model needs (``site_bound``): ``W`` is at least ``crossing_flow``.
 
     Together ``(L·a + c·W) / Σ_i π_i ≤ 1``. Holds with and without partial inference, for any prices and any grouping of
     nodes into sites.
     """
-    costs = LayerTable(cluster, prices, flow).costs()
+    return worth_of(cluster, prices, flow, LayerTable(cluster, prices, flow).costs())
+
+
+def worth_of(cluster: Cluster, prices: Floats, flow: float, costs: Floats) -> float:
+    """``worth`` where the costs of a layer are known."""
     least = float(costs.min())
     total = float((cluster.counts * prices).sum())
     if total <= 0 or not np.isfinite(least):
@@ -229,9 +247,9 @@ def crossing_price(cluster: Cluster, costs: Floats, flow: float) -> float:
     return min(prices, default=0.0)
 
 
-def lowest_proven(cluster: Cluster, prices: Floats, low: float, high: float) -> float:
-    """The lowest flow that bisection finds these prices to rule out, given that they rule out ``high``."""
-    while high - low > EXACT * high:
+def lowest_proven(cluster: Cluster, prices: Floats, low: float, high: float, close: float) -> float:
+    """The lowest flow that bisection finds these prices to rule out, up to a share ``close``, if they do ``high``."""
+    while high - low > close * high:
         middle = (low + high) / 2
         low, high = (low, middle) if worth(cluster, prices, middle) > PROVEN else (middle, high)
     return high

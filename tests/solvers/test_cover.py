@@ -19,7 +19,7 @@ from tests.clusters import cluster
 from tests.problems import ACTIVATION_BYTES, TOKEN_BYTES, node
 
 
-@pytest.mark.parametrize(("name", "least", "gap"), [("single24", 2045.6, 0.0), ("geo24", 1754.3, 0.15)])
+@pytest.mark.parametrize(("name", "least", "gap"), [("single24", 2045.6, 0.0), ("geo24", 1754.3, 0.0)])
 def test_what_is_reached_in_a_second(name: str, least: float, gap: float) -> None:
     given = cluster(name)
     options = SolveOptions(gap=gap, extra={"restarts": 1})
@@ -30,9 +30,9 @@ def test_what_is_reached_in_a_second(name: str, least: float, gap: float) -> Non
     assert result.termination.reason in ("optimal", "gap")
 
 
-def test_hetero42_is_covered_within_fifteen_percent() -> None:
+def test_hetero42_is_covered_within_seven_percent() -> None:
     given = cluster("hetero42")
-    result = CoverSolver().solve(given, SolveOptions(gap=0.14, extra={"restarts": 2}), Watch())
+    result = CoverSolver().solve(given, SolveOptions(gap=0.07, extra={"restarts": 2}), Watch())
     assert placement_flow(given, result.placement or {}).value >= 5600
 
 

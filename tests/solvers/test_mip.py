@@ -68,16 +68,16 @@ def test_the_same_seed_gives_the_same_placement(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_limited_time_keeps_the_start(backend: str) -> None:
-    geo = cluster("geo24")
-    result = run(geo, backend, time_limit_s=1.5, extra={})
+    large = cluster("hetero42")
+    result = run(large, backend, time_limit_s=1.5, extra={})
     assert result.placement is not None
-    assert placement_flow(geo, result.placement).value >= 952.1
+    assert placement_flow(large, result.placement).value >= 4892.2
     assert result.termination.reason == "time_limit"
-    assert result.termination.bound <= covering_bound(geo) * (1 + 1e-6)
+    assert result.termination.bound <= covering_bound(large) * (1 + 1e-6)
 
 
 def test_no_time_is_the_best_baseline() -> None:
-    result = run(time_limit_s=0.001, extra={})
+    result = run(cluster("hetero42"), time_limit_s=0.001, extra={})
     assert result.termination.reason == "time_limit"
     assert result.placement is not None
 
@@ -91,7 +91,7 @@ def test_stopping_ends_the_child_and_keeps_the_start(monkeypatch: pytest.MonkeyP
         watch.stop.set()
 
     monkeypatch.setattr(MipChild, "next", stop_instead)
-    result = run(cluster("geo24"), watch=watch, extra={})
+    result = run(cluster("hetero42"), watch=watch, extra={})
     assert result.termination.reason == "interrupted"
     assert result.placement is not None
     (child,) = children
@@ -108,7 +108,7 @@ def test_a_child_that_dies_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(MipChild, "next", kill_first)
     with pytest.raises(SolverError, match="the backend highs failed"):
         run()
-    kept = run(cluster("geo24"), extra={})
+    kept = run(cluster("hetero42"), extra={})
     assert kept.placement is not None
     assert kept.termination.reason == "finished"
     assert "its process ended with -9" in kept.termination.detail
