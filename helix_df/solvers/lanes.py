@@ -1,35 +1,27 @@
 """Attempts of one round side by side: one in this process, the others in a process of their own.
 
-Owns the child and what is said to it. A round's attempts don't see each other's results, so where they run changes
+Owns what is said to the child. A round's attempts don't see each other's results, so where they run changes
 nothing; without a second core, or when the child is lost, they run here one after the other.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from helix_df.graph.problem_document import placement_document, to_document
 from helix_df.solvers.attempts import Attempt, Incumbent, run_attempt
+from helix_df.solvers.child import Child
 from helix_df.solvers.line import Line
 from helix_df.solvers.objective import Objective
 
 LANES = 2
 """Attempts in a round. Fixed, so that a seed gives the same plan on every machine."""
-
-POLL_S = 0.02
-"""Seconds between looks at the stop signal while the child works on."""
 
 
 class Lanes:
@@ -48,12 +40,9 @@ class TwoProcesses(Lanes):
 
     def __init__(self, objective: Objective, bound: float) -> None:
         super().__init__(objective, bound)
-        self._process = _start_child()
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         near = objective.near
-        self._tell(
+        self.child = Child("helix_df.solvers.lane_worker")
+        self.child.tell(
             {
                 "problem": to_document(objective.judge.problem),
                 "near": None if near is None else {**asdict(near), "placement": placement_document(near.placement)},
@@ -65,53 +54,17 @@ class TwoProcesses(Lanes):
         """As ``Lanes.run``; when stopped, attempts of the child that haven't ended find nothing."""
         here, there = attempts[:1], attempts[1:]
         for attempt in there:
-            self._tell({"attempt": asdict(attempt), "best": incumbent_document(best)})
+            self.child.tell({"attempt": asdict(attempt), "best": incumbent_document(best)})
         found = super().run(here, best, stop)
         for attempt in there:
-            answer = self._next(stop)
+            answer = self.child.next(stop)
             if answer is not None:
-                found.append(answer)
+                found.append(read_incumbent(answer))
             elif stop():
                 found.append(best)
             else:
                 found += super().run([attempt], best, stop)
         return found
-
-    def _tell(self, document: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(document) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            return  # The reader notices the end, and the attempts run here.
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def _next(self, stop: Callable[[], bool]) -> Incumbent | None:
-        while True:
-            try:
-                line = self._lines.get(timeout=POLL_S)
-            except queue.Empty:
-                if stop():
-                    return None
-                continue
-            if not line:
-                self._lines.put("")
-                return None
-            return read_incumbent(json.loads(line))
-
-    def close(self) -> None:
-        """End the child, busy or not."""
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 @contextmanager
@@ -124,20 +77,7 @@ def open_lanes(objective: Objective, bound: float, *, small: bool) -> Iterator[L
     try:
         yield lanes
     finally:
-        lanes.close()
-
-
-def _start_child() -> subprocess.Popen[str]:
-    package_root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        [sys.executable, "-m", "helix_df.solvers.lane_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+        lanes.child.close()
 
 
 def incumbent_document(incumbent: Incumbent) -> dict[str, Any]:

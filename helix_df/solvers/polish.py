@@ -1,6 +1,6 @@
 """Local search on the exact max flow: what covering can't see (single links, whole ranges) decides here.
 
-Owns small moves of a placement and which are kept. Doesn't make placements from nothing.
+Owns which moves are kept. Doesn't know what moves there are (``neighbours``) or make placements from nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from helix_df.graph.capacities import Ints
+from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
 
 COVERED = 0.05
@@ -30,8 +31,7 @@ class Polish:
     def __init__(self, objective: Objective, start: Ints, count: Ints, seed: int) -> None:
         self.objective, self.judge = objective, objective.judge
         self.chance = random.Random(seed)
-        self.start, self.count = objective.keep_nodes(start, count)
-        self.usable = [int(i) for i in np.flatnonzero(self.judge.most) if i not in objective.fixed]
+        self.near = Neighbours(objective, start, count, self.chance)
         self.level = 0.0
         self.best: tuple[Ints, Ints] | None = None
         self.best_flow = self.best_worth = 0.0
@@ -40,25 +40,26 @@ class Polish:
     def run(self, steps: int, heat: float, bound: float, stop: Callable[[], bool]) -> None:
         """Try ``steps`` moves, from temperature ``heat`` (share of the flow) down to 0, until one has ``bound``."""
         value = self._weigh()
-        for step in range(steps) if self.usable else ():
+        for step in range(steps) if self.near.usable else ():
             if step % 16 == 0 and (stop() or self.best_worth >= bound):
                 break
-            kept = self.start.copy(), self.count.copy()
-            self._move()
+            kept = self.near.start.copy(), self.near.count.copy()
+            self.near.move()
             changed = self._weigh()
             temperature = heat * self.level * (1 - step / steps) ** 2 + 1e-9
             if changed >= value or self.chance.random() < math.exp((changed - value) / temperature):
                 value = changed
             else:
-                self.start, self.count = kept
+                self.near.start, self.near.count = kept
 
     def _weigh(self) -> float:
         """What the search climbs: worth, and the shape that shows the way; keeps the best placement allowed."""
-        flow = self.judge.flow(self.start, self.count)
-        worth = flow - self.objective.cost(self.start, self.count)
+        start, count = self.near.start, self.near.count
+        flow = self.judge.flow(start, count)
+        worth = flow - self.objective.cost(start, count)
         self.level = max(self.level, flow)
-        if worth > self.best_worth and self.objective.admits(self.start, self.count):
-            self.best, self.best_flow, self.best_worth = (self.start.copy(), self.count.copy()), flow, worth
+        if worth > self.best_worth and self.objective.admits(start, count):
+            self.best, self.best_flow, self.best_worth = (start.copy(), count.copy()), flow, worth
         return worth + self._shape() - self._lacking_requests()
 
     def _lacking_requests(self) -> float:
@@ -66,49 +67,15 @@ class Polish:
         wanted = self.judge.problem.limits.min_requests
         if not wanted:
             return 0.0
-        fit = np.minimum(self.objective.covered_requests(self.start, self.count) / wanted, 1.0)
+        fit = np.minimum(self.objective.covered_requests(self.near.start, self.near.count) / wanted, 1.0)
         return self.level * (LACKING * float(1 - fit.mean()) + float(1 - fit.min()))
 
     def _shape(self) -> float:
         """Mean over layers of what covers them, up to a little more than the best flow."""
         level = 1.1 * self.level
-        speed = np.minimum(self.judge.speed[np.arange(len(self.start)), self.count], level)
+        start, count = self.near.start, self.near.count
+        speed = np.minimum(self.judge.speed[np.arange(len(start)), count], level)
         change = np.zeros(self.judge.num_layers + 1)
-        np.add.at(change, self.start, speed)
-        np.add.at(change, self.start + self.count, -speed)
+        np.add.at(change, start, speed)
+        np.add.at(change, start + count, -speed)
         return COVERED * float(np.minimum(np.cumsum(change)[:-1], level).mean())
-
-    def _move(self) -> None:
-        kind = self.chance.random()
-        one = self.chance.choice(self.usable)
-        other = self.chance.choice(self.usable)
-        if kind < 0.35:
-            self._swap(one, other)
-        elif kind < 0.55:
-            self._set(one, int(self.start[other]), int(self.count[other]))
-        elif kind < 0.65:
-            self._set(one, int(self.start[other] + self.count[other]), int(self.count[one]))
-        elif kind < 0.8:
-            self._set(one, int(self.start[one]) + self.chance.choice((-1, 1)), int(self.count[one]))
-        elif kind < 0.97:
-            longer = self.chance.choice((-1, 1))
-            before = longer * self.chance.randint(0, 1)
-            self._set(one, int(self.start[one]) - before, int(self.count[one]) + longer)
-        else:
-            length = self.chance.randint(0, int(self.judge.most[one]))
-            self._set(one, self.chance.randint(0, self.judge.num_layers - length), length)
-        if self.chance.random() < 0.3:
-            self._move()
-
-    def _swap(self, one: int, other: int) -> None:
-        first, second = (int(self.start[one]), int(self.count[one])), (int(self.start[other]), int(self.count[other]))
-        self._set(one, *second)
-        self._set(other, *first)
-
-    def _set(self, node: int, start: int, count: int) -> None:
-        """Give a node a range, cut down to what fits on it and into the model."""
-        if node in self.objective.fixed:
-            return
-        count = max(int(self.objective.least[node]), min(count, int(self.judge.most[node]), self.judge.num_layers))
-        self.start[node] = max(0, min(start, self.judge.num_layers - count))
-        self.count[node] = count

@@ -42,7 +42,7 @@ def test_a_child_finds_what_this_process_finds():
     try:
         found = lanes.run(attempts(given), nothing(objective), lambda: False)
     finally:
-        lanes.close()
+        lanes.child.close()
     for one, other in zip(here, found, strict=True):
         assert one.flow == other.flow > 0
         assert one.start.tolist() == other.start.tolist()
@@ -53,11 +53,11 @@ def test_a_lost_child_is_replaced_by_this_process():
     given = uneven()
     objective = Objective(Judge(given))
     lanes = TwoProcesses(objective, best_bound(given).bound)
-    lanes._process.kill()
+    lanes.child.process.kill()
     try:
         found = lanes.run(attempts(given), nothing(objective), lambda: False)
     finally:
-        lanes.close()
+        lanes.child.close()
     assert [incumbent.flow > 0 for incumbent in found] == [True, True]
 
 
