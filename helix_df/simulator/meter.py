@@ -21,18 +21,25 @@ class Meter:
         self.rows: list[tuple[int, int, int]] = []
         self.samples: list[list[tuple[float, int, int, float, int]]] = []
         self.opening: list[tuple[float, int, int, int]] = []
+        self.closing: list[tuple[float, int, int, int]] = []
         self.links_at_opening: list[float] = []
+        self.links_at_closing: list[float] = []
 
     def begin(self) -> None:
         """Plan the first sample and the window's opening."""
         options = self.world.options
         self.interval_s = options.end_s / options.series
         self.world.at(options.warmup_s, self._on_opening, None)
+        self.world.at(options.end_s, self._on_closing, None)
         self.world.at(self.interval_s, self._on_sample, 1)
 
     def _on_opening(self, _: None) -> None:
         self.opening = self._readings()
         self.links_at_opening = self._link_readings()
+
+    def _on_closing(self, _: None) -> None:
+        self.closing = self._readings()
+        self.links_at_closing = self._link_readings()
 
     def _on_sample(self, number: int) -> None:
         world = self.world
@@ -72,6 +79,8 @@ class Meter:
         world = self.world
         options = world.options
         start, end = options.warmup_s, min(options.end_s, world.now)
+        if not self.closing:
+            self._on_closing(None)
         for attempt in world.active.values():
             attempt.job.generated = attempt.job.wanted.output_tokens - attempt.left
             attempt.job.last_token_s = attempt.last_s
@@ -119,7 +128,7 @@ class Meter:
         window = [row for time, row in zip(self.times, self.samples, strict=True) if time >= world.options.warmup_s]
         opening = self.opening or [(0.0, 0, 0, 0)] * len(world.stages)
         loads = []
-        for index, (stage, now, then) in enumerate(zip(world.stages, self._readings(), opening, strict=True)):
+        for index, (stage, now, then) in enumerate(zip(world.stages, self.closing, opening, strict=True)):
             busy, steps, batches, tokens = (a - b for a, b in zip(now, then, strict=True))
             samples = [row[index] for row in window]
             loads.append(
@@ -141,7 +150,7 @@ class Meter:
         links = self.world.network.links
         opening = self.links_at_opening or [0.0] * len(links)
         loads = []
-        for link, now, then in zip(links, self._link_readings(), opening, strict=True):
+        for link, now, then in zip(links, self.links_at_closing, opening, strict=True):
             share = (now - then) / seconds if seconds else 0.0
             capacity = link.bytes_per_token / link.s_per_token
             name = self.world.network.name

@@ -7,7 +7,7 @@ events.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from helix_df.errors import SimulationError
@@ -64,7 +64,6 @@ class Setup:
     edges: tuple[EdgeFlow, ...]
     flow: float
     activation_bytes: float
-    codecs: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def placement(self) -> Placement:

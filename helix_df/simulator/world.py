@@ -60,6 +60,7 @@ class World:
         self.observes = isinstance(self.router, HopObserver)
         self.counts = isinstance(self.router, TokenCounter)
         self.open = options.admission == "open"
+        self.bundles = options.bundles
         self.by_hop = options.routing == "hop" and isinstance(self.router, HopRouter)
         self.largest = self.network.widest(lambda stage: stage.kv_capacity // stage.width)
         self.path_up = True
@@ -115,6 +116,7 @@ class World:
 
     def _begin_events(self) -> None:
         seen: set[str] = set()
+        self.joins_left = sum(event.up for event in self.options.events)
         for event in sorted(self.options.events, key=lambda event: event.time_s):
             stage = self.network.find(event.node)
             if event.up and event.node not in seen:
@@ -208,11 +210,15 @@ class World:
             request = self.waiting[0]
             if self._try(request):
                 self.waiting.popleft()
-            elif self.options.when_full == "drop" and not saturate:
+            elif (self.options.when_full == "drop" and not saturate) or self._hopeless():
                 self.waiting.popleft()
                 request.rejected = True
             else:
                 return
+
+    def _hopeless(self) -> bool:
+        """Whether a request without a way will never have one: nothing runs that could end, and no node will join."""
+        return not self.active and self.joins_left == 0
 
     def _try(self, request: RequestState) -> bool:
         """Start the request if there is a pipeline for it."""
@@ -304,6 +310,8 @@ class World:
 
     def _send_steps(self, link: Link, steps: list[Attempt], spacing_s: float) -> None:
         arrive, apart, sent = link.carry(self.now, len(steps), 1, spacing_s)
+        if self.bundles:
+            arrive, apart = arrive + (len(steps) - 1) * apart, 0.0
         if link.head is None:
             self.at(arrive, self._on_home, (steps, apart))
             return
@@ -609,6 +617,7 @@ class World:
         self.ledger.capacity.pop(self.network.code(stage.index), None)
 
     def _on_node_up(self, stage: Stage) -> None:
+        self.joins_left -= 1
         if stage.up:
             return
         stage.up, stage.up_since_s = True, self.now
