@@ -23,6 +23,7 @@ from helix_df.load import load_job
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.plan import Plan
+from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
 from helix_df.runtime.coordinator import Coordinator
@@ -30,7 +31,6 @@ from helix_df.runtime.engine import Engine
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
-from helix_df.solvers.planner import make_plan
 
 QUICKSTART = Path(__file__).parent.parent / "spec/examples/quickstart.yaml"
 DECODE = 32

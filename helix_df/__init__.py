@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from helix_df.pictures.plan_svg import plan_svg
     from helix_df.plan import Plan, read_plan, write_plan
     from helix_df.plan_diff import diff
+    from helix_df.planning import make_plan
     from helix_df.runtime.client import Answer, RunningJob
-    from helix_df.solvers.planner import make_plan
     from helix_df.spec.job import Job
 
     __version__: str
@@ -75,7 +75,7 @@ _HOMES = {
     "explain": "helix_df.explanation.explain",
     "export_plan": "helix_df.exporters.registry",
     "load_job": "helix_df.load",
-    "make_plan": "helix_df.solvers.planner",
+    "make_plan": "helix_df.planning",
     "plan_svg": "helix_df.pictures.plan_svg",
     "read_plan": "helix_df.plan",
     "status": "helix_df.deployment",

@@ -138,7 +138,7 @@ def plan_of(what: Plan | Job | str | Path) -> Plan:
     if isinstance(what, Plan):
         return require_valid(what)
     if isinstance(what, Job):
-        from helix_df.solvers.planner import make_plan
+        from helix_df.planning import make_plan
 
         return make_plan(what)
     path = Path(what)

@@ -13,7 +13,7 @@ from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
 from helix_df.plan import Plan
-from helix_df.solvers.planner import make_plan
+from helix_df.planning import make_plan
 from helix_df.violations import violations
 from property_tests.strategies import job_for, problems
 

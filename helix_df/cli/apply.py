@@ -114,7 +114,7 @@ def _make_plan(job: Job, progress: Console, console: Console) -> Plan:
     from helix_df.cli.plan_table import render_plan
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
-    from helix_df.solvers.planner import make_plan
+    from helix_df.planning import make_plan
 
     problem = compile_problem(job)
     plan = watched(lambda watch: make_plan(job, watch=watch, problem=problem), progress)

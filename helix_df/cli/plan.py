@@ -37,7 +37,7 @@ def plan(
     from helix_df.load import load_job
     from helix_df.plan import to_document, write_plan
     from helix_df.plan_diff import stay_near
-    from helix_df.solvers.planner import make_plan
+    from helix_df.planning import make_plan
 
     job = load_job(job_file)
     job = job.with_solver(**_overrides(job.solver.name, solver, backend, time_limit, seed))

@@ -38,7 +38,7 @@ def _checked(path: Path) -> Plan:
 def _planned(path: Path, progress: Console) -> Plan:
     from helix_df.cli.search import watched
     from helix_df.load import load_job
-    from helix_df.solvers.planner import make_plan
+    from helix_df.planning import make_plan
 
     job = load_job(path)
     return watched(lambda watch: make_plan(job, watch=watch), progress)

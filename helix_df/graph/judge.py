@@ -64,6 +64,21 @@ class Judge:
         solver, _ = self._solve(start, count)
         return float(solver.optimal_flow() * RESOLUTION) if solver is not None else 0.0
 
+    def link_flows(self, start: Ints, count: Ints) -> tuple[Ints, Ints, Floats] | None:
+        """Tail, head and tokens/s of every link of a maximum flow; the coordinator is one past the last node.
+
+        ``None`` when nothing flows. As much as ``max_flow`` finds, but perhaps another of several such flows.
+        """
+        solver, used = self._solve(start, count)
+        if solver is None or not solver.optimal_flow():
+            return None
+        arcs = np.arange(len(used), solver.num_arcs())
+        ends = np.append(np.repeat(used, 2), 0)
+        place = np.array([[solver.tail(arc), solver.head(arc)] for arc in arcs.tolist()])
+        # Vertices 0 and 1 are the coordinator, 2 + 2i and 3 + 2i the two sides of the i-th node used.
+        tail, head = (np.where(side < 2, len(start), ends[side - 2]) for side in place.T)
+        return tail, head, solver.flows(arcs) * RESOLUTION
+
     def _solve(self, start: Ints, count: Ints) -> tuple[ortools_max_flow.SimpleMaxFlow | None, Ints]:
         used = np.flatnonzero(count)
         begin, stop = start[used], (start + count)[used]

@@ -28,7 +28,7 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
     Args:
         solver: name of the solver, for messages.
         extra: what the user wrote.
-        shape: frozen dataclass of ``bool``, ``int`` or ``float`` fields; a default of ``None`` makes one optional.
+        shape: frozen dataclass of ``bool``, ``int``, ``float`` or ``str`` fields; a default of ``None`` makes one optional.
         ignore: names that belong to somebody else.
 
     Raises:
@@ -52,8 +52,11 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
     return shape(**values)
 
 
+_EXPECTED = {"bool": "true or false", "int": "a whole number ≥ 0", "float": "a number ≥ 0", "str": "a word"}
+
+
 def _typed(solver: str, name: str, value: object, hint: object, default: object) -> object:
-    kinds = {"bool": bool, "int": int, "float": float}
+    kinds = {"bool": bool, "int": int, "float": float, "str": str}
     wanted = next(word for word in kinds if word in str(hint))
     if value is None and default is None and default is not MISSING:
         return None
@@ -62,13 +65,14 @@ def _typed(solver: str, name: str, value: object, hint: object, default: object)
         "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool) and value >= 0,
         "float": is_number and isinstance(value, int | float) and value >= 0,
+        "str": isinstance(value, str),
     }[wanted]
     if not fits:
         raise SolverError(
             f"the option {name} of the solver {solver} has the wrong type",
             where=f"solver.options.{name}",
             found=repr(value),
-            expected={"bool": "true or false", "int": "a whole number ≥ 0", "float": "a number ≥ 0"}[wanted],
+            expected=_EXPECTED[wanted],
         )
     return kinds[wanted](value)
 

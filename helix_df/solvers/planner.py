@@ -25,7 +25,7 @@ MOST_BROKEN = 3
 """Broken limits that a message lists."""
 
 
-def make_plan(
+def plan_flow(
     job: Job, *, watch: Watch | None = None, problem: Problem | None = None, near: Near | None = None
 ) -> Plan:
     """Plan a job with the solver it names.
@@ -68,7 +68,7 @@ def solve_problem(
     """A checked placement with a flow above 0, its exact maximum flow, and why the solver stopped.
 
     Raises:
-        Infeasible, SolverError: as ``make_plan``.
+        Infeasible, SolverError: as ``plan_flow``.
     """
     impossible = explain_infeasible(problem)
     if impossible is not None:

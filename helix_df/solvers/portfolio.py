@@ -30,7 +30,7 @@ class Candidate:
 def best_baseline(problem: Problem, options: SolveOptions, watch: Watch) -> Candidate | None:
     """The baseline placement with the most flow, or ``None`` when none carries any. Stops early when asked to."""
     best: Candidate | None = None
-    for source, placement in _placements(problem, options, watch):
+    for source, placement in baselines(problem, options, watch):
         flow = placement_flow(problem, placement).value
         if flow > (best.flow if best else 0.0):
             best = Candidate(placement, flow, source)
@@ -40,7 +40,8 @@ def best_baseline(problem: Problem, options: SolveOptions, watch: Watch) -> Cand
     return best
 
 
-def _placements(problem: Problem, options: SolveOptions, watch: Watch) -> Iterator[tuple[str, Placement]]:
+def baselines(problem: Problem, options: SolveOptions, watch: Watch) -> Iterator[tuple[str, Placement]]:
+    """Every rule's placement with the rule's name; those that find none are left out."""
     plain = SolveOptions(options.time_limit_s, options.seed)
     solvers: tuple[Solver, ...] = (EvenSolver(), SwarmSolver(), PetalsSolver())
     for solver in solvers:

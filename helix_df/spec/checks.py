@@ -28,6 +28,7 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
         *_addresses(job),
         *_links(job),
         *_limits(job),
+        *_latency(job),
     ]
 
 
@@ -137,6 +138,16 @@ def check_pins(job: Job, num_layers: int) -> list[Mistake]:
         for name, (start, stop) in job.limits.pin.items()
         if not 0 <= start < stop <= num_layers
     ]
+
+
+def _latency(job: Job) -> Iterator[Mistake]:
+    for name, limit in (("ttft_p95", job.limits.ttft_p95), ("itl_p95", job.limits.itl_p95)):
+        if limit is not None and job.solver.objective != "goodput":
+            yield Mistake(
+                ("limits", name), "only the objective goodput keeps limits on latency", hint="solver.objective: goodput"
+            )
+        elif limit is not None and job.workload.rate is None:
+            yield Mistake(("limits", name), "a limit on latency needs a rate", hint="workload.rate: requests/s")
 
 
 def _limits(job: Job) -> Iterator[Mistake]:

@@ -184,6 +184,9 @@ class Workload(Section):
 
     input_length: Number = Field(default=750, gt=0, description="Prompt tokens.")
     output_length: Number = Field(default=240, gt=0, description="Generated tokens.")
+    rate: Number | None = Field(
+        default=None, gt=0, description="Requests/s that arrive; limits on latency are judged at this rate."
+    )
 
 
 class Limits(Section):
@@ -194,6 +197,12 @@ class Limits(Section):
     )
     min_requests: Count = Field(
         default=0, ge=0, description="Mean requests whose KV cache must fit on every layer at once."
+    )
+    ttft_p95: Duration | None = Field(
+        default=None, gt=0, description="Objective goodput: the most that 95 % of requests wait for their first token."
+    )
+    itl_p95: Duration | None = Field(
+        default=None, gt=0, description="Objective goodput: the most that 95 % of tokens take after the one before."
     )
     use: tuple[str, ...] = Field(default=(), description="Nodes that must hold layers.")
     avoid: tuple[str, ...] = Field(default=(), description="Nodes that must hold none.")
@@ -208,6 +217,11 @@ class SolverChoice(Section):
     """Which solver places the layers. ``solver: NAME`` is short for ``solver: {name: NAME}``."""
 
     name: str = Field(default="auto", description="One of `helix-df solvers`.")
+    objective: Literal["flow", "goodput"] = Field(
+        default="flow",
+        description="`flow`: the most tokens/s that could pass, with a bound; `goodput`: the most generated tokens/s "
+        "in simulation, within the limits on latency.",
+    )
     backend: str | None = Field(default=None, description="Of mip: `highs`, `gscip` or `cp-sat`.")
     time_limit: Duration = Field(default=30.0, gt=0, description="Then the best plan so far is taken.")
     gap: Number = Field(default=0.0, ge=0, lt=1, description="Stop once flow ≥ (1 − gap) · bound.")

@@ -11,8 +11,8 @@ from helix_df.layers import LayerRange
 from helix_df.load import load_job
 from helix_df.moves import load_bytes, move_bytes, stage_bytes
 from helix_df.plan_diff import diff, diff_document
+from helix_df.planning import make_plan
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.solvers.planner import make_plan
 from tests.explain.plans import placed, plan_of
 from tests.problems import node, problem
 

@@ -13,8 +13,8 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link
 from helix_df.layers import LayerRange
 from helix_df.load import load_job
+from helix_df.planning import make_plan
 from helix_df.solvers.api import Watch
-from helix_df.solvers.planner import make_plan
 from tests.explain.plans import placed, plan_of
 from tests.problems import ACTIVATION_BYTES, node, problem
 

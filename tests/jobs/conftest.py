@@ -11,9 +11,9 @@ import pytest
 
 from helix_df.load import parse_job
 from helix_df.plan import Plan
+from helix_df.planning import make_plan
 from helix_df.runtime.jobs import JobDirectory, job_directory
 from helix_df.runtime.lifecycle import start_daemon, stop_daemon
-from helix_df.solvers.planner import make_plan
 
 JOB = """
 name: NAME

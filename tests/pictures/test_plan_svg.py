@@ -9,7 +9,7 @@ import pytest
 from helix_df.load import load_job
 from helix_df.pictures.plan_svg import WIDTH, plan_svg
 from helix_df.pictures.svg import COLOURS, colours, round_step, text_width, wrapped
-from helix_df.solvers.planner import make_plan
+from helix_df.planning import make_plan
 from tests.explain.plans import placed, plan_of
 from tests.problems import node, problem
 

@@ -10,8 +10,8 @@ from helix_df.layers import LayerRange
 from helix_df.load import load_job
 from helix_df.pictures.plan_text import bar, print_plan
 from helix_df.pictures.progress import BLOCKS, Moment, history, progress_svg, sparkline
+from helix_df.planning import make_plan
 from helix_df.solvers.api import Incumbent
-from helix_df.solvers.planner import make_plan
 from tests.explain.plans import placed, plan_of
 from tests.problems import node, problem
 

@@ -11,8 +11,8 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
 from helix_df.moves import GIB, Near, move_bytes
+from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.solvers.planner import make_plan
 from helix_df.spec.source import parse_source
 from property_tests.brute_force import all_placements, placement_count
 from property_tests.strategies import job_for, placements, problems

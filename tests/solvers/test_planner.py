@@ -8,8 +8,9 @@ from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.problem import COORDINATOR, Placement
 from helix_df.layers import LayerRange
 from helix_df.plan import read_plan, write_plan
+from helix_df.planning import make_plan
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.planner import make_plan, solve_problem
+from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import BUILT_IN, get_solver
 from helix_df.spec.job import Job
 from helix_df.violations import violations

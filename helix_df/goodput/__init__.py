@@ -1,0 +1,1 @@
+"""Plans that optimise what users get: tokens generated a second, within limits on latency."""

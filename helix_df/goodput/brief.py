@@ -1,0 +1,120 @@
+"""What a search for goodput is told: the job, the rules of the simulation, and which part of the trace is for what.
+
+Owns these choices and the traces that follow from them. Half of the recorded requests are for the search; the other
+half only judges what it found, so that a plan fitted to one trace doesn't pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from helix_df.errors import SolverError
+from helix_df.goodput.shop import Workload
+from helix_df.graph.compile import mean_request
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import Requests
+from helix_df.simulator.azure import azure_offline, azure_online, lengths
+from helix_df.simulator.options import Options, artifact_offline, artifact_online, options_of
+from helix_df.simulator.trace import Trace
+from helix_df.spec.job import Job
+
+Part = tuple[float, float]
+
+SEARCHED: Part = (0.0, 0.5)
+HELD_OUT: Part = (0.5, 1.0)
+
+WARM_UP_S = 60.0
+"""Simulated seconds before the window that counts."""
+
+WHOLE_S = 600.0
+"""The longest window."""
+
+ONLINE_S = 600.0
+"""Of arrivals, when latency is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoodputOptions:
+    """``solver.options`` of the objective ``goodput``; work is counted, so that a seed gives the same plan.
+
+    ``explore``: placements that each of two lanes estimates; ``auditions``: of them that are simulated; ``climbs``:
+    changes that each lane simulates afterwards; ``finals``: placements judged over the whole window and on arrivals;
+    ``visits``: token visits to nodes that a simulation of the search may have, which sets its window; ``rules`` of the
+    simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
+    """
+
+    explore: int = 12000
+    auditions: int = 16
+    climbs: int = 80
+    finals: int = 4
+    visits: int = 1_000_000
+    rules: str = "runtime"
+    timing: str = "planned"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("rules", self.rules, ("runtime", "artifact")),
+            ("timing", self.timing, ("planned", "measured")),
+        ):
+            if value not in known:
+                raise SolverError(
+                    f"there are no such {name}",
+                    where=f"solver.options.{name}",
+                    found=repr(value),
+                    expected=" or ".join(known),
+                )
+
+
+class Brief:
+    """A job to plan for, with the traces and rules to judge plans by."""
+
+    def __init__(self, job: Job, own: GoodputOptions) -> None:
+        self.job, self.own = job, own
+
+    @cached_property
+    def geometry(self) -> ModelGeometry:
+        """Of the model."""
+        return read_geometry(self.job.model.parsed_source)
+
+    @cached_property
+    def requests(self) -> Requests:
+        """The mean request."""
+        return mean_request(self.job, self.geometry)
+
+    @cached_property
+    def workload(self) -> Workload:
+        """Mean request, and the spread of recorded prompts."""
+        inputs = [pair[0] for pair in lengths()]
+        mean = sum(inputs) / len(inputs)
+        spread = sum(tokens**2 for tokens in inputs) / len(inputs) / mean**2
+        return Workload(self.requests.input_tokens, self.requests.output_tokens, spread * self.requests.input_tokens**2)
+
+    def offline(self, seed: int, part: Part, seconds: float) -> tuple[Trace, Options]:
+        """A saturating trace and the rules to run it by."""
+        changes = {"seconds": seconds, "warmup_s": WARM_UP_S, "seed": seed}
+        options = artifact_offline(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
+        return self._scaled(azure_offline(seed, part=part)), options
+
+    def online(self, rate: float, seed: int, part: Part) -> tuple[Trace, Options]:
+        """Arrivals at ``rate`` requests/s and the rules to run them by."""
+        changes = {"seconds": ONLINE_S, "warmup_s": 0.0, "seed": seed}
+        options = artifact_online(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
+        return self._scaled(azure_online(rate, ONLINE_S, seed, part)), options
+
+    def _scaled(self, trace: Trace) -> Trace:
+        """The trace with the job's mean lengths instead of the recorded ones."""
+        pairs = lengths()
+        inputs = self.requests.input_tokens / (sum(a for a, _ in pairs) / len(pairs))
+        outputs = self.requests.output_tokens / (sum(b for _, b in pairs) / len(pairs))
+        scaled = tuple(
+            replace(
+                request,
+                input_tokens=max(1, round(request.input_tokens * inputs)),
+                output_tokens=max(1, round(request.output_tokens * outputs)),
+                max_tokens=max(1, round(request.max_tokens * outputs)),
+            )
+            for request in trace.requests
+        )
+        return replace(trace, requests=scaled)

@@ -1,0 +1,113 @@
+"""Tasks side by side: every second one in a process of its own, where there is a second core.
+
+Owns the helper process and the words it understands. Tasks of a round don't see each other's results, so where they run
+changes nothing but the time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from helix_df.goodput.brief import Brief, GoodputOptions
+from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Ranges, Scored, Task, Workshop
+from helix_df.graph.problem_document import from_document, to_document
+from helix_df.solvers.child import Child
+from helix_df.spec.job import Job
+
+LANES = 2
+"""Tasks in a round. Fixed, so that a seed gives the same plan on every machine."""
+
+
+class Crew:
+    """Performs tasks in this process, one after the other."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+
+    def perform(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[list[Scored]]:
+        """What each task finds, in their order; nothing for those that a stop cut off."""
+        return [self.workshop.perform(task, stop) if not stop() else [] for task in tasks]
+
+
+class CrewOfTwo(Crew):
+    """Performs every second task in a child."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        super().__init__(workshop)
+        self.child = Child("helix_df.goodput.crew_worker")
+        brief = workshop.brief
+        self.child.tell(
+            {
+                "job": brief.job.model_dump(mode="json", exclude_none=True),
+                "options": asdict(brief.own),
+                "problem": to_document(workshop.problem),
+                "seed": workshop.seed,
+            }
+        )
+
+    def perform(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[list[Scored]]:
+        theirs = tasks[1::2]
+        for task in theirs:
+            self.child.tell(task_document(task))
+        ours = super().perform(tasks[0::2], stop)
+        answers = []
+        for task in theirs:
+            answer = self.child.next(stop)
+            if answer is not None:
+                answers.append([read_scored(one) for one in answer])
+            else:
+                answers.append([] if stop() else self.workshop.perform(task, stop))
+        found: list[list[Scored]] = [[] for _ in tasks]
+        found[0::2], found[1::2] = ours, answers
+        return found
+
+
+@contextmanager
+def open_crew(workshop: Workshop) -> Iterator[Crew]:
+    """Whoever performs the tasks of a search."""
+    if len(os.sched_getaffinity(0)) < LANES:
+        yield Crew(workshop)
+        return
+    crew = CrewOfTwo(workshop)
+    try:
+        yield crew
+    finally:
+        crew.child.close()
+
+
+def read_workshop(document: dict[str, Any]) -> Workshop:
+    """The workshop that the first line to a child describes."""
+    brief = Brief(Job.model_validate(document["job"]), GoodputOptions(**document["options"]))
+    return Workshop(brief, from_document(document["problem"]), document["seed"])
+
+
+def task_document(task: Task) -> dict[str, Any]:
+    """A task in lists, numbers and texts."""
+    return {"kind": type(task).__name__.lower(), **asdict(task)}
+
+
+def read_task(document: dict[str, Any]) -> Task:
+    """The task of a document."""
+    match document["kind"]:
+        case "explore":
+            starts = tuple(_ranges(ranges) for ranges in document["starts"])
+            return Explore(document["seed"], document["steps"], starts)
+        case "climb":
+            return Climb(document["seed"], tuple(read_scored(one) for one in document["elites"]))
+        case "final":
+            return Final(_ranges(document["ranges"]), document["seed"], document["rate"])
+        case _:
+            return Audition(_ranges(document["ranges"]))
+
+
+def read_scored(document: dict[str, Any]) -> Scored:
+    """A scored placement of a document."""
+    return Scored(**{**document, "ranges": _ranges(document["ranges"])})
+
+
+def _ranges(document: list[list[int]]) -> Ranges:
+    return tuple((start, count) for start, count in document)

@@ -1,0 +1,45 @@
+"""From a placement to how requests go through it: its maximum flow as shares.
+
+Owns the translation, by the numbers of a ``Judge``. Doesn't weigh.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from helix_df.goodput.surrogate import Routed
+from helix_df.graph.capacities import Ints
+from helix_df.graph.flow import EdgeFlow
+from helix_df.graph.judge import Judge
+from helix_df.graph.problem import COORDINATOR
+
+LEAST_SHARE = 1e-9
+"""Shares below are the rounding of capacities."""
+
+
+def route(judge: Judge, start: Ints, count: Ints) -> Routed | None:
+    """How a maximum flow splits; ``None`` when nothing flows."""
+    links = judge.link_flows(start, count)
+    if links is None:
+        return None
+    tail, head, tokens_per_s = links
+    end = len(count)
+    flow = float(tokens_per_s[head == end].sum())
+    share = tokens_per_s / flow
+    kept = share > LEAST_SHARE
+    tail, head, share = tail[kept], head[kept], share[kept]
+    # A request runs from where the node before stopped to the end of this one's layers.
+    stop = np.append(start + count, 0)
+    through, layers = np.zeros(end + 1), np.zeros(end + 1)
+    np.add.at(through, head, share)
+    inner = head != end
+    np.add.at(layers, head[inner], share[inner] * (stop[head[inner]] - stop[tail[inner]]))
+    nodes = np.flatnonzero(through[:end] > LEAST_SHARE)
+    return Routed(flow, nodes, through[nodes], layers[nodes] / through[nodes], count[nodes], tail, head, share)
+
+
+def edges_of(judge: Judge, routed: Routed) -> tuple[EdgeFlow, ...]:
+    """The flow with names."""
+    names = [*(node.name for node in judge.problem.nodes), COORDINATOR]
+    ends = zip(routed.tail.tolist(), routed.head.tolist(), routed.link_share.tolist(), strict=True)
+    return tuple(EdgeFlow(names[tail], names[head], share * routed.flow) for tail, head, share in ends)

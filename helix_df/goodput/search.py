@@ -1,0 +1,150 @@
+"""The search for the placement that serves most: estimates to find candidates, simulations to choose among them.
+
+Owns the order of work: starts that the flow finds, annealing on the estimate, auditions in the simulator, climbing
+there, and finals on requests that the search has never seen. Doesn't know how a task is performed (``workshop``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from helix_df.goodput.crew import LANES, Crew
+from helix_df.goodput.workshop import (
+    Audition,
+    Climb,
+    Explore,
+    Final,
+    Ranges,
+    Scored,
+    Task,
+    Workshop,
+    arrays,
+    different,
+    ranges_of,
+)
+from helix_df.graph.problem import Placement
+from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.cover import CoverOptions, CoverSearch
+from helix_df.solvers.portfolio import baselines, best_baseline
+
+STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.08, 0.3, 0.42, 0.8
+"""Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
+
+ELITES = 4
+"""Placements that climbing goes on from."""
+
+EFFORT = CoverOptions(restarts=2, iterations=1500, polish=300)
+"""Of the searches for starts of different depths."""
+
+
+class GoodputSearch:
+    """One search, by counted work and within a time limit."""
+
+    def __init__(self, workshop: Workshop, crew: Crew, watch: Watch, time_limit_s: float, seed: int) -> None:
+        self.workshop, self.crew, self.watch = workshop, crew, watch
+        self.own = workshop.brief.own
+        self.chance = random.Random(seed)
+        self.seed = seed
+        self.begin_s, self.time_limit_s = watch.elapsed_s(), time_limit_s
+        self.simulated: dict[Ranges, float] = {}
+
+    def run(self) -> list[Scored]:
+        """Placements judged on held-out requests, the one with most throughput first; empty when none serves."""
+        starts = self._starts()
+        if not starts:
+            return []
+        found = self._explore(starts)
+        self._audition([*(Scored(0.0, start) for start in starts), *found])
+        self._climb()
+        return self._finals()
+
+    def _until(self, share: float) -> Callable[[], bool]:
+        deadline_s = self.begin_s + share * self.time_limit_s
+        return lambda: self.watch.stop.is_set() or self.watch.elapsed_s() >= deadline_s
+
+    def _starts(self) -> list[Ranges]:
+        """The rules' placements, and what ``cover`` finds with pipelines of different depths."""
+        problem, judge = self.workshop.problem, self.workshop.judge
+        stop = self._until(STARTS_SHARE)
+        options = SolveOptions(time_limit_s=self.time_limit_s, seed=self.seed)
+        placements: list[Placement] = [placement for _, placement in baselines(problem, options, self.watch)]
+        for max_hops in self._depths():
+            limits = replace(problem.limits, max_hops=max_hops)
+            given = replace(problem, limits=limits)
+            deadline_s = self.begin_s + STARTS_SHARE * self.time_limit_s
+            watch = Watch()
+            watch.stop = self.watch.stop
+            search = CoverSearch(given, options, EFFORT, watch, deadline_s, best_baseline(given, options, watch))
+            search.run()
+            if search.best is not None:
+                placements.append(search.best)
+            if stop():
+                break
+        starts = (ranges_of(*self.workshop.objective.keep_nodes(*judge.arrays(one))) for one in placements)
+        return [start for start in dict.fromkeys(starts) if self._worth(start) > 0]
+
+    def _depths(self) -> Iterator[int | None]:
+        """Limits on hops around the fewest that hold the model, and none."""
+        problem = self.workshop.problem
+        yield problem.limits.max_hops
+        most = max(int(self.workshop.judge.most.max()), 1)
+        fewest = -(-problem.num_layers // most)
+        for factor in (1.25, 1.5, 1.75, 2.0, 2.5):
+            hops = round(fewest * factor)
+            if problem.limits.max_hops is None or hops < problem.limits.max_hops:
+                yield hops
+
+    def _worth(self, ranges: Ranges) -> float:
+        return self.workshop.value(*arrays(ranges))
+
+    def _explore(self, starts: Sequence[Ranges]) -> list[Scored]:
+        best_first = sorted(starts, key=lambda start: (-self._worth(start), start))[:6]
+        tasks = [
+            Explore(self.chance.getrandbits(32), self.own.explore, tuple(best_first[lane:] + best_first[:lane]))
+            for lane in range(LANES)
+        ]
+        found = [one for part in self.crew.perform(tasks, self._until(EXPLORE_SHARE)) for one in part]
+        return different(sorted(found, key=lambda one: (-one.score, one.ranges)), self.own.auditions)
+
+    def _audition(self, candidates: Sequence[Scored]) -> None:
+        ordered = sorted(candidates, key=lambda one: (-max(one.score, self._worth(one.ranges)), one.ranges))
+        self._simulate([Audition(one.ranges) for one in ordered], self._until(AUDITION_SHARE))
+
+    def _simulate(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> None:
+        for at in range(0, len(tasks), LANES):
+            if self.simulated and stop():
+                return
+            # The very first simulations are run whatever the time, so that there is something to choose from.
+            until = stop if self.simulated else self.watch.stop.is_set
+            for part in self.crew.perform(tasks[at : at + LANES], until):
+                for one in part:
+                    self._remember(one)
+
+    def _remember(self, one: Scored) -> None:
+        if one.score > max(self.simulated.values(), default=0.0):
+            self.watch.report("goodput", one.score, None)
+        if one.score > 0:
+            self.simulated[one.ranges] = one.score
+
+    def _best(self, most: int) -> list[Scored]:
+        ranked = sorted(self.simulated.items(), key=lambda item: (-item[1], item[0]))
+        return different((Scored(score, ranges) for ranges, score in ranked), most)
+
+    def _climb(self) -> None:
+        stop = self._until(CLIMB_SHARE)
+        for _ in range(self.own.climbs):
+            if stop() or not self.simulated:
+                return
+            elites = tuple(self._best(ELITES))
+            self._simulate([Climb(self.chance.getrandbits(32), elites) for _ in range(LANES)], stop)
+
+    def _finals(self) -> list[Scored]:
+        rate = self.workshop.brief.job.workload.rate
+        tasks = [Final(one.ranges, self.seed + 1, rate) for one in self._best(self.own.finals)]
+        found = [one for part in self.crew.perform(tasks, self.watch.stop.is_set) for one in part]
+        if not found:
+            # Stopped: what the search saw has to do.
+            return self._best(self.own.finals)
+        return sorted(found, key=lambda one: (-one.score, one.ranges))

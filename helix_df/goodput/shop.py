@@ -1,0 +1,136 @@
+"""What any placement of a job would be made of: seconds and KV cache of every node by the layers it holds.
+
+Owns these numbers as arrays, ready for thousands of placements. Doesn't know which placement is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from helix_df.graph.capacities import Floats, Ints
+from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
+from helix_df.layers import LayerRange
+from helix_df.profiles.timing import LayerTiming
+from helix_df.simulator.options import FeedByKv, Options
+from helix_df.simulator.setup import StageSetup
+
+LARGEST_BATCH = 512
+"""Decode batches that are tabulated; beyond, a layer's time goes on in proportion."""
+
+FILLED = 0.875
+"""Share of what admission allows that is in use on average, as simulations of the paper's clusters show."""
+
+TimingOf = Callable[[NodeProfile, int], LayerTiming]
+"""Seconds a layer takes on a node that holds so many layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Mean prompt and output tokens of a request, and the mean square of prompt tokens, for waits."""
+
+    input_tokens: float
+    output_tokens: float
+    input_square: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """Timing of node ``i`` with ``k`` layers is row ``row[i, k]`` of the tables; seconds are those of one layer.
+
+    Attributes:
+        problem: whose nodes these are.
+        workload: mean request.
+        row: shape (nodes, layers + 1).
+        decode_s: by row and requests in the batch, shape (rows, LARGEST_BATCH + 1).
+        prefill_s: of a mean prompt, by row.
+        max_batch: by row.
+        kv_tokens: tokens of cache of node ``i`` beside ``k`` layers, shape (nodes, layers + 1).
+        latency_s: from node to node, the coordinator last; where there is no link, 0.
+        bytes_per_s: likewise.
+        admitted: share of the KV cache that is in use when no more requests are admitted.
+        request_tokens: KV cache of a request in flight, on average.
+        copy_s: seconds a node takes to receive the activations of one token.
+    """
+
+    problem: Problem
+    workload: Workload
+    timings: tuple[LayerTiming, ...]
+    row: Ints
+    decode_s: Floats
+    prefill_s: Floats
+    max_batch: Floats
+    kv_tokens: Floats
+    latency_s: Floats
+    bytes_per_s: Floats
+    admitted: float
+    request_tokens: float
+    copy_s: float
+
+    def stage(self, node: int, start: int, count: int) -> StageSetup:
+        """A node with its layers, for the simulator."""
+        profile = self.problem.nodes[node]
+        return StageSetup(
+            profile.name,
+            LayerRange(start, start + count),
+            self.timings[self.row[node, count]],
+            profile.kv_tokens[count - 1],
+            profile.nic_bytes_per_s,
+        )
+
+
+def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options: Options) -> Shop:
+    """Tabulate everything that placements of a problem are made of."""
+    widest = max((node.max_layers for node in problem.nodes), default=0)
+    row = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
+    kv_tokens = np.zeros((len(problem.nodes), widest + 1))
+    timings: list[LayerTiming] = []
+    known: dict[tuple[str, tuple[float, ...], int], int] = {}
+    for i, node in enumerate(problem.nodes):
+        for k in range(1, node.max_layers + 1):
+            key = (node.gpu, node.tokens_per_s, k)
+            if key not in known:
+                known[key] = len(timings)
+                timings.append(timing_of(node, k))
+            row[i, k] = known[key]
+            kv_tokens[i, k] = node.kv_tokens[k - 1]
+    latency, rate = _links(problem)
+    return Shop(
+        problem,
+        workload,
+        tuple(timings),
+        row,
+        np.array([[timing.decode_s(b) for b in range(LARGEST_BATCH + 1)] for timing in timings]),
+        np.array([timing.prefill_s(workload.input_tokens) for timing in timings]),
+        np.array([_batch(timing, options) for timing in timings]),
+        kv_tokens,
+        latency,
+        rate,
+        admitted=_admitted(options),
+        request_tokens=workload.input_tokens + workload.output_tokens / 2,
+        copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
+    )
+
+
+def _admitted(options: Options) -> float:
+    """The share that saturating runs reach; a request in flight has generated half of what it is expected to."""
+    full = options.feed.below if isinstance(options.feed, FeedByKv) else options.kv_high_water
+    return FILLED * full
+
+
+def _batch(timing: LayerTiming, options: Options) -> float:
+    limits = [limit for limit in (options.max_batch, timing.max_batch) if limit is not None]
+    return float(min(limits, default=LARGEST_BATCH))
+
+
+def _links(problem: Problem) -> tuple[Floats, Floats]:
+    names = [*(node.name for node in problem.nodes), COORDINATOR]
+    latency, rate = np.zeros((len(names), len(names))), np.zeros((len(names), len(names)))
+    for a, first in enumerate(names):
+        for b, second in enumerate(names):
+            link = problem.links.find(first, second) if a != b else None
+            if link is not None:
+                latency[a, b], rate[a, b] = link.latency_s, link.bytes_per_s
+    return latency, rate

@@ -1,0 +1,148 @@
+"""An estimate of what a placement serves when requests never run out: fast enough to search with.
+
+A closed queueing network, solved by fixed-point iteration. Owns the formulas. Doesn't simulate, and isn't trusted: the
+simulator judges what the search finds.
+
+With ``X`` requests/s, of which a share ``s_i`` passes node ``i`` and runs ``w_i`` layers there:
+
+* A prompt takes ``p_i = w_i·P_i``, so ``u_i = X·s_i·p_i`` of the node's time is spent on prompts. A cycle of ``b_i``
+  decode steps takes ``c_i = w_i·D_i(b_i) / (1 − u_i)`` with its share of prompts, and meets the steps that arrived
+  during the last one: ``b_i = X·s_i·out·c_i``.
+* A step that arrives waits for the cycle under way: ``U_i·E[c²] / (2·c)`` with ``U_i`` the node's utilisation and
+  prompts Poisson in cycles, so ``E[c²] = c² + X·s_i·c·E[p²]``. Twice that is what simulations show (``WAIT``): steps
+  travel in the bunches in which the last node served them.
+* A link works ``ρ = X·s·(in + out)·bytes/rate`` of the time; a step waits
+  ``X·s·E[prompt transfer²] / (2·(1 − ρ))`` (M/G/1), times ``LINK_WAIT`` for the same reason.
+* Around the pipeline a step takes ``T = (a + b·nodes)·Σ s·(waits, cycles, latencies, transfers)``: the deeper, the more
+  its bunches hold each other up (``CONVOY``). A prompt takes ``T_p`` likewise.
+* Little's law: ``X·(T_p + out·T)`` requests are in flight, and no more than the KV cache of every node admits:
+  ``N·s_i·tokens ≤ high_water·kv_i``, in tokens of the layers they run.
+
+``WAIT``, ``LINK_WAIT`` and ``CONVOY`` are fitted to simulations of the Helix paper's clusters; ``docs/goodput.md``
+shows how well the whole ranks placements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from helix_df.goodput.shop import LARGEST_BATCH, Shop
+from helix_df.graph.capacities import Floats, Ints
+
+ROUNDS = 24
+"""Of the fixed-point iteration, with damping."""
+
+BUSY = 0.97
+"""The most of its time that a node or link can work."""
+
+WAIT = 2.0
+LINK_WAIT = 3.0
+CONVOY = (0.7, 0.025)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """How requests go through a placement.
+
+    Attributes:
+        flow: tokens/s of the placement's maximum flow, which the shares are of.
+        nodes: positions of nodes that requests pass.
+        share: of requests, by such a node.
+        layers_run: mean layers that a request runs there; fewer than held where it skips some.
+        layers_held: by such a node.
+        tail, head: ends of links as positions of nodes, the coordinator one past the last.
+        link_share: of requests, by link.
+    """
+
+    flow: float
+    nodes: Ints
+    share: Floats
+    layers_run: Floats
+    layers_held: Ints
+    tail: Ints
+    head: Ints
+    link_share: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a placement serves: requests/s, generated tokens/s, requests in flight, seconds of a prompt and a step."""
+
+    requests_per_s: float
+    decode_tokens_per_s: float
+    in_flight: float
+    prompt_s: float
+    step_s: float
+
+
+def estimate(shop: Shop, routed: Routed) -> Estimate:
+    """Requests/s when as many are in flight as KV cache admits."""
+    network = _Network(shop, routed)
+    requests, batch = 0.01, np.ones(len(routed.nodes))
+    prompt_s = step_s = 1.0
+    for turn in range(ROUNDS):
+        prompt_s, step_s, cycle_s = network.times(requests, batch)
+        around_s = prompt_s + shop.workload.output_tokens * step_s
+        aim = min(network.most_in_flight / around_s, network.most_requests)
+        requests += (aim - requests) * (0.5 if turn < ROUNDS - 8 else 0.25)
+        wanted = np.maximum(requests * routed.share * shop.workload.output_tokens * cycle_s, 1.0)
+        batch = np.minimum((batch + wanted) / 2, network.largest)
+    output = shop.workload.output_tokens
+    return Estimate(requests, requests * output, requests * (prompt_s + output * step_s), prompt_s, step_s)
+
+
+class _Network:
+    """The constants of one placement."""
+
+    def __init__(self, shop: Shop, routed: Routed) -> None:
+        self.shop, self.routed, work = shop, routed, shop.workload
+        self.rows = shop.row[routed.nodes, routed.layers_held]
+        self.largest = shop.max_batch[self.rows]
+        self.prompt_s = routed.layers_run * shop.prefill_s[self.rows] + shop.copy_s * work.input_tokens
+        self.prompt_square = self.prompt_s**2 * work.input_square / work.input_tokens**2
+        self.convoy = CONVOY[0] + CONVOY[1] * float(routed.share.sum())
+        end = len(shop.problem.nodes)
+        inner = (routed.tail != end) & (routed.head != end)
+        size = np.where(inner, shop.problem.activation_bytes, shop.problem.token_bytes)
+        self.token_s = size / shop.bytes_per_s[routed.tail, routed.head]
+        self.latency_s = shop.latency_s[routed.tail, routed.head]
+        self.most_in_flight = self._most_in_flight()
+        self.most_requests = self._most_requests()
+
+    def _most_in_flight(self) -> float:
+        routed = self.routed
+        kv = self.shop.kv_tokens[routed.nodes, routed.layers_held] * routed.layers_held
+        return float((kv / (routed.share * routed.layers_run)).min()) * self.shop.admitted / self.shop.request_tokens
+
+    def _most_requests(self) -> float:
+        """Requests/s at which a node or link has no time left, with the largest batches."""
+        routed, work = self.routed, self.shop.workload
+        step_s = routed.layers_run * self._decode_s(self.largest) / self.largest
+        node = routed.share * (self.prompt_s + work.output_tokens * step_s)
+        link = routed.link_share * (work.input_tokens + work.output_tokens) * self.token_s
+        return BUSY / max(float(node.max()), float(link.max()), 1e-12)
+
+    def times(self, requests: float, batch: Floats) -> tuple[float, float, Floats]:
+        """Seconds of a prompt and of a step around the pipeline, and of a cycle on each node."""
+        routed, work = self.routed, self.shop.workload
+        rate = requests * routed.share
+        prompts = np.minimum(rate * self.prompt_s, BUSY)
+        decode_s = routed.layers_run * self._decode_s(batch)
+        cycle_s = decode_s / (1 - prompts)
+        used = np.minimum(prompts + rate * work.output_tokens * decode_s / batch, 1.0)
+        wait_s = WAIT * used * (cycle_s + rate * self.prompt_square) / 2
+        link_rate = requests * routed.link_share
+        carried = np.minimum(link_rate * (work.input_tokens + work.output_tokens) * self.token_s, BUSY)
+        link_s = self.latency_s + LINK_WAIT * link_rate * work.input_square * self.token_s**2 / 2 / (1 - carried)
+        step_s = routed.share @ (cycle_s + wait_s) + routed.link_share @ (link_s + self.token_s)
+        prompt_s = routed.share @ (wait_s + self.prompt_s / (1 - prompts))
+        prompt_s += routed.link_share @ (link_s + work.input_tokens * self.token_s)
+        return float(prompt_s) * self.convoy, float(step_s) * self.convoy, cycle_s
+
+    def _decode_s(self, batch: Floats) -> Floats:
+        """Seconds a layer takes for decode steps of fractional batches."""
+        floor = np.minimum(batch.astype(np.int64), LARGEST_BATCH - 1)
+        below = self.shop.decode_s[self.rows, floor]
+        return np.asarray(below + (batch - floor) * (self.shop.decode_s[self.rows, floor + 1] - below))

@@ -1,0 +1,260 @@
+"""Tasks of a search for goodput, each a pure function of its description: explore, climb, simulate.
+
+Owns how each is carried out. Where a task runs changes nothing. Doesn't choose tasks (``search``).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from helix_df.goodput.brief import HELD_OUT, SEARCHED, WARM_UP_S, WHOLE_S, Brief
+from helix_df.goodput.routes import route
+from helix_df.goodput.shop import Shop, open_shop
+from helix_df.goodput.surrogate import Estimate, estimate
+from helix_df.graph.capacities import Ints
+from helix_df.graph.judge import Judge
+from helix_df.graph.max_flow import placement_flow
+from helix_df.graph.problem import NodeProfile, Problem
+from helix_df.profiles.timing import LayerTiming
+from helix_df.simulator.setup import Setup, TimingChoice, assemble_setup, stage_timing
+from helix_df.simulator.simulate import simulate
+from helix_df.solvers.neighbours import Neighbours
+from helix_df.solvers.objective import Objective
+
+Ranges = tuple[tuple[int, int], ...]
+"""A placement: (start, count) by node."""
+
+SHORTEST_S = 120.0
+"""Of simulated windows: below, the first prompts weigh too much."""
+
+KEPT = 48
+"""Placements that an exploration hands over at most."""
+
+CHAIN = 3000
+"""Steps of one annealing chain."""
+
+HEAT = 0.05
+"""Its first temperature, as a share of the best value."""
+
+PROPOSALS = 8
+"""Changes that are estimated for each one that is simulated."""
+
+TRUST = 0.1
+"""How far chance may lift or lower an estimate when one of the proposals is chosen."""
+
+DIFFERENT = 4
+"""Starts and counts in which two placements must differ to count as two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A placement, its generated tokens/s, estimated or simulated, and on arrivals the latencies in seconds."""
+
+    score: float
+    ranges: Ranges
+    ttft_p95_s: float | None = None
+    itl_p95_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explore:
+    """Anneal on the estimate, from each of ``starts`` in turn, for ``steps`` placements."""
+
+    seed: int
+    steps: int
+    starts: tuple[Ranges, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """Change one of ``elites`` in the way that promises most of a few, and simulate it."""
+
+    seed: int
+    elites: tuple[Scored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audition:
+    """Simulate a placement that saturates, on the part of the trace that the search may see."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """Judge a placement over the whole window on requests that the search hasn't seen, and on arrivals at ``rate``."""
+
+    ranges: Ranges
+    seed: int
+    rate: float | None
+
+
+Task = Explore | Climb | Audition | Final
+
+
+class Workshop:
+    """Everything that tasks of one job share."""
+
+    def __init__(self, brief: Brief, problem: Problem, seed: int) -> None:
+        self.brief, self.problem, self.seed = brief, problem, seed
+        self.judge = Judge(problem)
+        self.objective = Objective(self.judge)
+        options = brief.offline(seed, SEARCHED, WHOLE_S)[1]
+        self.shop: Shop = open_shop(problem, self.timing_of, brief.workload, options)
+
+    def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
+        """Seconds a layer takes on a node that holds so many."""
+        brief = self.brief
+        kv_tokens = node.kv_tokens[layers - 1]
+        timing: TimingChoice = "measured" if brief.own.timing == "measured" else "planned"
+        return stage_timing(brief.job, brief.geometry, brief.requests, node.gpu, layers, kv_tokens, timing)
+
+    def perform(self, task: Task, stop: Callable[[], bool]) -> list[Scored]:
+        """What a task finds; less when stopped."""
+        if isinstance(task, Explore):
+            return self._explore(task, stop)
+        if isinstance(task, Climb):
+            return self._climb(task, stop)
+        if isinstance(task, Final):
+            return self._final(task, stop)
+        return [Scored(self.audition(task.ranges, stop), task.ranges)]
+
+    def estimate(self, start: Ints, count: Ints) -> Estimate | None:
+        """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
+        if not self.objective.admits(start, count):
+            return None
+        routed = route(self.judge, start, count)
+        return estimate(self.shop, routed) if routed is not None else None
+
+    def value(self, start: Ints, count: Ints) -> float:
+        """Generated tokens/s by the estimate."""
+        found = self.estimate(start, count)
+        return found.decode_tokens_per_s if found is not None else 0.0
+
+    def setup(self, ranges: Ranges) -> Setup:
+        """A placement as the simulator wants it, with the flow that its plan will have."""
+        placement = self.judge.placement(*arrays(ranges))
+        flow = placement_flow(self.problem, placement)
+        stages = tuple(self.shop.stage(i, start, count) for i, (start, count) in enumerate(ranges) if count)
+        return assemble_setup(self.brief.job.name, self.problem, stages, flow.edges, flow.value)
+
+    def window_s(self, ranges: Ranges) -> float:
+        """Simulated seconds such that about ``visits`` token visits happen."""
+        routed = route(self.judge, *arrays(ranges))
+        if routed is None:
+            return SHORTEST_S
+        visits_per_s = estimate(self.shop, routed).decode_tokens_per_s * float(routed.share.sum())
+        return min(max(self.brief.own.visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), WHOLE_S)
+
+    def audition(self, ranges: Ranges, stop: Callable[[], bool]) -> float:
+        """Generated tokens/s in a simulation of the search; 0 when stopped or nothing flows."""
+        if self.value(*arrays(ranges)) <= 0:
+            return 0.0
+        trace, options = self.brief.offline(self.seed, SEARCHED, self.window_s(ranges))
+        outcome = simulate(self.setup(ranges), trace, options, _Until(stop))
+        return 0.0 if outcome.stopped else outcome.decode_tokens_per_s
+
+    def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
+        setup, until = self.setup(task.ranges), _Until(stop)
+        offline = simulate(setup, *self.brief.offline(task.seed, HELD_OUT, WHOLE_S), until)
+        if task.rate is None:
+            return [Scored(offline.decode_tokens_per_s, task.ranges)]
+        online = simulate(setup, *self.brief.online(task.rate, task.seed, HELD_OUT), until)
+        latencies = online.percentile("ttft", 95), online.percentile("itl", 95)
+        return [Scored(offline.decode_tokens_per_s, task.ranges, *latencies)]
+
+    def _explore(self, task: Explore, stop: Callable[[], bool]) -> list[Scored]:
+        chance = random.Random(task.seed)
+        seen: dict[Ranges, float] = {}
+        left, turn = task.steps, 0
+        while left > 0 and not stop():
+            start, count = arrays(task.starts[turn % len(task.starts)])
+            self._chain(Neighbours(self.objective, start, count, chance), min(left, CHAIN), seen, stop)
+            left, turn = left - CHAIN, turn + 1
+        best = heapq.nlargest(50 * KEPT, seen.items(), key=lambda item: (item[1], item[0]))
+        return different((Scored(value, ranges) for ranges, value in best), KEPT)
+
+    def _chain(self, near: Neighbours, steps: int, seen: dict[Ranges, float], stop: Callable[[], bool]) -> None:
+        """One annealing chain; everything it accepts is remembered."""
+        if not near.usable:
+            return
+        value = best = self.value(near.start, near.count)
+        for step in range(steps):
+            if step % 16 == 0 and stop():
+                return
+            kept = near.start.copy(), near.count.copy()
+            change(near)
+            changed = self.value(near.start, near.count)
+            heat = HEAT * best * (1 - step / steps) ** 2 + 1e-9
+            if changed > 0 and (changed >= value or near.chance.random() < math.exp((changed - value) / heat)):
+                value, best = changed, max(best, changed)
+                seen[ranges_of(near.start, near.count)] = changed
+            else:
+                near.start, near.count = kept
+
+    def _climb(self, task: Climb, stop: Callable[[], bool]) -> list[Scored]:
+        chance = random.Random(task.seed)
+        # The best is changed as often as all others together.
+        elite = task.elites[0] if chance.random() < 0.5 else chance.choice(task.elites)
+        proposals: list[tuple[float, Ranges]] = []
+        for _ in range(PROPOSALS):
+            near = Neighbours(self.objective, *arrays(elite.ranges), chance)
+            for _ in range(chance.choice((1, 1, 2, 3)) if near.usable else 0):
+                change(near)
+            ranges = ranges_of(near.start, near.count)
+            if ranges != elite.ranges:
+                proposals.append((self.value(near.start, near.count) * chance.uniform(1 - TRUST, 1 + TRUST), ranges))
+        if not proposals:
+            return []
+        _, ranges = max(proposals)
+        return [Scored(self.audition(ranges, stop), ranges)]
+
+
+class _Until:
+    """Ends a simulation when asked to stop."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def looks(self, now_s: float, end_s: float) -> bool:
+        return not self._stop()
+
+
+def change(near: Neighbours) -> None:
+    """A small change: mostly a move of a node or two, now and then another order of stretches."""
+    if near.chance.random() < 0.15:
+        near.reorder()
+    else:
+        near.move()
+
+
+def arrays(ranges: Ranges) -> tuple[Ints, Ints]:
+    """Start and count of a placement."""
+    pairs = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def ranges_of(start: Ints, count: Ints) -> Ranges:
+    """The placement of ``arrays``; what a node that holds nothing would start at is 0."""
+    return tuple((s, k) if k else (0, 0) for s, k in zip(start.tolist(), count.tolist(), strict=True))
+
+
+def different(scored: Iterable[Scored], most: int) -> list[Scored]:
+    """The first ``most`` that differ from each other in more than a detail."""
+    chosen: list[Scored] = []
+    for one in scored:
+        if all(_distance(one.ranges, other.ranges) >= DIFFERENT for other in chosen):
+            chosen.append(one)
+            if len(chosen) == most:
+                break
+    return chosen
+
+
+def _distance(one: Ranges, other: Ranges) -> int:
+    return sum((a != c) + (b != d) for (a, b), (c, d) in zip(one, other, strict=True))
