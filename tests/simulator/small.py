@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
@@ -29,7 +31,7 @@ def setup(stages, links, flows=None, flow=100.0) -> Setup:
 def chain(*stages, latency_s=0.0, bytes_per_s=1e9, flow=100.0) -> Setup:
     """Stages one after the other."""
     names = [COORDINATOR, *(one.name for one in stages), COORDINATOR]
-    links = [link(a, b, bytes_per_s, latency_s) for a, b in zip(names[:-1], names[1:], strict=True)]
+    links = [link(a, b, bytes_per_s, latency_s) for a, b in pairwise(names)]
     return setup(stages, links, flow=flow)
 
 
