@@ -11,6 +11,7 @@ import typer
 def plan(
     job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")],
     solver: Annotated[str | None, typer.Option(help="Place with this solver instead of the job's.")] = None,
+    objective: Annotated[str | None, typer.Option(help="flow, or goodput: judged by simulation.")] = None,
     backend: Annotated[str | None, typer.Option(help="The solver's backend, e.g. highs.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Take the best plan after this long, e.g. 30s.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the solver's random choices.")] = None,
@@ -40,7 +41,7 @@ def plan(
     from helix_df.planning import make_plan
 
     job = load_job(job_file)
-    job = job.with_solver(**_overrides(job.solver.name, solver, backend, time_limit, seed))
+    job = job.with_solver(**_overrides(job.solver.name, solver, objective, backend, time_limit, seed))
     problem = compile_problem(job)
     running = find_plan(near, messages()) if near is not None else None
     staying = stay_near(running, job, move_price) if running is not None else None
@@ -66,7 +67,12 @@ def plan(
 
 
 def _overrides(
-    current: str, solver: str | None, backend: str | None, time_limit: str | None, seed: int | None
+    current: str,
+    solver: str | None,
+    objective: str | None,
+    backend: str | None,
+    time_limit: str | None,
+    seed: int | None,
 ) -> dict[str, Any]:
     from helix_df.errors import SpecError
     from helix_df.spec.mistakes import Refusal
@@ -78,6 +84,12 @@ def _overrides(
     if solver is not None and solver != current:
         # What the job says about its own solver means nothing to another one.
         changes |= {"backend": None, "options": {}}
+    if objective is not None:
+        if objective not in ("flow", "goodput"):
+            raise SpecError(
+                "there is no such objective", where="--objective", found=repr(objective), expected="flow or goodput"
+            )
+        changes["objective"] = objective
     if backend is not None:
         changes["backend"] = backend
     if seed is not None:

@@ -1,0 +1,163 @@
+"""Planning for goodput on a small cluster: the plan is right, no worse than the flow's, and keeps the limits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from helix_df.errors import Infeasible, SolverError
+from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions
+from helix_df.goodput.crew import CrewOfTwo, read_task, task_document
+from helix_df.goodput.planner import plan_goodput
+from helix_df.goodput.surrogate import estimate
+from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Scored, Workshop, different, ranges_of
+from helix_df.graph.compile import compile_problem
+from helix_df.load import parse_job
+from helix_df.planning import make_plan
+from helix_df.spec.job import Job
+from helix_df.violations import violations
+
+JOB = """\
+name: small
+model: {source: random:llama-2-70b, dtype: float16}
+gpus:
+  big: {profile: {tokens_per_s: [9000, 4000, 2500, 1800], kv_tokens: [90000, 60000, 40000, 20000]}}
+  small: {profile: {tokens_per_s: [4000, 1900], kv_tokens: [30000, 9000]}}
+nodes: {NODES}
+links: {default: {bandwidth: 10Gbps, latency: 1ms}}
+"""
+QUICK = {"explore": 120, "auditions": 3, "climbs": 2, "finals": 1, "visits": 30_000}
+
+
+def job(**solver: object) -> Job:
+    """80 layers on 24 big and 8 small nodes."""
+    nodes = [f"b{i}: {{gpu: big}}" for i in range(22)] + [f"s{i}: {{gpu: small}}" for i in range(8)]
+    given = parse_job(JOB.replace("NODES", ", ".join(nodes)))
+    return given.with_solver(objective="goodput", options=QUICK, time_limit=600.0, **solver)
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    given = job()
+    return Workshop(Brief(given, GoodputOptions(**QUICK)), compile_problem(given), 0)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(job())
+
+
+def test_the_plan_is_right_and_says_what_was_simulated(plan):
+    assert violations(plan) == []
+    assert plan.solver.name == "goodput"
+    assert "generated tokens/s when saturated, in simulation" in plan.solver.detail
+
+
+def test_one_core_plans_what_two_plan(plan, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    assert make_plan(job()).placement == plan.placement
+
+
+def test_it_serves_no_less_than_the_flows_plan(plan, workshop):
+    """The flow's plan is among the starts, so on the search's own half nothing worse can win."""
+    flow = make_plan(job(name="auto").with_solver(objective="flow", options={}, time_limit=2.0))
+    scores = [
+        workshop.audition(ranges_of(*workshop.judge.arrays(one.placement)), lambda: False) for one in (plan, flow)
+    ]
+    assert scores[0] >= 0.97 * scores[1] > 0
+
+
+def test_limits_on_latency_are_kept_or_refused(workshop):
+    given = job()
+    rated = given.model_copy(update={"workload": given.workload.model_copy(update={"rate": 0.5})})
+
+    def limited(ttft_p95: float) -> Job:
+        return rated.model_copy(update={"limits": rated.limits.model_copy(update={"ttft_p95": ttft_p95})})
+
+    assert "95 % of first tokens within" in plan_goodput(limited(1000.0)).solver.detail
+    with pytest.raises(Infeasible, match="keeps the limits on latency") as caught:
+        plan_goodput(limited(1e-6))
+    assert "95 % of first tokens within" in str(caught.value)
+
+
+def test_hops_are_limited_here_too():
+    given = job()
+    limited = given.model_copy(update={"limits": given.limits.model_copy(update={"max_hops": 22})})
+    plan = make_plan(limited)
+    assert max(len(path.hops) for path in plan.paths()) <= 22
+    assert violations(plan) == []
+
+
+def test_a_solver_of_another_objective_is_refused():
+    with pytest.raises(SolverError, match="search of its own"):
+        make_plan(job(name="cover"))
+    with pytest.raises(SolverError, match="no option 'restarts'"):
+        make_plan(job().with_solver(options={"restarts": 3}))
+    with pytest.raises(SolverError, match="no such rules"):
+        make_plan(job().with_solver(options={"rules": "mine"}))
+
+
+def test_a_child_finds_what_this_process_finds(workshop):
+    start = ranges_of(
+        *workshop.judge.arrays(make_plan(job().with_solver(name="even", objective="flow", options={})).placement)
+    )
+    tasks = (
+        Explore(3, 40, (start,)),
+        Explore(3, 40, (start,)),
+        Climb(5, (Scored(1.0, start),)),
+        Climb(5, (Scored(1.0, start),)),
+        Final(start, 9, 0.2),
+        Final(start, 9, 0.2),
+    )
+    crew = CrewOfTwo(workshop)
+    try:
+        found = crew.perform(tasks, lambda: False)
+        crew.child.process.kill()
+        after = crew.perform(tasks[:2], lambda: False)
+    finally:
+        crew.child.close()
+    assert found[0] == found[1] != []
+    assert found[2] == found[3] != []
+    assert found[4] == found[5] != []
+    assert after == found[:2]
+
+
+def test_tasks_survive_their_documents():
+    ranges = ((0, 2), (2, 1), (0, 0))
+    tasks = (
+        Explore(1, 2, (ranges,)),
+        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1))),
+        Audition(ranges),
+        Final(ranges, 6, None),
+    )
+    for task in tasks:
+        assert read_task(task_document(task)) == task
+
+
+def test_the_held_out_half_is_another(workshop):
+    seen = workshop.brief.offline(0, SEARCHED, 60.0)[0]
+    other = workshop.brief.offline(0, HELD_OUT, 60.0)[0]
+    assert seen.requests != other.requests
+
+
+def test_more_cache_serves_no_less_and_slower_links_no_more(workshop):
+    from helix_df.goodput.routes import route
+
+    start, count = workshop.judge.arrays(
+        make_plan(job().with_solver(objective="flow", options={}, name="even")).placement
+    )
+    routed = route(workshop.judge, start, count)
+    base = estimate(workshop.shop, routed).decode_tokens_per_s
+    roomy = replace(workshop.shop, kv_tokens=workshop.shop.kv_tokens * 2)
+    slow = replace(workshop.shop, bytes_per_s=workshop.shop.bytes_per_s / 100)
+    assert estimate(roomy, routed).decode_tokens_per_s >= base > 0
+    assert estimate(slow, routed).decode_tokens_per_s <= base
+
+
+def test_different_leaves_out_near_copies():
+    one = ((0, 4), (4, 4), (8, 4))
+    near = ((0, 4), (4, 4), (8, 3))
+    far = ((8, 3), (0, 5), (5, 3))
+    assert [item.ranges for item in different([Scored(3, one), Scored(2, near), Scored(1, far)], 5)] == [one, far]
