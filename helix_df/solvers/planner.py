@@ -28,19 +28,7 @@ MOST_BROKEN = 3
 def plan_flow(
     job: Job, *, watch: Watch | None = None, problem: Problem | None = None, near: Near | None = None
 ) -> Plan:
-    """Plan a job with the solver it names.
-
-    Args:
-        job: what to plan.
-        watch: hears of progress and may stop the solver, whose best placement then becomes the plan.
-        problem: ``compile_problem(job)``, if the caller has it already.
-        near: what runs, and the flow that a GiB moved must gain; for solvers that weigh moves (auto, cover).
-
-    Raises:
-        Infeasible: when the model can't be served on the nodes, or the solver found no way to; says why.
-        SolverError: for an unknown solver or option, or a solver that broke its contract.
-        ModelError, SpecError: as ``compile_problem``.
-    """
+    """Plan a job for flow, with the solver it names; arguments and errors as ``planning.make_plan``."""
     watch = watch or Watch()
     problem = problem or compile_problem(job)
     choice = job.solver
