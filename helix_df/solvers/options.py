@@ -28,7 +28,8 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
     Args:
         solver: name of the solver, for messages.
         extra: what the user wrote.
-        shape: frozen dataclass of ``bool``, ``int``, ``float`` or ``str`` fields; a default of ``None`` makes one optional.
+        shape: frozen dataclass of ``bool``, ``int``, ``float`` or ``str`` fields; a default of ``None`` makes one
+            optional.
         ignore: names that belong to somebody else.
 
     Raises:
