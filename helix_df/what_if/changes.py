@@ -1,0 +1,279 @@
+"""Changes of a job as data, and the job that follows: nodes more or less, another link, another rate.
+
+Owns what each change means for every part of the job that it touches. Doesn't know how a change is written on a
+command line (``read_changes``), and plans nothing (``replan``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from helix_df.errors import SpecError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import Link
+from helix_df.profiles.catalogue import devices, find_device
+from helix_df.spec.job import COORDINATOR, Job, Links, Node, PairLink
+
+MOST_SHOWN = 20
+LONGEST_NAME = 63
+
+
+@dataclass(frozen=True, slots=True)
+class AddNodes:
+    """``count`` more nodes of a GPU type. ``region`` may be left out where all nodes are in one."""
+
+    gpu: str
+    count: int = 1
+    region: str | None = None
+
+    def __str__(self) -> str:
+        return f"with {self.count} {self.gpu}" + (f" in {self.region}" if self.region else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """One node less."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"without {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    """The link between two regions, inside one, or between two nodes or a node and the coordinator.
+
+    ``latency_s``: one way; ``None`` leaves it as it is.
+    """
+
+    between: tuple[str, str]
+    bytes_per_s: float
+    latency_s: float | None = None
+
+    def __str__(self) -> str:
+        latency = f", {self.latency_s * 1e3:g} ms" if self.latency_s is not None else ""
+        return f"{'-'.join(self.between)} at {self.bytes_per_s * 8 / 1e6:,.10g} Mbit/s{latency}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetRate:
+    """Requests/s that arrive: ``workload.rate``, at which the objective goodput judges latency."""
+
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.rate:g} requests/s"
+
+
+Change = AddNodes | RemoveNode | SetLink | SetRate
+
+
+def changed(job: Job, changes: Iterable[Change]) -> Job:
+    """The job after all changes, in their order.
+
+    Raises:
+        SpecError: for a GPU, region or node that isn't there, and for what can't be meant; ``where`` names the option.
+    """
+    for change in changes:
+        match change:
+            case AddNodes():
+                job = _with_nodes(job, change)
+            case RemoveNode():
+                job = _without_node(job, change)
+            case SetLink():
+                job = _with_link(job, change)
+            case SetRate():
+                job = _with_rate(job, change)
+    return job
+
+
+def _with_nodes(job: Job, change: AddNodes) -> Job:
+    _require_gpu(job, change.gpu)
+    if change.count < 1:
+        raise SpecError("at least one node must be added", where="--add-node", found=change.count)
+    region = _region(job, change)
+    like = _like(job, change.gpu, region)
+    twin = _twin(job, change.gpu, like)
+    for _ in range(change.count):
+        name = _free_name(job, change.gpu)
+        job = _updated(job, links=_linked_like(job, like, name), nodes={**job.nodes, name: twin})
+    return job
+
+
+def _require_gpu(job: Job, gpu: str) -> None:
+    if gpu not in job.gpus and find_device(gpu) is None:
+        known = [*job.gpus, *(name for name in devices() if name not in job.gpus)]
+        raise _unknown("GPU", gpu, known, "--add-node")
+
+
+def _region(job: Job, change: AddNodes) -> str:
+    regions = list(dict.fromkeys(node.region for node in job.nodes.values()))
+    if change.region is None:
+        if len(regions) > 1:
+            raise SpecError(
+                "there are several regions, so the new node's must be said",
+                where="--add-node",
+                found=change.gpu,
+                expected=f"{change.gpu}:{change.count}@REGION, with one of {', '.join(regions)}",
+            )
+        return regions[0]
+    if change.region not in regions:
+        raise _unknown("region", change.region, regions, "--add-node")
+    return change.region
+
+
+def _like(job: Job, gpu: str, region: str) -> str:
+    """The node that a new one is linked like: of its type if there is one, but in its region first of all."""
+    return min(job.nodes, key=lambda name: (job.nodes[name].region != region, job.nodes[name].gpu != gpu))
+
+
+def _twin(job: Job, gpu: str, like: str) -> Node:
+    """A node here, without an address; its network card is that of a node of its type, if there is one."""
+    same = [node for node in (job.nodes[like], *job.nodes.values()) if node.gpu == gpu]
+    card = (same[0] if same else job.nodes[like]).nic
+    return Node.model_construct(gpu=gpu, region=job.nodes[like].region, address=None, launcher=None, nic=card)
+
+
+def _free_name(job: Job, gpu: str) -> str:
+    stem = gpu[: LONGEST_NAME - 8]
+    return next(name for i in range(1, len(job.nodes) + 2) if (name := f"{stem}-new{i}") not in job.nodes)
+
+
+def _linked_like(job: Job, like: str, name: str) -> Links:
+    """The links with those of ``like`` for ``name`` too, where the job names links node by node.
+
+    Nothing is said there about the link between the two; then it is the best that ``like`` has.
+    """
+    own = [entry for entry in job.links.nodes if like in entry.between]
+    twins = [entry.model_copy(update={"between": (_other(entry, like), name)}) for entry in own]
+    if own and _in_force(job, like, like) is None:
+        best = max(own, key=lambda entry: (entry.bandwidth, -entry.latency))
+        twins.append(best.model_copy(update={"between": (like, name)}))
+    return job.links.model_copy(update={"nodes": (*job.links.nodes, *twins)})
+
+
+def _other(entry: PairLink, name: str) -> str:
+    a, b = entry.between
+    return b if a == name else a
+
+
+def _without_node(job: Job, change: RemoveNode) -> Job:
+    name = change.node
+    if name not in job.nodes:
+        raise _unknown("node", name, list(job.nodes), "--remove-node")
+    if len(job.nodes) == 1:
+        raise SpecError("the last node can't be removed", where="--remove-node", found=repr(name))
+    nodes = {other: node for other, node in job.nodes.items() if other != name}
+    regions = {job.coordinator.region, *(node.region for node in nodes.values())}
+    links = job.links.model_copy(
+        update={
+            "nodes": tuple(entry for entry in job.links.nodes if name not in entry.between),
+            "regions": tuple(entry for entry in job.links.regions if regions.issuperset(entry.between)),
+        }
+    )
+    limits = job.limits.model_copy(
+        update={
+            "use": tuple(other for other in job.limits.use if other != name),
+            "avoid": tuple(other for other in job.limits.avoid if other != name),
+            "pin": {other: layers for other, layers in job.limits.pin.items() if other != name},
+        }
+    )
+    return _updated(job, nodes=nodes, links=links, limits=limits)
+
+
+def _with_link(job: Job, change: SetLink) -> Job:
+    a, b = change.between
+    regions = regions_of(job)
+    ends = [*job.nodes, COORDINATOR]
+    if a in regions and b in regions:
+        return _between_regions(job, change)
+    if a in ends and b in ends:
+        if a == b:
+            raise SpecError("a node has no link to itself", where="--link", found=f"{a}-{b}")
+        return _between_nodes(job, change)
+    known = regions if (a in regions or b in regions) else ends
+    missing = next((name for name in (a, b) if name not in (*regions, *ends)), None)
+    if missing is not None:
+        raise _unknown("region" if known is regions else "node", missing, known, "--link")
+    raise SpecError(
+        "one end is a region and the other a node", where="--link", found=f"{a}-{b}", expected="two of a kind"
+    )
+
+
+def regions_of(job: Job) -> list[str]:
+    """Regions of nodes and the coordinator, in the order of the file."""
+    return list(dict.fromkeys([*(node.region for node in job.nodes.values()), job.coordinator.region]))
+
+
+def _between_regions(job: Job, change: SetLink) -> Job:
+    """Also links that the job names node by node across the two regions become what is asked."""
+    table = link_table(job)
+    pair = frozenset(change.between)
+    links = job.links
+    a, b = change.between
+    before = table.by_region.get((min(a, b), max(a, b)), table.default)
+    of = {name: node.region for name, node in job.nodes.items()} | {COORDINATOR: job.coordinator.region}
+    across = tuple(
+        _quality(change, *entry.between, Link(entry.bandwidth, entry.latency))
+        if frozenset(of[end] for end in entry.between) == pair
+        else entry
+        for entry in links.nodes
+    )
+    named = _put(links.regions, _quality(change, a, b, before))
+    return _updated(job, links=links.model_copy(update={"regions": named, "nodes": across}))
+
+
+def _between_nodes(job: Job, change: SetLink) -> Job:
+    entry = _quality(change, *change.between, _in_force(job, *change.between))
+    return _updated(job, links=job.links.model_copy(update={"nodes": _put(job.links.nodes, entry)}))
+
+
+def _in_force(job: Job, a: str, b: str) -> Link | None:
+    """What links two ends; for the same end twice, what links two nodes of its region that nobody names."""
+    table = link_table(job)
+    region = table.regions[a]
+    return table.find(a, b) if a != b else table.by_region.get((region, region), table.default)
+
+
+def _quality(change: SetLink, a: str, b: str, before: Link | None) -> PairLink:
+    latency_s = change.latency_s if change.latency_s is not None else before.latency_s if before is not None else 0.0
+    # Pydantic's fields take what people write; these values have been parsed already.
+    return PairLink.model_construct(between=(a, b), bandwidth=change.bytes_per_s, latency=latency_s)
+
+
+def _put(entries: tuple[PairLink, ...], new: PairLink) -> tuple[PairLink, ...]:
+    """The entries with ``new`` in the place of the one for its pair, or at the end."""
+    same = [i for i, entry in enumerate(entries) if set(entry.between) == set(new.between)]
+    if not same:
+        return (*entries, new)
+    return (*entries[: same[0]], new, *entries[same[0] + 1 :])
+
+
+def _with_rate(job: Job, change: SetRate) -> Job:
+    if not 0 < change.rate < float("inf"):
+        raise SpecError("a rate must be above zero", where="--rate", found=change.rate)
+    return _updated(job, workload=job.workload.model_copy(update={"rate": change.rate}))
+
+
+def _updated(job: Job, **parts: Any) -> Job:
+    return job.model_copy(update=parts)
+
+
+def _unknown(noun: str, name: str, known: Collection[str], where: str) -> SpecError:
+    names = list(known)
+    return SpecError(
+        f"there is no {noun} called {name!r}{_did_you_mean(name, names)}",
+        where=where,
+        found=repr(name),
+        expected=" | ".join(names[:MOST_SHOWN]) + (" | …" if len(names) > MOST_SHOWN else ""),
+    )
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f"; did you mean '{folded[close[0]]}'?" if close else ""
