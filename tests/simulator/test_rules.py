@@ -58,7 +58,7 @@ def test_decode_goes_first_and_prompts_stay_within_their_budget():
     # The step under way ends at 0.2 and goes home, so two prompts run alone, 2.0 s; then it is back: 0.1 + 1.0 s.
     assert first[1:] == pytest.approx([2.2, 2.2, 3.3], abs=0.02)
     one_at_a_time = simulate(served, requests, replace(options, max_prefill_tokens=5)).requests.first_token_s
-    assert np.all(np.diff(one_at_a_time[1:]) > 1.0)
+    assert np.all(np.diff(one_at_a_time[1:]) > 0.99)
 
 
 def test_batches_stop_at_the_smaller_limit():
