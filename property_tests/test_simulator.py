@@ -16,6 +16,7 @@ from helix_df.simulator import Options, Outcome, Setup, Trace, TraceRequest, sim
 from helix_df.simulator.options import FeedByKv, HoldInFlight, NodeEvent
 from helix_df.simulator.setup import StageSetup, assemble_setup
 from helix_df.simulator.synthetic import constant, poisson, saturating
+from helix_df.simulator.world import World
 from property_tests.strategies import placed_problems
 from tests.simulator.small import chain, stage
 
@@ -113,10 +114,20 @@ def check(outcome: Outcome) -> None:
     assert all(-1e-9 <= node.utilisation <= 1 + 1e-9 for node in outcome.nodes)
 
 
+def drained(setup: Setup, trace: Trace, options: Options) -> Outcome:
+    """``simulate``, with a look at what is left on the stages."""
+    world = World(setup, trace, options)
+    world.run(None)
+    assert [stage.kv_used for stage in world.stages] == [0] * len(world.stages)
+    assert world.dead == 0
+    assert not any(stage.busy or stage.inbox or stage.waiting(world.now) for stage in world.stages)
+    return world.meter.outcome(False)
+
+
 @MANY
 @given(setups(), traces(), rules())
 def test_no_token_is_lost_and_the_cache_holds(setup, trace, options):
-    outcome = simulate(setup, trace, options)
+    outcome = drained(setup, trace, options)
     check(outcome)
     if options.admission == "kv":
         fits = [request.input_tokens + request.max_tokens for request in trace.requests]
@@ -126,7 +137,7 @@ def test_no_token_is_lost_and_the_cache_holds(setup, trace, options):
 @MANY
 @given(setups(), traces(), rules(), st.data())
 def test_nodes_that_fail_and_join_lose_no_token_either(setup, trace, options, data):
-    check(simulate(setup, trace, replace(options, events=data.draw(failures(setup)))))
+    check(drained(setup, trace, replace(options, events=data.draw(failures(setup)))))
 
 
 @MANY

@@ -83,7 +83,7 @@ class Attempt:
     """One try at serving a request: the way it takes and how far it has come.
 
     ``route`` leads from a stage's index to the link it leaves by (-1: the coordinator's). ``hops`` are the stages with
-    the KV weight it has in each. ``flying`` steps of it are on their way. ``confirmed`` counts the tokens whose cache
+    the KV weight it has in each and which life of the node it is in. ``flying`` steps of it are on their way. ``confirmed`` counts the tokens whose cache
     every stage holds, ``left`` the tokens still to come.
     """
 
@@ -96,6 +96,7 @@ class Attempt:
         "key",
         "last_s",
         "left",
+        "names",
         "prompt",
         "route",
         "started_s",
@@ -107,8 +108,9 @@ class Attempt:
         self.started_s = started_s
         self.prompt = prompt
         self.left = left
+        self.names: tuple[str, ...] = ()
         self.route: dict[int, Link] = {}
-        self.hops: list[tuple[Stage, int]] = []
+        self.hops: list[tuple[Stage, int, int]] = []
         self.confirmed = 0
         self.flying = 1
         self.last_s = started_s

@@ -33,7 +33,7 @@ class Stage:
         self.only_link: Link | None = None
         self.mixed = False
         self.up = True
-        self.up_since_s = 0.0
+        self.life = 0
         self.inbox: list[Run] = []
         self.unsorted = False
         self.decodes: list[Run] = []
@@ -138,6 +138,7 @@ class Stage:
         self.batch = []
         self.busy = False
         self.up = False
+        self.life += 1
         self.wake_s = NEVER
         self.received = 0
         self.kv_used = 0

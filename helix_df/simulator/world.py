@@ -67,8 +67,7 @@ class World:
         self.requests: list[RequestState] = []
         self.waiting: deque[RequestState] = deque()
         self.active: dict[str, Attempt] = {}
-        self.pipelines: dict[tuple[str, ...], tuple[dict[int, Link], list[tuple[Stage, int]]]] = {}
-        self.names_of: dict[int, tuple[str, ...]] = {}
+        self.pipelines: dict[tuple[str, ...], tuple[dict[int, Link], list[tuple[Stage, int, int]]]] = {}
         self.dead = 0
         self.decode_tokens = 0
         self.prompt_tokens = 0
@@ -248,7 +247,8 @@ class World:
         if pipeline is not None:
             if not self.open:
                 reserve(self.ledger, key, pipeline, expected)
-            attempt.route, attempt.hops = self._way(pipeline)
+            attempt.names = tuple(hop.node for hop in pipeline)
+            attempt.route, attempt.hops = self._way(attempt.names)
         elif not self._choose(attempt, HOME, COORDINATOR):
             return False
         if request.attempts == 0:
@@ -264,22 +264,20 @@ class World:
             self._send_piece(attempt.route[HOME], Piece(attempt, tokens, number == len(sizes)))
         return True
 
-    def _way(self, pipeline: Pipeline) -> tuple[dict[int, Link], list[tuple[Stage, int]]]:
-        names = tuple(hop.node for hop in pipeline)
+    def _way(self, names: tuple[str, ...]) -> tuple[dict[int, Link], list[tuple[Stage, int, int]]]:
         known = self.pipelines.get(names)
         if known is None:
             route: dict[int, Link] = {}
-            hops: list[tuple[Stage, int]] = []
+            hops: list[tuple[Stage, int, int]] = []
             here, tail = HOME, COORDINATOR
             for name in names:
                 link = self.network.link(tail, name)
                 route[here] = link
                 stage = self.by_name[name]
-                hops.append((stage, self._weight(stage, link)))
+                hops.append((stage, self._weight(stage, link), stage.life))
                 here, tail = stage.index, name
             route[here] = self.network.link(tail, COORDINATOR)
             known = self.pipelines[names] = (route, hops)
-            self.names_of[id(route)] = names
         return known
 
     def _weight(self, stage: Stage, link: Link) -> int:
@@ -294,7 +292,7 @@ class World:
         link = self.network.link(tail, chosen)
         attempt.route[here] = link
         if link.head is not None:
-            attempt.hops.append((link.head, self._weight(link.head, link)))
+            attempt.hops.append((link.head, self._weight(link.head, link), link.head.life))
         return True
 
     # ------------------------------------------------------------------ links
@@ -445,7 +443,7 @@ class World:
             attempt.last_s = request.last_token_s = self.now
             attempt.left -= 1
             if self.counts:
-                self.router.spent(self.names_of[id(attempt.route)], 1)
+                self.router.spent(attempt.names, 1)
         self._feed_more(ended=False)
         if attempt.left == 0:
             self._on_end(attempt)
@@ -478,7 +476,7 @@ class World:
             self.decode_tokens += len(steps)
         if self.counts:
             for attempt in steps:
-                self.router.spent(self.names_of[id(attempt.route)], 1)
+                self.router.spent(attempt.names, 1)
         if again:
             self._round_again(again, apart if not done else 0.0)
 
@@ -521,8 +519,8 @@ class World:
         """Free what the attempt holds for the tokens that every stage has; the request keeps its tokens."""
         self.ledger.release(attempt.key)
         del self.active[attempt.key]
-        for stage, weight in attempt.hops:
-            if stage.up and attempt.started_s >= stage.up_since_s:
+        for stage, weight, life in attempt.hops:
+            if stage.life == life:
                 stage.kv_used -= attempt.confirmed * weight
         request = attempt.job
         request.generated = request.wanted.output_tokens - attempt.left
@@ -536,10 +534,10 @@ class World:
     def _drop(self, attempt: Attempt, tokens: int, at: Stage | None, *, inclusive: bool) -> None:
         """Forget a step of a dead attempt: stages before ``at`` (with ``inclusive``, it too) held its tokens."""
         self.dead -= 1
-        for stage, weight in attempt.hops:
+        for stage, weight, life in attempt.hops:
             if stage is at and not inclusive:
                 return
-            if stage.up and attempt.started_s >= stage.up_since_s:
+            if stage.life == life:
                 stage.kv_used -= tokens * weight
             if stage is at:
                 return
@@ -594,7 +592,7 @@ class World:
     def _on_node_down(self, stage: Stage) -> None:
         if not stage.up:
             return
-        lost = [attempt for attempt in self.active.values() if any(hop is stage for hop, _ in attempt.hops)]
+        lost = [attempt for attempt in self.active.values() if any(hop is stage for hop, _, _ in attempt.hops)]
         for attempt in reversed(lost):
             self._kill(attempt)
             self._retry(attempt.job)
@@ -614,13 +612,14 @@ class World:
 
     def _take_down(self, stage: Stage) -> None:
         stage.stop(self.now)
+        self.pipelines.clear()
         self.ledger.capacity.pop(self.network.code(stage.index), None)
 
     def _on_node_up(self, stage: Stage) -> None:
         self.joins_left -= 1
         if stage.up:
             return
-        stage.up, stage.up_since_s = True, self.now
+        stage.up = True
         self.ledger.capacity[self.network.code(stage.index)] = stage.kv_capacity // stage.width
         self.path_up = self.network.path_up()
         self._admit()
