@@ -1,8 +1,8 @@
 """How long simulations take, and how much memory: ``python -m benchmarks.bench_simulator`` or under pytest-benchmark.
 
 Each case runs in a process of its own with one thread, so that its peak memory is its own. The first is the published
-single24 run of LLaMA-2-70B, 60 s + 600 s; then the runtime's rules; then 10,000 to 100,000 requests that arrive at a
-cluster of 200 random nodes planned by ``petals`` (few hops), at 0.8 of the rate that its flow allows.
+single24 run of LLaMA-2-70B, 60 s + 600 s; then the runtime's rules; then 10,000 and 100,000 requests that arrive at a
+cluster of 200 random nodes planned by ``petals`` (few hops), at half of the rate that its flow allows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-CASES = ("artifact", "runtime", "200 nodes 10000", "200 nodes 30000", "200 nodes 100000")
+CASES = ("artifact", "runtime", "200 nodes 10000", "200 nodes 100000")
 
 
 def run_case(case: str) -> dict[str, float]:
@@ -74,7 +74,7 @@ def _large(requests: int):
     )
     setup = assemble_setup("200 nodes", problem, stages, flow.edges, flow.value)
     inputs, outputs = Lengths("uniform", 50, 450), Lengths("uniform", 10, 90)
-    rate = 0.8 * flow.value / 300
+    rate = 0.5 * flow.value / 300
     trace = poisson(rate, requests / rate, inputs, outputs, seed=1)
     seconds = trace.requests[-1].arrival_s
     return setup, trace, Options(seconds=seconds, warmup_s=0.0, drain=True, max_batch=256, max_queue=10**9)

@@ -83,8 +83,9 @@ class Attempt:
     """One try at serving a request: the way it takes and how far it has come.
 
     ``route`` leads from a stage's index to the link it leaves by (-1: the coordinator's). ``hops`` are the stages with
-    the KV weight it has in each and which life of the node it is in. ``flying`` steps of it are on their way. ``confirmed`` counts the tokens whose cache
-    every stage holds, ``left`` the tokens still to come.
+    the KV weight it has in each and which life of the node it is in; ``names`` are what the router calls them.
+    ``flying`` steps of it are on their way. ``confirmed`` counts the tokens whose cache every stage holds, ``left`` the
+    tokens still to come.
     """
 
     __slots__ = (

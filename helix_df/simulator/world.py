@@ -68,6 +68,7 @@ class World:
         self.waiting: deque[RequestState] = deque()
         self.active: dict[str, Attempt] = {}
         self.pipelines: dict[tuple[str, ...], tuple[dict[int, Link], list[tuple[Stage, int, int]]]] = {}
+        self.blocked: tuple[RequestState | None, list[str]] = (None, [])
         self.dead = 0
         self.decode_tokens = 0
         self.prompt_tokens = 0
@@ -226,12 +227,24 @@ class World:
         expected, most, up = self.expected(request), request.most, self.by_name
         if self.counts:
             self.router.weigh(request.tokens)
-        if self.open:
-            pipeline = self.router.route(lambda name: up[name].up)
-        else:
-            admits = self.ledger.admits
-            pipeline = self.router.route(lambda name: up[name].up and admits(name, expected, most))
-        return pipeline is not None and self._start(request, pipeline, expected)
+        admits = self.ledger.admits
+        full: list[str] = []
+
+        def eligible(name: str) -> bool:
+            if up[name].up and (self.open or admits(name, expected, most)):
+                return True
+            full.append(name)
+            return False
+
+        # Whoever found no way last time finds none until one of the nodes that were in its way has room.
+        if self.blocked[0] is request and not any(map(eligible, self.blocked[1])):
+            return False
+        full.clear()
+        pipeline = self.router.route(eligible)
+        if pipeline is None:
+            self.blocked = (None if self.counts else request, full)
+            return False
+        return self._start(request, pipeline, expected)
 
     def expected(self, request: RequestState) -> int:
         """Tokens of KV cache the request is expected to come to; the runtime's rule."""
