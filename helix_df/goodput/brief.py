@@ -31,8 +31,11 @@ WARM_UP_S = 60.0
 WHOLE_S = 600.0
 """The longest window."""
 
-ONLINE_S = 600.0
-"""Of arrivals, when latency is judged."""
+ONLINE_WARM_UP_S = 120.0
+"""Of arrivals that don't count: at first there is room for all."""
+
+SEARCH_ONLINE_S, FINAL_ONLINE_S = 480.0, 1080.0
+"""Of arrivals that do, for placements of the search and in the finals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,19 @@ class Brief:
         options = artifact_offline(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
         return self._scaled(azure_offline(seed, part=part)), options
 
-    def online(self, rate: float, seed: int, part: Part) -> tuple[Trace, Options]:
-        """Arrivals at ``rate`` requests/s and the rules to run them by."""
-        changes = {"seconds": ONLINE_S, "warmup_s": 0.0, "seed": seed}
+    @property
+    def judges_latency(self) -> bool:
+        """Whether the job limits it."""
+        limits = self.job.limits
+        return self.job.workload.rate is not None and (limits.ttft_p95 is not None or limits.itl_p95 is not None)
+
+    def online(self, seed: int, part: Part, seconds: float) -> tuple[Trace, Options]:
+        """Arrivals at the job's rate and the rules to run them by."""
+        rate = self.job.workload.rate
+        assert rate is not None, "whoever judges latency has a rate"
+        changes = {"seconds": seconds, "warmup_s": ONLINE_WARM_UP_S, "seed": seed}
         options = artifact_online(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
-        return self._scaled(azure_online(rate, ONLINE_S, seed, part)), options
+        return self._scaled(azure_online(rate, options.end_s, seed, part)), options
 
     def _scaled(self, trace: Trace) -> Trace:
         """The trace with the job's mean lengths instead of the recorded ones."""

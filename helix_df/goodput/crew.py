@@ -97,11 +97,11 @@ def read_task(document: dict[str, Any]) -> Task:
             starts = tuple(_ranges(ranges) for ranges in document["starts"])
             return Explore(document["seed"], document["steps"], starts)
         case "climb":
-            return Climb(document["seed"], tuple(read_scored(one) for one in document["elites"]))
+            return Climb(document["seed"], tuple(read_scored(one) for one in document["elites"]), document["least"])
         case "final":
-            return Final(_ranges(document["ranges"]), document["seed"], document["rate"])
+            return Final(_ranges(document["ranges"]), document["seed"])
         case _:
-            return Audition(_ranges(document["ranges"]))
+            return Audition(_ranges(document["ranges"]), document["least"])
 
 
 def read_scored(document: dict[str, Any]) -> Scored:

@@ -12,7 +12,7 @@ from helix_df.errors import Infeasible, SolverError
 from helix_df.goodput.brief import Brief, GoodputOptions
 from helix_df.goodput.crew import open_crew
 from helix_df.goodput.search import GoodputSearch
-from helix_df.goodput.workshop import Scored, Workshop, arrays
+from helix_df.goodput.workshop import Scored, Workshop, arrays, excess
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.max_flow import placement_flow
@@ -79,25 +79,14 @@ def _within_limits(found: Sequence[Scored], limits: Limits) -> Scored:
         Infeasible: when none does; tells how near the nearest comes.
     """
     for one in found:
-        if _excess(one, limits) <= 0:
+        if excess(one, limits) <= 0:
             return one
-    nearest = min(found, key=lambda one: _excess(one, limits))
+    nearest = min(found, key=lambda one: excess(one, limits))
     raise Infeasible(
         "no placement that was found keeps the limits on latency",
         where="limits",
         found=_latencies(nearest),
         hint="a lower workload.rate, looser limits, or more time",
-    )
-
-
-def _excess(one: Scored, limits: Limits) -> float:
-    """By which share the worst limit on latency is missed; at most 0 when all are kept."""
-    pairs = ((one.ttft_p95_s, limits.ttft_p95), (one.itl_p95_s, limits.itl_p95))
-    return max(
-        # A latency that isn't a number is that of requests which never came to a token.
-        (found / limit - 1 if found == found else float("inf"))
-        for found, limit in (*pairs, (0.0, 1.0))
-        if found is not None and limit is not None
     )
 
 

@@ -22,6 +22,7 @@ from helix_df.goodput.workshop import (
     Workshop,
     arrays,
     different,
+    excess,
     ranges_of,
 )
 from helix_df.graph.problem import Placement
@@ -34,6 +35,9 @@ STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.08, 0.3, 0.42, 0.8
 
 ELITES = 4
 """Placements that climbing goes on from."""
+
+UNTRIED = 0.9
+"""Worth of a placement whose latency nobody has looked at, as a share of its throughput."""
 
 EFFORT = CoverOptions(restarts=2, iterations=1500, polish=300)
 """Of the searches for starts of different depths."""
@@ -48,7 +52,7 @@ class GoodputSearch:
         self.chance = random.Random(seed)
         self.seed = seed
         self.begin_s, self.time_limit_s = watch.elapsed_s(), time_limit_s
-        self.simulated: dict[Ranges, float] = {}
+        self.simulated: dict[Ranges, Scored] = {}
 
     def run(self) -> list[Scored]:
         """Placements judged on held-out requests, the one with most throughput first; empty when none serves."""
@@ -110,39 +114,48 @@ class GoodputSearch:
 
     def _audition(self, candidates: Sequence[Scored]) -> None:
         ordered = sorted(candidates, key=lambda one: (-max(one.score, self._worth(one.ranges)), one.ranges))
-        self._simulate([Audition(one.ranges) for one in ordered], self._until(AUDITION_SHARE))
-
-    def _simulate(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> None:
-        for at in range(0, len(tasks), LANES):
+        stop = self._until(AUDITION_SHARE)
+        for at in range(0, len(ordered), LANES):
             if self.simulated and stop():
                 return
+            tasks = [Audition(one.ranges, self._least()) for one in ordered[at : at + LANES]]
             # The very first simulations are run whatever the time, so that there is something to choose from.
-            until = stop if self.simulated else self.watch.stop.is_set
-            for part in self.crew.perform(tasks[at : at + LANES], until):
-                for one in part:
-                    self._remember(one)
+            self._simulate(tasks, stop if self.simulated else self.watch.stop.is_set)
 
-    def _remember(self, one: Scored) -> None:
-        if one.score > max(self.simulated.values(), default=0.0):
-            self.watch.report("goodput", one.score, None)
-        if one.score > 0:
-            self.simulated[one.ranges] = one.score
+    def _simulate(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> None:
+        for part in self.crew.perform(tasks, stop):
+            for one in part:
+                if one.score > 0:
+                    best = self._best(1)
+                    if not best or self._rank(one) > self._rank(best[0]):
+                        self.watch.report("goodput", one.score, None)
+                    self.simulated[one.ranges] = one
+
+    def _rank(self, one: Scored) -> float:
+        """Generated tokens/s, less what limits on latency that it misses, or hasn't been tried on, take from it."""
+        if self.workshop.brief.judges_latency and one.ttft_p95_s is None:
+            return UNTRIED * one.score
+        return one.score / (1 + excess(one, self.workshop.brief.job.limits)) ** 3
+
+    def _least(self) -> float:
+        """What a placement must generate for its latency to matter."""
+        elites = self._best(ELITES)
+        return UNTRIED * self._rank(elites[-1]) if len(elites) == ELITES else 0.0
 
     def _best(self, most: int) -> list[Scored]:
-        ranked = sorted(self.simulated.items(), key=lambda item: (-item[1], item[0]))
-        return different((Scored(score, ranges) for ranges, score in ranked), most)
+        ranked = sorted(self.simulated.values(), key=lambda one: (-self._rank(one), one.ranges))
+        return different(ranked, most)
 
     def _climb(self) -> None:
         stop = self._until(CLIMB_SHARE)
         for _ in range(self.own.climbs):
             if stop() or not self.simulated:
                 return
-            elites = tuple(self._best(ELITES))
-            self._simulate([Climb(self.chance.getrandbits(32), elites) for _ in range(LANES)], stop)
+            elites, least = tuple(self._best(ELITES)), self._least()
+            self._simulate([Climb(self.chance.getrandbits(32), elites, least) for _ in range(LANES)], stop)
 
     def _finals(self) -> list[Scored]:
-        rate = self.workshop.brief.job.workload.rate
-        tasks = [Final(one.ranges, self.seed + 1, rate) for one in self._best(self.own.finals)]
+        tasks = [Final(one.ranges, self.seed + 1) for one in self._best(self.own.finals)]
         found = [one for part in self.crew.perform(tasks, self.watch.stop.is_set) for one in part]
         if not found:
             # Stopped: what the search saw has to do.

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helix_df.goodput.brief import HELD_OUT, SEARCHED, WARM_UP_S, WHOLE_S, Brief
+from helix_df.goodput.brief import (
+    FINAL_ONLINE_S,
+    HELD_OUT,
+    SEARCH_ONLINE_S,
+    SEARCHED,
+    WARM_UP_S,
+    WHOLE_S,
+    Brief,
+    Part,
+)
 from helix_df.goodput.routes import route
 from helix_df.goodput.shop import Shop, open_shop
 from helix_df.goodput.surrogate import Estimate, estimate
@@ -26,6 +35,7 @@ from helix_df.simulator.setup import Setup, TimingChoice, assemble_setup, stage_
 from helix_df.simulator.simulate import simulate
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
+from helix_df.spec.job import Limits
 
 Ranges = tuple[tuple[int, int], ...]
 """A placement: (start, count) by node."""
@@ -62,6 +72,20 @@ class Scored:
     itl_p95_s: float | None = None
 
 
+def excess(one: Scored, limits: Limits) -> float:
+    """By which share the worst limit on latency is missed; 0 when all are kept or unknown.
+
+    A latency that isn't a number is that of requests which never came to a token: it misses any limit.
+    """
+    pairs = ((one.ttft_p95_s, limits.ttft_p95), (one.itl_p95_s, limits.itl_p95))
+    missed = [
+        math.inf if math.isnan(found) else found / limit - 1
+        for found, limit in pairs
+        if found is not None and limit is not None
+    ]
+    return max(0.0, *missed) if missed else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Explore:
     """Anneal on the estimate, from each of ``starts`` in turn, for ``steps`` placements."""
@@ -73,26 +97,30 @@ class Explore:
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """Change one of ``elites`` in the way that promises most of a few, and simulate it."""
+    """Change one of ``elites`` in the way that promises most of a few, and audition it."""
 
     seed: int
     elites: tuple[Scored, ...]
+    least: float
 
 
 @dataclass(frozen=True, slots=True)
 class Audition:
-    """Simulate a placement that saturates, on the part of the trace that the search may see."""
+    """Simulate a placement on the part of the trace that the search may see.
+
+    Where the job limits latency, arrivals are simulated too for what generates more than ``least`` tokens/s.
+    """
 
     ranges: Ranges
+    least: float
 
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """Judge a placement over the whole window on requests that the search hasn't seen, and on arrivals at ``rate``."""
+    """Judge a placement over the whole window on requests that the search hasn't seen."""
 
     ranges: Ranges
     seed: int
-    rate: float | None
 
 
 Task = Explore | Climb | Audition | Final
@@ -123,7 +151,7 @@ class Workshop:
             return self._climb(task, stop)
         if isinstance(task, Final):
             return self._final(task, stop)
-        return [Scored(self.audition(task.ranges, stop), task.ranges)]
+        return [self._audition(task.ranges, task.least, stop)]
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
@@ -160,14 +188,26 @@ class Workshop:
         outcome = simulate(self.setup(ranges), trace, options, _Until(stop))
         return 0.0 if outcome.stopped else outcome.decode_tokens_per_s
 
+    def _audition(self, ranges: Ranges, least: float, stop: Callable[[], bool]) -> Scored:
+        score = self.audition(ranges, stop)
+        if not self.brief.judges_latency or score <= least:
+            return Scored(score, ranges)
+        return Scored(score, ranges, *self._latencies(ranges, self.seed, SEARCHED, SEARCH_ONLINE_S, stop))
+
     def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
-        setup, until = self.setup(task.ranges), _Until(stop)
-        offline = simulate(setup, *self.brief.offline(task.seed, HELD_OUT, WHOLE_S), until)
-        if task.rate is None:
-            return [Scored(offline.decode_tokens_per_s, task.ranges)]
-        online = simulate(setup, *self.brief.online(task.rate, task.seed, HELD_OUT), until)
-        latencies = online.percentile("ttft", 95), online.percentile("itl", 95)
-        return [Scored(offline.decode_tokens_per_s, task.ranges, *latencies)]
+        offline = self.brief.offline(task.seed, HELD_OUT, WHOLE_S)
+        score = simulate(self.setup(task.ranges), *offline, _Until(stop)).decode_tokens_per_s
+        if not self.brief.judges_latency:
+            return [Scored(score, task.ranges)]
+        latencies = self._latencies(task.ranges, task.seed, HELD_OUT, FINAL_ONLINE_S, stop)
+        return [Scored(score, task.ranges, *latencies)]
+
+    def _latencies(
+        self, ranges: Ranges, seed: int, part: Part, seconds: float, stop: Callable[[], bool]
+    ) -> tuple[float, float]:
+        """p95 of TTFT and ITL in seconds on arrivals; NaN where no token came."""
+        outcome = simulate(self.setup(ranges), *self.brief.online(seed, part, seconds), _Until(stop))
+        return outcome.percentile("ttft", 95), outcome.percentile("itl", 95)
 
     def _explore(self, task: Explore, stop: Callable[[], bool]) -> list[Scored]:
         chance = random.Random(task.seed)
@@ -213,7 +253,7 @@ class Workshop:
         if not proposals:
             return []
         _, ranges = max(proposals)
-        return [Scored(self.audition(ranges, stop), ranges)]
+        return [self._audition(ranges, task.least, stop)]
 
 
 class _Until:

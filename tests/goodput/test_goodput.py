@@ -106,10 +106,10 @@ def test_a_child_finds_what_this_process_finds(workshop):
     tasks = (
         Explore(3, 40, (start,)),
         Explore(3, 40, (start,)),
-        Climb(5, (Scored(1.0, start),)),
-        Climb(5, (Scored(1.0, start),)),
-        Final(start, 9, 0.2),
-        Final(start, 9, 0.2),
+        Climb(5, (Scored(1.0, start),), 0.0),
+        Climb(5, (Scored(1.0, start),), 0.0),
+        Final(start, 9),
+        Final(start, 9),
     )
     crew = CrewOfTwo(workshop)
     try:
@@ -128,9 +128,9 @@ def test_tasks_survive_their_documents():
     ranges = ((0, 2), (2, 1), (0, 0))
     tasks = (
         Explore(1, 2, (ranges,)),
-        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1))),
-        Audition(ranges),
-        Final(ranges, 6, None),
+        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1)), 2.0),
+        Audition(ranges, 7.0),
+        Final(ranges, 6),
     )
     for task in tasks:
         assert read_task(task_document(task)) == task
