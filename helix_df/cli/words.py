@@ -36,7 +36,8 @@ def count(items: Sequence[object], noun: str) -> str:
 def size(value: float) -> str:
     """Bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        # From here on three digits would round to the next unit.
+        if value < 999.5:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"

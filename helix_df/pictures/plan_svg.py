@@ -21,6 +21,11 @@ THINNEST_WIRE = 1.2
 
 def plan_svg(plan: Plan) -> str:
     """The picture as an SVG document that needs nothing else; it follows the page's light or dark scheme."""
+    return draw_plan(plan).done()
+
+
+def draw_plan(plan: Plan) -> Drawing:
+    """The picture, to be written as a document or into a page."""
     layout = lay_out(plan)
     frame = _Frame.of(layout)
     drawing = Drawing(WIDTH, frame.height, f"{layout.title}: {layout.facts[0]}")
@@ -33,7 +38,7 @@ def plan_svg(plan: Plan) -> str:
     for i, row in enumerate(layout.rows):
         _label(drawing, frame, i, row)
     _foot(drawing, frame)
-    return drawing.done()
+    return drawing
 
 
 @dataclass(frozen=True, slots=True)

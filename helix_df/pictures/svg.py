@@ -14,7 +14,7 @@ COLOURS = (
 )  # fmt: skip
 """Colours of GPU types: told apart also without red or green, and seen on white and on black."""
 
-_STYLE = """
+STYLE = """
 text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1d2433; }
 .page { fill: #ffffff; } .soft { fill: #5c6675; } .on { fill: #ffffff; } .alarm { fill: #c8102e; }
 .bold { font-weight: 600; }
@@ -39,7 +39,7 @@ class Drawing:
         size = {"width": _px(width), "height": _px(height), "viewBox": f"0 0 {_px(width)} {_px(height)}"}
         self.root = Element(f"{{{NAMESPACE}}}svg", {**size, "role": "img"})
         self.add("title").text = title
-        self.add("style").text = _STYLE
+        self.add("style").text = STYLE
         self.add("rect", "page", width=width, height=height)
 
     def add(self, tag: str, look: str = "", /, parent: Element | None = None, **attributes: float | str) -> Element:
@@ -76,6 +76,12 @@ class Drawing:
     def line(self, x1: float, y1: float, x2: float, y2: float, look: str) -> None:
         """Add a straight line."""
         self.add("line", look, x1=x1, y1=y1, x2=x2, y2=y2)
+
+    def inline(self) -> str:
+        """The picture as an element of an HTML page that has ``STYLE`` once."""
+        for style in self.root.findall(f"{{{NAMESPACE}}}style"):
+            self.root.remove(style)
+        return tostring(self.root, encoding="unicode").replace(f' xmlns="{NAMESPACE}"', "", 1)
 
     def done(self) -> str:
         """The whole document."""
