@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helix_df.cli.plans import SOURCE_HELP
+from helix_df.cli.variants import Asked
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from helix_df.plan import Plan
     from helix_df.simulator.options import NodeEvent, Options
     from helix_df.simulator.world import Watch
     from helix_df.spec.job import Job
+    from helix_df.what_if import Simulated, Variant
 
 TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, or a .csv or .jsonl file."
 
 
 def simulate(
-    source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
+    sources: Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB...", help=f"{SOURCE_HELP} Several: compare.")],
     trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
     rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Saturate: a next request always waits.")] = False,
@@ -38,6 +41,21 @@ def simulate(
     fail: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node fails; may be given often.")] = None,
     join: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node joins; may be given often.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
+    add_node: Annotated[
+        list[str] | None, typer.Option(help="What if: GPU, GPU:COUNT or GPU:COUNT@REGION more; may be given often.")
+    ] = None,
+    remove_node: Annotated[list[str] | None, typer.Option(help="What if: without this node.")] = None,
+    link: Annotated[
+        list[str] | None, typer.Option(help="What if: eu-us=1Gbps or eu-us=1Gbps,50ms, of regions or nodes.")
+    ] = None,
+    keep_placement: Annotated[
+        bool, typer.Option("--keep-placement", help="What if, but no layer moves: don't plan anew.")
+    ] = False,
+    time_limit: Annotated[str | None, typer.Option(help="Of planning anew, e.g. 10s; by default the job's.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="rate=1,2,4; seed, scheduler, in-flight, link.eu-us or add-node.L4 likewise.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots here, which needs nothing else.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome here; - prints it.")] = None,
     every_node: Annotated[bool, typer.Option("--all", help="List every node and link.")] = False,
 ) -> None:
@@ -45,30 +63,76 @@ def simulate(
 
     Without --rate or --offline, a file's own arrival times count and any other trace saturates. Ctrl-C reports what is
     done so far.
-    """
-    from helix_df.cli.console import messages, output
-    from helix_df.cli.plans import find_plan
-    from helix_df.cli.simulate_table import render_outcome
-    from helix_df.simulator import setup_of
-    from helix_df.simulator import simulate as run
-    from helix_df.simulator.outcome import to_document
-    from helix_df.simulator.trace_names import find_trace
 
-    from_file = trace.partition(":")[0] not in ("azure", "poisson", "bursts")
-    has_rate = rate is not None or "rate=" in trace or trace.partition(":")[2][:1].isdigit()
-    saturate = offline or in_flight is not None or not (from_file or has_rate)
+    Several plans, a sweep or a what-if (--add-node, --remove-node, --link) give a table with a row each. What-ifs are
+    planned anew by the plan's own solver, unless --keep-placement; --rate alone never plans anew.
+    """
+    from helix_df.cli.console import messages
+    from helix_df.cli.variants import find_variants
+    from helix_df.simulator.trace_names import find_trace
+    from helix_df.what_if import Variant
+
     events = _events(fail or [], up=False) + _events(join or [], up=True)
-    plan = find_plan(source, messages())
-    requests = find_trace(trace, seconds=warmup + seconds, rate=rate, offline=saturate, seed=seed)
-    changes = {"seconds": seconds, "warmup_s": warmup, "seed": seed, "events": events}
-    options = _options(rules, plan.job, scheduler, saturate, in_flight, changes)
-    setup = setup_of(plan, timing="measured" if rules == "artifact" else "planned")
-    with _watched(messages()) as watch:
-        outcome = run(setup, requests, options, watch)
+    given = {"rate": rate, "seed": seed, "scheduler": scheduler, "in_flight": in_flight}
+
+    def make(name: str, plan: Plan, settings: dict[str, Any]) -> Variant:
+        own = given | settings
+        saturate = offline or own["in_flight"] is not None or not _arrives(trace, own["rate"])
+        requests = find_trace(trace, seconds=warmup + seconds, rate=own["rate"], offline=saturate, seed=own["seed"])
+        changes = {"seconds": seconds, "warmup_s": warmup, "seed": own["seed"], "events": events}
+        options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
+        return Variant(name, plan, requests, options, "measured" if rules == "artifact" else "planned")
+
+    asked = Asked(add_node or (), remove_node or (), link or (), keep_placement, sweep, time_limit, rate)
+    variants = find_variants(sources, asked, make, messages())
+    results = _simulated(variants)
+    _report(results, len(variants) > 1, json_file, html, every_node)
+
+
+def _arrives(trace: str, rate: float | None) -> bool:
+    """Whether requests come at their own times."""
+    from_file = trace.partition(":")[0] not in ("azure", "poisson", "bursts")
+    return from_file or rate is not None or "rate=" in trace or trace.partition(":")[2][:1].isdigit()
+
+
+def _simulated(variants: list[Variant]) -> list[Simulated]:
+    """One after the other; the one that Ctrl-C stops is the last."""
+    from helix_df.cli.console import messages
+    from helix_df.what_if import compare
+
+    results: list[Simulated] = []
+    for variant in variants:
+        with _watched(messages()) as watch:
+            results += compare([variant], lambda _: watch)
+        if results[-1].outcome.stopped:
+            break
+    return results
+
+
+def _report(
+    results: list[Simulated], several: bool, json_file: Path | None, html: Path | None, every_node: bool
+) -> None:
+    from helix_df.cli.console import messages, output
+    from helix_df.simulator.outcome import to_document
+    from helix_df.what_if.compare import comparison_document
+
     if json_file is not None:
-        _write_json(to_document(outcome), json_file)
+        _write_json(comparison_document(results) if several else to_document(results[0].outcome), json_file)
+    if html is not None:
+        from helix_df.pictures.simulation_page import simulation_page
+
+        _write(simulation_page(results), html)
     if str(json_file) != "-":
-        render_outcome(outcome, output(), every_node=every_node)
+        if several:
+            from helix_df.cli.compare_table import render_comparison
+
+            render_comparison(results, output())
+        else:
+            from helix_df.cli.simulate_table import render_outcome
+
+            render_outcome(results[0].outcome, output(), every_node=every_node)
+    if html is not None:
+        messages().print(f"\nwritten to {html}", soft_wrap=True)
 
 
 def _options(
@@ -128,12 +192,16 @@ def _events(texts: list[str], *, up: bool) -> tuple[NodeEvent, ...]:
 def _write_json(document: dict[str, Any], path: Path) -> None:
     import json
 
-    from helix_df.errors import SimulationError
-
     text = json.dumps(document, sort_keys=True, allow_nan=False) + "\n"
     if str(path) == "-":
         typer.echo(text, nl=False)
         return
+    _write(text, path)
+
+
+def _write(text: str, path: Path) -> None:
+    from helix_df.errors import SimulationError
+
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

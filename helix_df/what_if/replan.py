@@ -48,6 +48,9 @@ def keep_placement(plan: Plan, job: Job) -> Plan:
         )
     flow = placement_flow(problem, placement)
     if flow.value <= 0:
-        raise explain_no_flow(problem, placement)
+        why = explain_no_flow(problem, placement)
+        raise Infeasible(
+            f"the kept placement serves nothing: {why.problem}", where="--keep-placement", hint="plan anew"
+        )
     report = SolverReport(plan.solver.name, plan.solver.backend, "kept", "the placement was kept", None, 0.0)
     return assemble(job, problem, placement, flow, report)
