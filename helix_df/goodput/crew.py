@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from helix_df.goodput.brief import Brief, GoodputOptions
-from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Ranges, Scored, Task, Workshop
+from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Look, Ranges, Scored, Task, Workshop
 from helix_df.graph.problem_document import from_document, to_document
 from helix_df.solvers.child import Child
 from helix_df.spec.job import Job
@@ -97,7 +97,10 @@ def read_task(document: dict[str, Any]) -> Task:
             starts = tuple(_ranges(ranges) for ranges in document["starts"])
             return Explore(document["seed"], document["steps"], starts)
         case "climb":
-            return Climb(document["seed"], tuple(read_scored(one) for one in document["elites"]), document["least"])
+            elites = tuple(read_scored(one) for one in document["elites"])
+            return Climb(document["seed"], elites, document["bar"], document["least"])
+        case "look":
+            return Look(_ranges(document["ranges"]))
         case "final":
             return Final(_ranges(document["ranges"]), document["seed"])
         case _:

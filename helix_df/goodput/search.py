@@ -16,6 +16,7 @@ from helix_df.goodput.workshop import (
     Climb,
     Explore,
     Final,
+    Look,
     Ranges,
     Scored,
     Task,
@@ -30,7 +31,7 @@ from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverOptions, CoverSearch
 from helix_df.solvers.portfolio import baselines, best_baseline
 
-STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.08, 0.3, 0.42, 0.8
+STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.85
 """Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
 
 ELITES = 4
@@ -148,11 +149,25 @@ class GoodputSearch:
 
     def _climb(self) -> None:
         stop = self._until(CLIMB_SHARE)
+        self._look_again(stop)
         for _ in range(self.own.climbs):
             if stop() or not self.simulated:
                 return
             elites, least = tuple(self._best(ELITES)), self._least()
-            self._simulate([Climb(self.chance.getrandbits(32), elites, least) for _ in range(LANES)], stop)
+            bar = elites[-1].score
+            self._simulate([Climb(self.chance.getrandbits(32), elites, bar, least) for _ in range(LANES)], stop)
+
+    def _look_again(self, stop: Callable[[], bool]) -> None:
+        """The best of the auditions over the longer window, and no others: windows compare only among themselves."""
+        tried = self._best(2 * ELITES)
+        first = dict(self.simulated)
+        self.simulated = {}
+        for at in range(0, len(tried), LANES):
+            if stop():
+                break
+            tasks = [Look(one.ranges) for one in tried[at : at + LANES]]
+            self._simulate(tasks, stop)
+        self.simulated = self.simulated or first
 
     def _finals(self) -> list[Scored]:
         tasks = [Final(one.ranges, self.seed + 1) for one in self._best(self.own.finals)]

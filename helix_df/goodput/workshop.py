@@ -58,6 +58,9 @@ PROPOSALS = 8
 TRUST = 0.1
 """How far chance may lift or lower an estimate when one of the proposals is chosen."""
 
+SECOND = 500
+"""What is added to the seed for a second look."""
+
 DIFFERENT = 4
 """Starts and counts in which two placements must differ to count as two."""
 
@@ -97,10 +100,14 @@ class Explore:
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """Change one of ``elites`` in the way that promises most of a few, and audition it."""
+    """Change one of ``elites`` in the way that promises most of a few, and simulate it.
+
+    ``bar``: tokens/s from which a second look is taken; ``least``: from which latency matters.
+    """
 
     seed: int
     elites: tuple[Scored, ...]
+    bar: float
     least: float
 
 
@@ -116,6 +123,13 @@ class Audition:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Simulate a placement twice over the window of the climb, and on arrivals where the job limits latency."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """Judge a placement over the whole window on requests that the search hasn't seen."""
 
@@ -123,7 +137,7 @@ class Final:
     seed: int
 
 
-Task = Explore | Climb | Audition | Final
+Task = Explore | Climb | Audition | Look | Final
 
 
 class Workshop:
@@ -151,7 +165,10 @@ class Workshop:
             return self._climb(task, stop)
         if isinstance(task, Final):
             return self._final(task, stop)
-        return [self._audition(task.ranges, task.least, stop)]
+        if isinstance(task, Look):
+            return [self._try(task.ranges, self.brief.own.visits, 0.0, 0.0, stop)]
+        visits = self.brief.own.audition_visits
+        return [self._try(task.ranges, visits, math.inf, task.least, stop)]
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
@@ -172,40 +189,53 @@ class Workshop:
         stages = tuple(self.shop.stage(i, start, count) for i, (start, count) in enumerate(ranges) if count)
         return assemble_setup(self.brief.job.name, self.problem, stages, flow.edges, flow.value)
 
-    def window_s(self, ranges: Ranges) -> float:
-        """Simulated seconds such that about ``visits`` token visits happen."""
+    def window_s(self, ranges: Ranges, visits: int, longest_s: float, rate: float | None = None) -> float:
+        """Simulated seconds such that about ``visits`` token visits happen, saturated or at ``rate`` requests/s."""
         routed = route(self.judge, *arrays(ranges))
         if routed is None:
             return SHORTEST_S
-        visits_per_s = estimate(self.shop, routed).decode_tokens_per_s * float(routed.share.sum())
-        return min(max(self.brief.own.visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), WHOLE_S)
+        tokens_per_s = estimate(self.shop, routed).decode_tokens_per_s
+        if rate is not None:
+            tokens_per_s = min(tokens_per_s, rate * self.shop.workload.output_tokens)
+        visits_per_s = tokens_per_s * float(routed.share.sum())
+        return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
 
-    def audition(self, ranges: Ranges, stop: Callable[[], bool]) -> float:
+    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int, visits: int) -> float:
         """Generated tokens/s in a simulation of the search; 0 when stopped or nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
             return 0.0
-        trace, options = self.brief.offline(self.seed, SEARCHED, self.window_s(ranges))
+        trace, options = self.brief.offline(seed, SEARCHED, self.window_s(ranges, visits, WHOLE_S))
         outcome = simulate(self.setup(ranges), trace, options, _Until(stop))
         return 0.0 if outcome.stopped else outcome.decode_tokens_per_s
 
-    def _audition(self, ranges: Ranges, least: float, stop: Callable[[], bool]) -> Scored:
-        score = self.audition(ranges, stop)
+    def _try(self, ranges: Ranges, visits: int, bar: float, least: float, stop: Callable[[], bool]) -> Scored:
+        """A placement simulated; what clears the bar is simulated on other requests too, and the mean counts."""
+        score = self.audition(ranges, stop, self.seed, visits)
+        if score > bar:
+            score = (score + self.audition(ranges, stop, self.seed + SECOND, visits)) / 2
         if not self.brief.judges_latency or score <= least:
             return Scored(score, ranges)
-        return Scored(score, ranges, *self._latencies(ranges, self.seed, SEARCHED, SEARCH_ONLINE_S, stop))
+        return Scored(
+            score,
+            ranges,
+            *self._latencies(ranges, self.seed, SEARCHED, 2 * self.brief.own.visits, SEARCH_ONLINE_S, stop),
+        )
 
     def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
-        offline = self.brief.offline(task.seed, HELD_OUT, WHOLE_S)
+        seconds = self.window_s(task.ranges, self.brief.own.final_visits, WHOLE_S)
+        offline = self.brief.offline(task.seed, HELD_OUT, seconds)
         score = simulate(self.setup(task.ranges), *offline, _Until(stop)).decode_tokens_per_s
         if not self.brief.judges_latency:
             return [Scored(score, task.ranges)]
-        latencies = self._latencies(task.ranges, task.seed, HELD_OUT, FINAL_ONLINE_S, stop)
+        visits = self.brief.own.final_visits
+        latencies = self._latencies(task.ranges, task.seed, HELD_OUT, visits, FINAL_ONLINE_S, stop)
         return [Scored(score, task.ranges, *latencies)]
 
     def _latencies(
-        self, ranges: Ranges, seed: int, part: Part, seconds: float, stop: Callable[[], bool]
+        self, ranges: Ranges, seed: int, part: Part, visits: int, longest_s: float, stop: Callable[[], bool]
     ) -> tuple[float, float]:
         """p95 of TTFT and ITL in seconds on arrivals; NaN where no token came."""
+        seconds = self.window_s(ranges, visits, longest_s, self.brief.job.workload.rate)
         outcome = simulate(self.setup(ranges), *self.brief.online(seed, part, seconds), _Until(stop))
         return outcome.percentile("ttft", 95), outcome.percentile("itl", 95)
 
@@ -253,7 +283,7 @@ class Workshop:
         if not proposals:
             return []
         _, ranges = max(proposals)
-        return [self._audition(ranges, task.least, stop)]
+        return [self._try(ranges, self.brief.own.visits, task.bar, task.least, stop)]
 
 
 class _Until:

@@ -12,7 +12,7 @@ from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions
 from helix_df.goodput.crew import CrewOfTwo, read_task, task_document
 from helix_df.goodput.planner import plan_goodput
 from helix_df.goodput.surrogate import estimate
-from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Scored, Workshop, different, ranges_of
+from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Look, Scored, Workshop, different, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import parse_job
 from helix_df.planning import make_plan
@@ -21,19 +21,27 @@ from helix_df.violations import violations
 
 JOB = """\
 name: small
-model: {source: random:llama-2-70b, dtype: float16}
+model: {source: random:llama-3.2-1b, dtype: float16}
 gpus:
-  big: {profile: {tokens_per_s: [9000, 4000, 2500, 1800], kv_tokens: [90000, 60000, 40000, 20000]}}
-  small: {profile: {tokens_per_s: [4000, 1900], kv_tokens: [30000, 9000]}}
+  big: {profile: {tokens_per_s: [450, 200, 125, 90], kv_tokens: [90000, 60000, 40000, 20000]}}
+  small: {profile: {tokens_per_s: [200, 95], kv_tokens: [30000, 9000]}}
 nodes: {NODES}
 links: {default: {bandwidth: 10Gbps, latency: 1ms}}
 """
-QUICK = {"explore": 120, "auditions": 3, "climbs": 2, "finals": 1, "visits": 30_000}
+QUICK = {
+    "explore": 120,
+    "auditions": 3,
+    "climbs": 2,
+    "finals": 1,
+    "audition_visits": 10_000,
+    "visits": 20_000,
+    "final_visits": 50_000,
+}
 
 
 def job(**solver: object) -> Job:
-    """80 layers on 24 big and 8 small nodes."""
-    nodes = [f"b{i}: {{gpu: big}}" for i in range(22)] + [f"s{i}: {{gpu: small}}" for i in range(8)]
+    """16 layers on 5 big and 3 small nodes."""
+    nodes = [f"b{i}: {{gpu: big}}" for i in range(5)] + [f"s{i}: {{gpu: small}}" for i in range(3)]
     given = parse_job(JOB.replace("NODES", ", ".join(nodes)))
     return given.with_solver(objective="goodput", options=QUICK, time_limit=600.0, **solver)
 
@@ -64,19 +72,20 @@ def test_it_serves_no_less_than_the_flows_plan(plan, workshop):
     """The flow's plan is among the starts, so on the search's own half nothing worse can win."""
     flow = make_plan(job(name="auto").with_solver(objective="flow", options={}, time_limit=2.0))
     scores = [
-        workshop.audition(ranges_of(*workshop.judge.arrays(one.placement)), lambda: False) for one in (plan, flow)
+        workshop.audition(ranges_of(*workshop.judge.arrays(one.placement)), lambda: False, 0, 20_000)
+        for one in (plan, flow)
     ]
     assert scores[0] >= 0.97 * scores[1] > 0
 
 
 def test_limits_on_latency_are_kept_or_refused(workshop):
     given = job()
-    rated = given.model_copy(update={"workload": given.workload.model_copy(update={"rate": 0.5})})
+    rated = given.model_copy(update={"workload": given.workload.model_copy(update={"rate": 0.02})})
 
     def limited(ttft_p95: float) -> Job:
         return rated.model_copy(update={"limits": rated.limits.model_copy(update={"ttft_p95": ttft_p95})})
 
-    assert "95 % of first tokens within" in plan_goodput(limited(1000.0)).solver.detail
+    assert "95 % of first tokens within" in plan_goodput(limited(5000.0)).solver.detail
     with pytest.raises(Infeasible, match="keeps the limits on latency") as caught:
         plan_goodput(limited(1e-6))
     assert "95 % of first tokens within" in str(caught.value)
@@ -84,9 +93,9 @@ def test_limits_on_latency_are_kept_or_refused(workshop):
 
 def test_hops_are_limited_here_too():
     given = job()
-    limited = given.model_copy(update={"limits": given.limits.model_copy(update={"max_hops": 22})})
+    limited = given.model_copy(update={"limits": given.limits.model_copy(update={"max_hops": 5})})
     plan = make_plan(limited)
-    assert max(len(path.hops) for path in plan.paths()) <= 22
+    assert max(len(path.hops) for path in plan.paths()) <= 5
     assert violations(plan) == []
 
 
@@ -106,8 +115,8 @@ def test_a_child_finds_what_this_process_finds(workshop):
     tasks = (
         Explore(3, 40, (start,)),
         Explore(3, 40, (start,)),
-        Climb(5, (Scored(1.0, start),), 0.0),
-        Climb(5, (Scored(1.0, start),), 0.0),
+        Climb(5, (Scored(1.0, start),), 0.0, 0.0),
+        Climb(5, (Scored(1.0, start),), 0.0, 0.0),
         Final(start, 9),
         Final(start, 9),
     )
@@ -128,9 +137,10 @@ def test_tasks_survive_their_documents():
     ranges = ((0, 2), (2, 1), (0, 0))
     tasks = (
         Explore(1, 2, (ranges,)),
-        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1)), 2.0),
+        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1)), 3.0, 2.0),
         Audition(ranges, 7.0),
         Final(ranges, 6),
+        Look(ranges),
     )
     for task in tasks:
         assert read_task(task_document(task)) == task
