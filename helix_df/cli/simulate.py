@@ -25,7 +25,7 @@ TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, or a .csv 
 
 
 def simulate(
-    sources: Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB...", help=f"{SOURCE_HELP} Several: compare.")],
+    sources: Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB", help=f"{SOURCE_HELP} Several: compare.")],
     trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
     rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Saturate: a next request always waits.")] = False,
