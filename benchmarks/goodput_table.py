@@ -132,7 +132,7 @@ def show_ranking(name: str, count: int) -> None:
     workshop = Workshop(Brief(job, GoodputOptions(rules="artifact", timing="measured")), compile_problem(job), 0)
     tried = candidates(workshop, count)
     never: Callable[[], bool] = lambda: False  # noqa: E731
-    simulated = [workshop.audition(ranges, never, 0, workshop.brief.own.visits) for ranges in tried]
+    simulated = [workshop.audition(ranges, never, 0) for ranges in tried]
     estimated = [workshop.value(*arrays(ranges)) for ranges in tried]
     flows = [workshop.judge.flow(*arrays(ranges)) for ranges in tried]
     ratio = np.percentile(np.array(estimated) / np.array(simulated), (10, 50, 90))

@@ -44,17 +44,16 @@ class GoodputOptions:
 
     ``explore``: placements that each of two lanes estimates; ``auditions``: of them that are simulated; ``climbs``:
     changes that each lane simulates afterwards; ``finals``: placements judged over the whole window and on arrivals;
-    ``audition_visits``, ``visits``, ``final_visits``: token visits to nodes that a simulation may have in auditions,
-    while climbing and in the finals, which limits its window (short ones promise what longer ones don't keep);
-    ``rules`` of the simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
+    ``visits``, ``final_visits``: token visits to nodes that a simulation may have in the search and in the finals,
+    which limits its window; ``rules`` of the simulation; ``timing``: of nodes, as planned or as measured in the
+    catalogue.
     """
 
     explore: int = 12000
     auditions: int = 16
     climbs: int = 150
-    finals: int = 4
-    audition_visits: int = 1_000_000
-    visits: int = 2_500_000
+    finals: int = 6
+    visits: int = 1_000_000
     final_visits: int = 10_000_000
     rules: str = "runtime"
     timing: str = "planned"

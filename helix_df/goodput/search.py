@@ -37,6 +37,9 @@ STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.8
 ELITES = 4
 """Placements that climbing goes on from."""
 
+FINAL = 1000
+"""What is added to the seed for the finals."""
+
 UNTRIED = 0.9
 """Worth of a placement whose latency nobody has looked at, as a share of its throughput."""
 
@@ -158,7 +161,7 @@ class GoodputSearch:
             self._simulate([Climb(self.chance.getrandbits(32), elites, bar, least) for _ in range(LANES)], stop)
 
     def _look_again(self, stop: Callable[[], bool]) -> None:
-        """The best of the auditions over the longer window, and no others: windows compare only among themselves."""
+        """The best of the auditions on more requests, so that chance puts nobody ahead; the others are forgotten."""
         tried = self._best(2 * ELITES)
         first = dict(self.simulated)
         self.simulated = {}
@@ -170,7 +173,7 @@ class GoodputSearch:
         self.simulated = self.simulated or first
 
     def _finals(self) -> list[Scored]:
-        tasks = [Final(one.ranges, self.seed + 1) for one in self._best(self.own.finals)]
+        tasks = [Final(one.ranges, self.seed + FINAL) for one in self._best(self.own.finals)]
         found = [one for part in self.crew.perform(tasks, self.watch.stop.is_set) for one in part]
         if not found:
             # Stopped: what the search saw has to do.

@@ -124,7 +124,7 @@ class Audition:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Simulate a placement twice over the window of the climb, and on arrivals where the job limits latency."""
+    """Simulate a placement on two draws of requests, and on arrivals where the job limits latency."""
 
     ranges: Ranges
 
@@ -166,9 +166,8 @@ class Workshop:
         if isinstance(task, Final):
             return self._final(task, stop)
         if isinstance(task, Look):
-            return [self._try(task.ranges, self.brief.own.visits, 0.0, 0.0, stop)]
-        visits = self.brief.own.audition_visits
-        return [self._try(task.ranges, visits, math.inf, task.least, stop)]
+            return [self._try(task.ranges, 0.0, 0.0, stop)]
+        return [self._try(task.ranges, math.inf, task.least, stop)]
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
@@ -200,19 +199,19 @@ class Workshop:
         visits_per_s = tokens_per_s * float(routed.share.sum())
         return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
 
-    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int, visits: int) -> float:
+    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int) -> float:
         """Generated tokens/s in a simulation of the search; 0 when stopped or nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
             return 0.0
-        trace, options = self.brief.offline(seed, SEARCHED, self.window_s(ranges, visits, WHOLE_S))
+        trace, options = self.brief.offline(seed, SEARCHED, self.window_s(ranges, self.brief.own.visits, WHOLE_S))
         outcome = simulate(self.setup(ranges), trace, options, _Until(stop))
         return 0.0 if outcome.stopped else outcome.decode_tokens_per_s
 
-    def _try(self, ranges: Ranges, visits: int, bar: float, least: float, stop: Callable[[], bool]) -> Scored:
+    def _try(self, ranges: Ranges, bar: float, least: float, stop: Callable[[], bool]) -> Scored:
         """A placement simulated; what clears the bar is simulated on other requests too, and the mean counts."""
-        score = self.audition(ranges, stop, self.seed, visits)
+        score = self.audition(ranges, stop, self.seed)
         if score > bar:
-            score = (score + self.audition(ranges, stop, self.seed + SECOND, visits)) / 2
+            score = (score + self.audition(ranges, stop, self.seed + SECOND)) / 2
         if not self.brief.judges_latency or score <= least:
             return Scored(score, ranges)
         return Scored(
@@ -283,7 +282,7 @@ class Workshop:
         if not proposals:
             return []
         _, ranges = max(proposals)
-        return [self._try(ranges, self.brief.own.visits, task.bar, task.least, stop)]
+        return [self._try(ranges, task.bar, task.least, stop)]
 
 
 class _Until:
