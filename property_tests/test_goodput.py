@@ -55,10 +55,10 @@ def test_moves_keep_what_is_fixed_and_what_fits(problem: Problem, data: st.DataO
     near = Neighbours(objective, *judge.arrays(data.draw(placements(problem))), random.Random(seed))
     for step in range(12 if near.usable else 0):
         before = np.sort(near.count)
-        if step % 3:
+        if step % 3 == 0:
             near.move()
         else:
-            near.reorder()
+            (near.reorder if step % 3 == 1 else near.permute)()
             assert (np.sort(near.count) == before).all()
         held = near.count > 0
         assert (near.start[held] >= 0).all()

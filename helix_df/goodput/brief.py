@@ -42,15 +42,16 @@ SEARCH_ONLINE_S, FINAL_ONLINE_S = 480.0, 1080.0
 class GoodputOptions:
     """``solver.options`` of the objective ``goodput``; work is counted, so that a seed gives the same plan.
 
-    ``explore``: placements that each of two lanes estimates; ``auditions``: of them that are simulated; ``climbs``:
-    changes that each lane simulates afterwards; ``finals``: placements judged over the whole window and on arrivals;
-    ``visits``, ``final_visits``: token visits to nodes that a simulation may have in the search and in the finals,
-    which limits its window; ``rules`` of the simulation; ``timing``: of nodes, as planned or as measured in the
-    catalogue.
+    ``explore``: placements that each of two lanes estimates; ``auditions``: of them that are simulated; ``orders``:
+    other orders of the best ones' stages that are simulated; ``climbs``: changes that each lane simulates afterwards;
+    ``finals``: placements judged over the whole window and on arrivals; ``visits``, ``final_visits``: token visits to
+    nodes that a simulation may have in the search and in the finals, which limits its window; ``rules`` of the
+    simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
     """
 
     explore: int = 12000
     auditions: int = 16
+    orders: int = 32
     climbs: int = 150
     finals: int = 6
     visits: int = 1_000_000

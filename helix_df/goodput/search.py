@@ -29,10 +29,14 @@ from helix_df.goodput.workshop import (
 from helix_df.graph.problem import Placement
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverOptions, CoverSearch
+from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.portfolio import baselines, best_baseline
 
-STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.85
+STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, ORDERS_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.4, 0.85
 """Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
+
+ORDERS_ESTIMATED = 6
+"""Random orders that are estimated for each that is simulated."""
 
 ELITES = 4
 """Placements that climbing goes on from."""
@@ -152,6 +156,7 @@ class GoodputSearch:
 
     def _climb(self) -> None:
         stop = self._until(CLIMB_SHARE)
+        self._try_orders(self._until(ORDERS_SHARE))
         self._look_again(stop)
         for _ in range(self.own.climbs):
             if stop() or not self.simulated:
@@ -159,6 +164,24 @@ class GoodputSearch:
             elites, least = tuple(self._best(ELITES)), self._least()
             bar = elites[-1].score
             self._simulate([Climb(self.chance.getrandbits(32), elites, bar, least) for _ in range(LANES)], stop)
+
+    def _try_orders(self, stop: Callable[[], bool]) -> None:
+        """Other orders of the best placements' stages, which the estimate can't tell apart but simulations do."""
+        for _ in range(0, self.own.orders, LANES):
+            if stop() or not self.simulated:
+                return
+            elites = self._best(ELITES)
+            tasks = [Audition(self._permuted(self.chance.choice(elites).ranges), self._least()) for _ in range(LANES)]
+            self._simulate(tasks, stop)
+
+    def _permuted(self, ranges: Ranges) -> Ranges:
+        """Of a few other orders the one with the best estimate, which sees links between sites."""
+        tried = []
+        for _ in range(ORDERS_ESTIMATED):
+            near = Neighbours(self.workshop.objective, *arrays(ranges), self.chance)
+            near.permute()
+            tried.append(ranges_of(near.start, near.count))
+        return max(tried, key=lambda one: (self._worth(one), one))
 
     def _look_again(self, stop: Callable[[], bool]) -> None:
         """The best of the auditions on more requests, so that chance puts nobody ahead; the others are forgotten."""

@@ -7,6 +7,7 @@ the model. Doesn't judge.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 
@@ -58,6 +59,25 @@ class Neighbours:
         count = max(int(self.objective.least[node]), min(count, int(self.judge.most[node]), self.judge.num_layers))
         self.start[node] = max(0, min(start, self.judge.num_layers - count))
         self.count[node] = count
+
+    def permute(self) -> None:
+        """Put the stretches between layers where nobody's range goes across into another order, all at once."""
+        used = self.count > 0
+        starts, stops = self.start[used], (self.start + self.count)[used]
+        layers = self.judge.num_layers
+        across = [bool(((starts < layer) & (layer < stops)).any()) for layer in range(layers + 1)]
+        cuts = [layer for layer in range(layers + 1) if not across[layer]]
+        stretches = list(pairwise(cuts))
+        if any(self.count[node] for node in self.objective.fixed):
+            return
+        self.chance.shuffle(stretches)
+        position = 0
+        moved = self.start.copy()
+        for low, high in stretches:
+            inside = used & (self.start >= low) & (self.start < high)
+            moved[inside] = self.start[inside] - low + position
+            position += high - low
+        self.start = moved
 
     def reorder(self) -> None:
         """Exchange two neighbouring stretches of layers with all nodes that lie inside one of them.

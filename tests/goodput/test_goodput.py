@@ -31,6 +31,7 @@ links: {default: {bandwidth: 10Gbps, latency: 1ms}}
 QUICK = {
     "explore": 120,
     "auditions": 3,
+    "orders": 2,
     "climbs": 2,
     "finals": 1,
     "visits": 20_000,
