@@ -10,7 +10,7 @@ from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.runtime import messages as m
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 ROUTE = m.Route(
@@ -23,7 +23,9 @@ PLAIN = [
     m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}}),
     m.Loading("a", "compiling", 0.5, "8 x 1"),
     m.Ready("a", 1024),
+    m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
     m.Failed("a", "no weights"),
+    m.Probe(3, ("tcp://h:1", "tcp://h:2"), b"weight"),
     m.Heartbeat("a"),
     m.Sampled("r/1", 17, 42, None),
     m.Sampled("r/1", 17, 42, TopLogprobs(-0.5, ((42, -0.5), (1, -2.0)))),
