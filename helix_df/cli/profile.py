@@ -100,9 +100,8 @@ def _kv(kv_tokens: tuple[int, ...]) -> str:
     if not kv_tokens:
         return "no layer fits with KV cache for a request"
     shown = sorted({1, max(1, len(kv_tokens) // 2), len(kv_tokens)})
-    return "KV cache left: " + ", ".join(
-        f"{kv_tokens[count - 1]:,} tokens beside {count} layer{'s' * (count > 1)}" for count in shown
-    )
+    beside = (f"{kv_tokens[n - 1]:,} tokens beside {n} layer{'s' if n > 1 else ''}" for n in shown)
+    return f"KV cache left: {', '.join(beside)}"
 
 
 def _write(path: Path, text: str) -> None:
