@@ -179,7 +179,7 @@ def own_host(address: str) -> str:
     """The address of this machine on the way to ``host:port``."""
     host, _, port = address.rpartition(":")
     if host in LOOPBACK:
-        return host
+        return "127.0.0.1" if host == "localhost" else host  # only numbers can be listened on
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as one:
         try:

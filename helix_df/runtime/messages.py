@@ -19,7 +19,7 @@ from helix_df.layers import LayerRange
 from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
-VERSION = 1
+VERSION = 2
 
 HEARTBEAT_S = 2.0
 """How often a worker says that it lives."""

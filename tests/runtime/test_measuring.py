@@ -202,7 +202,8 @@ def test_a_secret_is_only_asked_for_beyond_loopback():
     assert secret_for(["10.0.0.5:7000"], "s") == "s"
     with pytest.raises(SpecError, match="need a secret"):
         secret_for(["127.0.0.1:7000", "10.0.0.5:7000"], None)
-    assert own_host("127.0.0.1:7000") == "127.0.0.1"
+    assert own_host("127.0.0.1:7000") == own_host("localhost:7000") == "127.0.0.1"
+    assert own_host("[::1]:7000") == "[::1]"
 
 
 def test_the_node_says_which_gpu_is_measured():
