@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from helix_df.plan import Plan, read_plan, write_plan
     from helix_df.plan_diff import diff
     from helix_df.planning import make_plan
+    from helix_df.probing import probe_job
+    from helix_df.profiling import profile_device
     from helix_df.runtime.client import Answer, RunningJob
     from helix_df.spec.job import Job
 
@@ -57,6 +59,8 @@ __all__ = [
     "load_job",
     "make_plan",
     "plan_svg",
+    "probe_job",
+    "profile_device",
     "read_plan",
     "status",
     "write_plan",
@@ -77,6 +81,8 @@ _HOMES = {
     "load_job": "helix_df.load",
     "make_plan": "helix_df.planning",
     "plan_svg": "helix_df.pictures.plan_svg",
+    "probe_job": "helix_df.probing",
+    "profile_device": "helix_df.profiling",
     "read_plan": "helix_df.plan",
     "status": "helix_df.deployment",
     "write_plan": "helix_df.plan",

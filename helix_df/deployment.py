@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_df.plan import Plan, read_plan
+from helix_df.profiles.measurement import Difference
 from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.generation import TextService
 from helix_df.runtime.jobs import DaemonRecord, find_job, find_running, job_directory
@@ -27,7 +28,7 @@ from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
 from helix_df.violations import require_valid
 
-__all__ = ["apply", "connect", "deploy", "down", "plan_of", "status"]
+__all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "status"]
 
 
 @asynccontextmanager
@@ -105,6 +106,17 @@ def status(name: str | None = None) -> JobStatus:
     joins = record.join_commands if record is not None else {}
     found = fetch_status(url)
     return replace(found, nodes=tuple(replace(node, join_command=joins.get(node.name)) for node in found.nodes))
+
+
+def differences(name: str | None = None) -> tuple[Difference, ...]:
+    """Where the workers of a running job timed something else at their start than its plan was made with.
+
+    Raises:
+        DeploymentError: when there is no such job.
+    """
+    from helix_df.drift import status_differences
+
+    return status_differences(read_plan(find_job(name).plan_path), status(name))
 
 
 def down(name: str | None = None) -> bool:

@@ -63,6 +63,9 @@ qualities = st.builds(
     positive,
     st.floats(0, 1e4),
 )
+curves = st.dictionaries(st.integers(1, 10_000), st.floats(1e-6, 1e6), min_size=1, max_size=4).map(
+    lambda points: [list(point) for point in sorted(points.items())]
+)
 profiles = st.one_of(
     st.builds(
         lambda compute, bandwidth: {"compute": format_compute(compute), "bandwidth": format_bandwidth(bandwidth)},
@@ -72,6 +75,7 @@ profiles = st.one_of(
     st.lists(st.floats(1, 1e6), min_size=1, max_size=5).map(
         lambda rates: {"tokens_per_s": rates, "kv_tokens": list(range(len(rates)))}
     ),
+    st.builds(lambda prefill, decode: {"prefill_ms": prefill, "decode_ms": decode}, curves, curves),
 )
 words = st.text(alphabet="ab 1.:é✓-no", max_size=6)
 options = st.dictionaries(

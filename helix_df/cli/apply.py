@@ -43,6 +43,8 @@ def apply(
     if plan is None:
         plan = _make_plan(job, messages(), output())
     record = _start(directory, plan, wait, timeout, messages())
+    if wait:
+        _warn(plan.job.name, messages())
     _say_what_now(plan, record, output())
 
 
@@ -137,6 +139,21 @@ def _start(directory: JobDirectory, plan: Plan, wait: bool, timeout: float | Non
     except BaseException:
         console.print(f"job {directory.name} is down again")
         raise
+
+
+def _warn(name: str, console: Console) -> None:
+    """Say where workers are not as fast or slow as planned; that is no reason to fail."""
+    from helix_df import deployment
+    from helix_df.errors import HelixError
+
+    try:
+        differences = deployment.differences(name)
+    except HelixError:
+        return
+    for difference in differences:
+        console.print(f"warning: {difference}", soft_wrap=True)
+    if differences:
+        console.print("`helix-df profile` measures what this device does, as YAML for the job's gpus")
 
 
 def _say_what_now(plan: Plan, record: DaemonRecord, console: Console) -> None:

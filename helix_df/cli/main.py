@@ -33,6 +33,8 @@ COMMANDS = {
     "logs": "helix_df.cli.logs:logs",
     "generate": "helix_df.cli.generate:generate",
     "down": "helix_df.cli.down:down",
+    "profile": "helix_df.cli.profile:profile",
+    "probe": "helix_df.cli.probe:probe",
     "worker": "helix_df.cli.worker:worker",
 }
 """Where each command lives, in the order of the help."""

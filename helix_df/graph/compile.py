@@ -13,6 +13,7 @@ from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodePro
 from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Device, find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.measurement import declared_curves
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import (
     Requests,
@@ -114,6 +115,10 @@ def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: s
     if profile is not None and profile.tokens_per_s is not None:
         kv_tokens = profile.kv_tokens or _kv_tokens(job, geometry, requests, gpu, device)
         return from_table(profile.tokens_per_s, kv_tokens, geometry.num_layers)
+    if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
+        kv_tokens = profile.kv_tokens or _kv_tokens(job, geometry, requests, gpu, device)
+        curves = declared_curves(profile.prefill_ms, profile.decode_ms, kv_tokens, requests.max_batch)
+        return from_curves(curves, requests, geometry.num_layers)
     measured = find_measured(gpu, geometry, job.model.dtype)
     if measured is not None and declared == GpuType():
         return from_curves(measured, requests, geometry.num_layers)

@@ -18,7 +18,7 @@ import httpx
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.generation import Chat, Prompt, TextPiece, TextRequest, TextService
-from helix_df.runtime.requests import FinishReason, JobStatus, NodeStatus
+from helix_df.runtime.requests import FinishReason, JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16
 """``max_tokens`` of a text completion that names none, as in OpenAI's API."""
@@ -236,8 +236,15 @@ def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], opti
 
 def status_from_json(document: dict[str, Any]) -> JobStatus:
     """The status that ``/helix/status`` sent."""
-    nodes = tuple(NodeStatus(**{**node, "layers": tuple(node["layers"])}) for node in document["nodes"])
+    nodes = tuple(_node_from_json(node) for node in document["nodes"])
     return JobStatus(**{**document, "nodes": nodes})
+
+
+def _node_from_json(document: dict[str, Any]) -> NodeStatus:
+    speed = document.get("speed")
+    return NodeStatus(
+        **{**document, "layers": tuple(document["layers"]), "speed": None if speed is None else StageSpeed(**speed)}
+    )
 
 
 def _prompt(prompt: str | Sequence[int] | Sequence[Mapping[str, str]]) -> Prompt:

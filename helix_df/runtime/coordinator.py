@@ -58,7 +58,7 @@ class Coordinator:
         self.plan = plan
         self._log_dir = log_dir
         self._embedded = embedded
-        self._token = token or secrets.token_hex(16)
+        self.token = token or secrets.token_hex(16)
         self._build_engine = build_engine
         self._state = CoordinatorState(plan, context_of(plan))
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
@@ -169,7 +169,7 @@ class Coordinator:
         actions: list[CoordinatorAction] = []
         for frames in arrived:
             try:
-                for message in decode_bundle(frames, self._token):
+                for message in decode_bundle(frames, self.token):
                     actions += self._state.on_message(message, time.monotonic())
             except ProtocolError as error:
                 log.warning("ignored: %s", error)
@@ -194,7 +194,7 @@ class Coordinator:
                     self._hand_over(action.request, action.event)
                 case Abort():
                     self._hand_over(action.request, action.error)
-        for address, frames in encode_bundles(sends, self._token).items():
+        for address, frames in encode_bundles(sends, self.token).items():
             self._endpoint.send(address, frames)
         self._changed.set()
 
@@ -219,7 +219,7 @@ class Coordinator:
         host = self.plan.job.coordinator.address.partition(":")[0]
         listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
-        return WorkerOrder(node, self._endpoint.address, listen_on, self._token, log_file)
+        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file)
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)

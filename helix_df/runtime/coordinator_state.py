@@ -41,6 +41,7 @@ from helix_df.runtime.requests import (
     JobStatus,
     NodeState,
     NodeStatus,
+    StageSpeed,
     TokenEvent,
 )
 from helix_df.runtime.worker_state import Send
@@ -77,6 +78,7 @@ class _Node:
     detail: str = ""
     heard: float = 0.0
     cold_shapes: int = 0
+    speed: StageSpeed | None = None
 
 
 @dataclass(slots=True)
@@ -361,6 +363,7 @@ class CoordinatorState:
                 return []
             case Ready():
                 node.state, node.progress, node.detail = "ready", 1.0, ""
+                node.speed = message.speed or node.speed
                 self.ledger.capacity[message.node] = message.kv_tokens
                 self._was_ready = self._was_ready or self.all_up
                 return self._admit()
@@ -469,6 +472,7 @@ class CoordinatorState:
             progress=node.progress,
             detail=node.detail or (f"{node.cold_shapes} shapes left to compile" if node.cold_shapes else ""),
             cold_shapes=node.cold_shapes,
+            speed=node.speed,
             kv_used_tokens=self.ledger.used.get(name, 0),
             kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
             running=sum(

@@ -38,7 +38,9 @@ DRAIN_S = 3.0
 
 
 class Deployment(TokenService, Protocol):
-    """A token service with a life: the coordinator."""
+    """A token service with a life: the coordinator. ``token`` is the job's secret."""
+
+    token: str
 
     async def start(self) -> None:
         """Start the workers; returns before they are up."""
@@ -138,7 +140,7 @@ class _Daemon:
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
                 await self._serve(plan, deployment, url_of(listener), stop)
             finally:
-                self._note(replace(self._record, state="stopped", url=None, join_commands={}))
+                self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
                 server.should_exit = True
                 await asyncio.wait((answering,), timeout=DRAIN_S)
                 await deployment.close()  # tells whoever still waits for an answer
@@ -146,7 +148,7 @@ class _Daemon:
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
-        self._note(replace(self._record, state="serving", url=url, join_commands=joins))
+        self._note(replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token))
         log.info("API at %s", url)
         timeout_s = self._start_timeout_s or start_timeout(plan)
         ready = asyncio.create_task(deployment.wait_ready(timeout_s))

@@ -44,8 +44,8 @@ class Failure:
 class DaemonRecord:
     """What a daemon says of itself. ``started`` is in Unix seconds; ``url`` is where its API answers, once it does.
 
-    ``join_commands`` has the command of each worker that a person starts. They hold the job's secret, so they are here,
-    where only the user reads, and not in the API.
+    ``join_commands`` has the command of each worker that a person starts. They hold ``token``, the job's secret, so
+    both are here, where only the user reads, and not in the API.
     """
 
     pid: int
@@ -54,6 +54,7 @@ class DaemonRecord:
     url: str | None = None
     failure: Failure | None = None
     join_commands: dict[str, str] = field(default_factory=dict)
+    token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

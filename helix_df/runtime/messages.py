@@ -16,10 +16,10 @@ import numpy as np
 from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
-VERSION = 1
+VERSION = 2
 
 HEARTBEAT_S = 2.0
 """How often a worker says that it lives."""
@@ -78,11 +78,12 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker → coordinator: I serve, with room for this many tokens of KV cache."""
+    """Worker → coordinator: I serve, with room for this many tokens of KV cache, and this is what I timed."""
 
     TAG: ClassVar[str] = "ready"
     node: str
     kv_tokens: int
+    speed: StageSpeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +150,27 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Prober → worker, and on: send this to the first address of ``path``, without it. ``payload`` is only weight."""
+
+    TAG: ClassVar[str] = "probe"
+    number: int
+    path: tuple[str, ...]
+    payload: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Coordinator → worker: exit."""
 
     TAG: ClassVar[str] = "stop"
 
 
-Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Stop
+Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Probe | Stop
 
 _TYPES: dict[str, type[Any]] = {
     kind.TAG: kind
-    for kind in (Hello, Welcome, Loading, Ready, Failed, Heartbeat, Forward, Sampled, Rejected, Release, Stop)
+    for kind in (Hello, Welcome, Loading, Ready, Failed, Heartbeat, Forward, Sampled, Rejected, Release, Probe, Stop)
 }
 
 
@@ -175,6 +186,8 @@ def encode(message: Message, token: str) -> Frames:
         else:
             packed[field.name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
+    if isinstance(message, Probe):
+        return [head, message.payload]
     return [head] if tensor is None else [head, tensor.view(np.uint8).reshape(-1).data]
 
 
@@ -224,7 +237,7 @@ def decode_bundle(frames: Sequence[Any], token: str) -> list[Message]:
     while at < len(frames):
         message = decode(frames[at : at + 2], token)
         messages.append(message)
-        at += 2 if isinstance(message, Forward) else 1
+        at += 2 if isinstance(message, Forward | Probe) else 1
     return messages
 
 
@@ -252,6 +265,10 @@ def _pack(value: Any) -> Any:
             return {"hops": hops, "addresses": list(value.addresses), "sampling": sampling}
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
+        case bytes() | memoryview():
+            return len(value)  # follows in a frame of its own
+        case StageSpeed():
+            return [value.prefill_tokens, value.prefill_s, value.decode_s]
         case _:
             return value
 
@@ -268,6 +285,14 @@ def _unpack(name: str, value: Any, frames: Sequence[Any]) -> Any:
         case "route":
             hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
             return Route(hops, tuple(value["addresses"]), SamplingParams(**value["sampling"]))
+        case "speed":
+            return StageSpeed(*value)
+        case "payload":
+            if len(frames) != 2 or len(frames[1]) != value:
+                raise ValueError(f"a payload of {value} bytes in {len(frames)} frames")
+            return frames[1]
+        case "path":
+            return tuple(value)
         case "logprobs":
             chosen, top = value
             return TopLogprobs(chosen, tuple((token, logprob) for token, logprob in top))

@@ -48,6 +48,15 @@ class TokenEvent:
     logprobs: TopLogprobs | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StageSpeed:
+    """What a worker timed once it was warm: seconds of a batch of one request through all the layers it holds."""
+
+    prefill_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
 NodeState = Literal["waiting", "joined", "loading", "compiling", "ready", "lost", "failed"]
 JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 
@@ -56,7 +65,8 @@ JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 class NodeStatus:
     """One worker as the coordinator sees it; ``progress`` goes from 0 to 1 while it loads and compiles.
 
-    ``cold_shapes`` are those that a ready worker still compiles while it holds no request.
+    ``cold_shapes`` are those that a ready worker still compiles while it holds no request. ``speed`` is what it
+    timed before it said that it is ready.
     """
 
     name: str
@@ -70,6 +80,7 @@ class NodeStatus:
     running: int
     join_command: str | None = None
     cold_shapes: int = 0
+    speed: StageSpeed | None = None
 
 
 @dataclass(frozen=True, slots=True)

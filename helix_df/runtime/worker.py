@@ -11,9 +11,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -23,6 +25,7 @@ from helix_df.runtime.messages import (
     Hello,
     Loading,
     Message,
+    Probe,
     Ready,
     Release,
     Stop,
@@ -31,6 +34,8 @@ from helix_df.runtime.messages import (
     encode,
     encode_bundles,
 )
+from helix_df.runtime.requests import StageSpeed
+from helix_df.runtime.stage_speed import time_stage
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import Endpoint
 from helix_df.runtime.worker_state import Free, Send, WorkerAction, WorkerState
@@ -111,7 +116,7 @@ class Worker:
             beating.start()
             self._busy = True
             engine = self._build_engine(welcome, self._report)
-            self._say(Ready(self._node, engine.kv_tokens))
+            self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
             self._serve(engine, _state(welcome, self._coordinator))
         except Exception as error:
             self._say(Failed(self._node, str(error) or type(error).__name__))
@@ -156,6 +161,8 @@ class Worker:
                 state.on_forward(message)
             case Release():
                 self._act(engine, state.on_release(message))
+            case Probe() if message.path:
+                self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
             case Welcome():
                 # The coordinator lost sight of us and has started our requests over elsewhere.
                 self._act(engine, state.forget_all())
@@ -207,6 +214,11 @@ class Worker:
     def _refuse_if_told(self, message: Message) -> None:
         if isinstance(message, Failed):
             raise DeploymentError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:
+    geometry = read_geometry(Job.model_validate(welcome.job).model.parsed_source)
+    return time_stage(engine.run, engine.release, welcome.layers, geometry, time.perf_counter)
 
 
 def _state(welcome: Welcome, coordinator: str) -> WorkerState:

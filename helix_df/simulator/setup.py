@@ -19,6 +19,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan import Plan
 from helix_df.profiles.catalogue import find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.measurement import declared_curves
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import LayerTiming, declared_timing, measured_timing, roofline_timing
@@ -167,6 +168,10 @@ def stage_timing(
 ) -> LayerTiming:
     """Seconds a layer takes on a GPU type that holds ``layers`` layers; sources as in ``profiles.timing``."""
     declared = job.gpus.get(gpu, GpuType())
+    profile = declared.profile
+    if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
+        curves = declared_curves(profile.prefill_ms, profile.decode_ms, (kv_tokens,), requests.max_batch)
+        return measured_timing(curves, layers)
     measured = find_measured(gpu, geometry, job.model.dtype)
     shape = measured_timing(measured, layers) if measured is not None else None
     if shape is not None and (choice == "measured" or declared == GpuType()):

@@ -67,7 +67,8 @@ def _gpu_types(job: Job, in_catalogue: Callable[[str], bool]) -> Iterator[Mistak
             yield Mistake(
                 ("gpus", name),
                 "this GPU isn't in the catalogue, so its speed has to be declared",
-                expected="profile: {compute: …, bandwidth: …}, or measured tokens_per_s",
+                expected="profile: {compute: …, bandwidth: …}, or measured prefill_ms and decode_ms, or tokens_per_s",
+                hint="`helix-df profile JOB` on the device itself measures it",
             )
         if gpu.memory is None and (gpu.profile is None or gpu.profile.kv_tokens is None):
             yield Mistake(

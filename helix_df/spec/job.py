@@ -90,16 +90,33 @@ class Model(Section):
         return 4 if self.dtype == "float32" else 2
 
 
+CurvePoint = tuple[Annotated[Count, Field(ge=1)], Annotated[Number, Field(gt=0)]]
+
+
 class Profile(Section):
-    """How fast a GPU type runs this model: a measured table, or the two numbers of a roofline."""
+    """How fast a GPU type runs this model: a table, measured curves, or the two numbers of a roofline."""
 
     tokens_per_s: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
         default=None, min_length=1, description="Measured: tokens/s when holding 1, 2, 3, … layers."
     )
+    prefill_ms: tuple[CurvePoint, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Curve: `[tokens, ms]`, milliseconds that one layer takes for a prefill of so many prompt tokens; "
+        "`helix-df profile` measures it.",
+        examples=[[[16, 0.9], [64, 2.1]]],
+    )
+    decode_ms: tuple[CurvePoint, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Curve: `[requests, ms]`, milliseconds that one layer takes for a decode step of so many requests.",
+        examples=[[[1, 0.4], [8, 0.9]]],
+    )
     kv_tokens: tuple[Annotated[Count, Field(ge=0)], ...] | None = Field(
         default=None,
         min_length=1,
-        description="Measured: tokens of KV cache that fit beside 1, 2, 3, … layers; computed from memory if left out.",
+        description="Table or curves: tokens of KV cache that fit beside 1, 2, 3, … layers; computed from memory if "
+        "left out.",
     )
     compute: Compute | None = Field(default=None, description="Roofline: peak FLOP/s in the model's dtype.")
     bandwidth: Bandwidth | None = Field(default=None, description="Roofline: memory bandwidth.")
@@ -107,17 +124,31 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Profile:
-        kinds = "tokens_per_s (measured), or compute and bandwidth (roofline)"
+        kinds = "tokens_per_s (table), prefill_ms and decode_ms (curves), or compute and bandwidth (roofline)"
         roofline = (self.compute is not None, self.bandwidth is not None)
-        if self.tokens_per_s is None and not all(roofline):
+        curves = (self.prefill_ms is not None, self.decode_ms is not None)
+        declared = [any(roofline), any(curves), self.tokens_per_s is not None]
+        if sum(declared) > 1:
+            raise Refusal(
+                "the profile is of both kinds" if sum(declared) == 2 else "the profile is of all kinds", kinds
+            )
+        if self.tokens_per_s is None and not all(roofline) and not all(curves):
             raise Refusal("the profile is incomplete", kinds)
-        if self.tokens_per_s is not None and any(roofline):
-            raise Refusal("the profile is both measured and a roofline", f"either {kinds}")
-        if self.kv_tokens is not None and len(self.kv_tokens) != len(self.tokens_per_s or ()):
+        if self.kv_tokens is not None and any(roofline):
+            raise Refusal("kv_tokens goes with a table or with curves", kinds)
+        if self.kv_tokens is not None and self.tokens_per_s and len(self.kv_tokens) != len(self.tokens_per_s):
             raise Refusal(
                 f"kv_tokens has {len(self.kv_tokens)} entries, tokens_per_s has {len(self.tokens_per_s or ())}",
                 "one entry in both for each number of layers",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Profile:
+        for name, curve in (("prefill_ms", self.prefill_ms), ("decode_ms", self.decode_ms)):
+            sizes = [size for size, _ in curve or ()]
+            if sizes != sorted(set(sizes)):
+                raise Refusal(f"the sizes of {name} don't ascend", "each point further on than the one before")
         return self
 
 

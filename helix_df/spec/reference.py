@@ -16,6 +16,11 @@ from helix_df.spec.source import KINDS
 
 _QUANTITIES = {"size": "size", "bandwidth": "bandwidth", "duration": "time", "compute": "compute rate"}
 _LIMITS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+_PAIRS: dict[tuple[str, ...], str] = {
+    ("string", "string"): "two names",
+    ("integer", "integer"): "[start, stop]",
+    ("integer", "number"): "[size, ms]",
+}
 _HEADINGS = {
     "Model": "model",
     "GpuType": "gpus.NAME",
@@ -120,7 +125,7 @@ def _value(field: dict[str, Any]) -> str:
 def _kind(field: dict[str, Any]) -> str:
     kind = field.get("type")
     if kind == "array" and "prefixItems" in field:
-        return "two names" if field["prefixItems"][0].get("type") == "string" else "[start, stop]"
+        return _PAIRS[tuple(str(part.get("type")) for part in field["prefixItems"])]
     if kind == "array":
         return f"list of {_value(field['items'])}"
     if kind == "object":

@@ -17,6 +17,8 @@ from tests.api.fakes import READY, FakeService, byte_tokenizer
 
 
 class FakeDeployment(FakeService):
+    token = "secret"
+
     def __init__(self, kind: str) -> None:
         super().__init__("Hello from a daemon")
         self.kind = kind

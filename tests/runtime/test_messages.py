@@ -10,7 +10,7 @@ from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.runtime import messages as m
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 ROUTE = m.Route(
@@ -23,7 +23,9 @@ PLAIN = [
     m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}}),
     m.Loading("a", "compiling", 0.5, "8 x 1"),
     m.Ready("a", 1024),
+    m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
     m.Failed("a", "no weights"),
+    m.Probe(3, ("tcp://h:1", "tcp://h:2"), b"weight"),
     m.Heartbeat("a"),
     m.Sampled("r/1", 17, 42, None),
     m.Sampled("r/1", 17, 42, TopLogprobs(-0.5, ((42, -0.5), (1, -2.0)))),
@@ -62,17 +64,19 @@ def packed(*parts: object) -> list[bytes]:
     ("frames", "complaint"),
     [
         ([b"\xff\x00garbage"], "not a helix-df message"),
-        (packed(1, "t"), "not a helix-df message"),
+        (packed(m.VERSION, "t"), "not a helix-df message"),
         (packed(99, "t", "stop", {}), "another protocol version"),
-        (packed(1, "other", "stop", {}), "another job"),
-        (packed(1, "t", "dance", {}), "unknown message"),
-        (packed(1, "t", "ready", {"node": "a"}), "wrong fields"),
+        (packed(m.VERSION, "other", "stop", {}), "another job"),
+        (packed(m.VERSION, "t", "dance", {}), "unknown message"),
+        (packed(m.VERSION, "t", "ready", {"node": "a"}), "wrong fields"),
         (
-            packed(1, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}),
+            packed(
+                m.VERSION, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}
+            ),
             "wrong",
         ),
-        (packed(1, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
-        ([*packed(1, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
+        (packed(m.VERSION, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
+        ([*packed(m.VERSION, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
     ],
 )
 def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: str) -> None:

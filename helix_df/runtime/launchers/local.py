@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from helix_df.runtime.launchers.base import Exit, WorkerOrder
@@ -14,6 +15,7 @@ from helix_df.runtime.launchers.base import Exit, WorkerOrder
 TOKEN_VARIABLE = "HELIX_DF_TOKEN"
 PARENT_VARIABLE = "HELIX_DF_PARENT"
 LAST_WORDS_LINES = 12
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
 class LocalLauncher:
@@ -24,7 +26,7 @@ class LocalLauncher:
     """
 
     def __init__(self, workers: int) -> None:
-        self._one_thread = workers * 2 > (os.cpu_count() or 1)
+        self._workers = workers
         self._processes: dict[str, tuple[subprocess.Popen[bytes], Path | None]] = {}
 
     def start(self, order: WorkerOrder) -> None:
@@ -75,10 +77,19 @@ class LocalLauncher:
         environment = dict(os.environ)
         environment[TOKEN_VARIABLE] = order.token
         environment[PARENT_VARIABLE] = str(os.getpid())
-        if self._one_thread:
-            flags = environment.get("XLA_FLAGS", "")
-            environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-        return environment
+        return environment | one_thread_each(environment, self._workers)
+
+
+def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
+    if workers * 2 <= (os.cpu_count() or 1) or with_one_thread(environment):
+        return {}
+    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()}
+
+
+def with_one_thread(environment: Mapping[str, str]) -> bool:
+    """Whether a process with this environment computes on one thread."""
+    return _ONE_THREAD in environment.get("XLA_FLAGS", "").split()
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

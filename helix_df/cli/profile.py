@@ -1,0 +1,113 @@
+"""``helix-df profile``: milliseconds a layer on this device, as YAML for a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from helix_df.profiles.measurement import DeviceProfile
+    from helix_df.spec.job import Job
+
+
+def profile(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_JOB", help="A job file, a plan (.json), or a model: package:…, hf:…")
+    ],
+    node: Annotated[str | None, typer.Option(help="The node of the job that this machine is.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to run at once; by default 1,2,4.")] = None,
+    prefill: Annotated[str | None, typer.Option(help="Prompt tokens; by default 16,64,256.")] = None,
+    decode: Annotated[str | None, typer.Option(help="Requests decoded together; by default 1,4,8,16.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each batch.")] = 7,
+    dtype: Annotated[str, typer.Option(help="For a model without a job.")] = "float32",
+    out: Annotated[Path | None, typer.Option(help="Write the YAML here instead of printing it.")] = None,
+) -> None:
+    """Time a model's layers on this device with the runtime's own engine.
+
+    Compiling doesn't count; every number is a median. The YAML goes under a job's `gpus`.
+    """
+    from helix_df.cli.console import messages, output
+    from helix_df.cli.numbers import whole_numbers
+    from helix_df.drift import profile_differences
+    from helix_df.profiling import profile_device, profile_yaml
+
+    job = _job(source, dtype)
+    progress = messages()
+    measured = profile_device(
+        job,
+        node,
+        layers=whole_numbers("--layers", layers),
+        prefill=whole_numbers("--prefill", prefill),
+        decode=whole_numbers("--decode", decode),
+        repeat=repeat,
+        on_sample=lambda s: progress.print(f"{s.kind} of {s.size}, layers {s.layers}: {1e3 * s.median_s:.3g} ms"),
+    )
+    _render(measured, output())
+    if out is None:
+        output().print(f"\n{profile_yaml(measured)}", soft_wrap=True, end="")
+    else:
+        _write(out, profile_yaml(measured))
+        output().print(f"\nwritten to {out}")
+    for difference in profile_differences(job, measured):
+        progress.print(f"warning: {difference}", soft_wrap=True)
+
+
+def _job(source: str, dtype: str) -> Job:
+    from helix_df.load import load_job
+    from helix_df.plan import read_plan
+    from helix_df.profiling import model_job
+
+    path = Path(source)
+    if path.suffix == ".json":
+        return read_plan(path).job
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return load_job(path)
+    return model_job(source, dtype)
+
+
+def _render(measured: DeviceProfile, console: Console) -> None:
+    from rich.table import Table
+
+    from helix_df.cli.console import print_trimmed
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("batch", "size", "layers", "ms", "ms a layer", "spread"):
+        table.add_column(title, header_style="dim", justify="left" if title == "batch" else "right")
+    for sample in sorted(measured.samples, key=lambda s: (s.kind != "prefill", s.size, s.layers)):
+        table.add_row(
+            sample.kind,
+            f"{sample.size} {'tokens' if sample.kind == 'prefill' else 'requests'}",
+            str(sample.layers),
+            f"{1e3 * sample.median_s:.3f}",
+            f"{sample.layer_ms:.3f}",
+            f"{sample.spread:.0%}",
+        )
+    console.print(f"{measured.model} on {measured.device}\n", soft_wrap=True)
+    print_trimmed(console, table)
+    console.print(
+        f"\ndecode after {measured.context} tokens of context\n"
+        f"memory {measured.memory.total_bytes / 1e9:.2f} GB ({measured.memory.source}), "
+        f"a layer's weights {measured.weights_bytes / 1e6:.1f} MB\n{_kv(measured.kv_tokens)}",
+        soft_wrap=True,
+    )
+
+
+def _kv(kv_tokens: tuple[int, ...]) -> str:
+    if not kv_tokens:
+        return "no layer fits with KV cache for a request"
+    shown = sorted({1, max(1, len(kv_tokens) // 2), len(kv_tokens)})
+    beside = (f"{kv_tokens[n - 1]:,} tokens beside {n} layer{'s' if n > 1 else ''}" for n in shown)
+    return f"KV cache left: {', '.join(beside)}"
+
+
+def _write(path: Path, text: str) -> None:
+    from helix_df.errors import SpecError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError("the file can't be written", where=str(path), found=error.strerror) from error

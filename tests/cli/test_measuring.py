@@ -1,0 +1,110 @@
+"""``helix-df profile`` and ``helix-df probe``: what they print, and how mistakes end."""
+
+from __future__ import annotations
+
+import pytest
+
+from helix_df.cli.main import main
+from helix_df.load import load_job
+from helix_df.profiles.measurement import Difference
+from helix_df.runtime.prober import Link
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    """Runs a command; gives its exit code, stdout and stderr."""
+    monkeypatch.setenv("HELIX_DF_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("HELIX_DF_TOKEN", raising=False)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+def test_profile_writes_yaml_that_a_job_takes(cli, tmp_path):
+    out = tmp_path / "gpus.yaml"
+    sizes = ("--layers", "1", "--prefill", "16", "--decode", "1", "--repeat", "2")
+    code, text, _ = cli("profile", "random:tiny", *sizes, "--out", str(out))
+    assert code == 0
+    assert "ms a layer" in text
+    rest = "model: {source: random:tiny}\nnodes: {a: {gpu: measured}}\nlinks: {default: {bandwidth: 1Gbps}}\n"
+    job = tmp_path / "job.yaml"
+    job.write_text(out.read_text() + rest)
+    assert load_job(job).gpus["measured"].profile.prefill_ms[0][0] == 16
+    assert cli("plan", str(job), "--out", str(tmp_path / "plan.json"))[0] == 0
+
+
+def test_profile_warns_where_the_job_says_something_else(cli, tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "model: {source: random:tiny}\n"
+        "gpus: {g: {memory: 1GiB, profile: {prefill_ms: [[16, 90000]], decode_ms: [[1, 90000]]}}}\n"
+        "nodes: {a: {gpu: g}}\nlinks: {default: {bandwidth: 1Gbps}}\n"
+    )
+    code, _, err = cli("profile", str(job), "--layers", "1", "--prefill", "16", "--decode", "1", "--repeat", "1")
+    assert code == 0
+    assert err.count("warning: g, ") == 2
+    assert "expected 90000 ms a layer" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("profile", "random:tiny", "--layers", "1,x"), "not a list of sizes"),
+        (("profile", "random:tiny", "--decode", "0"), "not a list of sizes"),
+        (("profile", "random:tiny", "--layers", "99"), "fewer layers"),
+        (("profile", "nothing.yaml"), "no such file"),
+        (("profile", "what"), "model.source"),
+        (("profile", "random:tiny", "--node", "z"), "no such node"),
+        (("probe", "--listen", "nowhere"), "not an address"),
+        (("probe", "10.0.0.1:x"), "not an address"),
+        (("probe", "10.0.0.1:7000"), "need a secret"),
+        (("probe", "--loopback", "job"), "either targets"),
+        (("probe", "job"), "no job job"),
+        (("probe",), "no job is running"),
+    ],
+)
+def test_mistakes_are_one_message(cli, arguments, words):
+    code, _, err = cli(*arguments)
+    assert code in (2, 6, 7)
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_apply_warns_of_each_difference_and_goes_on(monkeypatch, capsys):
+    from helix_df import deployment
+    from helix_df.cli.apply import _warn
+    from helix_df.cli.console import messages
+    from helix_df.errors import DeploymentError
+
+    def gone(name):
+        raise DeploymentError("gone")
+
+    monkeypatch.setattr(deployment, "differences", lambda name: (Difference(f"{name}: a", 1.0, 2.0, "ms"),))
+    _warn("job", messages())
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == "warning: job: a: measured 2 ms, expected 1 ms (2.0 times apart)"
+    assert "helix-df profile" in hint
+    monkeypatch.setattr(deployment, "differences", lambda name: ())
+    _warn("job", messages())
+    monkeypatch.setattr(deployment, "differences", gone)
+    _warn("job", messages())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_probe_prints_a_table_and_yaml(cli, monkeypatch):
+    from helix_df import probing
+
+    def probed(addresses, token, *, on_link):
+        return probing.Probed((Link(("coordinator", "a"), ((64, 0.0002), (1_000_064, 0.0022))),), (), ("a remark",))
+
+    monkeypatch.setattr(probing, "probe_addresses", probed)
+    code, out, err = cli("probe", "a=127.0.0.1:7000")
+    assert code == 0
+    assert out.splitlines()[-1] == "    - {between: [coordinator, a], bandwidth: 1000MB/s, latency: 100us}"
+    assert err == "note: a remark\n"
+    assert cli("probe", "127.0.0.1:7000")[1].endswith("links:\n  default: {bandwidth: 1000MB/s, latency: 100us}\n")
