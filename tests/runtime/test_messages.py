@@ -64,15 +64,17 @@ def packed(*parts: object) -> list[bytes]:
         ([b"\xff\x00garbage"], "not a helix-df message"),
         (packed(1, "t"), "not a helix-df message"),
         (packed(99, "t", "stop", {}), "another protocol version"),
-        (packed(1, "other", "stop", {}), "another job"),
-        (packed(1, "t", "dance", {}), "unknown message"),
-        (packed(1, "t", "ready", {"node": "a"}), "wrong fields"),
+        (packed(m.VERSION, "other", "stop", {}), "another job"),
+        (packed(m.VERSION, "t", "dance", {}), "unknown message"),
+        (packed(m.VERSION, "t", "ready", {"node": "a"}), "wrong fields"),
         (
-            packed(1, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}),
+            packed(
+                m.VERSION, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}
+            ),
             "wrong",
         ),
-        (packed(1, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
-        ([*packed(1, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
+        (packed(m.VERSION, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
+        ([*packed(m.VERSION, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
     ],
 )
 def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: str) -> None:
