@@ -9,12 +9,12 @@ from typing import Literal
 
 Codec = Literal["none", "bfloat16", "int8"]
 """``none``: as the model computes. ``bfloat16``: rounded to 8 bits of precision. ``int8``: blocks of ``BLOCK`` values,
-each with a float32 scale."""
+each with a bfloat16 scale."""
 
-BLOCK = 64
+BLOCK = 16
 """Values that share a scale. Residual streams have a few huge dimensions, which spoil only the block they are in."""
 
-SCALE_BYTES = 4
+SCALE_BYTES = 2
 
 
 def packed_bytes(values: int, element_bytes: int, codec: Codec) -> int:

@@ -16,8 +16,8 @@ from helix_df.codecs import BLOCK, SCALE_BYTES, Codec, packed_bytes
 def pack(tensor: np.ndarray, codec: Codec) -> np.ndarray:
     """The bytes of ``tensor`` [T, hidden]: without a codec a view of it, else an array of their own.
 
-    ``int8`` gives float32 scales [T, blocks], then int8 values [T, hidden]: a block's scale is its largest magnitude
-    over 127, and a value is off by at most half a scale.
+    ``int8`` gives bfloat16 scales [T, blocks], then int8 values [T, hidden]: a block's scale is its largest magnitude
+    over 127, rounded up, and a value is off by at most half a scale.
     """
     match codec:
         case "none":
@@ -59,13 +59,14 @@ def dtype_of(name: str) -> np.dtype[Any]:
 def _pack_int8(tensor: np.ndarray) -> np.ndarray:
     tokens, hidden = tensor.shape
     blocks = _in_blocks(tensor.astype(np.float32, copy=False))
-    scales = np.max(np.abs(blocks), axis=2) / np.float32(127)
+    high_bits = _round_up(np.max(np.abs(blocks), axis=2) / np.float32(127))
+    scales = _from_high_bits(high_bits)
     # What isn't finite makes its block's scale so, and the block comes back as NaN.
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         inverse = np.where(scales > 0, 1 / scales, 0)
         values = np.clip(np.rint(blocks * inverse[:, :, None]), -127, 127).astype(np.int8)
     flat = values.reshape(tokens, -1)[:, :hidden]
-    return np.concatenate([scales.astype(np.float32).view(np.uint8).reshape(-1), flat.view(np.uint8).reshape(-1)])
+    return np.concatenate([high_bits.view(np.uint8).reshape(-1), flat.view(np.uint8).reshape(-1)])
 
 
 def _unpack_int8(packed: Any, tokens: int, hidden: int) -> np.ndarray:
@@ -73,11 +74,22 @@ def _unpack_int8(packed: Any, tokens: int, hidden: int) -> np.ndarray:
     found = memoryview(packed).nbytes
     if found != tokens * packed_bytes(hidden, 4, "int8"):
         raise ValueError(f"{found} bytes for {tokens} tokens of {hidden} int8 values")
-    scales = np.frombuffer(packed, np.float32, count=scale_bytes // 4).reshape(tokens, -1)
+    scales = _from_high_bits(np.frombuffer(packed, np.uint16, count=scale_bytes // SCALE_BYTES).reshape(tokens, -1))
     values = np.frombuffer(packed, np.int8, offset=scale_bytes).reshape(tokens, hidden)
     with np.errstate(invalid="ignore"):
         tensor: np.ndarray = (_in_blocks(values) * scales[:, :, None]).reshape(tokens, -1)[:, :hidden]
     return tensor
+
+
+def _round_up(scales: np.ndarray) -> np.ndarray:
+    """The upper half of each positive float32, rounded up: a bfloat16 that cuts nothing off."""
+    upper = (scales.astype(np.float32, copy=False).view(np.uint32) + np.uint32(0xFFFF)) >> np.uint32(16)
+    return np.where(np.isnan(scales), np.uint16(0x7FC0), upper.astype(np.uint16))
+
+
+def _from_high_bits(upper: np.ndarray) -> np.ndarray:
+    scales: np.ndarray = (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return scales
 
 
 def _in_blocks(tensor: np.ndarray) -> np.ndarray:

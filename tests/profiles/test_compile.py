@@ -95,7 +95,7 @@ links:
   nodes: [{between: [a, c], bandwidth: 1GB/s, codec: bfloat16}]
 """
     problem = compile_problem(parse_job(text))
-    assert problem.link_capacity("a", "b") == 1e9 / (8192 + 4 * 128)
+    assert problem.link_capacity("a", "b") == 1e9 / (8192 + 2 * 512)
     assert problem.link_capacity("a", "c") == 1e9 / (8192 * 2)
     assert problem.link_capacity(COORDINATOR, "a") == 1e9 / 2
     matrix = link_matrix(problem)
@@ -125,7 +125,7 @@ def test_the_simulator_sees_codecs_and_speeds_as_the_plan_does():
     )
     setup = setup_of(plan)
     ratios = {(link.tail, link.head): link.ratio for link in setup.links}
-    assert ratios == {(COORDINATOR, "a"): 1.0, ("a", "b"): (64 + 4) / (64 * 4), ("b", COORDINATOR): 1.0}
+    assert ratios == {(COORDINATOR, "a"): 1.0, ("a", "b"): (64 + 2 * 4) / (64 * 4), ("b", COORDINATOR): 1.0}
     assert setup_of(plan, codec_ratio=0.5).links[1].ratio == 0.5
     a, b = setup.stages
     assert b.timing.decode_s(3) == pytest.approx(2 * a.timing.decode_s(3))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helix_df.codecs import Codec, packed_bytes
+from helix_df.codecs import BLOCK, Codec, packed_bytes
 from helix_df.errors import ProtocolError
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
@@ -55,9 +55,9 @@ def test_bfloat16_rounds_to_eight_bits_and_no_codec_to_none() -> None:
 def test_int8_is_off_by_at_most_half_a_step_of_its_block(shape: tuple[int, int]) -> None:
     tensor = hidden_states(*shape)
     back = unpack(pack(tensor, "int8"), "float32", shape, "int8")
-    for start in range(0, shape[1], 64):
-        block, found = tensor[:, start : start + 64], back[:, start : start + 64]
-        step = np.abs(block).max(axis=1, keepdims=True) / 127
+    for start in range(0, shape[1], BLOCK):
+        block, found = tensor[:, start : start + BLOCK], back[:, start : start + BLOCK]
+        step = np.abs(block).max(axis=1, keepdims=True) / 127 * (1 + 2**-7)  # the scale is rounded up
         assert np.all(np.abs(found - block) <= step * (0.5 + 1e-4))
 
 
@@ -73,8 +73,8 @@ def test_zeros_and_what_is_not_finite_survive_int8() -> None:
     tensor[0, 70], tensor[0, 150] = np.inf, 3.0
     back = unpack(pack(tensor, "int8"), "float32", (1, 192), "int8")
     assert np.array_equal(back[0, :64], np.zeros(64))
-    assert np.all(np.isnan(back[0, 64:128]))
-    assert back[0, 150] == pytest.approx(3.0)
+    assert np.all(np.isnan(back[0, 64:80]))
+    assert back[0, 150] == pytest.approx(3.0, rel=0.005)
 
 
 @pytest.mark.parametrize("codec", CODECS)
