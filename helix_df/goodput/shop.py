@@ -50,6 +50,7 @@ class Shop:
         kv_tokens: tokens of cache of node ``i`` beside ``k`` layers, shape (nodes, layers + 1).
         latency_s: from node to node, the coordinator last; where there is no link, 0.
         bytes_per_s: likewise.
+        token_bytes: likewise, what one token takes on the way, packed by the link's codec.
         admitted: share of the KV cache that is in use when no more requests are admitted.
         request_tokens: KV cache of a request in flight, on average.
         copy_s: seconds a node takes to receive the activations of one token.
@@ -65,6 +66,7 @@ class Shop:
     kv_tokens: Floats
     latency_s: Floats
     bytes_per_s: Floats
+    token_bytes: Floats
     admitted: float
     request_tokens: float
     copy_s: float
@@ -96,7 +98,7 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
                 timings.append(timing_of(node, k))
             row[i, k] = known[key]
             kv_tokens[i, k] = node.kv_tokens[k - 1]
-    latency, rate = _links(problem)
+    latency, rate, token_bytes = _links(problem)
     return Shop(
         problem,
         workload,
@@ -108,6 +110,7 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
         kv_tokens,
         latency,
         rate,
+        token_bytes,
         admitted=_admitted(options),
         request_tokens=workload.input_tokens + workload.output_tokens / 2,
         copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
@@ -125,12 +128,15 @@ def _batch(timing: LayerTiming, options: Options) -> float:
     return float(min(limits, default=LARGEST_BATCH))
 
 
-def _links(problem: Problem) -> tuple[Floats, Floats]:
+def _links(problem: Problem) -> tuple[Floats, Floats, Floats]:
     names = [*(node.name for node in problem.nodes), COORDINATOR]
     latency, rate = np.zeros((len(names), len(names))), np.zeros((len(names), len(names)))
+    token_bytes = np.full((len(names), len(names)), float(problem.token_bytes))
     for a, first in enumerate(names):
         for b, second in enumerate(names):
             link = problem.links.find(first, second) if a != b else None
             if link is not None:
                 latency[a, b], rate[a, b] = link.latency_s, link.bytes_per_s
-    return latency, rate
+                if COORDINATOR not in (first, second):
+                    token_bytes[a, b] = problem.packed_bytes(link.codec)
+    return latency, rate, token_bytes

@@ -103,10 +103,7 @@ class _Network:
         self.prompt_s = routed.layers_run * shop.prefill_s[self.rows] + shop.copy_s * work.input_tokens
         self.prompt_square = self.prompt_s**2 * work.input_square / work.input_tokens**2
         self.convoy = CONVOY[0] + CONVOY[1] * float(routed.share.sum())
-        end = len(shop.problem.nodes)
-        inner = (routed.tail != end) & (routed.head != end)
-        size = np.where(inner, shop.problem.activation_bytes, shop.problem.token_bytes)
-        self.token_s = size / shop.bytes_per_s[routed.tail, routed.head]
+        self.token_s = shop.token_bytes[routed.tail, routed.head] / shop.bytes_per_s[routed.tail, routed.head]
         self.latency_s = shop.latency_s[routed.tail, routed.head]
         self.most_in_flight = self._most_in_flight()
         self.most_requests = self._most_requests()

@@ -155,7 +155,8 @@ class Workshop:
         brief = self.brief
         kv_tokens = node.kv_tokens[layers - 1]
         timing: TimingChoice = "measured" if brief.own.timing == "measured" else "planned"
-        return stage_timing(brief.job, brief.geometry, brief.requests, node.gpu, layers, kv_tokens, timing)
+        found = stage_timing(brief.job, brief.geometry, brief.requests, node.gpu, layers, kv_tokens, timing)
+        return found.stretched(1 / brief.job.nodes[node.name].speed)
 
     def perform(self, task: Task, stop: Callable[[], bool]) -> list[Scored]:
         """What a task finds; less when stopped."""

@@ -5,6 +5,8 @@ Owns the translation of ``Problem`` into matrices, fast enough for 1,000 nodes. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,22 +56,22 @@ def link_matrix(problem: Problem) -> Floats:
     names = [*(node.name for node in problem.nodes), COORDINATOR]
     regions = sorted({table.regions[name] for name in names})
     code = np.array([regions.index(table.regions[name]) for name in names])
-    default = _rate(table.default)
-    by_region = np.full((len(regions), len(regions)), default)
-    for (a, b), link in table.by_region.items():
-        if a in regions and b in regions:
-            by_region[regions.index(a), regions.index(b)] = by_region[regions.index(b), regions.index(a)] = _rate(link)
-    rates: Floats = by_region[code[:, None], code[None, :]]
     place = {name: i for i, name in enumerate(names)}
-    for (first, second), link in table.by_node.items():
-        if first in place and second in place:
-            rates[place[first], place[second]] = rates[place[second], place[first]] = _rate(link)
-    rates[:-1, :-1] /= problem.activation_bytes
-    rates[-1, :] /= problem.token_bytes
-    rates[:-1, -1] /= problem.token_bytes
+
+    def spread(rate: Callable[[Link | None], float]) -> Floats:
+        by_region = np.full((len(regions), len(regions)), rate(table.default))
+        for (a, b), link in table.by_region.items():
+            if a in regions and b in regions:
+                by_region[regions.index(a), regions.index(b)] = rate(link)
+                by_region[regions.index(b), regions.index(a)] = rate(link)
+        rates: Floats = by_region[code[:, None], code[None, :]]
+        for (first, second), link in table.by_node.items():
+            if first in place and second in place:
+                rates[place[first], place[second]] = rates[place[second], place[first]] = rate(link)
+        return rates
+
+    rates = spread(lambda link: link.bytes_per_s / problem.packed_bytes(link.codec) if link is not None else 0.0)
+    tokens = spread(lambda link: link.bytes_per_s / problem.token_bytes if link is not None else 0.0)
+    rates[-1, :], rates[:, -1] = tokens[-1, :], tokens[:, -1]
     np.fill_diagonal(rates, 0.0)
     return rates
-
-
-def _rate(link: Link | None) -> float:
-    return float(link.bytes_per_s) if link is not None else 0.0

@@ -57,13 +57,15 @@ def compile_problem(job: Job) -> Problem:
         links=link_table(job),
         token_bytes=TOKEN_BYTES,
         activation_bytes=geometry.activation_bytes(job.model.element_bytes),
+        element_bytes=job.model.element_bytes,
         partial_inference=job.solver.partial_inference,
         limits=_limits(job, requests),
     )
 
 
 def _node_profile(name: str, node: Node, throughput: Throughput) -> NodeProfile:
-    return NodeProfile(name, node.gpu, node.region, throughput.tokens_per_s, throughput.kv_tokens, node.nic)
+    rates = tuple(node.speed * rate for rate in throughput.tokens_per_s)
+    return NodeProfile(name, node.gpu, node.region, rates, throughput.kv_tokens, node.nic)
 
 
 def _limits(job: Job, requests: Requests) -> Limits:
@@ -98,7 +100,7 @@ def link_table(job: Job) -> LinkTable:
 
 
 def _link(quality: LinkQuality) -> Link:
-    return Link(quality.bandwidth, quality.latency)
+    return Link(quality.bandwidth, quality.latency, quality.codec)
 
 
 def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> Throughput:

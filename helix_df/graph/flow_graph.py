@@ -3,8 +3,8 @@
 Source: Helix (arXiv 2406.01566), section 4.1. A node that holds layers ``[s, e)`` is an edge ``in → out`` whose
 capacity is its throughput with ``e − s`` layers. ``source → i`` exists iff ``s_i = 0``, ``i → sink`` iff ``e_i = L``,
 ``i → j`` iff ``e_i = s_j`` or, with partial inference, ``s_j ≤ e_i < e_j``: the request then runs layers
-``[e_i, e_j)`` only on ``j``. The capacity of a link is its bandwidth over the bytes of a token. A limit on hops leaves
-links out, so that no way through the graph is longer.
+``[e_i, e_j)`` only on ``j``. The capacity of a link is its bandwidth over the bytes of a token, packed by its
+codec. A limit on hops leaves links out, so that no way through the graph is longer.
 """
 
 from __future__ import annotations
@@ -119,5 +119,5 @@ def _edge(problem: Problem, tail: str, head: str) -> FlowEdge | None:
     link = problem.links.find(tail, head)
     if link is None:
         return None
-    token_bytes = problem.token_bytes if COORDINATOR in (tail, head) else problem.activation_bytes
+    token_bytes = problem.token_bytes if COORDINATOR in (tail, head) else problem.packed_bytes(link.codec)
     return FlowEdge(tail, head, link.bytes_per_s / token_bytes, link.latency_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from helix_df.codecs import Codec, packed_bytes
 from helix_df.layers import LayerRange
 
 COORDINATOR = "coordinator"
@@ -19,10 +20,11 @@ Placement = Mapping[str, LayerRange]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction of a connection."""
+    """One direction of a connection. Hidden states travel on it packed by ``codec``."""
 
     bytes_per_s: float
     latency_s: float
+    codec: Codec = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class Limits:
 class Problem:
     """A placement problem.
 
-    ``token_bytes`` travel to and from the coordinator for each token, ``activation_bytes`` between two nodes.
+    ``token_bytes`` travel to and from the coordinator for each token; ``activation_bytes`` between two nodes, in
+    elements of ``element_bytes``, unless the link has a codec.
     """
 
     num_layers: int
@@ -116,6 +119,7 @@ class Problem:
     activation_bytes: int
     partial_inference: bool = True
     limits: Limits = Limits()
+    element_bytes: int = 4
 
     def node(self, name: str) -> NodeProfile:
         """The node of that name.
@@ -129,7 +133,7 @@ class Problem:
         raise KeyError(name)
 
     def node_capacity(self, node: NodeProfile, layers: int) -> float:
-        """Tokens/s through ``node`` with ``layers`` layers, its network card included."""
+        """Tokens/s through ``node`` with ``layers`` layers, its network card (without codecs) included."""
         capacity = node.throughput(layers)
         if node.nic_bytes_per_s is not None:
             capacity = min(capacity, node.nic_bytes_per_s / self.activation_bytes)
@@ -140,5 +144,10 @@ class Problem:
         link = self.links.find(a, b)
         if link is None:
             return 0.0
-        end_to_coordinator = COORDINATOR in (a, b)
-        return link.bytes_per_s / (self.token_bytes if end_to_coordinator else self.activation_bytes)
+        return link.bytes_per_s / (self.token_bytes if COORDINATOR in (a, b) else self.packed_bytes(link.codec))
+
+    def packed_bytes(self, codec: Codec) -> int:
+        """Bytes of one token's hidden state on a link with this codec."""
+        if codec == "none":
+            return self.activation_bytes
+        return packed_bytes(self.activation_bytes // self.element_bytes, self.element_bytes, codec)

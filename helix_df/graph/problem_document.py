@@ -26,6 +26,7 @@ def to_document(problem: Problem) -> dict[str, Any]:
         },
         "token_bytes": problem.token_bytes,
         "activation_bytes": problem.activation_bytes,
+        "element_bytes": problem.element_bytes,
         "partial_inference": problem.partial_inference,
         "limits": {
             "max_hops": limits.max_hops,
@@ -55,6 +56,7 @@ def from_document(document: dict[str, Any]) -> Problem:
         ),
         token_bytes=document["token_bytes"],
         activation_bytes=document["activation_bytes"],
+        element_bytes=document["element_bytes"],
         partial_inference=document["partial_inference"],
         limits=Limits(
             max_hops=limits["max_hops"],
@@ -77,9 +79,9 @@ def read_placement(document: dict[str, list[int]]) -> Placement:
     return {name: LayerRange(start, stop) for name, (start, stop) in document.items()}
 
 
-def _link(link: Link | None) -> list[float] | None:
-    return None if link is None else [link.bytes_per_s, link.latency_s]
+def _link(link: Link | None) -> list[Any] | None:
+    return None if link is None else [link.bytes_per_s, link.latency_s, link.codec]
 
 
-def _read_link(link: list[float] | None) -> Link | None:
+def _read_link(link: list[Any] | None) -> Link | None:
     return None if link is None else Link(*link)

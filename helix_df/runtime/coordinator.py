@@ -16,14 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_df.errors import DeploymentError, HelixError, ProtocolError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR
 from helix_df.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.coordinator_state import Abort, CoordinatorAction, CoordinatorState, Deliver
+from helix_df.runtime.emulation import EmulatedEndpoint
 from helix_df.runtime.launchers.base import Launcher, WorkerOrder
 from helix_df.runtime.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.launchers.external import ExternalLauncher
 from helix_df.runtime.launchers.local import LocalLauncher
-from helix_df.runtime.messages import Frames, Message, decode_bundle, encode_bundles
+from helix_df.runtime.messages import Frames, Hello, Message, decode_bundle, encode_bundles
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transport import Endpoint, listen
 from helix_df.runtime.worker import EngineBuilder
@@ -65,6 +68,7 @@ class Coordinator:
         self._launchers: dict[str, Launcher] = {}
         self._orders: dict[str, WorkerOrder] = {}
         self._changed = asyncio.Event()
+        self._emulated: EmulatedEndpoint | None = None
         self._closing = False
         self._ticker: asyncio.Task[None] | None = None
 
@@ -79,6 +83,9 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         host = _bind_address(self.plan.job.coordinator.address)
         self._endpoint: Endpoint = listen("local://*" if self._embedded else host)
+        if self.plan.job.runtime.emulate:
+            self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
+            self._endpoint = self._emulated
         self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
         self._receiver.start()
         self._launchers = self._make_launchers()
@@ -170,6 +177,8 @@ class Coordinator:
         for frames in arrived:
             try:
                 for message in decode_bundle(frames, self.token):
+                    if self._emulated is not None and isinstance(message, Hello):
+                        self._emulated.place(message.node, message.address)
                     actions += self._state.on_message(message, time.monotonic())
             except ProtocolError as error:
                 log.warning("ignored: %s", error)

@@ -1,7 +1,7 @@
 """What travels between coordinator and workers: tagged, versioned messages of a msgpack header and at most one tensor.
 
-Owns the wire format and its checks. Doesn't know sockets, and never unpickles: a tensor is raw bytes whose dtype and
-shape the header names.
+Owns the wire format and its checks. Doesn't know sockets, and never unpickles: a tensor is raw bytes whose dtype,
+shape and codec the header names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import msgpack
 import numpy as np
 
+from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.runtime.packing import pack, unpack
 from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
@@ -110,6 +112,7 @@ class Forward:
 
     ``request`` names one attempt at a request. ``position`` is that of the tensor's first token. ``route`` comes with
     a request's first message to a worker; ``wants_token`` on the last piece of a prompt and on every decode step.
+    ``codec`` is what the tensor is packed in on the way; it arrives unpacked.
     """
 
     TAG: ClassVar[str] = "forward"
@@ -118,6 +121,7 @@ class Forward:
     wants_token: bool
     route: Route | None
     tensor: np.ndarray
+    codec: Codec = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +185,18 @@ def encode(message: Message, token: str) -> Frames:
     for field in fields(message):
         value = getattr(message, field.name)
         if isinstance(value, np.ndarray):
-            tensor = np.ascontiguousarray(value)
+            tensor = value
             packed[field.name] = [tensor.dtype.name, tensor.shape]
         else:
             packed[field.name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
     if isinstance(message, Probe):
         return [head, message.payload]
-    return [head] if tensor is None else [head, tensor.view(np.uint8).reshape(-1).data]
+    return [head] if tensor is None else [head, pack(tensor, packed["codec"]).data]
 
 
 def decode(frames: Sequence[Any], token: str) -> Message:
-    """The message of received frames; its tensor is a view of the received buffer.
+    """The message of received frames; its tensor is a view of the received buffer, unless a codec packed it.
 
     Raises:
         ProtocolError: for another version, another job, an unknown tag, or fields that don't fit.
@@ -208,7 +212,7 @@ def decode(frames: Sequence[Any], token: str) -> Message:
     if tag not in _TYPES:
         raise ProtocolError("an unknown message", found=tag, expected=", ".join(sorted(_TYPES)))
     try:
-        message: Message = _TYPES[tag](**{name: _unpack(name, value, frames) for name, value in packed.items()})
+        message: Message = _TYPES[tag](**{name: _unpack(name, value, packed, frames) for name, value in packed.items()})
         return message
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
@@ -241,18 +245,10 @@ def decode_bundle(frames: Sequence[Any], token: str) -> list[Message]:
     return messages
 
 
-def _tensor(dtype: str, shape: Sequence[int], frames: Sequence[Any]) -> np.ndarray:
+def _tensor(dtype: str, shape: Sequence[int], codec: Codec, frames: Sequence[Any]) -> np.ndarray:
     if dtype not in TENSOR_DTYPES or len(frames) != 2:
         raise ValueError(f"a tensor of {dtype} in {len(frames)} frames")
-    kind = _bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
-    return np.frombuffer(frames[1], dtype=kind).reshape(shape)
-
-
-def _bfloat16() -> np.dtype[Any]:
-    import ml_dtypes
-
-    kind: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return kind
+    return unpack(frames[1], dtype, tuple(shape), codec)
 
 
 def _pack(value: Any) -> Any:
@@ -273,13 +269,13 @@ def _pack(value: Any) -> Any:
             return value
 
 
-def _unpack(name: str, value: Any, frames: Sequence[Any]) -> Any:
+def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[Any]) -> Any:
     if value is None:
         return None
     match name:
         case "tensor":
             dtype, shape = value
-            return _tensor(dtype, shape, frames)
+            return _tensor(dtype, shape, packed["codec"], frames)
         case "layers":
             return LayerRange(*value)
         case "route":

@@ -15,7 +15,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.emulation import EmulatedEndpoint
 from helix_df.runtime.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -93,6 +96,7 @@ class Worker:
     ) -> None:
         self._node = node
         self._endpoint = endpoint
+        self._emulated: EmulatedEndpoint | None = None
         self._coordinator = coordinator
         self._token = token
         self._build_engine = build_engine
@@ -113,11 +117,15 @@ class Worker:
             welcome = self._greet()
             if welcome is None:
                 return
+            job = Job.model_validate(welcome.job)
+            links = link_table(job)
+            if job.runtime.emulate:
+                self._emulate(links)
             beating.start()
             self._busy = True
             engine = self._build_engine(welcome, self._report)
             self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
-            self._serve(engine, _state(welcome, self._coordinator))
+            self._serve(engine, _state(welcome, job, links, self._coordinator))
         except Exception as error:
             self._say(Failed(self._node, str(error) or type(error).__name__))
             raise
@@ -137,6 +145,10 @@ class Worker:
                     return None
                 self._refuse_if_told(message)
         return None
+
+    def _emulate(self, links: LinkTable) -> None:
+        self._endpoint = self._emulated = EmulatedEndpoint(self._endpoint, self._node, links)
+        self._emulated.place(COORDINATOR, self._coordinator)
 
     def _serve(self, engine: StepEngine, state: WorkerState) -> None:
         still_cold = engine.warm_up()
@@ -158,6 +170,8 @@ class Worker:
     def _take(self, message: Message, engine: StepEngine, state: WorkerState) -> None:
         match message:
             case Forward():
+                if self._emulated is not None and message.route is not None:
+                    self._emulated.place_all(message.route)
                 state.on_forward(message)
             case Release():
                 self._act(engine, state.on_release(message))
@@ -221,12 +235,13 @@ def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:
     return time_stage(engine.run, engine.release, welcome.layers, geometry, time.perf_counter)
 
 
-def _state(welcome: Welcome, coordinator: str) -> WorkerState:
-    runtime = Job.model_validate(welcome.job).runtime
+def _state(welcome: Welcome, job: Job, links: LinkTable, coordinator: str) -> WorkerState:
+    declared = ((name, links.find(welcome.node, name)) for name in job.nodes if name != welcome.node)
     return WorkerState(
         node=welcome.node,
         coordinator=coordinator,
         num_layers=welcome.num_layers,
-        max_batch=runtime.max_batch,
-        max_prefill_tokens=runtime.max_prefill_tokens,
+        max_batch=job.runtime.max_batch,
+        max_prefill_tokens=job.runtime.max_prefill_tokens,
+        codecs={name: link.codec for name, link in declared if link is not None and link.codec != "none"},
     )

@@ -8,10 +8,11 @@ from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
+from helix_df.runtime.emulation import SlowedEngine
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.messages import Welcome
-from helix_df.runtime.worker import Report
+from helix_df.runtime.worker import Report, StepEngine
 from helix_df.spec.job import Job
 
 LAYERS_PER_CALL = {"cpu": 1}
@@ -19,8 +20,8 @@ LAYERS_PER_CALL = {"cpu": 1}
 accelerator each call costs a launch."""
 
 
-def build_engine(welcome: Welcome, report: Report) -> Engine:
-    """Load and warm up the engine of one stage, telling ``report`` how far it is.
+def build_engine(welcome: Welcome, report: Report) -> StepEngine:
+    """Load and warm up the engine of one stage, telling ``report`` how far it is; slowed if the job emulates that.
 
     Raises:
         ModelError: when weights are missing or not as the model's configuration says.
@@ -40,4 +41,7 @@ def build_engine(welcome: Welcome, report: Report) -> Engine:
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)
+    speed = job.nodes[welcome.node].speed
+    if job.runtime.emulate and speed < 1:
+        return SlowedEngine(engine, speed, on_cpu=jax.default_backend() == "cpu")
     return engine

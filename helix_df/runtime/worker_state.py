@@ -7,9 +7,10 @@ pieces under a token budget. A request has at most one step in a batch, and its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
 from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route, Sampled
 from helix_df.runtime.steps import Step, StepResult
@@ -49,7 +50,7 @@ class WorkerState:
     """What one worker knows of the requests it serves.
 
     ``max_batch`` bounds the steps of a batch, ``max_prefill_tokens`` the prompt tokens in it (a single longer piece
-    still runs, alone).
+    still runs, alone). ``codecs`` are those of the links to other nodes, where there is one.
     """
 
     node: str
@@ -57,6 +58,7 @@ class WorkerState:
     num_layers: int
     max_batch: int
     max_prefill_tokens: int
+    codecs: Mapping[str, Codec] = field(default_factory=dict)
     _held: dict[str, _Held] = field(default_factory=dict)
     _decode: deque[Forward] = field(default_factory=deque)
     _prefill: deque[Forward] = field(default_factory=deque)
@@ -159,7 +161,8 @@ class WorkerState:
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
         assert result.hidden is not None, "the engine gave neither hidden states nor a token"
-        forward = replace(self._running[step.request], tensor=result.hidden)
+        codec = self.codecs.get(held.route.hops[held.hop + 1].node, "none")
+        forward = replace(self._running[step.request], tensor=result.hidden, codec=codec)
         return Send(held.route.addresses[held.hop + 1], forward)
 
     def _forget(self, request: str) -> list[WorkerAction]:

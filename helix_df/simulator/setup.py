@@ -90,7 +90,7 @@ def setup_of(
     problem: Problem | None = None,
     *,
     timing: TimingChoice = "planned",
-    codec_ratio: float | Mapping[tuple[str, str], float] = 1.0,
+    codec_ratio: float | Mapping[tuple[str, str], float] | None = None,
 ) -> Setup:
     """What a plan looks like to the simulator.
 
@@ -99,7 +99,8 @@ def setup_of(
         problem: ``compile_problem(plan.job)``, if the caller has it already.
         timing: as the plan assumed, so that a stage's closed form is its throughput in the plan; or the catalogue's
             measured curves wherever there are some, even where the job declares a table.
-        codec_ratio: compressed over plain size of activations, for all links between nodes or by (tail, head).
+        codec_ratio: compressed over plain size of activations, for all links between nodes or by (tail, head);
+            ``None`` for the codecs that the job declares.
     """
     job = plan.job
     problem = problem or compile_problem(job)
@@ -111,7 +112,7 @@ def setup_of(
             layers=stage.layers,
             timing=stage_timing(
                 job, geometry, requests, job.nodes[stage.node].gpu, len(stage.layers), stage.kv_tokens, timing
-            ),
+            ).stretched(1 / job.nodes[stage.node].speed),
             kv_tokens=stage.kv_tokens,
             nic_bytes_per_s=job.nodes[stage.node].nic,
         )
@@ -127,7 +128,7 @@ def assemble_setup(
     edges: tuple[EdgeFlow, ...],
     flow: float,
     *,
-    codec_ratio: float | Mapping[tuple[str, str], float] = 1.0,
+    codec_ratio: float | Mapping[tuple[str, str], float] | None = None,
     graph: FlowGraph | None = None,
 ) -> Setup:
     """A setup of stages that exist already, with the hops of ``graph``, or every feasible one, between them."""
@@ -137,6 +138,8 @@ def assemble_setup(
         link = problem.links.find(edge.tail, edge.head)
         assert link is not None
         inner = COORDINATOR not in (edge.tail, edge.head)
+        declared = problem.packed_bytes(link.codec) / problem.activation_bytes
+        ratio = declared if codec_ratio is None else _ratio(codec_ratio, edge.tail, edge.head)
         links.append(
             LinkSetup(
                 edge.tail,
@@ -144,7 +147,7 @@ def assemble_setup(
                 link.bytes_per_s,
                 link.latency_s,
                 problem.activation_bytes if inner else problem.token_bytes,
-                _ratio(codec_ratio, edge.tail, edge.head) if inner else 1.0,
+                ratio if inner else 1.0,
             )
         )
     return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
+from helix_df.codecs import Codec
 from helix_df.errors import SpecError
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.source import ModelSource, parse_source
@@ -173,6 +174,13 @@ class Node(Section):
         "By default local without an address, external with one.",
     )
     nic: Bandwidth | None = Field(default=None, description="What all links of the node share, each way.")
+    speed: Number = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of its GPU type's speed that the node has: 0.25 is four times slower. Planned with, and "
+        "kept by the worker where `runtime.emulate` is set.",
+    )
 
     @property
     def started_by(self) -> Literal["local", "external"]:
@@ -187,6 +195,10 @@ class LinkQuality(Section):
 
     bandwidth: Bandwidth = Field(description="In bits (10Gbps) or bytes (1.25GB/s) a second.")
     latency: Duration = Field(default=0.0, description="One way.")
+    codec: Codec = Field(
+        default="none",
+        description="What hidden states between two nodes are packed in on the way; token ids never are.",
+    )
 
 
 class PairLink(LinkQuality):
@@ -281,6 +293,12 @@ class Runtime(Section):
     max_batch: Count = Field(default=16, ge=1, description="Requests decoded together on one node.")
     max_prefill_tokens: Count = Field(default=512, ge=16, description="Prompt tokens run in one batch on one node.")
     max_queue: Count = Field(default=1024, ge=1, description="Requests waiting before new ones are refused.")
+    emulate: bool = Field(
+        default=False,
+        strict=True,
+        description="Workers keep to the declared `speed` of their nodes, and messages to the declared bandwidth and "
+        "latency of their links, so that one machine stands for a cluster.",
+    )
     start_timeout: Duration = Field(default=300.0, gt=0, description="For every worker to be ready.")
 
 

@@ -218,7 +218,7 @@ def _between_regions(job: Job, change: SetLink) -> Job:
     before = table.by_region.get((min(a, b), max(a, b)), table.default)
     of = {name: node.region for name, node in job.nodes.items()} | {COORDINATOR: job.coordinator.region}
     across = tuple(
-        _quality(change, *entry.between, Link(entry.bandwidth, entry.latency))
+        _quality(change, *entry.between, Link(entry.bandwidth, entry.latency, entry.codec))
         if frozenset(of[end] for end in entry.between) == pair
         else entry
         for entry in links.nodes
@@ -242,7 +242,8 @@ def _in_force(job: Job, a: str, b: str) -> Link | None:
 def _quality(change: SetLink, a: str, b: str, before: Link | None) -> PairLink:
     latency_s = change.latency_s if change.latency_s is not None else before.latency_s if before is not None else 0.0
     # Pydantic's fields take what people write; these values have been parsed already.
-    return PairLink.model_construct(between=(a, b), bandwidth=change.bytes_per_s, latency=latency_s)
+    codec = before.codec if before is not None else "none"
+    return PairLink.model_construct(between=(a, b), bandwidth=change.bytes_per_s, latency=latency_s, codec=codec)
 
 
 def _put(entries: tuple[PairLink, ...], new: PairLink) -> tuple[PairLink, ...]:

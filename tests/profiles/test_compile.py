@@ -2,10 +2,15 @@
 
 import pytest
 
+from helix_df.errors import SpecError
+from helix_df.graph.capacities import link_matrix
 from helix_df.graph.compile import compile_problem, mean_request
 from helix_df.graph.problem import COORDINATOR
+from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.profiles.read_geometry import catalogue
+from helix_df.simulator.setup import setup_of
+from tests.runtime.tiny import tiny_plan
 
 JOB = """\
 model: {source: random:llama-2-70b, dtype: float16}
@@ -79,3 +84,49 @@ links:
     assert rate(COORDINATOR, "c") is None  # us to us isn't declared
     assert problem.link_capacity(COORDINATOR, "b") == 2e9 / 2
     assert problem.link_capacity("a", "b") == 5e9 / (64 * 4)
+
+
+def test_a_codec_lets_more_tokens_through_between_nodes_but_not_from_the_coordinator():
+    text = """\
+model: {source: random:llama-2-70b, dtype: float16}
+nodes: {a: {gpu: L4}, b: {gpu: L4}, c: {gpu: L4}}
+links:
+  default: {bandwidth: 1GB/s, latency: 1ms, codec: int8}
+  nodes: [{between: [a, c], bandwidth: 1GB/s, codec: bfloat16}]
+"""
+    problem = compile_problem(parse_job(text))
+    assert problem.link_capacity("a", "b") == 1e9 / (8192 + 2 * 512)
+    assert problem.link_capacity("a", "c") == 1e9 / (8192 * 2)
+    assert problem.link_capacity(COORDINATOR, "a") == 1e9 / 2
+    matrix = link_matrix(problem)
+    assert [matrix[0, 1], matrix[0, 2], matrix[3, 0]] == [
+        problem.link_capacity(*pair) for pair in (("a", "b"), ("a", "c"), (COORDINATOR, "a"))
+    ]
+
+
+def test_a_slower_node_serves_its_share_of_what_its_gpu_does_and_keeps_its_memory():
+    job = JOB.replace("{GPUS}", "{}").replace("{NODES}", "{a: {gpu: L4}, b: {gpu: L4, speed: 0.25}}")
+    whole, quarter = compile_problem(parse_job(job)).nodes
+    assert quarter.tokens_per_s == tuple(rate / 4 for rate in whole.tokens_per_s)
+    assert quarter.kv_tokens == whole.kv_tokens
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "1.5", "fast"])
+def test_a_speed_is_a_share(speed):
+    with pytest.raises(SpecError, match=r"nodes\.a\.speed"):
+        node("L4", job=JOB.replace("{NODES}", "{a: {gpu: L4, speed: SPEED}}").replace("SPEED", speed))
+
+
+def test_the_simulator_sees_codecs_and_speeds_as_the_plan_does():
+    plan = tiny_plan(
+        {"a": LayerRange(0, 2), "b": LayerRange(2, 4)},
+        nodes={"a": {"gpu": "toy"}, "b": {"gpu": "toy", "speed": 0.5}},
+        links={"default": {"bandwidth": "10Gbps", "latency": "1ms", "codec": "int8"}},
+    )
+    setup = setup_of(plan)
+    ratios = {(link.tail, link.head): link.ratio for link in setup.links}
+    assert ratios == {(COORDINATOR, "a"): 1.0, ("a", "b"): (64 + 2 * 4) / (64 * 4), ("b", COORDINATOR): 1.0}
+    assert setup_of(plan, codec_ratio=0.5).links[1].ratio == 0.5
+    a, b = setup.stages
+    assert b.timing.decode_s(3) == pytest.approx(2 * a.timing.decode_s(3))
+    assert [stage.tokens_per_s for stage in plan.stages] == [200, 100]

@@ -100,6 +100,13 @@ def test_a_link_of_nodes_changes_that_pair_alone(job):
                 assert table.find(a, b) == before.find(a, b)
 
 
+def test_a_changed_link_keeps_its_codec():
+    packed = parse_job(TEXT.replace("latency: 40ms", "latency: 40ms, codec: int8"))
+    table = link_table(changed(packed, [SetLink(("eu", "us"), 1e9)]))
+    assert (table.find("a-2", "b").codec, table.find("a-1", "b").codec) == ("int8", "none")
+    assert link_table(changed(packed, [SetLink(("a-2", "b"), 1e9)])).find("a-2", "b").codec == "int8"
+
+
 def test_a_rate_is_the_workloads(job):
     busier = changed(job, [SetRate(3.0)])
     assert busier.workload.rate == 3.0

@@ -1,0 +1,91 @@
+"""Emulated links: never faster than declared, in order, exact, and none in the way of another."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helix_df.runtime.pacing import Lane, PacedQueue
+
+times = st.floats(0, 10, allow_nan=False)
+lanes = st.tuples(st.floats(1, 1e6), st.floats(0, 5))
+# Seconds since the one before, lane, bytes.
+sends = st.lists(st.tuples(times, st.integers(0, 2), st.integers(1, 100_000)), max_size=40)
+
+
+def arrivals(lane: Lane, messages: list[tuple[float, int]]) -> list[float]:
+    return [lane.carry(size, now) for now, size in messages]
+
+
+def clocked(messages: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+    now, found = 0.0, []
+    for gap, lane, size in messages:
+        now += gap
+        found.append((now, lane, size))
+    return found
+
+
+@given(lanes, sends)
+def test_no_stretch_of_time_carries_more_than_the_bandwidth_and_one_message(
+    lane: tuple[float, float], messages: list[tuple[float, int, int]]
+) -> None:
+    rate, latency = lane
+    timed = [(now, size) for now, _, size in clocked(messages)]
+    there = arrivals(Lane(rate, latency), timed)
+    assert there == sorted(there)
+    for i in range(len(there)):
+        carried = 0
+        for j in range(i + 1, len(there)):
+            carried += timed[j][1]
+            assert carried <= rate * (there[j] - there[i]) * (1 + 1e-9) + 1e-6 * rate
+
+
+@given(lanes, sends)
+def test_a_message_waits_for_the_one_before_and_for_nothing_else(
+    lane: tuple[float, float], messages: list[tuple[float, int, int]]
+) -> None:
+    rate, latency = lane
+    timed = [(now, size) for now, _, size in clocked(messages)]
+    road = Lane(rate, latency)
+    free = 0.0
+    for now, size in timed:
+        free = max(free, now) + size / rate
+        assert road.carry(size, now) == pytest.approx(free + latency)
+    assert road.bytes == sum(size for _, size in timed)
+    assert road.messages == len(timed)
+    assert road.busy_s == pytest.approx(road.bytes / rate)
+
+
+@given(st.lists(lanes, min_size=3, max_size=3), sends, st.lists(times, max_size=30))
+def test_lanes_keep_their_order_and_never_touch_each_other(
+    qualities: list[tuple[float, float]], messages: list[tuple[float, int, int]], looks: list[float]
+) -> None:
+    """The queue hands out what ``carry`` says of each lane alone, at the first look after its arrival."""
+    timed = clocked(messages)
+    queue: PacedQueue[tuple[int, int]] = PacedQueue()
+    roads = [Lane(*quality) for quality in qualities]
+    alone = [iter(arrivals(Lane(*q), [(t, s) for t, at, s in timed if at == i])) for i, q in enumerate(qualities)]
+    due: dict[tuple[int, int], float] = {}
+    got: list[tuple[int, int]] = []
+    events = sorted([(now, 0, index) for index, (now, _, _) in enumerate(timed)] + [(look, 1, -1) for look in looks])
+    for now, is_look, index in events:
+        if is_look:
+            got += take(queue, due, now)
+            continue
+        _, lane, size = timed[index]
+        due[lane, index] = next(alone[lane])
+        queue.put(roads[lane], size, (lane, index), now)
+        assert queue.next_s() == min(at for key, at in due.items() if key not in got)
+    got += take(queue, due, max(due.values(), default=0.0))
+    assert queue.next_s() is None, "a message starves"
+    for lane in range(3):
+        assert [index for at, index in got if at == lane] == [i for i, (_, at, _) in enumerate(timed) if at == lane]
+
+
+def take(queue: PacedQueue[tuple[int, int]], due: dict[tuple[int, int], float], now: float) -> list[tuple[int, int]]:
+    arrived = queue.arrived(now)
+    assert all(due[key] <= now for key in arrived)
+    left = queue.next_s()
+    assert left is None or left > now
+    return arrived

@@ -1,0 +1,163 @@
+"""A cluster on one machine: links and speeds as declared, and answers that don't care."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable
+from helix_df.layers import LayerRange
+from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.emulation import EmulatedEndpoint, SlowedEngine, Slowness
+from helix_df.runtime.requests import TokenEvent
+from helix_df.runtime.steps import Step, StepResult
+from helix_df.runtime.transport import listen
+from tests.runtime.test_transport import SCHEMES, take
+from tests.runtime.tiny import answer, tiny_plan, tiny_request
+
+AN_HOUR = 3600.0
+
+
+def links(**found: Link) -> LinkTable:
+    regions = dict.fromkeys(["a", "b", "c", COORDINATOR], "here")
+    return LinkTable(regions, by_node=LinkTable.symmetric((COORDINATOR, name, link) for name, link in found.items()))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> None:
+    slow, quick, free = listen(scheme), listen(scheme), listen(scheme)
+    here = EmulatedEndpoint(listen(scheme), COORDINATOR, links(a=Link(1.0, AN_HOUR), b=Link(1e9, 1e-3)))
+    for name, peer in (("a", slow), ("b", quick), ("c", free)):
+        here.place(name, peer.address)
+    for index in range(20):
+        for peer in (slow, quick, free):
+            here.send(peer.address, [b"%d" % index, b"x" * 1000])
+    expected = [b"%d" % index for index in range(20)]
+    for peer in (quick, free):
+        assert [frames[0] for frames in take(peer, 20)] == expected
+    assert slow.receive(0.0) == []
+    assert {name: lane.messages for name, lane in here.traffic.items()} == {"a": 20, "b": 20}
+    assert here.traffic["a"].bytes == sum(len(text) + 1000 for text in expected)
+    here.close()  # what is under way arrives at once
+    assert [frames[0] for frames in take(slow, 20)] == expected
+    for peer in (slow, quick, free):
+        peer.close()
+
+
+def test_a_link_is_one_link_wherever_its_node_listens() -> None:
+    before, after = listen("local://*"), listen("local://*")
+    here = EmulatedEndpoint(listen("local://*"), COORDINATOR, links(a=Link(1.0, AN_HOUR)))
+    here.place("a", before.address)
+    here.send(before.address, [b"x" * 10])
+    here.place("a", after.address)
+    here.send(after.address, [b"y" * 10])
+    assert here.traffic["a"].busy_s == 20.0
+    here.close()
+    before.close()
+    after.close()
+
+
+def test_a_rest_makes_the_work_as_long_as_the_speed_says() -> None:
+    slowness = Slowness(0.25)
+    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 3.0
+    slowness.rested(3.5)  # half a second too long, which the next rest makes good
+    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 2.5
+    slowness.rested(2.5)
+    # Held up by others: 2 s passed for 1 s of work, so only 2 s are left of 4.
+    assert slowness.rest_s(wall_s=2.0, busy_s=1.0) == 2.0
+
+
+def test_a_long_hold_up_is_not_made_good_for_ever() -> None:
+    slowness = Slowness(0.5)
+    assert slowness.rest_s(wall_s=100.0, busy_s=1.0) == 0.0
+    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 0.0
+    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 0.0
+    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 1.0
+
+
+@dataclass
+class Clocks:
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.wall_s += seconds
+
+
+@dataclass
+class FakeEngine:
+    """Takes one second of the core and two on the wall for each batch; the first compiles for a hundred."""
+
+    clocks: Clocks
+    kv_tokens: int = 64
+    cold_shapes: int = 0
+    compilations: int = 0
+    released: list[str] = field(default_factory=list)
+
+    def run(self, steps: Sequence[Step]) -> list[StepResult]:
+        first, self.compilations = self.compilations == 0, 1
+        self.clocks.cpu_s += 100 if first else 1
+        self.clocks.wall_s += 100 if first else 2
+        return []
+
+    def release(self, request: str) -> None:
+        self.released.append(request)
+
+    def warm_up(self) -> Iterator[object]:
+        return iter(())
+
+
+@pytest.mark.parametrize(("on_cpu", "seconds"), [(True, 4.0), (False, 8.0)])
+def test_a_slowed_engine_counts_what_it_worked_but_not_compiling(on_cpu: bool, seconds: float) -> None:
+    clocks = Clocks()
+    slowed = SlowedEngine(
+        FakeEngine(clocks),
+        0.25,
+        on_cpu=on_cpu,
+        wall=lambda: clocks.wall_s,
+        cpu=lambda: clocks.cpu_s,
+        sleep=clocks.sleep,
+    )
+    slowed.run(())
+    assert clocks.wall_s == 100.0
+    for _ in range(5):
+        slowed.run(())
+    assert clocks.wall_s == pytest.approx(100 + 5 * seconds)
+
+
+async def answers_of(codec: str, *, emulate: bool) -> list[list[TokenEvent]]:
+    placement = {"fast": LayerRange(0, 2), "slow": LayerRange(2, 4)}
+    plan = tiny_plan(
+        placement,
+        nodes={"fast": {"gpu": "toy"}, "slow": {"gpu": "toy", "speed": 0.5}},
+        links={
+            "default": {"bandwidth": "100Mbps", "latency": "1ms"},
+            "nodes": [{"between": ["fast", "slow"], "bandwidth": "10Mbps", "latency": "2ms", "codec": codec}],
+        },
+        runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "emulate": emulate},
+    )
+    coordinator = Coordinator(plan, embedded=True)
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(120)
+        requests = [tiny_request(index, max_tokens=8) for index in range(1, 7)]
+        found = list(await asyncio.gather(*(answer(coordinator, request) for request in requests)))
+        assert all(node.kv_used_tokens == 0 for node in coordinator.snapshot().nodes)
+        return found
+    finally:
+        await coordinator.close()
+
+
+async def test_an_emulated_cluster_answers_as_a_plain_one() -> None:
+    assert await answers_of("none", emulate=True) == await answers_of("none", emulate=False)
+
+
+@pytest.mark.parametrize("codec", ["bfloat16", "int8"])
+async def test_every_request_is_answered_over_a_link_with_a_codec(codec: str) -> None:
+    found = await answers_of(codec, emulate=False)
+    assert [len(events) for events in found] == [8] * 6
+    # Emulation paces the same bytes, so it changes nothing about them.
+    assert await answers_of(codec, emulate=True) == found
