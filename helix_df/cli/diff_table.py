@@ -8,8 +8,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from helix_df.cli.console import print_trimmed
-from helix_df.cli.words import count, gain, labelled, number, plain_table, size
+from helix_df.cli.words import count, gain, labelled, number, plain_table
 from helix_df.layers import LayerRange
+from helix_df.pictures.layout import size
 from helix_df.plan_diff import NodeMove, PlanDiff
 
 

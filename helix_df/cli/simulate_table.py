@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from helix_df.cli.console import print_trimmed
-from helix_df.cli.words import labelled, number, plain_table, size
+from helix_df.cli.words import labelled, number, plain_table
+from helix_df.pictures.load_words import layers_held, link_rates, node_cells
 from helix_df.simulator.outcome import Outcome
 
 MOST_NODES = 50
@@ -69,17 +70,7 @@ def _nodes(outcome: Outcome, most: int) -> Table:
     heads = ("layers", "busy", "decode batch", "decode/s", "prompt/s", "KV mean", "KV peak", "waiting")
     table = plain_table("node", *heads, numbers=heads)
     for node in outcome.nodes[:most]:
-        table.add_row(
-            node.name,
-            f"{node.layers[0]}–{node.layers[1] - 1}",
-            f"{node.utilisation:.0%}",
-            f"{node.mean_decode_batch:.1f}",
-            number(node.decode_steps_per_s),
-            number(node.prompt_tokens_per_s),
-            f"{node.kv_mean:.0%}",
-            f"{node.kv_peak:.0%}",
-            f"{node.mean_waiting:.1f}",
-        )
+        table.add_row(node.name, layers_held(node), *node_cells(node))
     return table
 
 
@@ -89,12 +80,7 @@ def _links(outcome: Outcome, every: bool) -> Table:
     links = sorted(outcome.links, key=lambda link: (-link.utilisation, link.tail, link.head))
     shown = links if every else [link for link in links[:MOST_LINKS] if link.utilisation >= BUSY_LINK]
     for link in shown:
-        table.add_row(
-            f"{link.tail} → {link.head}",
-            f"{link.utilisation:.0%}",
-            f"{size(link.bytes_per_s)}/s",
-            f"{size(link.capacity_bytes_per_s)}/s",
-        )
+        table.add_row(f"{link.tail} → {link.head}", f"{link.utilisation:.0%}", *link_rates(link))
     if not shown:
         table.add_row(f"all below {BUSY_LINK:.0%}", "", "", "")
     return table

@@ -33,16 +33,6 @@ def count(items: Sequence[object], noun: str) -> str:
     return f"{len(items)} {noun}" + ("s" if len(items) != 1 else "")
 
 
-def size(value: float) -> str:
-    """Bytes with a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        # From here on three digits would round to the next unit.
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
-
-
 def labelled(rows: Iterable[tuple[str, str]]) -> Table:
     """Labels in bold, texts beside them."""
     grid = Table.grid(padding=(0, 2))

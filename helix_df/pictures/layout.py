@@ -105,3 +105,13 @@ def model_name(plan: Plan) -> str:
 def number(value: float) -> str:
     """Tokens/s with as many digits as they deserve."""
     return f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        # From here on three digits would round to the next unit.
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from helix_df.pictures.layout import model_name, number
+from helix_df.pictures.load_words import layers_held, link_rates, node_cells
 from helix_df.pictures.plan_svg import draw_plan
 from helix_df.pictures.simulation_charts import colour_of, latency_charts, node_map, time_charts
 from helix_df.pictures.svg import STYLE, Drawing
@@ -158,36 +159,14 @@ def _facts(one: Simulated) -> Iterator[tuple[str, str]]:
 
 
 def _node_row(one: Simulated, node: NodeLoad) -> _NodeRow:
-    cells = (
-        f"{node.utilisation:.0%}",
-        f"{node.mean_decode_batch:.1f}",
-        number(node.decode_steps_per_s),
-        number(node.prompt_tokens_per_s),
-        f"{node.kv_mean:.0%}",
-        f"{node.kv_peak:.0%}",
-        f"{node.mean_waiting:.1f}",
-    )
-    start, stop = node.layers
-    return _NodeRow(node.name, one.plan.job.nodes[node.name].gpu, f"{start}–{stop}", node.utilisation, cells)
+    gpu = one.plan.job.nodes[node.name].gpu
+    return _NodeRow(node.name, gpu, layers_held(node), node.utilisation, node_cells(node))
 
 
 def _link_row(link: LinkLoad) -> _LinkRow:
-    return _LinkRow(
-        f"{link.tail} → {link.head}",
-        link.utilisation,
-        f"{_size(link.bytes_per_s)}/s",
-        f"{_size(link.capacity_bytes_per_s)}/s",
-    )
+    return _LinkRow(f"{link.tail} → {link.head}", link.utilisation, *link_rates(link))
 
 
 def seconds(value: float) -> str:
     """A latency with three digits, or a dash for none."""
     return "–" if value != value else f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.3g} s"
-
-
-def _size(value: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} GB"

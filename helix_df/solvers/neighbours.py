@@ -62,14 +62,14 @@ class Neighbours:
 
     def permute(self) -> None:
         """Put the stretches between layers where nobody's range goes across into another order, all at once."""
+        if self.objective.fixed:
+            return
         used = self.count > 0
         starts, stops = self.start[used], (self.start + self.count)[used]
         layers = self.judge.num_layers
         across = [bool(((starts < layer) & (layer < stops)).any()) for layer in range(layers + 1)]
         cuts = [layer for layer in range(layers + 1) if not across[layer]]
         stretches = list(pairwise(cuts))
-        if any(self.count[node] for node in self.objective.fixed):
-            return
         self.chance.shuffle(stretches)
         position = 0
         moved = self.start.copy()
