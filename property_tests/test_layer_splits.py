@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.layers import LayerRange
+from helix_df.models.linear import Layout
 from helix_df.models.llama import LlamaShard
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
@@ -29,8 +30,8 @@ HELD = (LayerRange(0, 7), LayerRange(3, 12), LayerRange(9, 16))
 
 
 @functools.cache
-def shard(layers: LayerRange) -> LlamaShard:
-    return load_shard(SOURCE, GEOMETRY, layers, seed=7)
+def shard(layers: LayerRange, layout: Layout = "panels") -> LlamaShard:
+    return load_shard(SOURCE, GEOMETRY, layers, seed=7, layout=layout)
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def engine(layers: LayerRange, layers_per_call: int = 4) -> Engine:
 
 @functools.cache
 def whole():
-    model = shard(LayerRange(0, LAYERS))
+    model = shard(LayerRange(0, LAYERS), "rows")
     return jax.jit(lambda tokens: model(tokens))
 
 

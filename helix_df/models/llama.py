@@ -7,7 +7,6 @@ owns the KV pages: attention is handed in, so the cache-less and the paged path 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.attention import attend_causally
+from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.reader import WeightReader
 from helix_df.models.rope import rope_frequencies, rope_tables, rotate
 from helix_df.profiles.geometry import ModelGeometry
@@ -36,23 +36,11 @@ def rms_norm(hidden: Array, weight: Array, epsilon: float) -> Array:
     return weight * exact.astype(hidden.dtype)
 
 
-def linear(inputs: Array, weight: Array) -> Array:
-    """``inputs`` [..., in] times the transpose of ``weight`` [out, in].
-
-    The order of the product doesn't change the value but decides the speed on a CPU: for a few rows, the weight on the
-    left runs up to twice as fast; for one row it is the other way round.
-    """
-    rows = math.prod(inputs.shape[:-1])
-    flat = inputs.reshape(rows, inputs.shape[-1])
-    product = flat @ weight.T if rows == 1 else (weight @ flat.T).T
-    return product.reshape(*inputs.shape[:-1], weight.shape[0])
-
-
 class LlamaBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     """One decoder layer.
 
     Query, key and value projections lie in one matrix [(heads + 2 kv_heads) * head_dim, hidden], gate and up in
-    another [2 * intermediate, hidden]: fewer, larger products.
+    another [2 * intermediate, hidden]: fewer, larger products. Each may lie in rows or in panels (``linear``).
     """
 
     def __init__(
@@ -94,7 +82,7 @@ class LlamaShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     """The layers ``layers`` of a Llama, with the embedding if they start the model and the head if they end it.
 
     ``embedding`` [vocab, hidden] is held by the first shard, and by the last one too when the head is tied to it;
-    ``final_norm`` and ``head`` [vocab, hidden] by the last. Otherwise they are None.
+    ``final_norm`` and ``head`` [vocab, hidden] by the last. Otherwise they are None. Both may lie in panels.
     """
 
     def __init__(
@@ -126,7 +114,7 @@ class LlamaShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def embed(self, tokens: Array) -> Array:
         """Token ids [B, T] → hidden [B, T, hidden]. Only on the first shard."""
-        return jnp.take(_held(self.embedding, "embedding"), tokens, axis=0, mode="clip")
+        return take_rows(_held(self.embedding, "embedding"), tokens)
 
     def logits(self, hidden: Array) -> Array:
         """Hidden [..., hidden] → float32 logits [..., vocab]. Only on the last shard."""
@@ -160,8 +148,10 @@ def _held(parameter: Any, name: str) -> Array:
     return weight
 
 
-def build_llama(reader: WeightReader, geometry: ModelGeometry, layers: LayerRange, dtype: DTypeLike) -> LlamaShard:
-    """The shard of ``layers``, reading only the tensors that it holds.
+def build_llama(
+    reader: WeightReader, geometry: ModelGeometry, layers: LayerRange, dtype: DTypeLike, layout: Layout
+) -> LlamaShard:
+    """The shard of ``layers``, reading only the tensors that it holds, with its matrices in ``layout``.
 
     Raises:
         ModelError: when a tensor is missing or of another shape.
@@ -171,42 +161,45 @@ def build_llama(reader: WeightReader, geometry: ModelGeometry, layers: LayerRang
         raise ValueError(f"layers {layers} of a model with {geometry.num_layers}")
     vocabulary = (geometry.vocab_size, geometry.hidden_size)
     first, last = layers.start == 0, layers.stop == geometry.num_layers
+    as_head = last and geometry.tie_embeddings
 
-    def read(name: str, *shape: int) -> Array:
-        return jnp.asarray(reader.tensor(name, shape), dtype)
+    def matrix(name: str, layout: Layout) -> Array:
+        return jnp.asarray(lay_out(reader.tensor(name, vocabulary), layout), dtype)
 
+    final_norm = reader.tensor("model.norm.weight", (geometry.hidden_size,)) if last else None
     return LlamaShard(
         geometry,
         layers,
-        tuple(_build_block(reader, geometry, layer, dtype) for layer in range(layers.start, layers.stop)),
-        embedding=read("model.embed_tokens.weight", *vocabulary)
-        if first or (last and geometry.tie_embeddings)
-        else None,
-        final_norm=read("model.norm.weight", geometry.hidden_size) if last else None,
-        head=read("lm_head.weight", *vocabulary) if last and not geometry.tie_embeddings else None,
+        tuple(_build_block(reader, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)),
+        # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
+        embedding=matrix("model.embed_tokens.weight", layout if as_head else "rows") if first or as_head else None,
+        final_norm=None if final_norm is None else jnp.asarray(final_norm, dtype),
+        head=matrix("lm_head.weight", layout) if last and not geometry.tie_embeddings else None,
     )
 
 
-def _build_block(reader: WeightReader, geometry: ModelGeometry, layer: int, dtype: DTypeLike) -> LlamaBlock:
+def _build_block(
+    reader: WeightReader, geometry: ModelGeometry, layer: int, dtype: DTypeLike, layout: Layout
+) -> LlamaBlock:
     hidden, inner = geometry.hidden_size, geometry.intermediate_size
     query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
 
     def read(name: str, *shape: int) -> np.ndarray:
         return reader.tensor(f"model.layers.{layer}.{name}.weight", shape)
 
-    def stack(*parts: np.ndarray) -> Array:
-        return jnp.asarray(np.concatenate(parts), dtype)
+    def matrix(*parts: np.ndarray) -> Array:
+        return jnp.asarray(lay_out(np.concatenate(parts), layout), dtype)
 
     return LlamaBlock(
         geometry,
         attention_norm=jnp.asarray(read("input_layernorm", hidden), dtype),
-        qkv=stack(
+        qkv=matrix(
             read("self_attn.q_proj", query, hidden),
             read("self_attn.k_proj", key_value, hidden),
             read("self_attn.v_proj", key_value, hidden),
         ),
-        output=jnp.asarray(read("self_attn.o_proj", hidden, query), dtype),
+        output=matrix(read("self_attn.o_proj", hidden, query)),
         mlp_norm=jnp.asarray(read("post_attention_layernorm", hidden), dtype),
-        gate_up=stack(read("mlp.gate_proj", inner, hidden), read("mlp.up_proj", inner, hidden)),
-        down=jnp.asarray(read("mlp.down_proj", hidden, inner), dtype),
+        gate_up=matrix(read("mlp.gate_proj", inner, hidden), read("mlp.up_proj", inner, hidden)),
+        down=matrix(read("mlp.down_proj", hidden, inner)),
     )

@@ -8,11 +8,12 @@ from jax.typing import DTypeLike
 
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
+from helix_df.models.linear import Layout
 from helix_df.models.llama import LlamaShard, build_llama
 from helix_df.models.reader import WeightReader
 from helix_df.profiles.geometry import ModelGeometry
 
-BuildShard = Callable[[WeightReader, ModelGeometry, LayerRange, DTypeLike], LlamaShard]
+BuildShard = Callable[[WeightReader, ModelGeometry, LayerRange, DTypeLike, Layout], LlamaShard]
 
 FAMILIES: dict[str, BuildShard] = {
     "llama": build_llama,

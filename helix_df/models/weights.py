@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.gguf_weights import GgufReader
+from helix_df.models.linear import Layout
 from helix_df.models.llama import LlamaShard
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
@@ -42,6 +43,7 @@ def load_shard(
     dtype: DTypeLike = jnp.float32,
     seed: int = 0,
     base: Path | None = None,
+    layout: Layout = "rows",
 ) -> LlamaShard:
     """Read the weights of ``layers`` (default: all), and nothing else, onto the default device.
 
@@ -52,10 +54,11 @@ def load_shard(
         dtype: of weights and activations; float32 on a CPU (bfloat16 is slow there), bfloat16 on a GPU.
         seed: of ``random:`` weights.
         base: where relative paths start.
+        layout: of the matrices in memory, see ``models.linear``.
 
     Raises:
         ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says.
     """
     layers = layers or LayerRange(0, geometry.num_layers)
     reader = open_weights(source, geometry, seed=seed, base=base)
-    return family_builder(geometry.family)(reader, geometry, layers, dtype)
+    return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)

@@ -17,6 +17,7 @@ import numpy as np
 from helix_df.errors import HelixError, RequestError
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
+from helix_df.micro_batches import micro_batches, stage_seconds
 from helix_df.plan import Plan
 from helix_df.routing import FlowRouter, KvLedger, Pipeline
 from helix_df.runtime.messages import (
@@ -71,6 +72,7 @@ CoordinatorAction = Send | Deliver | Abort
 class _Node:
     layers: LayerRange
     kv_tokens: int
+    tokens_per_s: float
     state: NodeState = "waiting"
     address: str | None = None
     pid: int | None = None
@@ -144,7 +146,7 @@ class CoordinatorState:
     def __post_init__(self) -> None:
         self.router = FlowRouter(self.plan.placement, self.plan.edges)
         used = [stage for stage in self.plan.stages if stage.node in self.router.nodes]
-        self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens) for stage in used}
+        self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in used}
         self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
 
     # ------------------------------------------------------------------ what the shell asks
@@ -261,7 +263,7 @@ class CoordinatorState:
         request.attempt += 1
         self.ledger.reserve(request.key, (hop.node for hop in pipeline), expected)
         addresses = tuple(self._address(hop.node) for hop in pipeline)
-        route = Route(pipeline, addresses, request.asked.sampling)
+        route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline))
         tokens = np.array(request.tokens, dtype=np.int32)
         piece = self.plan.job.runtime.max_prefill_tokens
         return [
@@ -277,6 +279,14 @@ class CoordinatorState:
             )
             for start in range(0, len(tokens), piece)
         ]
+
+    def _micro_batches(self, pipeline: Pipeline) -> int:
+        return micro_batches(
+            [
+                stage_seconds(len(hop.layers), len(self._nodes[hop.node].layers), self._nodes[hop.node].tokens_per_s)
+                for hop in pipeline
+            ]
+        )
 
     def _current(self, key: str) -> _Request | None:
         """The running request of an attempt, or ``None`` for what is over or was tried again."""

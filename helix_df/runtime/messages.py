@@ -21,7 +21,7 @@ from helix_df.runtime.packing import pack, unpack
 from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
-VERSION = 2
+VERSION = 3
 
 HEARTBEAT_S = 2.0
 """How often a worker says that it lives."""
@@ -38,11 +38,15 @@ Frames = list[Any]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A request's way as its workers need it: the hops, where each listens, and how the last one samples."""
+    """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
+
+    ``micro_batches`` are the batches that the first stage keeps under way on this pipeline.
+    """
 
     hops: tuple[Hop, ...]
     addresses: tuple[str, ...]
     sampling: SamplingParams
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,12 @@ def _pack(value: Any) -> Any:
         case Route():
             hops = [[hop.node, hop.layers.start, hop.layers.stop] for hop in value.hops]
             sampling = {field.name: getattr(value.sampling, field.name) for field in fields(value.sampling)}
-            return {"hops": hops, "addresses": list(value.addresses), "sampling": sampling}
+            return {
+                "hops": hops,
+                "addresses": list(value.addresses),
+                "sampling": sampling,
+                "micro_batches": value.micro_batches,
+            }
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
         case bytes() | memoryview():
@@ -280,7 +289,8 @@ def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[A
             return LayerRange(*value)
         case "route":
             hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
-            return Route(hops, tuple(value["addresses"]), SamplingParams(**value["sampling"]))
+            sampling = SamplingParams(**value["sampling"])
+            return Route(hops, tuple(value["addresses"]), sampling, value["micro_batches"])
         case "speed":
             return StageSpeed(*value)
         case "payload":

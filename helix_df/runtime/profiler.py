@@ -20,10 +20,10 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.measurement import Kind, Memory, Sample
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
+from helix_df.runtime.device import layers_per_call, matrix_layout
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.steps import Step
-from helix_df.runtime.worker_engine import LAYERS_PER_CALL
 from helix_df.spec.job import Job
 
 
@@ -71,14 +71,14 @@ def time_batches(
     _check(batches, job, geometry)
     enable_compile_cache(cache_root() / "compiled")
     device = jax.local_devices()[0]
-    shard = load_shard(source, geometry, held, dtype=job.model.dtype, seed=job.model.seed)
+    shard = load_shard(source, geometry, held, dtype=job.model.dtype, seed=job.model.seed, layout=matrix_layout())
     engine = Engine(
         shard,
         num_pages=_pages(batches),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        layers_per_call=LAYERS_PER_CALL.get(jax.default_backend(), 8),
+        layers_per_call=layers_per_call(),
     )
     samples = []
     for kind, count, size in _all(batches):

@@ -10,16 +10,13 @@ from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
+from helix_df.runtime.device import layers_per_call, matrix_layout
 from helix_df.runtime.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.messages import Welcome
 from helix_df.runtime.worker import Report, StepEngine
 from helix_df.spec.job import Job
-
-LAYERS_PER_CALL = {"cpu": 1}
-"""Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
-accelerator each call costs a launch."""
 
 
 def build_engine(welcome: Welcome, report: Report) -> StepEngine:
@@ -32,14 +29,21 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
     enable_compile_cache(cache_root() / "compiled")
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
     source = job.model.parsed_source
-    shard = load_shard(source, read_geometry(source), welcome.layers, dtype=job.model.dtype, seed=job.model.seed)
+    shard = load_shard(
+        source,
+        read_geometry(source),
+        welcome.layers,
+        dtype=job.model.dtype,
+        seed=job.model.seed,
+        layout=matrix_layout(),
+    )
     engine = Engine(
         shard,
         num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        layers_per_call=LAYERS_PER_CALL.get(jax.default_backend(), 8),
+        layers_per_call=layers_per_call(),
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)

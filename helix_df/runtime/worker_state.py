@@ -1,17 +1,19 @@
 """A worker's decisions: which steps to run next, and where their results go. No I/O, no clock, no tensor is computed.
 
 Steps wait in two queues. A batch takes decode steps first, since somebody is reading along, and fills up with prompt
-pieces under a token budget. A request has at most one step in a batch, and its steps run in the order they came.
+pieces under a token budget. A request has at most one step in a batch, and its steps run in the order they came. Of the
+decode steps that enter their pipeline here a batch takes only a share, so that the other stages work meanwhile.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
+from helix_df.micro_batches import entering_share
 from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route, Sampled
 from helix_df.runtime.steps import Step, StepResult
 
@@ -109,10 +111,7 @@ class WorkerState:
 
     def next_batch(self) -> tuple[Step, ...]:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
-        taken: dict[str, Forward] = {}
-        while self._decode and len(taken) < self.max_batch:
-            message = self._decode.popleft()
-            taken[message.request] = message
+        taken = self._take_decodes()
         budget = self.max_prefill_tokens
         while self._prefill and len(taken) < self.max_batch:
             piece = self._prefill[0]
@@ -122,6 +121,21 @@ class WorkerState:
             budget -= len(piece.tensor)
         self._running = taken
         return tuple(self._step(message) for message in taken.values())
+
+    def _take_decodes(self) -> dict[str, Forward]:
+        room = entering_share(Counter(h.route.micro_batches for h in self._held.values() if h.hop == 0).items())
+        taken: dict[str, Forward] = {}
+        left: list[Forward] = []
+        while self._decode and len(taken) < self.max_batch:
+            message = self._decode.popleft()
+            if self._held[message.request].hop == 0:
+                if room == 0:
+                    left.append(message)
+                    continue
+                room -= 1
+            taken[message.request] = message
+        self._decode.extendleft(reversed(left))
+        return taken
 
     def on_results(self, steps: Sequence[Step], results: Sequence[StepResult]) -> list[WorkerAction]:
         """Send what was computed to the next stage, or the token home."""

@@ -74,6 +74,7 @@ class Options:
         merge_prefills: the prompts of a batch run as one prefill, or one after the other.
         context_per_slot: decode steps of a batch stop at this many tokens of context times the batch limit.
         layer_steps: nodes work layer by layer, and whoever skips layers joins at its first.
+        micro_batches: the first stage of a pipeline decodes a share of its requests at a time, as the runtime does.
         bundles: what a batch sends over one link arrives together, as one message; otherwise each step on its own.
         copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
         prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
@@ -103,6 +104,7 @@ class Options:
     merge_prefills: bool = False
     context_per_slot: int | None = None
     layer_steps: bool = False
+    micro_batches: bool = True
     bundles: bool = True
     copy_bytes_per_s: float | None = None
     prefill_gives_token: bool = True
@@ -158,6 +160,7 @@ ARTIFACT = Options(
     merge_prefills=True,
     context_per_slot=1000,
     layer_steps=True,
+    micro_batches=False,
     bundles=False,
     copy_bytes_per_s=COPY_BYTES_PER_S,
     prefill_gives_token=False,

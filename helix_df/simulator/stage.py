@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 
+from helix_df.graph.problem import COORDINATOR
+from helix_df.micro_batches import entering_share
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Attempt, Link, Nic, Run
 from helix_df.simulator.setup import StageSetup
@@ -29,6 +31,9 @@ class Stage:
         self.width = len(setup.layers)
         self.timing = setup.timing
         self.kv_capacity = setup.kv_tokens * self.width
+        self.tokens_per_s = setup.tokens_per_s
+        self.entering: dict[int, int] = {}
+        self.share = 10**9
         self.links: dict[str, Link] = {}
         self.only_link: Link | None = None
         self.mixed = False
@@ -107,6 +112,11 @@ class Stage:
             inbox[:count] = rest
             self.unsorted = bool(rest) and len(inbox) > 1
 
+    def enter(self, batches: int, requests: int) -> None:
+        """So many more requests (fewer, if negative) enter a pipeline of ``batches`` micro-batches here."""
+        self.entering[batches] = self.entering.get(batches, 0) + requests
+        self.share = max(1, entering_share(self.entering.items()))
+
     def queue(self, run: Run) -> None:
         """Put a run that is here at the end of its queue."""
         (self.decodes if run.piece is None else self.prompts).append(run)
@@ -139,6 +149,8 @@ class Stage:
         self.busy = False
         self.up = False
         self.life += 1
+        self.entering.clear()
+        self.share = 10**9
         self.wake_s = NEVER
         self.received = 0
         self.kv_used = 0
@@ -189,7 +201,7 @@ class Stage:
         steps = 0
         for run in queue:
             steps += len(run.steps)
-        if steps <= self.max_batch:
+        if steps <= self.max_batch and steps <= self.share:
             taken = queue[:]
             queue.clear()
         else:
@@ -201,17 +213,21 @@ class Stage:
         return taken, steps
 
     def _take_some(self, queue: list[Run]) -> tuple[list[Run], int]:
-        room = self.max_batch
+        """At most a full batch, and of those that enter their pipeline here at most their share."""
+        room, share = self.max_batch, self.share
         taken: list[Run] = []
-        for at, run in enumerate(queue):
-            size = len(run.steps)
-            if size >= room:
-                taken.append(run._replace(steps=run.steps[:room]))
-                queue[: at + 1] = [run._replace(steps=run.steps[room:])] if size > room else []
-                break
-            taken.append(run)
+        left: list[Run] = []
+        for run in queue:
+            enters = run.link.tail_name == COORDINATOR
+            size = min(len(run.steps), room, share if enters else room)
+            if size:
+                taken.append(run._replace(steps=run.steps[:size]))
+            if size < len(run.steps):
+                left.append(run._replace(steps=run.steps[size:]))
             room -= size
-        return taken, self.max_batch
+            share -= size if enters else 0
+        queue[:] = left
+        return taken, self.max_batch - room
 
     def _take_prompts(self, queue: list[Run], steps: int) -> list[Run]:
         """Prompts for a batch of so many decode steps, off the front of the queue."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
+from helix_df.micro_batches import micro_batches, stage_seconds
 from helix_df.routing import KvLedger, Pipeline
 from helix_df.simulator.ledger import LayerLedger, reserve
 from helix_df.simulator.meter import Meter
@@ -27,6 +28,9 @@ from helix_df.simulator.schedulers.registry import get_scheduler
 from helix_df.simulator.setup import Setup
 from helix_df.simulator.stage import NEVER, Stage
 from helix_df.simulator.trace import Trace
+
+Way = tuple[dict[int, Link], list[tuple[Stage, int, int]], int]
+"""A pipeline: the link by which each stage is left, the stages with KV weight and life, and the micro-batches."""
 
 HOME = -1
 """The coordinator's place in an attempt's route."""
@@ -67,7 +71,7 @@ class World:
         self.requests: list[RequestState] = []
         self.waiting: deque[RequestState] = deque()
         self.active: dict[str, Attempt] = {}
-        self.pipelines: dict[tuple[str, ...], tuple[dict[int, Link], list[tuple[Stage, int, int]]]] = {}
+        self.pipelines: dict[tuple[str, ...], Way] = {}
         self.blocked: tuple[RequestState | None, list[str]] = (None, [])
         self.dead = 0
         self.decode_tokens = 0
@@ -261,7 +265,9 @@ class World:
             if not self.open:
                 reserve(self.ledger, key, pipeline, expected)
             attempt.names = tuple(hop.node for hop in pipeline)
-            attempt.route, attempt.hops = self._way(attempt.names)
+            attempt.route, attempt.hops, attempt.batches = self._way(attempt.names)
+            if attempt.batches:
+                attempt.hops[0][0].enter(attempt.batches, 1)
         elif not self._choose(attempt, HOME, COORDINATOR):
             return False
         if request.attempts == 0:
@@ -277,20 +283,23 @@ class World:
             self._send_piece(attempt.route[HOME], Piece(attempt, tokens, number == len(sizes)))
         return True
 
-    def _way(self, names: tuple[str, ...]) -> tuple[dict[int, Link], list[tuple[Stage, int, int]]]:
+    def _way(self, names: tuple[str, ...]) -> Way:
         known = self.pipelines.get(names)
         if known is None:
             route: dict[int, Link] = {}
             hops: list[tuple[Stage, int, int]] = []
+            seconds: list[float] = []
             here, tail = HOME, COORDINATOR
             for name in names:
                 link = self.network.link(tail, name)
                 route[here] = link
                 stage = self.by_name[name]
                 hops.append((stage, self._weight(stage, link), stage.life))
+                seconds.append(stage_seconds(link.width, stage.width, stage.tokens_per_s))
                 here, tail = stage.index, name
             route[here] = self.network.link(tail, COORDINATOR)
-            known = self.pipelines[names] = (route, hops)
+            batches = micro_batches(seconds) if self.options.micro_batches else 0
+            known = self.pipelines[names] = (route, hops, batches)
         return known
 
     def _weight(self, stage: Stage, link: Link) -> int:
@@ -535,6 +544,9 @@ class World:
         for stage, weight, life in attempt.hops:
             if stage.life == life:
                 stage.kv_used -= attempt.confirmed * weight
+        first, _, life = attempt.hops[0]
+        if attempt.batches and first.life == life:
+            first.enter(attempt.batches, -1)
         request = attempt.job
         request.generated = request.wanted.output_tokens - attempt.left
         request.last_token_s = attempt.last_s

@@ -1,0 +1,35 @@
+"""How the default device of this process likes to compute.
+
+Owns the choices that depend on the device alone, so that workers, profiles and benchmarks make the same ones. Doesn't
+know models or batches.
+"""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+from helix_df.models.linear import Layout
+from helix_df.runtime.launchers.local import with_one_thread
+
+_LAYERS_PER_CALL = {"cpu": 1}
+"""Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
+accelerator each call costs a launch."""
+
+_PANEL_THREADS = 2
+"""Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
+
+
+def layers_per_call() -> int:
+    """Layers to unroll in one program."""
+    return _LAYERS_PER_CALL.get(jax.default_backend(), 8)
+
+
+def matrix_layout() -> Layout:
+    """How weight matrices should lie in memory."""
+    return "panels" if jax.default_backend() == "cpu" and _threads() <= _PANEL_THREADS else "rows"
+
+
+def _threads() -> int:
+    return 1 if with_one_thread(os.environ) else len(os.sched_getaffinity(0))
