@@ -32,7 +32,7 @@ def simulate(
     seconds: Annotated[float, typer.Option(help="Simulated time that is reported.")] = 600.0,
     warmup: Annotated[float, typer.Option(help="Simulated time before that.")] = 60.0,
     scheduler: Annotated[
-        str | None, typer.Option(help="flow (the runtime's), swarm, random, shortest-queue or flow-tokens.")
+        str | None, typer.Option(help="The job's by default: flow, swarm, random, shortest-queue or flow-tokens.")
     ] = None,
     in_flight: Annotated[
         int | None, typer.Option("--in-flight", min=1, help="Saturate by holding so many requests.")
@@ -141,6 +141,7 @@ def _options(
     from dataclasses import replace
 
     from helix_df.errors import SimulationError
+    from helix_df.schedulers.registry import get_scheduler
     from helix_df.simulator.options import (
         HoldInFlight,
         artifact_baseline,
@@ -148,11 +149,10 @@ def _options(
         artifact_online,
         options_of,
     )
-    from helix_df.simulator.schedulers.registry import get_scheduler
 
     get_scheduler(scheduler or "flow")
     if rules == "runtime":
-        options = options_of(job, scheduler=scheduler or "flow", **changes)
+        options = options_of(job, scheduler=scheduler or job.runtime.scheduler, **changes)
         hold = HoldInFlight(in_flight) if in_flight is not None else None
         return options if hold is None else replace(options, feed=hold, max_queue=10**9)
     if rules != "artifact":
