@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from helix_df.benchmarking import bench
     from helix_df.deployment import apply, connect, deploy, down, status
     from helix_df.errors import (
         DeploymentError,
@@ -50,6 +51,7 @@ __all__ = [
     "SpecError",
     "__version__",
     "apply",
+    "bench",
     "connect",
     "deploy",
     "diff",
@@ -72,6 +74,7 @@ _HOMES = {
     "Plan": "helix_df.plan",
     "RunningJob": "helix_df.runtime.client",
     "apply": "helix_df.deployment",
+    "bench": "helix_df.benchmarking",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
     "diff": "helix_df.plan_diff",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from helix_df.graph.compile import mean_request
+from helix_df.graph.stage_timing import node_timing, stage_timing
 from helix_df.plan import Plan, Stage
 from helix_df.profiles.catalogue import find_device
 from helix_df.profiles.geometry import ModelGeometry
@@ -15,7 +16,6 @@ from helix_df.profiles.measurement import TOLERANCE, DeviceProfile, Difference, 
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests, from_curves
 from helix_df.runtime.requests import JobStatus, StageSpeed
-from helix_df.simulator.setup import stage_timing
 from helix_df.spec.job import GpuType, Job
 
 
@@ -88,7 +88,7 @@ def _of_stage(
         low, high = _possible(requests, speed)
         yield Difference(f"{where}, tokens/s", stage.tokens_per_s, min(max(stage.tokens_per_s, low), high), "tokens/s")
         return
-    timing = stage_timing(job, geometry, requests, gpu, layers, stage.kv_tokens)
+    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens)
     yield Difference(
         f"{where}, prefill of {speed.prefill_tokens} tokens",
         1e3 * layers * timing.prefill_s(speed.prefill_tokens),

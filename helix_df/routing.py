@@ -26,6 +26,43 @@ class Router(Protocol):
         ...
 
 
+Ways = Mapping[str, tuple[str, ...]]
+"""The next hops from every endpoint, ``COORDINATOR`` being where requests come from and tokens go."""
+
+
+def ways_home(pairs: Collection[tuple[str, str]]) -> Ways:
+    """The ways of (tail, head) pairs, without hops from which none leads back to the coordinator."""
+    back: dict[str, list[str]] = {}
+    for tail, head in pairs:
+        back.setdefault(head, []).append(tail)
+    home = {COORDINATOR}
+    frontier = [COORDINATOR]
+    while frontier:
+        for tail in back.get(frontier.pop(), ()):
+            if tail not in home:
+                home.add(tail)
+                frontier.append(tail)
+    ways: dict[str, list[str]] = {}
+    for tail, head in pairs:
+        if head in home:
+            ways.setdefault(tail, []).append(head)
+    return {tail: tuple(heads) for tail, heads in ways.items()}
+
+
+def leads_home(ways: Ways, eligible: Callable[[str], bool]) -> bool:
+    """Whether any pipeline leads through eligible nodes only."""
+    seen: set[str] = set()
+    frontier = list(ways.get(COORDINATOR, ()))
+    while frontier:
+        name = frontier.pop()
+        if name == COORDINATOR:
+            return True
+        if name not in seen and eligible(name):
+            seen.add(name)
+            frontier += ways.get(name, ())
+    return False
+
+
 @dataclass(slots=True)
 class WeightedTurns:
     """Interleaved weighted round-robin over named choices.

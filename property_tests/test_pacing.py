@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_df.runtime.emulation import Pace
 from helix_df.runtime.pacing import Lane, PacedQueue
 
 times = st.floats(0, 10, allow_nan=False)
@@ -81,6 +82,38 @@ def test_lanes_keep_their_order_and_never_touch_each_other(
     assert queue.next_s() is None, "a message starves"
     for lane in range(3):
         assert [index for at, index in got if at == lane] == [i for i, (_, at, _) in enumerate(timed) if at == lane]
+
+
+# Seconds planned, share of that which the work takes, and how much too long the rest comes out, in shares of the plan.
+pieces = st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 1), st.floats(0, 0.2)), min_size=1, max_size=60)
+
+
+@given(pieces)
+def test_pacing_never_drifts(work: list[tuple[float, float, float]]) -> None:
+    """However long the rests really are, the clock is behind the plan by the last one's excess alone, never ahead."""
+    pace, now, planned, late = Pace(), 0.0, 0.0, 0.0
+    for planned_s, share, excess in work:
+        wall_s = share * planned_s
+        rest_s = pace.rest_s(planned_s, wall_s)
+        slept_s = rest_s + excess * planned_s if rest_s > 0 else 0.0
+        if rest_s > 0:
+            pace.rested(slept_s)
+        before = late
+        now, planned = now + wall_s + slept_s, planned + planned_s
+        late = now - planned
+        assert late >= -1e-9 * planned
+        assert late <= max(excess * planned_s, before - (planned_s - wall_s)) + 1e-9 * planned
+
+
+@given(pieces, st.floats(1.0, 50.0))
+def test_a_hold_up_is_made_good_by_one_piece_at_most(work: list[tuple[float, float, float]], hold_up: float) -> None:
+    pace = Pace()
+    for planned_s, share, _ in work:
+        assert pace.rest_s(planned_s, (1 + hold_up) * planned_s) == 0
+        assert pace.rest_s(planned_s, 0.0) == pytest.approx(0.0, abs=1e-9)
+        again = pace.rest_s(planned_s, share * planned_s)
+        assert again == pytest.approx((1 - share) * planned_s)
+        pace.rested(again)
 
 
 def take(queue: PacedQueue[tuple[int, int]], due: dict[tuple[int, int], float], now: float) -> list[tuple[int, int]]:

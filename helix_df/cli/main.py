@@ -32,6 +32,7 @@ COMMANDS = {
     "status": "helix_df.cli.status:status",
     "logs": "helix_df.cli.logs:logs",
     "generate": "helix_df.cli.generate:generate",
+    "bench": "helix_df.cli.bench:bench",
     "down": "helix_df.cli.down:down",
     "profile": "helix_df.cli.profile:profile",
     "probe": "helix_df.cli.probe:probe",

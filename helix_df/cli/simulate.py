@@ -32,7 +32,7 @@ def simulate(
     seconds: Annotated[float, typer.Option(help="Simulated time that is reported.")] = 600.0,
     warmup: Annotated[float, typer.Option(help="Simulated time before that.")] = 60.0,
     scheduler: Annotated[
-        str | None, typer.Option(help="flow (the runtime's), swarm, random, shortest-queue or flow-tokens.")
+        str | None, typer.Option(help="The job's by default: flow, swarm, random, shortest-queue or flow-tokens.")
     ] = None,
     in_flight: Annotated[
         int | None, typer.Option("--in-flight", min=1, help="Saturate by holding so many requests.")
@@ -77,7 +77,7 @@ def simulate(
 
     def make(name: str, plan: Plan, settings: dict[str, Any]) -> Variant:
         own = given | settings
-        saturate = offline or own["in_flight"] is not None or not _arrives(trace, own["rate"])
+        saturate = offline or own["in_flight"] is not None or not arrives(trace, own["rate"])
         requests = find_trace(trace, seconds=warmup + seconds, rate=own["rate"], offline=saturate, seed=own["seed"])
         changes = {"seconds": seconds, "warmup_s": warmup, "seed": own["seed"], "events": events}
         options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
@@ -89,7 +89,7 @@ def simulate(
     _report(results, len(variants) > 1, json_file, html, every_node)
 
 
-def _arrives(trace: str, rate: float | None) -> bool:
+def arrives(trace: str, rate: float | None) -> bool:
     """Whether requests come at their own times."""
     from_file = trace.partition(":")[0] not in ("azure", "poisson", "bursts")
     return from_file or rate is not None or "rate=" in trace or trace.partition(":")[2][:1].isdigit()
@@ -117,7 +117,7 @@ def _report(
     from helix_df.what_if.compare import comparison_document
 
     if json_file is not None:
-        _write_json(comparison_document(results) if several else to_document(results[0].outcome), json_file)
+        write_json(comparison_document(results) if several else to_document(results[0].outcome), json_file)
     if html is not None:
         from helix_df.pictures.simulation_page import simulation_page
 
@@ -141,6 +141,7 @@ def _options(
     from dataclasses import replace
 
     from helix_df.errors import SimulationError
+    from helix_df.schedulers.registry import get_scheduler
     from helix_df.simulator.options import (
         HoldInFlight,
         artifact_baseline,
@@ -148,11 +149,10 @@ def _options(
         artifact_online,
         options_of,
     )
-    from helix_df.simulator.schedulers.registry import get_scheduler
 
     get_scheduler(scheduler or "flow")
     if rules == "runtime":
-        options = options_of(job, scheduler=scheduler or "flow", **changes)
+        options = options_of(job, scheduler=scheduler or job.runtime.scheduler, **changes)
         hold = HoldInFlight(in_flight) if in_flight is not None else None
         return options if hold is None else replace(options, feed=hold, max_queue=10**9)
     if rules != "artifact":
@@ -189,7 +189,8 @@ def _events(texts: list[str], *, up: bool) -> tuple[NodeEvent, ...]:
     return tuple(events)
 
 
-def _write_json(document: dict[str, Any], path: Path) -> None:
+def write_json(document: dict[str, Any], path: Path) -> None:
+    """Write a document to a file, or to stdout for ``-``."""
     import json
 
     text = json.dumps(document, sort_keys=True, allow_nan=False) + "\n"

@@ -126,7 +126,7 @@ def _with_limit(job: Job, asked: Asked) -> Job:
 
 def _setting(subject: str, text: str) -> Settings:
     from helix_df.errors import SpecError
-    from helix_df.simulator.schedulers.registry import get_scheduler
+    from helix_df.schedulers.registry import get_scheduler
 
     if subject == "scheduler":
         get_scheduler(text)

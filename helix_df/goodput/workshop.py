@@ -30,8 +30,9 @@ from helix_df.graph.capacities import Ints
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import NodeProfile, Problem
+from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.profiles.timing import LayerTiming
-from helix_df.simulator.setup import Setup, TimingChoice, assemble_setup, stage_timing
+from helix_df.simulator.setup import Setup, assemble_setup
 from helix_df.simulator.simulate import simulate
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
@@ -155,8 +156,7 @@ class Workshop:
         brief = self.brief
         kv_tokens = node.kv_tokens[layers - 1]
         timing: TimingChoice = "measured" if brief.own.timing == "measured" else "planned"
-        found = stage_timing(brief.job, brief.geometry, brief.requests, node.gpu, layers, kv_tokens, timing)
-        return found.stretched(1 / brief.job.nodes[node.name].speed)
+        return node_timing(brief.job, brief.geometry, brief.requests, node.name, layers, kv_tokens, timing)
 
     def perform(self, task: Task, stop: Callable[[], bool]) -> list[Scored]:
         """What a task finds; less when stopped."""

@@ -16,6 +16,7 @@ that serves mean requests: ``tokens/s = (in + out) / (k · (P(in) + out · D(b) 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from helix_df.profiles.catalogue import Curve, Measured
@@ -46,6 +47,16 @@ class LayerTiming:
     def decode_s(self, batch: float) -> float:
         """Seconds a layer takes for a decode step of ``batch`` requests."""
         return interpolate(self.decode, batch) if batch > 0 else 0.0
+
+    def batch_s(self, decodes: Mapping[int, int], prompts: Iterable[tuple[int, int]]) -> float:
+        """Seconds of a batch on one node.
+
+        Args:
+            decodes: requests with a decode step, by the layers that they run: those of the same layers run together.
+            prompts: (layers, prompt tokens), each run on its own.
+        """
+        decode_s = sum(layers * self.decode_s(requests) for layers, requests in decodes.items())
+        return decode_s + sum(layers * self.prefill_s(tokens) for layers, tokens in prompts)
 
     def stretched(self, factor: float) -> LayerTiming:
         """The same shape, every time multiplied by ``factor``."""

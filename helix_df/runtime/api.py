@@ -34,6 +34,7 @@ from helix_df.runtime.api_answers import (
     public_status,
     usage,
     why_not_ready,
+    with_token_ids,
 )
 from helix_df.runtime.api_schema import Body, ChatBody, CompletionBody, parse_body
 from helix_df.runtime.api_stream import EventStream, read_json_body, until_disconnect
@@ -150,7 +151,9 @@ class _Api:
             async for index, piece in pieces:
                 choices[index].add(piece)
         answer = asked.dialect.whole(asked.envelope, choices, asked.echoes, asked.wants_logprobs)
-        answer["usage"] = usage(asked.prompt_tokens, sum(choice.tokens for choice in choices))
+        if asked.body.return_token_ids:
+            with_token_ids(answer, [choice.token_ids for choice in choices])
+        answer["usage"] = usage(asked.prompt_tokens, sum(len(choice.token_ids) for choice in choices))
         return answer
 
     async def _chunks(self, asked: _Asked) -> AsyncGenerator[Json, None]:
@@ -167,8 +170,10 @@ class _Api:
                     if opening is not None:
                         yield opening | extra
                 generated += len(piece.token_ids)
-                if piece.text or piece.logprobs or piece.finish_reason is not None:
-                    yield dialect.chunk(envelope, index, piece, offsets[index]) | extra
+                ids = piece.token_ids if asked.body.return_token_ids else ()
+                if piece.text or piece.logprobs or ids or piece.finish_reason is not None:
+                    chunk = dialect.chunk(envelope, index, piece, offsets[index]) | extra
+                    yield with_token_ids(chunk, [ids]) if asked.body.return_token_ids else chunk
                 offsets[index] += len(piece.text)
         if asked.body.includes_usage:
             yield dialect.closing(envelope) | {"usage": usage(asked.prompt_tokens, generated)}

@@ -6,6 +6,7 @@ Knows neither HTTP nor where the text comes from.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -21,14 +22,14 @@ class Choice:
     """One answer as it grows."""
 
     text: str = ""
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def add(self, piece: TextPiece) -> None:
         """Take in the next piece."""
         self.text += piece.text
-        self.tokens += len(piece.token_ids)
+        self.token_ids += piece.token_ids
         self.finish_reason = piece.finish_reason
         self.logprobs += piece.logprobs
 
@@ -144,6 +145,13 @@ class CompletionDialect:
 
     def _choice(self, index: int, text: str, logprobs: Json | None, finish: FinishReason | None) -> Json:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def with_token_ids(document: Json, ids: Sequence[Sequence[int]]) -> Json:
+    """The body with the token ids of each of its choices, as vLLM gives them."""
+    for choice, own in zip(document["choices"], ids, strict=True):
+        choice["token_ids"] = list(own)
+    return document
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

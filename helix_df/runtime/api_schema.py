@@ -68,7 +68,7 @@ class StreamOptions(BaseModel):
 
 
 class Body(BaseModel):
-    """What both endpoints take. ``top_k`` and ``ignore_eos`` go beyond OpenAI's, as in vLLM."""
+    """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -83,6 +83,7 @@ class Body(BaseModel):
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
     ignore_eos: bool = Field(False, description="true or false")
+    return_token_ids: bool = Field(False, description="true or false")
 
     @property
     def includes_usage(self) -> bool:

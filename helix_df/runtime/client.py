@@ -135,8 +135,10 @@ class RemoteJob(RunningJob):
 
     async def _pieces(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
         path, body = await self._body(request)
+        # Token ids, since a token doesn't always end a character and would else go unseen.
+        body |= {"stream": True, "return_token_ids": True}
         try:
-            async with self._http.stream("POST", path, json=body | {"stream": True}) as response:
+            async with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     await response.aread()
                     raise _error_of(response)
@@ -193,9 +195,11 @@ class RemoteJob(RunningJob):
 
 
 def http_client(url: str) -> httpx.AsyncClient:
-    """A client for the API at ``url``; an answer may take as long as it likes."""
+    """A client for the API at ``url``; answers may take as long as they like, and any number may be under way."""
     return httpx.AsyncClient(
-        base_url=url.removesuffix("/").removesuffix("/v1"), timeout=httpx.Timeout(None, connect=10)
+        base_url=url.removesuffix("/").removesuffix("/v1"),
+        timeout=httpx.Timeout(None, connect=10),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
     )
 
 
@@ -263,7 +267,7 @@ def _piece(document: dict[str, Any]) -> TextPiece:
         raise RequestError(error["message"], param=error["param"], code=error["code"], status=503)
     choice = document["choices"][0]
     text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-    return TextPiece(text, finish_reason=choice["finish_reason"])
+    return TextPiece(text, tuple(choice.get("token_ids", ())), choice["finish_reason"])
 
 
 def _error_of(response: httpx.Response) -> RequestError:

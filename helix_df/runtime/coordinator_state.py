@@ -21,7 +21,7 @@ from helix_df.graph.problem import COORDINATOR, LinkTable, Placement
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.plan import Plan
-from helix_df.routing import FlowRouter, KvLedger, Pipeline
+from helix_df.routing import KvLedger, Pipeline, Router, Ways, leads_home, ways_home
 from helix_df.runtime.messages import (
     LOST_AFTER_S,
     Failed,
@@ -48,6 +48,8 @@ from helix_df.runtime.requests import (
     TokenEvent,
 )
 from helix_df.runtime.worker_state import Send
+from helix_df.schedulers.api import View
+from helix_df.schedulers.registry import follows_flow, get_scheduler
 from helix_df.spec.job import Job
 
 
@@ -140,40 +142,50 @@ class CoordinatorState:
 
     plan: Plan
     context: int
-    router: FlowRouter = field(init=False)
+    router: Router = field(init=False)
     ledger: KvLedger = field(init=False)
     counters: _Counters = field(default_factory=_Counters)
     failure: str | None = None
     stopping: bool = False
     _was_ready: bool = False
+    _ways: Ways = field(init=False)
     _nodes: dict[str, _Node] = field(default_factory=dict)
     _links: LinkTable = field(init=False)
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.router = FlowRouter(self.plan.placement, self.plan.edges)
-        used = [stage for stage in self.plan.stages if stage.node in self.router.nodes]
+        self._ways = _ways(self.plan)
+        used = [stage for stage in self.plan.stages if stage.node in self._ways]
         self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in used}
         self._links = link_table(self.plan.job)
         self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
+        view = View(
+            placement=self.plan.placement,
+            ways=self._ways,
+            edges=self.plan.edges,
+            seed=self.plan.job.solver.seed,
+            waiting=self._requests_through,
+            link_free_in_s=lambda _tail, _head: 0.0,  # nobody tells the coordinator
+        )
+        self.router = get_scheduler(self.plan.job.runtime.scheduler)(view)
 
     # ------------------------------------------------------------------ what the shell asks
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Nodes that carry flow, and so need a worker."""
+        """Nodes that requests may go through, and so need a worker."""
         return tuple(self._nodes)
 
     @property
     def placement(self) -> Placement:
-        """Layers of the nodes that carry flow."""
+        """Layers of the nodes that requests may go through."""
         return {name: node.layers for name, node in self._nodes.items()}
 
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.failure is None and not self.stopping and self.router.exists(self._is_up)
+        return self.failure is None and not self.stopping and leads_home(self._ways, self._is_up)
 
     @property
     def all_up(self) -> bool:
@@ -240,7 +252,7 @@ class CoordinatorState:
                 code="context_length_exceeded",
                 expected=f"at most {self.context} tokens together",
             )
-        if not self.router.exists(lambda name: self._is_up(name) and self.ledger.capacity[name] >= most):
+        if not leads_home(self._ways, lambda name: self._is_up(name) and self.ledger.capacity[name] >= most):
             room = max(self.ledger.capacity.values())
             raise RequestError(
                 f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
@@ -494,12 +506,19 @@ class CoordinatorState:
             speed=node.speed,
             kv_used_tokens=self.ledger.used.get(name, 0),
             kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
-            running=sum(
-                1
-                for request in self._requests.values()
-                if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
-            ),
+            running=self._requests_through(name),
         )
+
+    def _requests_through(self, name: str) -> int:
+        pipelines = (request.pipeline for request in self._requests.values())
+        return sum(any(hop.node == name for hop in pipeline) for pipeline in pipelines if pipeline is not None)
+
+
+def _ways(plan: Plan) -> Ways:
+    """The hops that requests may take: those with flow, or every feasible one for a scheduler that isn't led by it."""
+    if follows_flow(plan.job.runtime.scheduler):
+        return ways_home([(edge.tail, edge.head) for edge in plan.edges if edge.tokens_per_s > 0])
+    return ways_home([(edge.tail, edge.head) for edge in plan.graph().edges])
 
 
 def _gone(why: str) -> RequestError:

@@ -1,4 +1,5 @@
-"""A cluster on one machine: an endpoint whose messages take as long as the declared links say, and a slowed engine.
+"""A cluster on one machine: an endpoint whose messages take as long as the declared links say, and an engine whose
+batches take as long as the declared device does.
 
 Thin shells around ``pacing``. The sender of a message paces it, with the bytes it really has. Doesn't know what
 messages mean.
@@ -9,11 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from helix_df.graph.problem import LinkTable
+from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.messages import Frames, Route
 from helix_df.runtime.pacing import Lane, PacedQueue
 from helix_df.runtime.steps import Step, StepResult
@@ -105,25 +108,34 @@ class EmulatedEndpoint:
 
 
 @dataclass(slots=True)
-class Slowness:
-    """How long to rest after each piece of work, so that all takes ``1 / speed`` times as long.
+class Pace:
+    """How long to rest after each piece of work, so that each takes as long as planned.
 
-    A rest that came out too long, or work that was held up, is made good by the following rests, up to the length of
-    the last piece.
+    What a rest was too long the following ones make good, so that lateness never adds up. So they do for work that took
+    longer than planned, up to the length of one piece: nobody catches up for ever.
     """
 
-    speed: float
-    _ahead_s: float = 0.0
+    _rest_s: float = 0.0
+    _overslept_s: float = 0.0
+    _held_up_s: float = 0.0
 
-    def rest_s(self, wall_s: float, busy_s: float) -> float:
-        """Seconds to rest after work that took ``wall_s`` seconds, of which ``busy_s`` were its own."""
-        whole_s = busy_s / self.speed
-        self._ahead_s = max(-whole_s, self._ahead_s + whole_s - wall_s)
-        return max(0.0, self._ahead_s)
+    def rest_s(self, planned_s: float, wall_s: float) -> float:
+        """Seconds to rest after a piece that was to take ``planned_s`` seconds and took ``wall_s``."""
+        self._rest_s = max(0.0, planned_s - wall_s)
+        self._held_up_s = min(planned_s, self._held_up_s + max(0.0, wall_s - planned_s))
+        self._overslept_s = self._made_good(self._overslept_s)
+        self._held_up_s = self._made_good(self._held_up_s)
+        return self._rest_s
 
     def rested(self, seconds: float) -> None:
         """So long the rest really was."""
-        self._ahead_s -= seconds
+        self._overslept_s += seconds - self._rest_s
+
+    def _made_good(self, late_s: float) -> float:
+        """Shorten the rest by ``late_s``, and say what is left of that."""
+        shorter_s = min(late_s, self._rest_s)
+        self._rest_s -= shorter_s
+        return late_s - shorter_s
 
 
 class CountingEngine(Protocol):
@@ -145,14 +157,16 @@ class CountingEngine(Protocol):
     def warm_up(self) -> Iterator[object]: ...
 
 
-class SlowedEngine:
-    """An engine at a share of its speed: after each batch it waits out the rest of the time.
+BatchSeconds = Callable[[Sequence[Step], float, float], float]
+"""Seconds that a batch is to take, by its steps and the seconds of wall and processor time that it took."""
+
+
+class PacedEngine:
+    """An engine that waits after each batch until the batch has taken as long as ``planned_s`` says.
 
     Args:
         engine: what computes.
-        speed: above 0, at most 1.
-        on_cpu: whether the engine computes on this process' own threads. Then time that others took the core away
-            isn't counted as work; the workers of a machine would else slow each other by more than their share.
+        planned_s: how long each batch is to take; ``slowed`` or ``as_profiled``.
         wall: seconds of a monotonic clock.
         cpu: seconds of processor time that this process has used.
         sleep: waits so many seconds.
@@ -161,16 +175,15 @@ class SlowedEngine:
     def __init__(
         self,
         engine: CountingEngine,
-        speed: float,
+        planned_s: BatchSeconds,
         *,
-        on_cpu: bool,
         wall: Callable[[], float] = time.perf_counter,
         cpu: Callable[[], float] = time.process_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine = engine
-        self._slowness = Slowness(speed)
-        self._on_cpu = on_cpu
+        self._planned_s = planned_s
+        self._pace = Pace()
         self._wall, self._cpu, self._sleep = wall, cpu, sleep
 
     @property
@@ -188,7 +201,7 @@ class SlowedEngine:
         self._engine.release(request)
 
     def warm_up(self) -> Iterator[object]:
-        """See ``StepEngine``. Compiling isn't slowed: it is no part of what a profile measures."""
+        """See ``StepEngine``. Compiling isn't paced: it is no part of what a profile measures."""
         return self._engine.warm_up()
 
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
@@ -196,13 +209,43 @@ class SlowedEngine:
         wall, cpu, compiled = self._wall(), self._cpu(), self._engine.compilations
         results = self._engine.run(steps)
         if self._engine.compilations == compiled:
-            self._rest(self._wall() - wall, self._cpu() - cpu)
+            wall_s = self._wall() - wall
+            self._rest(self._pace.rest_s(self._planned_s(steps, wall_s, self._cpu() - cpu), wall_s))
         return results
 
-    def _rest(self, wall_s: float, cpu_s: float) -> None:
-        # Several threads use more processor time than passes; then all that passes is work.
-        rest_s = self._slowness.rest_s(wall_s, min(wall_s, cpu_s) if self._on_cpu else wall_s)
+    def _rest(self, rest_s: float) -> None:
         if rest_s > 0:
             started = self._wall()
             self._sleep(rest_s)
-            self._slowness.rested(self._wall() - started)
+            self._pace.rested(self._wall() - started)
+
+
+def slowed(speed: float, *, on_cpu: bool) -> BatchSeconds:
+    """Batches take ``1 / speed`` times as long as they really do.
+
+    Args:
+        speed: above 0, at most 1.
+        on_cpu: whether the engine computes on this process' own threads. Then time that others took the core away
+            isn't counted as work; the workers of a machine would else slow each other by more than their share.
+    """
+
+    def planned_s(_steps: Sequence[Step], wall_s: float, cpu_s: float) -> float:
+        # Several threads use more processor time than passes; then all that passes is work.
+        return (min(wall_s, cpu_s) if on_cpu else wall_s) / speed
+
+    return planned_s
+
+
+def as_profiled(timing: LayerTiming) -> BatchSeconds:
+    """Batches take as long as the simulator says, whatever this machine is busy with, as long as it keeps up.
+
+    Args:
+        timing: of the node, its speed included.
+    """
+
+    def planned_s(steps: Sequence[Step], _wall_s: float, _cpu_s: float) -> float:
+        decodes = Counter(len(step.layers) for step in steps if len(step.inputs) == 1)
+        prompts = ((len(step.layers), len(step.inputs)) for step in steps if len(step.inputs) > 1)
+        return timing.batch_s(decodes, prompts)
+
+    return planned_s

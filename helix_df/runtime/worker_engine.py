@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import jax
 
+from helix_df.graph.compile import mean_request
+from helix_df.graph.stage_timing import is_measured, node_timing
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
 from helix_df.runtime.device import layers_per_call, matrix_layout
-from helix_df.runtime.emulation import SlowedEngine
+from helix_df.runtime.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.messages import Welcome
@@ -18,7 +20,7 @@ from helix_df.spec.job import Job
 
 
 def build_engine(welcome: Welcome, report: Report) -> StepEngine:
-    """Load and warm up the engine of one stage, telling ``report`` how far it is; slowed if the job emulates that.
+    """Load and warm up the engine of one stage, telling ``report`` how far it is; paced if the job emulates that.
 
     Raises:
         ModelError: when weights are missing or not as the model's configuration says.
@@ -45,7 +47,14 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)
-    speed = job.nodes[welcome.node].speed
-    if job.runtime.emulate and speed < 1:
-        return SlowedEngine(engine, speed, on_cpu=jax.default_backend() == "cpu")
-    return engine
+    planned_s = _planned(job, welcome) if job.runtime.emulate else None
+    return engine if planned_s is None else PacedEngine(engine, planned_s)
+
+
+def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:
+    """How long batches are to take: as the node's profile says, else longer by its speed; ``None`` as they come."""
+    node, geometry = job.nodes[welcome.node], read_geometry(job.model.parsed_source)
+    if is_measured(job, geometry, node.gpu):
+        requests, layers = mean_request(job, geometry), len(welcome.layers)
+        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, welcome.kv_tokens))
+    return slowed(node.speed, on_cpu=jax.default_backend() == "cpu") if node.speed < 1 else None

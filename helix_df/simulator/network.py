@@ -10,6 +10,8 @@ from collections.abc import Callable
 from helix_df.errors import SimulationError
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
+from helix_df.routing import ways_home
+from helix_df.schedulers.registry import follows_flow
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Link, Nic
 from helix_df.simulator.setup import Setup
@@ -27,13 +29,13 @@ class Network:
             EdgeFlow(self._codes[edge.tail], self._codes[edge.head], edge.tokens_per_s) for edge in setup.edges
         )
         flowing = {(edge.tail, edge.head) for edge in self.edges if edge.tokens_per_s > 0}
-        only_flow = options.ways == "flow" or options.scheduler.startswith("flow")
+        only_flow = options.ways == "flow" or follows_flow(options.scheduler)
         pairs = [
             (self._codes[link.tail], self._codes[link.head])
             for link in setup.links
             if not only_flow or (self._codes[link.tail], self._codes[link.head]) in flowing
         ]
-        self.ways = _leading_home(pairs)
+        self.ways = ways_home(pairs)
         self.stages = [self._stage(index, setup, options) for index in range(len(setup.stages))]
         self._links = self._connect(setup)
         self.first_links = [self.link(COORDINATOR, head) for head in self.ways.get(COORDINATOR, ())]
@@ -139,22 +141,3 @@ class Network:
                 else:
                     best[head] = max(best.get(head, 0), min(width, room(self.stages[int(head)])))
         return found
-
-
-def _leading_home(pairs: list[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Next hops by endpoint, without those from which no way leads back to the coordinator."""
-    back: dict[str, list[str]] = {}
-    for tail, head in pairs:
-        back.setdefault(head, []).append(tail)
-    home = {COORDINATOR}
-    frontier = [COORDINATOR]
-    while frontier:
-        for tail in back.get(frontier.pop(), ()):
-            if tail not in home:
-                home.add(tail)
-                frontier.append(tail)
-    ways: dict[str, list[str]] = {}
-    for tail, head in pairs:
-        if head in home:
-            ways.setdefault(tail, []).append(head)
-    return {tail: tuple(heads) for tail, heads in ways.items()}

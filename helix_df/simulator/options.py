@@ -62,6 +62,7 @@ class Options:
         drain: go on after the window until every request that arrived has ended (not for saturating traces).
         seed: of everything that is drawn at random.
         scheduler: a name of ``schedulers.registry``.
+        sees: what a scheduler may look at: the coordinator's own requests, or the queues and links of all nodes, too.
         routing: the whole pipeline when a request is admitted, or hop by hop as its prompt travels.
         ways: which hops schedulers other than the flow's may take: every feasible one or only those with flow.
         admission: by expected KV use as the runtime does, or everything at once.
@@ -88,6 +89,7 @@ class Options:
     drain: bool = False
     seed: int = 0
     scheduler: str = "flow"
+    sees: Literal["coordinator", "everything"] = "coordinator"
     routing: Literal["admission", "hop"] = "admission"
     ways: Literal["feasible", "flow"] = "feasible"
     admission: Literal["kv", "open"] = "kv"
@@ -139,6 +141,7 @@ def options_of(job: Job, **changes: object) -> Options:
     """The rules by which the runtime serves a job; ``changes`` are fields of ``Options``."""
     runtime = job.runtime
     options = Options(
+        scheduler=runtime.scheduler,
         kv_high_water=runtime.kv_high_water,
         expected_output=runtime.expected_output,
         mean_output=job.workload.output_length,
@@ -154,6 +157,7 @@ COPY_BYTES_PER_S = 1 / (1 / 4e9 + 1 / 5e9)
 """The published simulator joins activations at 4 GB/s and moves them to the device at 5 GB/s."""
 
 ARTIFACT = Options(
+    sees="everything",
     when_full="drop",
     expected_output=1.0,
     max_queue=10**9,

@@ -1,31 +1,23 @@
 """What is simulated: stages with their timing and KV cache, the links between them, and the plan's flow.
 
-Owns the step from a plan to these numbers, and the choice of each node's timing. Doesn't know traces, schedulers or
-events.
+Owns the step from a plan to these numbers. Doesn't know traces, schedulers or events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from helix_df.errors import SimulationError
-from helix_df.graph.compile import DEFAULT_EFFICIENCY, compile_problem, mean_request
+from helix_df.graph.compile import compile_problem, mean_request
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
+from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.layers import LayerRange
 from helix_df.plan import Plan
-from helix_df.profiles.catalogue import find_device, find_measured
-from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import declared_curves
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.profiles.throughput import Requests, Roofline
-from helix_df.profiles.timing import LayerTiming, declared_timing, measured_timing, roofline_timing
-from helix_df.spec.job import GpuType, Job
-
-TimingChoice = Literal["planned", "measured"]
+from helix_df.profiles.timing import LayerTiming
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +102,7 @@ def setup_of(
         StageSetup(
             name=stage.node,
             layers=stage.layers,
-            timing=stage_timing(
-                job, geometry, requests, job.nodes[stage.node].gpu, len(stage.layers), stage.kv_tokens, timing
-            ).stretched(1 / job.nodes[stage.node].speed),
+            timing=node_timing(job, geometry, requests, stage.node, len(stage.layers), stage.kv_tokens, timing),
             kv_tokens=stage.kv_tokens,
             nic_bytes_per_s=job.nodes[stage.node].nic,
         )
@@ -158,46 +148,3 @@ def _ratio(ratio: float | Mapping[tuple[str, str], float], tail: str, head: str)
     if not 0 < value <= 1:
         raise SimulationError("a codec's ratio must be above 0 and at most 1", where=f"{tail} → {head}", found=value)
     return value
-
-
-def stage_timing(
-    job: Job,
-    geometry: ModelGeometry,
-    requests: Requests,
-    gpu: str,
-    layers: int,
-    kv_tokens: int,
-    choice: TimingChoice = "planned",
-) -> LayerTiming:
-    """Seconds a layer takes on a GPU type that holds ``layers`` layers; sources as in ``profiles.timing``."""
-    declared = job.gpus.get(gpu, GpuType())
-    profile = declared.profile
-    if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
-        curves = declared_curves(profile.prefill_ms, profile.decode_ms, (kv_tokens,), requests.max_batch)
-        return measured_timing(curves, layers)
-    measured = find_measured(gpu, geometry, job.model.dtype)
-    shape = measured_timing(measured, layers) if measured is not None else None
-    if shape is not None and (choice == "measured" or declared == GpuType()):
-        return shape
-    if shape is None:
-        roofline = _roofline(job, gpu)
-        shape = roofline_timing(geometry, job.model.element_bytes, roofline, requests) if roofline else None
-    table = declared.profile.tokens_per_s if declared.profile is not None else None
-    if table is not None:
-        return declared_timing(table[layers - 1], kv_tokens, layers, shape, requests)
-    if shape is None or (measured is not None and declared.profile is not None):
-        roofline = _roofline(job, gpu)
-        assert roofline is not None, f"{gpu} was planned with without anybody knowing its speed"
-        return roofline_timing(geometry, job.model.element_bytes, roofline, requests)
-    return shape
-
-
-def _roofline(job: Job, gpu: str) -> Roofline | None:
-    """The declared roofline, else the catalogue's, else none."""
-    profile = job.gpus.get(gpu, GpuType()).profile
-    if profile is not None and profile.compute is not None and profile.bandwidth is not None:
-        return Roofline(profile.efficiency * profile.compute, profile.efficiency * profile.bandwidth)
-    device = find_device(gpu)
-    if device is None:
-        return None
-    return Roofline(DEFAULT_EFFICIENCY * device.flop_per_s[job.model.dtype], DEFAULT_EFFICIENCY * device.bytes_per_s)

@@ -6,7 +6,8 @@ the beginning again at its end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from helix_df.errors import SimulationError
 
@@ -53,3 +54,22 @@ class Trace:
             sum(request.input_tokens for request in self.requests) / count,
             sum(request.output_tokens for request in self.requests) / count,
         )
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a request, prompt and output."""
+        return max(request.input_tokens + request.output_tokens for request in self.requests)
+
+    def scaled(self, factor: float) -> Trace:
+        """The same requests with prompts and outputs ``factor`` times as long, at least a token each."""
+
+        def one(request: TraceRequest) -> TraceRequest:
+            lengths = (request.input_tokens, request.output_tokens, request.max_tokens)
+            return TraceRequest(request.arrival_s, *(max(1, math.floor(factor * length)) for length in lengths))
+
+        return replace(self, requests=tuple(map(one, self.requests)))
+
+    def exact(self) -> Trace:
+        """The same requests, each of which asks for no more than it will generate."""
+        requests = (replace(request, max_tokens=request.output_tokens) for request in self.requests)
+        return replace(self, requests=tuple(requests))

@@ -18,13 +18,13 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.routing import KvLedger, Pipeline
+from helix_df.schedulers.api import HopObserver, HopRouter, TokenCounter, View
+from helix_df.schedulers.registry import get_scheduler
 from helix_df.simulator.ledger import LayerLedger, reserve
 from helix_df.simulator.meter import Meter
 from helix_df.simulator.network import Network
 from helix_df.simulator.options import FeedByKv, HoldInFlight, Options, Saturate
 from helix_df.simulator.parts import Attempt, Link, Piece, RequestState, Run
-from helix_df.simulator.schedulers.api import HopObserver, HopRouter, TokenCounter, View
-from helix_df.simulator.schedulers.registry import get_scheduler
 from helix_df.simulator.setup import Setup
 from helix_df.simulator.stage import NEVER, Stage
 from helix_df.simulator.trace import Trace
@@ -102,9 +102,19 @@ class World:
             ways=network.ways,
             edges=network.edges,
             seed=self.options.seed,
-            waiting=lambda name: self.by_name[name].waiting(self.now),
-            link_free_in_s=lambda tail, head: max(0.0, network.link(tail, head).free_s - self.now),
+            waiting=self._queue_seen,
+            link_free_in_s=self._link_seen,
         )
+
+    def _queue_seen(self, name: str) -> int:
+        if self.options.sees == "everything":
+            return self.by_name[name].waiting(self.now)
+        return sum(name in attempt.names for attempt in self.active.values())
+
+    def _link_seen(self, tail: str, head: str) -> float:
+        if self.options.sees == "everything":
+            return max(0.0, self.network.link(tail, head).free_s - self.now)
+        return 0.0
 
     def _begin_feed(self) -> None:
         if not self.trace.saturating:

@@ -22,10 +22,10 @@ NODES = (
 READY = JobStatus("job", "tiny", "ready", True, "", NODES, 2, 1, 5, 1, 111, 222)
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(vocab_size: int = 258) -> Tokenizer:
     return Tokenizer(
         ByteCodec(frozenset({256, EOS})),
-        vocab_size=258,
+        vocab_size=vocab_size,
         bos_id=None,
         eos_ids=frozenset({EOS}),
         chat=ChatTemplate(PLAIN_TEMPLATE),

@@ -158,6 +158,19 @@ async def test_sampling_parameters_are_passed_on(client, service):
     assert service.requests[0].stop_ids == frozenset()
 
 
+async def test_token_ids_on_request(client, service):
+    service.answer = "aß"
+    asked = {"model": "tiny", "prompt": "p", "extra_body": {"return_token_ids": True}}
+    whole = await client.completions.create(**asked)
+    assert whole.choices[0].model_extra["token_ids"] == [97, 0xC3, 0x9F]
+    chunks = [chunk async for chunk in await client.completions.create(**asked, stream=True)]
+    # A token that ends no character has a chunk of its own all the same.
+    found = [(chunk.choices[0].text, chunk.choices[0].model_extra["token_ids"]) for chunk in chunks]
+    assert found == [("a", [97]), ("", [0xC3]), ("ß", [0x9F]), ("", [])]
+    plain = await client.completions.create(model="tiny", prompt="p")
+    assert "token_ids" not in plain.choices[0].model_extra
+
+
 async def test_without_a_seed_every_request_draws_its_own(client, service):
     for _ in range(2):
         await client.completions.create(model="tiny", prompt="p")

@@ -15,6 +15,9 @@ from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.daemon import Parts, main
 from tests.api.fakes import READY, FakeService, byte_tokenizer
 
+TINY_VOCABULARY = 320
+"""Of ``random:tiny``, which the fake daemons' plans are for."""
+
 
 class FakeDeployment(FakeService):
     token = "secret"
@@ -45,5 +48,7 @@ class FakeDeployment(FakeService):
 
 
 if __name__ == "__main__":
-    fake = Parts(lambda plan, logs: FakeDeployment(sys.argv[1]), lambda plan: byte_tokenizer(), lambda plan: 200)
+    fake = Parts(
+        lambda plan, logs: FakeDeployment(sys.argv[1]), lambda plan: byte_tokenizer(TINY_VOCABULARY), lambda plan: 200
+    )
     sys.exit(main(sys.argv[2:], lambda: fake))

@@ -6,22 +6,28 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
-from helix_df.graph.problem import COORDINATOR, Link, LinkTable
+from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.graph.problem import Link as Quality
 from helix_df.layers import LayerRange
+from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.emulation import EmulatedEndpoint, SlowedEngine, Slowness
+from helix_df.runtime.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
 from helix_df.runtime.requests import TokenEvent
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import listen
+from helix_df.simulator import TraceRequest, options_of, setup_of
+from helix_df.simulator.network import Network
+from helix_df.simulator.parts import Attempt, Link, Piece, RequestState, Run
 from tests.runtime.test_transport import SCHEMES, take
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 AN_HOUR = 3600.0
 
 
-def links(**found: Link) -> LinkTable:
+def links(**found: Quality) -> LinkTable:
     regions = dict.fromkeys(["a", "b", "c", COORDINATOR], "here")
     return LinkTable(regions, by_node=LinkTable.symmetric((COORDINATOR, name, link) for name, link in found.items()))
 
@@ -29,7 +35,7 @@ def links(**found: Link) -> LinkTable:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> None:
     slow, quick, free = listen(scheme), listen(scheme), listen(scheme)
-    here = EmulatedEndpoint(listen(scheme), COORDINATOR, links(a=Link(1.0, AN_HOUR), b=Link(1e9, 1e-3)))
+    here = EmulatedEndpoint(listen(scheme), COORDINATOR, links(a=Quality(1.0, AN_HOUR), b=Quality(1e9, 1e-3)))
     for name, peer in (("a", slow), ("b", quick), ("c", free)):
         here.place(name, peer.address)
     for index in range(20):
@@ -49,7 +55,7 @@ def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> No
 
 def test_a_link_is_one_link_wherever_its_node_listens() -> None:
     before, after = listen("local://*"), listen("local://*")
-    here = EmulatedEndpoint(listen("local://*"), COORDINATOR, links(a=Link(1.0, AN_HOUR)))
+    here = EmulatedEndpoint(listen("local://*"), COORDINATOR, links(a=Quality(1.0, AN_HOUR)))
     here.place("a", before.address)
     here.send(before.address, [b"x" * 10])
     here.place("a", after.address)
@@ -60,22 +66,22 @@ def test_a_link_is_one_link_wherever_its_node_listens() -> None:
     after.close()
 
 
-def test_a_rest_makes_the_work_as_long_as_the_speed_says() -> None:
-    slowness = Slowness(0.25)
-    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 3.0
-    slowness.rested(3.5)  # half a second too long, which the next rest makes good
-    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 2.5
-    slowness.rested(2.5)
-    # Held up by others: 2 s passed for 1 s of work, so only 2 s are left of 4.
-    assert slowness.rest_s(wall_s=2.0, busy_s=1.0) == 2.0
+def test_a_rest_makes_the_work_as_long_as_planned() -> None:
+    pace = Pace()
+    assert pace.rest_s(planned_s=4.0, wall_s=1.0) == 3.0
+    pace.rested(3.5)  # half a second too long, which the next rest makes good
+    assert pace.rest_s(planned_s=4.0, wall_s=1.0) == 2.5
+    pace.rested(2.5)
+    # Held up by others: 2 s have passed, so only 2 s are left of 4.
+    assert pace.rest_s(planned_s=4.0, wall_s=2.0) == 2.0
 
 
 def test_a_long_hold_up_is_not_made_good_for_ever() -> None:
-    slowness = Slowness(0.5)
-    assert slowness.rest_s(wall_s=100.0, busy_s=1.0) == 0.0
-    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 0.0
-    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 0.0
-    assert slowness.rest_s(wall_s=1.0, busy_s=1.0) == 1.0
+    pace = Pace()
+    assert pace.rest_s(planned_s=2.0, wall_s=100.0) == 0.0
+    assert pace.rest_s(planned_s=2.0, wall_s=1.0) == 0.0
+    assert pace.rest_s(planned_s=2.0, wall_s=1.0) == 0.0
+    assert pace.rest_s(planned_s=2.0, wall_s=1.0) == 1.0
 
 
 @dataclass
@@ -113,19 +119,70 @@ class FakeEngine:
 @pytest.mark.parametrize(("on_cpu", "seconds"), [(True, 4.0), (False, 8.0)])
 def test_a_slowed_engine_counts_what_it_worked_but_not_compiling(on_cpu: bool, seconds: float) -> None:
     clocks = Clocks()
-    slowed = SlowedEngine(
-        FakeEngine(clocks),
-        0.25,
-        on_cpu=on_cpu,
-        wall=lambda: clocks.wall_s,
-        cpu=lambda: clocks.cpu_s,
-        sleep=clocks.sleep,
-    )
-    slowed.run(())
+    engine = paced(clocks, slowed(0.25, on_cpu=on_cpu))
+    engine.run(())
     assert clocks.wall_s == 100.0
     for _ in range(5):
-        slowed.run(())
+        engine.run(())
     assert clocks.wall_s == pytest.approx(100 + 5 * seconds)
+
+
+def paced(clocks: Clocks, planned_s: BatchSeconds) -> PacedEngine:
+    return PacedEngine(
+        FakeEngine(clocks), planned_s, wall=lambda: clocks.wall_s, cpu=lambda: clocks.cpu_s, sleep=clocks.sleep
+    )
+
+
+TIMING = LayerTiming(prefill=((0.0, 1.0), (16.0, 1.0), (32.0, 3.0)), decode=((0.0, 2.0), (1.0, 2.0), (3.0, 4.0)))
+
+
+def step(request: str, layers: LayerRange, tokens: int) -> Step:
+    if layers.start == 0:
+        return Step(request, layers, 0, tokens=np.zeros(tokens, np.int32))
+    return Step(request, layers, 0, hidden=np.zeros((tokens, 4), np.float32))
+
+
+def test_a_profiled_engine_takes_what_the_profile_says_of_just_that_batch() -> None:
+    clocks = Clocks()
+    engine = paced(clocks, as_profiled(TIMING.stretched(2)))
+    engine.run(())  # compiles
+    all_layers, some = LayerRange(0, 3), LayerRange(1, 3)
+    batches = {
+        (step("a", all_layers, 1),): 2 * 3 * 2.0,
+        (step("a", all_layers, 1), step("b", all_layers, 1), step("c", all_layers, 1)): 2 * 3 * 4.0,
+        (step("a", all_layers, 1), step("b", some, 1)): 2 * (3 * 2.0 + 2 * 2.0),
+        (step("a", all_layers, 1), step("b", some, 24), step("c", all_layers, 16)): 2 * (3 * 2.0 + 2 * 2.0 + 3 * 1.0),
+    }
+    for batch, seconds in batches.items():
+        before = clocks.wall_s
+        engine.run(batch)
+        assert clocks.wall_s - before == pytest.approx(seconds)
+
+
+def test_workers_and_the_simulator_time_a_batch_alike() -> None:
+    """A stage that requests enter at two layers, with everything at once in its queues."""
+    placement = {"a": LayerRange(0, 1), "b": LayerRange(0, 2), "c": LayerRange(1, 4)}
+    gpus = {"toy": {"memory": "1GiB", "profile": {"prefill_ms": [[16, 1.0], [32, 3.0]], "decode_ms": [[1, 2], [3, 4]]}}}
+    nodes = {name: {"gpu": "toy", "speed": 0.5} for name in placement}
+    plan = tiny_plan(placement, gpus=gpus, nodes=nodes, runtime={"max_batch": 8, "max_prefill_tokens": 64})
+    setup = setup_of(plan)
+    network = Network(setup, options_of(plan.job, scheduler="random"))
+    stage = network.stages[[one.name for one in setup.stages].index("c")]
+    steps = []
+    for number, (tail, prompt) in enumerate([("a", 0), ("a", 0), ("b", 0), ("a", 20), ("b", 30)]):
+        request = RequestState(number, 0.0, TraceRequest(0.0, 9, 9, 9))
+        attempt = Attempt(request, str(number), 0.0, 9, 9)
+        link = next(link for link in stage_links(network, "c") if network.name(link.tail_name) == tail)
+        piece = Piece(attempt, prompt, True) if prompt else None
+        stage.inbox.append(Run(0.0, number, link, [] if prompt else [attempt], 0.0, piece, 0.0))
+        steps.append(step(str(number), LayerRange(placement[tail].stop, 4), prompt or 1))
+    end, refused = stage.begin(0.0, False)
+    assert not refused
+    assert as_profiled(setup.stages[stage.index].timing)(steps, 0.0, 0.0) == pytest.approx(end)
+
+
+def stage_links(network: Network, head: str) -> list[Link]:
+    return [link for link in network.links if network.name(link.head_name) == head]
 
 
 async def answers_of(codec: str, *, emulate: bool) -> list[list[TokenEvent]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from helix_df.graph.flow import hops_of
 from helix_df.graph.problem import COORDINATOR
 from helix_df.routing import Pipeline
-from helix_df.simulator.schedulers.api import View
+from helix_df.schedulers.api import View
 
 SMALLEST_SHARE = 0.05
 

@@ -6,13 +6,13 @@ A router is what ``helix_df.routing`` says. It may have more: ``choose`` picks o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from helix_df.graph.flow import EdgeFlow, hops_of
 from helix_df.graph.problem import COORDINATOR, Placement
-from helix_df.routing import Pipeline, Router
+from helix_df.routing import Pipeline, Router, Ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,12 @@ class View:
     """What a scheduler may look at.
 
     ``ways`` are the next hops from every endpoint, each of which leads to the end. ``waiting`` says how many requests
-    wait on a node now, ``link_free_in_s`` how many seconds a link is still busy for.
+    wait on a node now, or, to those who can't look into nodes, how many go through it; ``link_free_in_s`` how many
+    seconds a link is still busy for, as far as that is known.
     """
 
     placement: Placement
-    ways: Mapping[str, tuple[str, ...]]
+    ways: Ways
     edges: tuple[EdgeFlow, ...]
     seed: int
     waiting: Callable[[str], int]

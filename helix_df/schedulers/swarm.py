@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helix_df.simulator.schedulers.api import HopByHop, View
+from helix_df.schedulers.api import HopByHop, View
 
 FIRST_S = 0.05
 SMOOTHING = 0.8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from helix_df.simulator.schedulers.api import HopByHop, View
+from helix_df.schedulers.api import HopByHop, View
 
 
 class AtRandom(HopByHop):

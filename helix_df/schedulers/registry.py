@@ -5,15 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 
 from helix_df.errors import SimulationError
-from helix_df.simulator.schedulers.api import Scheduler
+from helix_df.schedulers.api import Scheduler
 
 SCHEDULERS = {
-    "flow": "helix_df.simulator.schedulers.flow:flow",
-    "flow-tokens": "helix_df.simulator.schedulers.flow_tokens:FlowByTokens",
-    "random": "helix_df.simulator.schedulers.at_random:AtRandom",
-    "shortest-queue": "helix_df.simulator.schedulers.shortest_queue:ShortestQueue",
-    "swarm": "helix_df.simulator.schedulers.swarm:Swarm",
+    "flow": "helix_df.schedulers.flow:flow",
+    "flow-tokens": "helix_df.schedulers.flow_tokens:FlowByTokens",
+    "random": "helix_df.schedulers.at_random:AtRandom",
+    "shortest-queue": "helix_df.schedulers.shortest_queue:ShortestQueue",
+    "swarm": "helix_df.schedulers.swarm:Swarm",
 }
+
+
+FOLLOW_FLOW = frozenset({"flow", "flow-tokens"})
+"""Those that only use hops to which the plan gives flow; the others use every feasible one."""
+
+
+def follows_flow(name: str) -> bool:
+    """Whether a scheduler uses only hops to which the plan gives flow."""
+    return name in FOLLOW_FLOW
 
 
 def get_scheduler(name: str) -> Scheduler:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from helix_df.graph.problem import COORDINATOR
-from helix_df.simulator.schedulers.api import HopByHop, View
+from helix_df.schedulers.api import HopByHop, View
 
 
 class ShortestQueue(HopByHop):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helix_df.routing import FlowRouter
-from helix_df.simulator.schedulers.api import View
+from helix_df.schedulers.api import View
 
 
 def flow(view: View) -> FlowRouter:

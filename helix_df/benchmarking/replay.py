@@ -1,0 +1,184 @@
+"""A trace replayed against a running job: who asked when, and when each token came.
+
+Owns the order and the times of requests. Doesn't know HTTP, plans or what is made of the times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helix_df.errors import DeploymentError, RequestError, SimulationError
+from helix_df.runtime.client import RunningJob
+from helix_df.simulator.trace import Trace, TraceRequest
+
+SMALLEST_VOCABULARY = 256
+"""Token ids that every model has."""
+
+PAUSE_S = 0.2
+"""After a refusal, before the next request of a saturating trace takes its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a trace is replayed. Times are in seconds.
+
+    Attributes:
+        seconds: the window that is reported, after ``warmup_s``.
+        in_flight: of a saturating trace: requests under way at all times.
+        vocabulary: prompts are drawn from token ids below this.
+        seed: of the prompts.
+    """
+
+    seconds: float = 60.0
+    warmup_s: float = 10.0
+    in_flight: int = 32
+    vocabulary: int = SMALLEST_VOCABULARY
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise SimulationError("the measured time must be above zero", where="seconds", found=self.seconds)
+        if not 0 <= self.warmup_s < float("inf"):
+            raise SimulationError("the warm-up can't be negative", where="warmup", found=self.warmup_s)
+        if self.in_flight < 1:
+            raise SimulationError("somebody has to ask", where="in-flight", found=self.in_flight)
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request and what became of it; times in seconds from the start of the replay.
+
+    ``due_s`` is when it arrived, and latencies count from there. ``token_s`` has an entry a token. Without ``ended_s``
+    and ``failure`` it was still under way at the end.
+    """
+
+    wanted: TraceRequest
+    due_s: float
+    token_s: list[float] = field(default_factory=list)
+    ended_s: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What happened in ``[0, end_s)``; ``start_s`` is where the warm-up ends.
+
+    It ended before its time where the trace had ``run_out`` and all was answered, somebody ``stopped`` it, or the job
+    was ``gone``.
+    """
+
+    requests: tuple[Asked, ...]
+    start_s: float
+    end_s: float
+    run_out: bool = False
+    stopped: bool = False
+    gone: DeploymentError | None = None
+
+
+OnToken = Callable[[float, int], None]
+"""Hears seconds since the start and tokens so far."""
+
+
+async def replay(
+    job: RunningJob,
+    trace: Trace,
+    load: Load,
+    *,
+    stop: asyncio.Event | None = None,
+    on_token: OnToken = lambda now_s, tokens: None,
+) -> Replayed:
+    """Ask what a trace asks, and write down when tokens come.
+
+    A saturating trace holds ``load.in_flight`` requests under way and starts over at its end; any other one is asked at
+    its own times. Every request generates exactly its ``output_tokens``; prompts are random tokens.
+
+    Args:
+        job: to be asked.
+        trace: what to ask.
+        load: how.
+        stop: ends it early once it is set.
+        on_token: called with every piece of an answer.
+    """
+    return await _Replay(job, trace, load, stop or asyncio.Event(), on_token).run()
+
+
+class _Replay:
+    def __init__(self, job: RunningJob, trace: Trace, load: Load, stop: asyncio.Event, on_token: OnToken) -> None:
+        self._job, self._trace, self._load, self._stop, self._on_token = job, trace, load, stop, on_token
+        self._loop = asyncio.get_running_loop()
+        self._begin = self._loop.time()
+        self._asked: list[Asked] = []
+        self._tokens = 0
+        self._gone: DeploymentError | None = None
+
+    async def run(self) -> Replayed:
+        end_s = self._load.warmup_s + self._load.seconds
+        asking = asyncio.create_task(self._saturate() if self._trace.saturating else self._arrive(end_s))
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((asking, stopping), timeout=end_s, return_when=asyncio.FIRST_COMPLETED)
+            now_s = min(self._now(), end_s)
+            run_out = asking.done() and now_s < end_s
+        finally:
+            asking.cancel()
+            stopping.cancel()
+            outcome, _ = await asyncio.gather(asking, stopping, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
+        start_s, stopped = min(self._load.warmup_s, now_s), self._stop.is_set()
+        return Replayed(tuple(self._asked), start_s, now_s, run_out, stopped, self._gone)
+
+    def _now(self) -> float:
+        return self._loop.time() - self._begin
+
+    async def _saturate(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._load.in_flight):
+                group.create_task(self._ask_on())
+
+    async def _ask_on(self) -> None:
+        requests = self._trace.requests
+        while True:
+            asked = await self._ask(requests[len(self._asked) % len(requests)], self._now())
+            if asked.failure is not None:
+                await asyncio.sleep(PAUSE_S)
+
+    async def _arrive(self, end_s: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for request in self._trace.requests:
+                if request.arrival_s > end_s:
+                    return
+                await asyncio.sleep(request.arrival_s - self._now())
+                group.create_task(self._ask(request, request.arrival_s))
+
+    async def _ask(self, wanted: TraceRequest, due_s: float) -> Asked:
+        asked = Asked(wanted, due_s)
+        prompt = self._prompt(len(self._asked), wanted.input_tokens)
+        self._asked.append(asked)
+        answer = self._job.stream(prompt, max_tokens=wanted.output_tokens, temperature=0.0, ignore_eos=True)
+        try:
+            async with aclosing(answer) as pieces:
+                async for piece in pieces:
+                    now_s = self._now()
+                    asked.token_s += [now_s] * len(piece.token_ids)
+                    self._tokens += len(piece.token_ids)
+                    self._on_token(now_s, self._tokens)
+            asked.ended_s = self._now()
+            if len(asked.token_s) != wanted.output_tokens:
+                asked.failure = f"an answer of {len(asked.token_s)} tokens instead of {wanted.output_tokens}"
+        except RequestError as error:
+            asked.failure = error.problem
+        except DeploymentError as error:
+            asked.failure, self._gone = error.problem, error
+            self._stop.set()
+        return asked
+
+    def _prompt(self, index: int, tokens: int) -> list[int]:
+        drawn = np.random.default_rng((self._load.seed, index)).integers(0, self._load.vocabulary, tokens)
+        prompt: list[int] = drawn.tolist()
+        return prompt
