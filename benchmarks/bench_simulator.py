@@ -68,7 +68,6 @@ def _large(requests: int):
             layers,
             _timing(nodes[name], len(layers)),
             max(nodes[name].kv_tokens[len(layers) - 1], 50_000),
-            nodes[name].throughput(len(layers)),
             nodes[name].nic_bytes_per_s,
         )
         for name, layers in sorted(placement.items())

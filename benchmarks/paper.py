@@ -54,14 +54,12 @@ def placed(
         kept = tuple(edge for edge in graph.edges if (edge.tail, edge.head) in only)
         graph = FlowGraph(graph.num_layers, graph.nodes, kept)
     flow = solve_max_flow(graph)
-    speeds = {node.name: node for node in problem.nodes}
     stages = tuple(
         StageSetup(
             node,
             layers,
             measured_timing(measured(model, gpus[node]), len(layers)),
             (kv_tokens or {}).get(node) or measured(model, gpus[node]).kv_tokens[len(layers) - 1],
-            speeds[node].throughput(len(layers)),
             NIC_BYTES_PER_S,
         )
         for node, layers in ((one.name, placement[one.name]) for one in problem.nodes if one.name in placement)

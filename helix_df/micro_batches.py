@@ -3,34 +3,88 @@
 Used by the runtime and the simulator alike. Knows nothing of requests, sockets or clocks.
 
 Requests that decode together stay together: they leave a stage in one message and come home in one. Were they one
-batch, all stages but one would wait at any time. A pipeline is full when as many batches are under way as the time
-around it is longer than its slowest stage (Little's law at the slowest stage): as many as stages where all take alike,
-and one where a single stage takes nearly all the time, since there more batches would only be smaller ones.
+batch, all stages but one would wait at any time; were they many small ones, each stage would run more batches than it
+has to, and a batch of few takes hardly less than one of many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
 
 _ROUNDING = 1e-9
 
 
-def micro_batches(seconds: Sequence[float]) -> int:
-    """Batches under way on a pipeline whose stages take so long for the same work; at least 1, at most its stages."""
-    slowest = max(seconds)
-    return max(1, round(sum(seconds) / slowest)) if slowest > 0 else 1
+@dataclass(frozen=True, slots=True)
+class MicroBatches:
+    """How the first stage of a pipeline divides the requests that decode there.
 
-
-def stage_seconds(layers_run: int, layers_held: int, tokens_per_s: float) -> float:
-    """Seconds a token takes through ``layers_run`` of the layers that a node holds and serves ``tokens_per_s`` with."""
-    return layers_run / layers_held / tokens_per_s
-
-
-def entering_share(entering: Iterable[tuple[int, int]]) -> int:
-    """Requests that a pipeline's first stage should decode at once.
-
-    Args:
-        entering: how many requests enter a pipeline there, by the micro-batches of the pipeline.
+    Attributes:
+        shares: a batch takes one of so many equal shares of them.
+        most: so many batches may be under way; another waits until one is back, and grows meanwhile.
     """
-    return math.ceil(sum(requests / batches for batches, requests in entering) - _ROUNDING)
+
+    shares: int = 1
+    most: int = 1
+
+
+def micro_batches(step_s: Sequence[float], network_s: float) -> MicroBatches:
+    """For a pipeline whose stages take ``step_s`` for a decode step, with ``network_s`` between them all.
+
+    Full is a pipeline with as many batches under way as the time around it is longer than its slowest stage (Little's
+    law at that stage). Computing alone decides the shares: as many as stages where all take alike, one where a single
+    stage takes nearly all the time. A batch that crosses a network keeps no stage busy, so more may be under way.
+    """
+    slowest = max(step_s)
+    if slowest <= 0:
+        return MicroBatches()
+    shares = max(1, round(sum(step_s) / slowest))
+    return MicroBatches(shares, max(shares, round((sum(step_s) + network_s) / slowest)))
+
+
+@dataclass(slots=True)
+class Entrance:
+    """The first stage of pipelines: who decodes there, and which of its batches are under way.
+
+    A batch is back when the first of its requests is, or has ended: the others come with it.
+    """
+
+    _pipelines: dict[Hashable, MicroBatches] = field(default_factory=dict)
+    _kinds: Counter[MicroBatches] = field(default_factory=Counter)
+    _batch_of: dict[Hashable, int] = field(default_factory=dict)
+    _under_way: set[int] = field(default_factory=set)
+    _batches: int = 0
+
+    def enter(self, request: Hashable, pipeline: MicroBatches) -> None:
+        """``request`` begins on a pipeline."""
+        self._pipelines[request] = pipeline
+        self._kinds[pipeline] += 1
+
+    def leave(self, request: Hashable) -> None:
+        """``request`` has ended; unknown ones are fine."""
+        self.back(request)
+        pipeline = self._pipelines.pop(request, None)
+        if pipeline is not None:
+            self._kinds[pipeline] -= 1
+            if not self._kinds[pipeline]:
+                del self._kinds[pipeline]
+
+    def back(self, request: Hashable) -> None:
+        """The last step of ``request`` has been around."""
+        self._under_way.discard(self._batch_of.pop(request, 0))
+
+    def room(self) -> int:
+        """Requests that the next batch may take."""
+        if not self._kinds or len(self._under_way) >= max(pipeline.most for pipeline in self._kinds):
+            return 0
+        return math.ceil(sum(requests / pipeline.shares for pipeline, requests in self._kinds.items()) - _ROUNDING)
+
+    def launch(self, requests: Collection[Hashable]) -> None:
+        """A batch with these requests is on its way."""
+        if requests:
+            self._batches += 1
+            self._under_way.add(self._batches)
+            for request in requests:
+                self._batch_of[request] = self._batches

@@ -7,12 +7,14 @@ use is over its high-water mark is left out. Knows nothing of sockets, clocks or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from helix_df.graph.flow import EdgeFlow, Hop, hops_of
+from helix_df.graph.flow import EdgeFlow, Hop
 from helix_df.graph.problem import COORDINATOR, Placement
+from helix_df.layers import LayerRange
 
 Pipeline = tuple[Hop, ...]
 """The stages of one request, in order; together they run every layer exactly once."""
@@ -63,27 +65,59 @@ def leads_home(ways: Ways, eligible: Callable[[str], bool]) -> bool:
     return False
 
 
-@dataclass(slots=True)
 class WeightedTurns:
-    """Interleaved weighted round-robin over named choices.
+    """Interleaved weighted round-robin over named choices, which go by their place in ``names``.
 
     Every turn each eligible choice earns its weight as credit, the richest is taken and pays what all earned. Over
     any stretch of turns in which eligibility doesn't change, a choice is taken in proportion to its weight, give or
     take one turn, and never in bursts.
     """
 
-    weights: Mapping[str, float]
-    credit: dict[str, float] = field(default_factory=dict)
+    __slots__ = ("_credit", "_weights", "names")
 
-    def ranked(self, eligible: Iterable[str]) -> list[str]:
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.names = tuple(sorted(weights))
+        self._weights = [weights[name] for name in self.names]
+        self._credit = [0.0] * len(self.names)
+
+    def ranked(self, eligible: Iterable[int]) -> list[int]:
         """Eligible choices, the one whose turn it is first. Nothing is spent yet."""
-        return sorted(eligible, key=lambda name: (-(self.credit.get(name, 0.0) + self.weights[name]), name))
+        credit, weights = self._credit, self._weights
+        return sorted(eligible, key=lambda at: (-(credit[at] + weights[at]), at))
 
-    def take(self, chosen: str, eligible: Collection[str]) -> None:
+    def next(self, eligible: Iterable[int]) -> int:
+        """The first of ``ranked``."""
+        credit, weights = self._credit, self._weights
+        chosen, richest = -1, -math.inf
+        for at in eligible:
+            wealth = credit[at] + weights[at]
+            if wealth > richest:
+                chosen, richest = at, wealth
+        return chosen
+
+    def take(self, chosen: int, eligible: Iterable[int]) -> None:
         """Spend the turn on ``chosen``."""
-        for name in eligible:
-            self.credit[name] = self.credit.get(name, 0.0) + self.weights[name]
-        self.credit[chosen] -= sum(self.weights[name] for name in eligible)
+        credit, weights = self._credit, self._weights
+        earned = 0.0
+        for at in eligible:
+            credit[at] += weights[at]
+            earned += weights[at]
+        credit[chosen] -= earned
+
+
+@dataclass(frozen=True, slots=True)
+class _Vertex:
+    """Where a request may go from one endpoint, and the hop that each choice is; ``None`` is the way home."""
+
+    turns: WeightedTurns
+    hops: tuple[Hop | None, ...]
+
+    def eligible(self, eligible: Callable[[str], bool]) -> list[int]:
+        return [at for at, hop in enumerate(self.hops) if hop is None or eligible(hop.node)]
+
+
+_Turn = tuple[_Vertex, int, list[int]]
+"""A vertex that was passed, the choice taken there, and those that were eligible."""
 
 
 class FlowRouter:
@@ -93,46 +127,75 @@ class FlowRouter:
     """
 
     def __init__(self, placement: Placement, edges: Iterable[EdgeFlow]) -> None:
-        self._placement = placement
         weights: dict[str, dict[str, float]] = {}
         for edge in edges:
             if edge.tokens_per_s > 0:
                 weights.setdefault(edge.tail, {})[edge.head] = edge.tokens_per_s
-        self._turns = {tail: WeightedTurns(heads) for tail, heads in weights.items()}
+        self._vertices = {tail: _vertex(tail, heads, placement) for tail, heads in weights.items()}
 
     @property
     def nodes(self) -> frozenset[str]:
         """Nodes that some pipeline may use."""
-        return frozenset(self._turns) - {COORDINATOR}
+        return frozenset(self._vertices) - {COORDINATOR}
 
     def route(self, eligible: Callable[[str], bool]) -> Pipeline | None:
         """The pipeline whose turn it is; the round-robin state moves on only if there is one."""
-        names = self._search(COORDINATOR, eligible, dead=set())
-        if names is None:
+        way = self._walk(eligible)
+        if way is None:
             return None
-        for tail, head in zip([COORDINATOR, *names], [*names, COORDINATOR], strict=True):
-            turns = self._turns[tail]
-            turns.take(head, [name for name in turns.weights if name == COORDINATOR or eligible(name)])
-        return hops_of(names, self._placement)
+        hops = []
+        for vertex, chosen, choices in way:
+            if len(vertex.hops) > 1:
+                vertex.turns.take(chosen, choices)
+            hop = vertex.hops[chosen]
+            if hop is not None:
+                hops.append(hop)
+        return tuple(hops)
 
     def exists(self, eligible: Callable[[str], bool]) -> bool:
         """Whether any pipeline leads through eligible nodes only; costs no turn."""
-        return self._search(COORDINATOR, eligible, dead=set()) is not None
+        return self._walk(eligible) is not None
 
-    def _search(self, here: str, eligible: Callable[[str], bool], dead: set[str]) -> list[str] | None:
-        """Depth first, the next in turn first, so that only a dead end makes it look further."""
-        turns = self._turns.get(here)
-        if turns is None:
+    def _walk(self, eligible: Callable[[str], bool]) -> list[_Turn] | None:
+        """To the next in turn at every vertex; only if that ends nowhere, look further."""
+        way: list[_Turn] = []
+        here = COORDINATOR
+        while (vertex := self._vertices.get(here)) is not None:
+            choices = vertex.eligible(eligible)
+            if not choices:
+                break
+            chosen = vertex.turns.next(choices) if len(choices) > 1 else choices[0]
+            way.append((vertex, chosen, choices))
+            hop = vertex.hops[chosen]
+            if hop is None:
+                return way
+            here = hop.node
+        return self._search(COORDINATOR, eligible, set())
+
+    def _search(self, here: str, eligible: Callable[[str], bool], dead: set[str]) -> list[_Turn] | None:
+        """Depth first, the next in turn first; ``dead`` are nodes that lead nowhere."""
+        vertex = self._vertices.get(here)
+        if vertex is None:
             return None
-        for head in turns.ranked(name for name in turns.weights if name not in dead):
-            if head == COORDINATOR:
-                return []
-            if eligible(head):
-                rest = self._search(head, eligible, dead)
-                if rest is not None:
-                    return [head, *rest]
-            dead.add(head)
+        choices = vertex.eligible(eligible)
+        for chosen in vertex.turns.ranked(choices):
+            hop = vertex.hops[chosen]
+            if hop is None:
+                return [(vertex, chosen, choices)]
+            if hop.node in dead:
+                continue
+            rest = self._search(hop.node, eligible, dead)
+            if rest is not None:
+                return [(vertex, chosen, choices), *rest]
+            dead.add(hop.node)
         return None
+
+
+def _vertex(tail: str, heads: Mapping[str, float], placement: Placement) -> _Vertex:
+    turns = WeightedTurns(heads)
+    done = placement[tail].stop if tail != COORDINATOR else 0
+    hops = (None if head == COORDINATOR else Hop(head, LayerRange(done, placement[head].stop)) for head in turns.names)
+    return _Vertex(turns, tuple(hops))
 
 
 @dataclass(slots=True)

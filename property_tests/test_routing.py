@@ -21,9 +21,11 @@ def test_turns_are_proportional_to_weights_at_every_moment(weights: dict[str, fl
     taken: Counter[str] = Counter()
     total = sum(weights.values())
     for turn in range(1, turns + 1):
-        chosen = choices.ranked(weights)[0]
-        choices.take(chosen, list(weights))
-        taken[chosen] += 1
+        everybody = range(len(weights))
+        chosen = choices.next(everybody)
+        assert chosen == choices.ranked(everybody)[0]
+        choices.take(chosen, everybody)
+        taken[choices.names[chosen]] += 1
         for name, weight in weights.items():
             # The classical bound of the smooth round-robin: nobody is ahead by a turn, nor behind by the others'.
             assert taken[name] < turn * weight / total + 1 + 1e-6

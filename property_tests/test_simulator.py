@@ -42,7 +42,6 @@ def setups(draw: st.DrawFn, partial: bool | None = None, kv_tokens: int | None =
             layers,
             linear_timing(nodes[name].throughput(len(layers)), len(layers)),
             kv_tokens or draw(st.integers(20, 400)),
-            nodes[name].throughput(len(layers)),
             nodes[name].nic_bytes_per_s,
         )
         for name, layers in sorted(placement.items())

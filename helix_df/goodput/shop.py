@@ -79,7 +79,6 @@ class Shop:
             LayerRange(start, start + count),
             self.timings[self.row[node, count]],
             profile.kv_tokens[count - 1],
-            profile.tokens_per_s[count - 1],
             profile.nic_bytes_per_s,
         )
 

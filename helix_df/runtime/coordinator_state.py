@@ -11,13 +11,15 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from helix_df.errors import HelixError, RequestError
-from helix_df.graph.problem import Placement
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR, LinkTable, Placement
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import micro_batches, stage_seconds
+from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.plan import Plan
 from helix_df.routing import KvLedger, Pipeline, Router, Ways, leads_home, ways_home
 from helix_df.runtime.messages import (
@@ -84,6 +86,11 @@ class _Node:
     cold_shapes: int = 0
     speed: StageSpeed | None = None
 
+    @property
+    def step_s(self) -> float:
+        """Seconds of a decode step, as timed before it served; else what the plan makes of a token."""
+        return self.speed.decode_s if self.speed is not None else 1 / self.tokens_per_s
+
 
 @dataclass(slots=True)
 class _Request:
@@ -143,6 +150,7 @@ class CoordinatorState:
     _was_ready: bool = False
     _ways: Ways = field(init=False)
     _nodes: dict[str, _Node] = field(default_factory=dict)
+    _links: LinkTable = field(init=False)
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
 
@@ -150,6 +158,7 @@ class CoordinatorState:
         self._ways = _ways(self.plan)
         used = [stage for stage in self.plan.stages if stage.node in self._ways]
         self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in used}
+        self._links = link_table(self.plan.job)
         self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
         view = View(
             placement=self.plan.placement,
@@ -292,13 +301,13 @@ class CoordinatorState:
             for start in range(0, len(tokens), piece)
         ]
 
-    def _micro_batches(self, pipeline: Pipeline) -> int:
-        return micro_batches(
-            [
-                stage_seconds(len(hop.layers), len(self._nodes[hop.node].layers), self._nodes[hop.node].tokens_per_s)
-                for hop in pipeline
-            ]
-        )
+    def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
+        ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
+        links = (self._links.find(tail, head) for tail, head in pairwise(ends))
+        step_s = [
+            self._nodes[hop.node].step_s * len(hop.layers) / len(self._nodes[hop.node].layers) for hop in pipeline
+        ]
+        return micro_batches(step_s, sum(link.latency_s for link in links if link is not None))
 
     def _current(self, key: str) -> _Request | None:
         """The running request of an attempt, or ``None`` for what is over or was tried again."""

@@ -17,6 +17,7 @@ from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.micro_batches import MicroBatches
 from helix_df.runtime.packing import pack, unpack
 from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -40,13 +41,13 @@ Frames = list[Any]
 class Route:
     """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
 
-    ``micro_batches`` are the batches that the first stage keeps under way on this pipeline.
+    ``micro_batches`` say how the first stage divides the requests of this pipeline.
     """
 
     hops: tuple[Hop, ...]
     addresses: tuple[str, ...]
     sampling: SamplingParams
-    micro_batches: int = 1
+    micro_batches: MicroBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ def _pack(value: Any) -> Any:
                 "hops": hops,
                 "addresses": list(value.addresses),
                 "sampling": sampling,
-                "micro_batches": value.micro_batches,
+                "micro_batches": [value.micro_batches.shares, value.micro_batches.most],
             }
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
@@ -290,7 +291,7 @@ def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[A
         case "route":
             hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
             sampling = SamplingParams(**value["sampling"])
-            return Route(hops, tuple(value["addresses"]), sampling, value["micro_batches"])
+            return Route(hops, tuple(value["addresses"]), sampling, MicroBatches(*value["micro_batches"]))
         case "speed":
             return StageSpeed(*value)
         case "payload":

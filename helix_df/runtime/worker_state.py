@@ -7,13 +7,13 @@ decode steps that enter their pipeline here a batch takes only a share, so that 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
-from helix_df.micro_batches import entering_share
+from helix_df.micro_batches import Entrance
 from helix_df.runtime.messages import Forward, Message, Rejected, Release, Route, Sampled
 from helix_df.runtime.steps import Step, StepResult
 
@@ -66,6 +66,7 @@ class WorkerState:
     _prefill: deque[Forward] = field(default_factory=deque)
     _running: dict[str, Forward] = field(default_factory=dict)
     _released: dict[str, None] = field(default_factory=dict)
+    _entrance: Entrance = field(default_factory=Entrance)
 
     @property
     def requests(self) -> int:
@@ -74,8 +75,10 @@ class WorkerState:
 
     @property
     def idle(self) -> bool:
-        """Whether no step waits."""
-        return not self._decode and not self._prefill
+        """Whether no step could run now."""
+        if self._prefill:
+            return False
+        return not self._decode or (self._entrance.room() == 0 and all(map(self._enters, self._decode)))
 
     def on_forward(self, message: Forward) -> None:
         """Queue a step.
@@ -88,12 +91,16 @@ class WorkerState:
         if message.request in self._released:
             return
         if message.route is not None:
-            self._held[message.request] = _Held(message.route, self._hop(message.route))
+            hop = self._hop(message.route)
+            self._held[message.request] = _Held(message.route, hop)
+            if hop == 0:
+                self._entrance.enter(message.request, message.route.micro_batches)
         if message.request not in self._held:
             return
         # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
         in_pieces = any(waiting.request == message.request for waiting in self._prefill)
         decode = message.route is None and len(message.tensor) == 1 and not in_pieces
+        self._entrance.back(message.request)
         (self._decode if decode else self._prefill).append(message)
 
     def on_release(self, message: Release) -> list[WorkerAction]:
@@ -123,19 +130,25 @@ class WorkerState:
         return tuple(self._step(message) for message in taken.values())
 
     def _take_decodes(self) -> dict[str, Forward]:
-        room = entering_share(Counter(h.route.micro_batches for h in self._held.values() if h.hop == 0).items())
+        """Off the front of the queue; of those that enter their pipeline here only as many as there is room for."""
+        room = self._entrance.room()
         taken: dict[str, Forward] = {}
         left: list[Forward] = []
+        entering: list[str] = []
         while self._decode and len(taken) < self.max_batch:
             message = self._decode.popleft()
-            if self._held[message.request].hop == 0:
-                if room == 0:
+            if self._enters(message):
+                if len(entering) == room:
                     left.append(message)
                     continue
-                room -= 1
+                entering.append(message.request)
             taken[message.request] = message
         self._decode.extendleft(reversed(left))
+        self._entrance.launch(entering)
         return taken
+
+    def _enters(self, message: Forward) -> bool:
+        return self._held[message.request].hop == 0
 
     def on_results(self, steps: Sequence[Step], results: Sequence[StepResult]) -> list[WorkerAction]:
         """Send what was computed to the next stage, or the token home."""
@@ -182,6 +195,7 @@ class WorkerState:
     def _forget(self, request: str) -> list[WorkerAction]:
         if self._held.pop(request, None) is None:
             return []
+        self._entrance.leave(request)
         self._decode = deque(message for message in self._decode if message.request != request)
         self._prefill = deque(message for message in self._prefill if message.request != request)
         return [Free(request)]

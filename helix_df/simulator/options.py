@@ -132,6 +132,11 @@ class Options:
             )
 
     @property
+    def keeps_micro_batches(self) -> bool:
+        """Whether ``micro_batches`` has a meaning: batches are whole, and a request's pipeline is known."""
+        return self.micro_batches and not self.layer_steps and self.routing == "admission"
+
+    @property
     def end_s(self) -> float:
         """When the window closes."""
         return self.warmup_s + self.seconds

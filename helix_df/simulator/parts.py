@@ -96,14 +96,12 @@ class Attempt:
 
     ``route`` leads from a stage's index to the link it leaves by (-1: the coordinator's). ``hops`` are the stages with
     the KV weight it has in each and which life of the node it is in; ``names`` are what the router calls them.
-    ``batches`` are the micro-batches of its pipeline, 0 where none are kept.
     ``flying`` steps of it are on their way. ``confirmed`` counts the tokens whose cache every stage holds, ``left`` the
     tokens still to come.
     """
 
     __slots__ = (
         "alive",
-        "batches",
         "confirmed",
         "flying",
         "hops",
@@ -126,7 +124,6 @@ class Attempt:
         self.names: tuple[str, ...] = ()
         self.route: dict[int, Link] = {}
         self.hops: list[tuple[Stage, int, int]] = []
-        self.batches = 0
         self.confirmed = 0
         self.flying = 1
         self.last_s = started_s

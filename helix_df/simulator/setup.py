@@ -22,16 +22,12 @@ from helix_df.profiles.timing import LayerTiming
 
 @dataclass(frozen=True, slots=True)
 class StageSetup:
-    """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them.
-
-    ``tokens_per_s`` is what the plan takes it to serve with these layers.
-    """
+    """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them."""
 
     name: str
     layers: LayerRange
     timing: LayerTiming
     kv_tokens: int
-    tokens_per_s: float
     nic_bytes_per_s: float | None = None
 
 
@@ -108,7 +104,6 @@ def setup_of(
             layers=stage.layers,
             timing=node_timing(job, geometry, requests, stage.node, len(stage.layers), stage.kv_tokens, timing),
             kv_tokens=stage.kv_tokens,
-            tokens_per_s=stage.tokens_per_s,
             nic_bytes_per_s=job.nodes[stage.node].nic,
         )
         for stage in plan.stages

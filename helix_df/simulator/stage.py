@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from helix_df.graph.problem import COORDINATOR
-from helix_df.micro_batches import entering_share
+from helix_df.micro_batches import Entrance
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Attempt, Link, Nic, Run
 from helix_df.simulator.setup import StageSetup
@@ -31,9 +31,7 @@ class Stage:
         self.width = len(setup.layers)
         self.timing = setup.timing
         self.kv_capacity = setup.kv_tokens * self.width
-        self.tokens_per_s = setup.tokens_per_s
-        self.entering: dict[int, int] = {}
-        self.share = 10**9
+        self.entrance = Entrance() if options.keeps_micro_batches else None
         self.links: dict[str, Link] = {}
         self.only_link: Link | None = None
         self.mixed = False
@@ -112,14 +110,12 @@ class Stage:
             inbox[:count] = rest
             self.unsorted = bool(rest) and len(inbox) > 1
 
-    def enter(self, batches: int, requests: int) -> None:
-        """So many more requests (fewer, if negative) enter a pipeline of ``batches`` micro-batches here."""
-        self.entering[batches] = self.entering.get(batches, 0) + requests
-        self.share = max(1, entering_share(self.entering.items()))
-
     def queue(self, run: Run) -> None:
         """Put a run that is here at the end of its queue."""
         (self.decodes if run.piece is None else self.prompts).append(run)
+        if self.entrance is not None:
+            for attempt in run.steps:
+                self.entrance.back(attempt.key)
 
     def next_arrival_s(self) -> float:
         """When the next run arrives; ``NEVER`` if none is on its way."""
@@ -149,8 +145,7 @@ class Stage:
         self.busy = False
         self.up = False
         self.life += 1
-        self.entering.clear()
-        self.share = 10**9
+        self.entrance = self.entrance and Entrance()
         self.wake_s = NEVER
         self.received = 0
         self.kv_used = 0
@@ -175,6 +170,8 @@ class Stage:
         prompts = self._take_prompts(self.prompts, steps) if self.prompts else []
         tokens = sum(run.piece.tokens for run in prompts if run.piece is not None) if prompts else 0
         batch = _merged(decodes, prompts)
+        if not batch:
+            return NEVER, ()
         if self.mixed:
             need = sum(_tokens(run) * (run.link.width if by_layer else self.width) for run in batch)
         else:
@@ -201,7 +198,7 @@ class Stage:
         steps = 0
         for run in queue:
             steps += len(run.steps)
-        if steps <= self.max_batch and steps <= self.share:
+        if steps <= self.max_batch and self.entrance is None:
             taken = queue[:]
             queue.clear()
         else:
@@ -213,10 +210,12 @@ class Stage:
         return taken, steps
 
     def _take_some(self, queue: list[Run]) -> tuple[list[Run], int]:
-        """At most a full batch, and of those that enter their pipeline here at most their share."""
-        room, share = self.max_batch, self.share
+        """At most a full batch, and of those that enter their pipeline here as many as there is room for."""
+        room = self.max_batch
+        share = room if self.entrance is None else self.entrance.room()
         taken: list[Run] = []
         left: list[Run] = []
+        entering: list[str] = []
         for run in queue:
             enters = run.link.tail_name == COORDINATOR
             size = min(len(run.steps), room, share if enters else room)
@@ -225,8 +224,12 @@ class Stage:
             if size < len(run.steps):
                 left.append(run._replace(steps=run.steps[size:]))
             room -= size
-            share -= size if enters else 0
+            if enters and self.entrance is not None:
+                share -= size
+                entering += (attempt.key for attempt in run.steps[:size])
         queue[:] = left
+        if self.entrance is not None:
+            self.entrance.launch(entering)
         return taken, self.max_batch - room
 
     def _take_prompts(self, queue: list[Run], steps: int) -> list[Run]:

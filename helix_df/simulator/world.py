@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import micro_batches, stage_seconds
+from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.routing import KvLedger, Pipeline
 from helix_df.schedulers.api import HopObserver, HopRouter, TokenCounter, View
 from helix_df.schedulers.registry import get_scheduler
@@ -29,8 +29,8 @@ from helix_df.simulator.setup import Setup
 from helix_df.simulator.stage import NEVER, Stage
 from helix_df.simulator.trace import Trace
 
-Way = tuple[dict[int, Link], list[tuple[Stage, int, int]], int]
-"""A pipeline: the link by which each stage is left, the stages with KV weight and life, and the micro-batches."""
+Way = tuple[dict[int, Link], list[tuple[Stage, int, int]], MicroBatches]
+"""A pipeline: the link by which each stage is left, the stages with KV weight and life, and its micro-batches."""
 
 HOME = -1
 """The coordinator's place in an attempt's route."""
@@ -275,9 +275,10 @@ class World:
             if not self.open:
                 reserve(self.ledger, key, pipeline, expected)
             attempt.names = tuple(hop.node for hop in pipeline)
-            attempt.route, attempt.hops, attempt.batches = self._way(attempt.names)
-            if attempt.batches:
-                attempt.hops[0][0].enter(attempt.batches, 1)
+            attempt.route, attempt.hops, batches = self._way(attempt.names)
+            entrance = attempt.hops[0][0].entrance
+            if entrance is not None:
+                entrance.enter(key, batches)
         elif not self._choose(attempt, HOME, COORDINATOR):
             return False
         if request.attempts == 0:
@@ -298,17 +299,17 @@ class World:
         if known is None:
             route: dict[int, Link] = {}
             hops: list[tuple[Stage, int, int]] = []
-            seconds: list[float] = []
+            step_s: list[float] = []
             here, tail = HOME, COORDINATOR
             for name in names:
                 link = self.network.link(tail, name)
                 route[here] = link
                 stage = self.by_name[name]
                 hops.append((stage, self._weight(stage, link), stage.life))
-                seconds.append(stage_seconds(link.width, stage.width, stage.tokens_per_s))
+                step_s.append(link.width * stage.timing.decode_s(1))
                 here, tail = stage.index, name
             route[here] = self.network.link(tail, COORDINATOR)
-            batches = micro_batches(seconds) if self.options.micro_batches else 0
+            batches = micro_batches(step_s, sum(link.latency_s for link in route.values()))
             known = self.pipelines[names] = (route, hops, batches)
         return known
 
@@ -554,12 +555,19 @@ class World:
         for stage, weight, life in attempt.hops:
             if stage.life == life:
                 stage.kv_used -= attempt.confirmed * weight
-        first, _, life = attempt.hops[0]
-        if attempt.batches and first.life == life:
-            first.enter(attempt.batches, -1)
+        self._leave_entrance(attempt)
         request = attempt.job
         request.generated = request.wanted.output_tokens - attempt.left
         request.last_token_s = attempt.last_s
+
+    def _leave_entrance(self, attempt: Attempt) -> None:
+        stage = attempt.hops[0][0]
+        if stage.entrance is not None:
+            stage.entrance.leave(attempt.key)
+            if stage.decodes and not stage.busy and self.now < stage.wake_s:
+                # Its batch is back, for which others may have waited.
+                stage.wake_s = self.now
+                self.at(self.now, self._on_wake, stage)
 
     def _kill(self, attempt: Attempt) -> None:
         self._leave(attempt)

@@ -9,6 +9,7 @@ import pytest
 from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.micro_batches import MicroBatches
 from helix_df.runtime import messages as m
 from helix_df.runtime.requests import StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -17,6 +18,7 @@ ROUTE = m.Route(
     (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4))),
     ("tcp://h:1", "tcp://h:2"),
     SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, logprobs=2),
+    MicroBatches(2, 5),
 )
 PLAIN = [
     m.Hello("a", "tcp://127.0.0.1:5", 12),

@@ -14,7 +14,7 @@ from helix_df.simulator.trace import Trace, TraceRequest
 
 def stage(name, start, stop, tokens_per_s=100.0, kv_tokens=10_000, timing: LayerTiming | None = None, nic=None):
     layers = LayerRange(start, stop)
-    return StageSetup(name, layers, timing or linear_timing(tokens_per_s, len(layers)), kv_tokens, tokens_per_s, nic)
+    return StageSetup(name, layers, timing or linear_timing(tokens_per_s, len(layers)), kv_tokens, nic)
 
 
 def link(tail, head, bytes_per_s=1e9, latency_s=0.0, token_bytes=1.0, ratio=1.0):
