@@ -19,6 +19,9 @@ from helix_df.simulator.trace import Trace, TraceRequest
 SMALLEST_VOCABULARY = 256
 """Token ids that every model has."""
 
+IN_FLIGHT = 32
+"""Requests that a saturating trace holds under way, unless somebody says otherwise."""
+
 PAUSE_S = 0.2
 """After a refusal, before the next request of a saturating trace takes its place."""
 
@@ -36,7 +39,7 @@ class Load:
 
     seconds: float = 60.0
     warmup_s: float = 10.0
-    in_flight: int = 32
+    in_flight: int = IN_FLIGHT
     vocabulary: int = SMALLEST_VOCABULARY
     seed: int = 0
 

@@ -132,7 +132,7 @@ def predicted(plan: Plan, sent: Trace, load: Load, replayed: Replayed) -> Figure
         plan.job,
         seconds=load.seconds if replayed.run_out else replayed.end_s - replayed.start_s,
         warmup_s=load.warmup_s if replayed.run_out else replayed.start_s,
-        seed=load.seed,
+        seed=plan.job.solver.seed,  # what a scheduler draws at random is the job's
         feed=HoldInFlight(load.in_flight, spacing_s=0.0, delay_s=0.0),
     )
     return simulated_figures(simulate(setup_of(plan), sent, options), until_empty=replayed.run_out)

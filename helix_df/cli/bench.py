@@ -24,8 +24,10 @@ def bench(
     name: Annotated[str | None, typer.Argument(help="The job; not needed while only one runs.")] = None,
     trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
     rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Saturate: hold --in-flight requests under way.")] = False,
-    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Requests under way at once, to saturate.")] = 32,
+    offline: Annotated[bool, typer.Option("--offline", help="Saturate: when a request ends, the next enters.")] = False,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="Saturate with so many requests under way; 32 by default.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time that is reported.")] = 60.0,
     warmup: Annotated[float, typer.Option(help="Time before that.")] = 10.0,
     scale: Annotated[
@@ -37,19 +39,20 @@ def bench(
 ) -> None:
     """Replay a trace against a running job: throughput and latency, beside the simulator's prediction.
 
-    Without --rate or --offline, a file's own arrival times count and any other trace saturates. Every request
-    generates exactly the tokens that the trace says. Ctrl-C reports what is done so far.
+    Without --rate, --offline or --in-flight, a file's own arrival times count and any other trace saturates. Every
+    request generates exactly the tokens that the trace says. Ctrl-C reports what is done so far.
     """
     import asyncio
 
     from helix_df.benchmarking import Load, report_document
+    from helix_df.benchmarking.replay import IN_FLIGHT
     from helix_df.cli.bench_table import render_report
     from helix_df.cli.console import output
     from helix_df.simulator.trace_names import find_trace
 
-    saturate = offline or not arrives(trace, rate)
+    saturate = offline or in_flight is not None or not arrives(trace, rate)
     requests = find_trace(trace, seconds=warmup + seconds, rate=rate, offline=saturate, seed=seed)
-    load = Load(seconds, warmup, in_flight, seed=seed)
+    load = Load(seconds, warmup, in_flight or IN_FLIGHT, seed=seed)
     report = asyncio.run(_run(name, requests, load, scale, predict))
     if json_file is not None:
         write_json(report_document(report), json_file)

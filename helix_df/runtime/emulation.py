@@ -24,6 +24,8 @@ from helix_df.runtime.transport import Endpoint
 
 log = logging.getLogger(__name__)
 
+_BATCHES_A_LINE = 100
+
 
 class EmulatedEndpoint:
     """An endpoint of ``node`` that hands a message on once it would have arrived over the declared link.
@@ -184,6 +186,7 @@ class PacedEngine:
         self._engine = engine
         self._planned_s = planned_s
         self._pace = Pace()
+        self._kept = _Kept()
         self._wall, self._cpu, self._sleep = wall, cpu, sleep
 
     @property
@@ -210,7 +213,9 @@ class PacedEngine:
         results = self._engine.run(steps)
         if self._engine.compilations == compiled:
             wall_s = self._wall() - wall
-            self._rest(self._pace.rest_s(self._planned_s(steps, wall_s, self._cpu() - cpu), wall_s))
+            planned_s = self._planned_s(steps, wall_s, self._cpu() - cpu)
+            self._kept.note(planned_s, wall_s)
+            self._rest(self._pace.rest_s(planned_s, wall_s))
         return results
 
     def _rest(self, rest_s: float) -> None:
@@ -218,6 +223,28 @@ class PacedEngine:
             started = self._wall()
             self._sleep(rest_s)
             self._pace.rested(self._wall() - started)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Says in the log, every so many batches, whether this machine is fast enough for what it stands for."""
+
+    batches: int = 0
+    late: int = 0
+    planned_s: float = 0.0
+    wall_s: float = 0.0
+
+    def note(self, planned_s: float, wall_s: float) -> None:
+        self.batches += 1
+        self.late += wall_s > planned_s
+        self.planned_s += planned_s
+        self.wall_s += wall_s
+        if self.batches == _BATCHES_A_LINE:
+            share = self.wall_s / self.planned_s if self.planned_s > 0 else 1.0
+            log.info(
+                "%d batches took %.0f%% of their time to compute; %d were late", self.batches, 100 * share, self.late
+            )
+            self.batches, self.late, self.planned_s, self.wall_s = 0, 0, 0.0, 0.0
 
 
 def slowed(speed: float, *, on_cpu: bool) -> BatchSeconds:

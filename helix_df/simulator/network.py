@@ -24,6 +24,7 @@ class Network:
     def __init__(self, setup: Setup, options: Options) -> None:
         self._codes = {stage.name: f"{index:05d}" for index, stage in enumerate(setup.stages)}
         self._codes[COORDINATOR] = COORDINATOR
+        self._message_bytes = options.message_bytes
         self._names = [stage.name for stage in setup.stages]
         self.edges = tuple(
             EdgeFlow(self._codes[edge.tail], self._codes[edge.head], edge.tokens_per_s) for edge in setup.edges
@@ -63,7 +64,7 @@ class Network:
             if head not in self.ways.get(tail, ()):
                 continue
             size = given.token_bytes * given.ratio
-            link = Link(tail, head, size / given.bytes_per_s, given.latency_s, size)
+            link = Link(tail, head, given.bytes_per_s, given.latency_s, size, self._message_bytes)
             stop = self.stages[int(tail)].layers.stop if tail != COORDINATOR else 0
             if head != COORDINATOR:
                 link.head = self.stages[int(head)]

@@ -11,6 +11,9 @@ from typing import Literal
 from helix_df.errors import SimulationError
 from helix_df.spec.job import Job
 
+MESSAGE_BYTES = 160
+"""Of the runtime's messages, without the tensor: version, secret, request, position, dtype and shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
@@ -77,6 +80,7 @@ class Options:
         layer_steps: nodes work layer by layer, and whoever skips layers joins at its first.
         micro_batches: the first stage of a pipeline decodes a share of its requests at a time, as the runtime does.
         bundles: what a batch sends over one link arrives together, as one message; otherwise each step on its own.
+        message_bytes: what a message has beside its tensor: a header for every step, and for every piece of a prompt.
         copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
         prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
         feed: for saturating traces.
@@ -108,6 +112,7 @@ class Options:
     layer_steps: bool = False
     micro_batches: bool = True
     bundles: bool = True
+    message_bytes: float = MESSAGE_BYTES
     copy_bytes_per_s: float | None = None
     prefill_gives_token: bool = True
     feed: Feed = Saturate()
@@ -171,6 +176,7 @@ ARTIFACT = Options(
     layer_steps=True,
     micro_batches=False,
     bundles=False,
+    message_bytes=0,
     copy_bytes_per_s=COPY_BYTES_PER_S,
     prefill_gives_token=False,
 )

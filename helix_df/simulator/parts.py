@@ -38,7 +38,9 @@ class Link:
         "head",
         "head_name",
         "latency_s",
+        "message_bytes",
         "nics",
+        "s_per_message",
         "s_per_token",
         "skipped",
         "tail_name",
@@ -46,12 +48,22 @@ class Link:
         "width",
     )
 
-    def __init__(self, tail_name: str, head_name: str, s_per_token: float, latency_s: float, bytes_per_token: float):
+    def __init__(
+        self,
+        tail_name: str,
+        head_name: str,
+        bytes_per_s: float,
+        latency_s: float,
+        bytes_per_token: float,
+        message_bytes: float,
+    ):
         self.tail_name = tail_name
         self.head_name = head_name
-        self.s_per_token = s_per_token
+        self.s_per_token = bytes_per_token / bytes_per_s
+        self.s_per_message = message_bytes / bytes_per_s
         self.latency_s = latency_s
         self.bytes_per_token = bytes_per_token
+        self.message_bytes = message_bytes
         self.head: Stage | None = None
         self.nics: tuple[Nic, ...] = ()
         self.skipped = 0
@@ -65,11 +77,11 @@ class Link:
 
         Returns when the first arrives, how far apart they do, and when the first was sent.
         """
-        each = tokens_each * self.s_per_token
+        each = tokens_each * self.s_per_token + self.s_per_message
         start = now if now > self.free_s else self.free_s
         apart = each if each > spacing_s else spacing_s
         for nic in self.nics:
-            share = tokens_each * self.bytes_per_token / nic.bytes_per_s
+            share = (tokens_each * self.bytes_per_token + self.message_bytes) / nic.bytes_per_s
             start = max(start, nic.free_s)
             apart = max(apart, share)
             nic.free_s = start + items * share

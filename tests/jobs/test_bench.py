@@ -69,6 +69,7 @@ def test_mistakes(cli, start):
     ready(*start("ok"))
     assert "doesn't fit" in cli(*OWN, "--scale", "100")[2]
     assert "has no rate" in cli("--rate", "1", "--offline")[2]
+    assert "has no rate" in cli("--rate", "1", "--in-flight", "4")[2]
     code, _, err = cli(*OWN, "--seconds", "0")
     assert code == 9
     assert "above zero" in err

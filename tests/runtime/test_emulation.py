@@ -15,11 +15,13 @@ from helix_df.layers import LayerRange
 from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
+from helix_df.runtime.messages import Forward, encode
 from helix_df.runtime.requests import TokenEvent
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import listen
 from helix_df.simulator import TraceRequest, options_of, setup_of
 from helix_df.simulator.network import Network
+from helix_df.simulator.options import MESSAGE_BYTES
 from helix_df.simulator.parts import Attempt, Link, Piece, RequestState, Run
 from tests.runtime.test_transport import SCHEMES, take
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
@@ -179,6 +181,14 @@ def test_workers_and_the_simulator_time_a_batch_alike() -> None:
     end, refused = stage.begin(0.0, False)
     assert not refused
     assert as_profiled(setup.stages[stage.index].timing)(steps, 0.0, 0.0) == pytest.approx(end)
+
+
+def test_the_simulator_counts_headers_as_large_as_they_are() -> None:
+    """Of a request that came through the API, between two workers."""
+    hidden = np.zeros((1, 576), np.float32)
+    message = Forward("cmpl-" + 32 * "0" + "-0/1", 40, True, None, hidden)
+    size = sum(memoryview(frame).nbytes for frame in encode(message, 32 * "0"))
+    assert size - hidden.nbytes == pytest.approx(MESSAGE_BYTES, abs=10)
 
 
 def stage_links(network: Network, head: str) -> list[Link]:

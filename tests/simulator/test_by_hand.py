@@ -8,7 +8,7 @@ import pytest
 from helix_df.simulator import Options, simulate
 from tests.simulator.small import chain, stage, trace
 
-PLAIN = Options(seconds=1000, warmup_s=0, prefill_chunk=None, max_prefill_tokens=None)
+PLAIN = Options(seconds=1000, warmup_s=0, prefill_chunk=None, max_prefill_tokens=None, message_bytes=0)
 
 
 def test_one_request_on_one_node():

