@@ -16,11 +16,10 @@ import numpy as np
 
 from helix_df.errors import HelixError, RequestError
 from helix_df.graph.problem import Placement
-from helix_df.layers import LayerRange
 from helix_df.plan import Plan
 from helix_df.routing import FlowRouter, KvLedger, Pipeline
+from helix_df.runtime.fleet import Fleet
 from helix_df.runtime.messages import (
-    LOST_AFTER_S,
     Failed,
     Forward,
     Heartbeat,
@@ -39,9 +38,7 @@ from helix_df.runtime.requests import (
     GenerationRequest,
     JobState,
     JobStatus,
-    NodeState,
     NodeStatus,
-    StageSpeed,
     TokenEvent,
 )
 from helix_df.runtime.worker_state import Send
@@ -65,20 +62,6 @@ class Abort:
 
 
 CoordinatorAction = Send | Deliver | Abort
-
-
-@dataclass(slots=True)
-class _Node:
-    layers: LayerRange
-    kv_tokens: int
-    state: NodeState = "waiting"
-    address: str | None = None
-    pid: int | None = None
-    progress: float = 0.0
-    detail: str = ""
-    heard: float = 0.0
-    cold_shapes: int = 0
-    speed: StageSpeed | None = None
 
 
 @dataclass(slots=True)
@@ -133,18 +116,16 @@ class CoordinatorState:
     context: int
     router: FlowRouter = field(init=False)
     ledger: KvLedger = field(init=False)
+    fleet: Fleet = field(init=False)
     counters: _Counters = field(default_factory=_Counters)
     failure: str | None = None
     stopping: bool = False
-    _was_ready: bool = False
-    _nodes: dict[str, _Node] = field(default_factory=dict)
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.router = FlowRouter(self.plan.placement, self.plan.edges)
-        used = [stage for stage in self.plan.stages if stage.node in self.router.nodes]
-        self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens) for stage in used}
+        self.fleet = Fleet.of(stage for stage in self.plan.stages if stage.node in self.router.nodes)
         self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
 
     # ------------------------------------------------------------------ what the shell asks
@@ -152,22 +133,22 @@ class CoordinatorState:
     @property
     def nodes(self) -> tuple[str, ...]:
         """Nodes that carry flow, and so need a worker."""
-        return tuple(self._nodes)
+        return tuple(self.fleet.nodes)
 
     @property
     def placement(self) -> Placement:
         """Layers of the nodes that carry flow."""
-        return {name: node.layers for name, node in self._nodes.items()}
+        return self.fleet.placement
 
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.failure is None and not self.stopping and self.router.exists(self._is_up)
+        return self.failure is None and not self.stopping and self.router.exists(self.fleet.is_up)
 
     @property
     def all_up(self) -> bool:
         """Whether every worker serves."""
-        return all(node.state == "ready" for node in self._nodes.values())
+        return self.fleet.all_up
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -177,7 +158,7 @@ class CoordinatorState:
             state=self._job_state(),
             ready=self.ready,
             detail=self.failure or "",
-            nodes=tuple(self._node_status(name) for name in self._nodes),
+            nodes=tuple(self._node_status(name) for name in self.fleet.nodes),
             waiting=len(self._waiting),
             running=len(self._requests) - len(self._waiting),
             finished=self.counters.finished,
@@ -229,7 +210,7 @@ class CoordinatorState:
                 code="context_length_exceeded",
                 expected=f"at most {self.context} tokens together",
             )
-        if not self.router.exists(lambda name: self._is_up(name) and self.ledger.capacity[name] >= most):
+        if not self.router.exists(lambda name: self.fleet.is_up(name) and self.ledger.capacity[name] >= most):
             room = max(self.ledger.capacity.values())
             raise RequestError(
                 f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
@@ -254,13 +235,13 @@ class CoordinatorState:
         return actions
 
     def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
-        return lambda name: self._is_up(name) and self.ledger.admits(name, expected, most)
+        return lambda name: self.fleet.is_up(name) and self.ledger.admits(name, expected, most)
 
     def _start(self, request: _Request, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
         request.pipeline = pipeline
         request.attempt += 1
         self.ledger.reserve(request.key, (hop.node for hop in pipeline), expected)
-        addresses = tuple(self._address(hop.node) for hop in pipeline)
+        addresses = tuple(self.fleet.address(hop.node) for hop in pipeline)
         route = Route(pipeline, addresses, request.asked.sampling)
         tokens = np.array(request.tokens, dtype=np.int32)
         piece = self.plan.job.runtime.max_prefill_tokens
@@ -300,7 +281,7 @@ class CoordinatorState:
         assert request.pipeline is not None
         step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
         return [
-            Send(self._address(request.pipeline[0].node), step),
+            Send(self.fleet.address(request.pipeline[0].node), step),
             Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs)),
         ]
 
@@ -326,10 +307,10 @@ class CoordinatorState:
     def _leave(self, request: _Request) -> list[CoordinatorAction]:
         """Free what a running request holds on its pipeline."""
         assert request.pipeline is not None
-        nodes = [hop.node for hop in request.pipeline if self._is_up(hop.node)]
+        nodes = [hop.node for hop in request.pipeline if self.fleet.is_up(hop.node)]
         request.pipeline = None
         self.ledger.release(request.key)
-        return [Send(self._address(node), Release(request.key)) for node in nodes]
+        return [Send(self.fleet.address(node), Release(request.key)) for node in nodes]
 
     def _forget(self, request: _Request) -> list[CoordinatorAction]:
         del self._requests[request.asked.id]
@@ -347,58 +328,44 @@ class CoordinatorState:
             case Rejected():
                 return self._on_rejected(message)
             case Loading() | Ready() | Failed() | Heartbeat():
-                node = self._nodes.get(message.node)
+                node = self.fleet.nodes.get(message.node)
                 if node is None or node.address is None:
                     return []
                 node.heard = now
-                return self._on_node(node, message)
+                return self._on_node(node.address, message)
             case _:
                 return []
 
-    def _on_node(self, node: _Node, message: Loading | Ready | Failed | Heartbeat) -> list[CoordinatorAction]:
+    def _on_node(self, address: str, message: Loading | Ready | Failed | Heartbeat) -> list[CoordinatorAction]:
+        if isinstance(message, Failed):
+            return self.on_exit(message.node, message.reason)
+        self.fleet.hear(message)
         match message:
-            case Loading():
-                node.state = "compiling" if message.state == "compiling" else "loading"
-                node.progress, node.detail = message.progress, message.detail
-                return []
             case Ready():
-                node.state, node.progress, node.detail = "ready", 1.0, ""
-                node.speed = message.speed or node.speed
                 self.ledger.capacity[message.node] = message.kv_tokens
-                self._was_ready = self._was_ready or self.all_up
                 return self._admit()
-            case Failed():
-                return self.on_exit(message.node, message.reason)
             case Heartbeat():
-                node.cold_shapes = message.cold_shapes
-                return [Send(node.address or "", Heartbeat(message.node))]
+                return [Send(address, Heartbeat(message.node))]
+            case Loading():
+                return []
 
     def _on_hello(self, message: Hello, now: float) -> list[CoordinatorAction]:
-        node = self._nodes.get(message.node)
-        if node is None:
-            return [Send(message.address, Failed(message.node, "the plan gives this node no layers to serve"))]
-        actions: list[CoordinatorAction] = []
-        moved = node.address is not None and node.address != message.address
-        if moved and now - node.heard < LOST_AFTER_S:
-            return [Send(message.address, Failed(message.node, "another worker serves this node already"))]
-        if moved or node.state == "ready":
-            # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
-            actions = self._lose(message.node, "joined again")
-        if node.address is None:
-            node.state, node.progress, node.detail = "joined", 0.0, ""
-        node.address, node.pid, node.heard = message.address, message.pid, now
+        refusal = self.fleet.refusal(message, now)
+        if refusal is not None:
+            return [Send(message.address, Failed(message.node, refusal))]
+        # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
+        actions = self._lose(message.node, "joined again") if self.fleet.starts_over(message) else []
+        node = self.fleet.join(message, now)
         job = self.plan.job.model_dump(mode="json", exclude_none=True)
-        return [
-            *actions,
-            Send(message.address, Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job)),
-        ]
+        welcome = Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job)
+        return [*actions, Send(message.address, welcome)]
 
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""
-        node = self._nodes.get(name)
+        node = self.fleet.nodes.get(name)
         if node is None or self.stopping or node.state in ("lost", "failed"):
             return []
-        if not self._was_ready:
+        if not self.fleet.was_ready:
             self.failure = self.failure or f"worker {name} failed: {words}"
         actions = self._lose(name, words)
         node.state = "failed"
@@ -407,9 +374,8 @@ class CoordinatorState:
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""
         actions: list[CoordinatorAction] = []
-        for name, node in self._nodes.items():
-            if node.state in ("joined", "loading", "compiling", "ready") and now - node.heard > LOST_AFTER_S:
-                actions += self._lose(name, f"silent for {now - node.heard:.0f} s")
+        for name, why in self.fleet.silent(now).items():
+            actions += self._lose(name, why)
         return actions
 
     def stop(self) -> list[CoordinatorAction]:
@@ -419,17 +385,12 @@ class CoordinatorState:
         self.counters.failed += len(aborted)
         self._requests.clear()
         self._waiting.clear()
-        return [*aborted, *(Send(node.address, Stop()) for node in self._nodes.values() if node.address)]
+        return [*aborted, *(Send(address, Stop()) for address in self.fleet.addresses)]
 
     def _lose(self, name: str, why: str) -> list[CoordinatorAction]:
-        node = self._nodes[name]
-        node.state, node.detail, node.address = "lost", why, None
+        self.fleet.lose(name, why)
         self.ledger.capacity.pop(name, None)
-        served = [
-            request
-            for request in self._requests.values()
-            if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
-        ]
+        served = self._served_by(name)
         actions: list[CoordinatorAction] = []
         for request in reversed(served):
             actions += self._retry(request)
@@ -445,14 +406,6 @@ class CoordinatorState:
         self._waiting.clear()
         return aborted
 
-    def _is_up(self, name: str) -> bool:
-        return self._nodes[name].state == "ready"
-
-    def _address(self, name: str) -> str:
-        address = self._nodes[name].address
-        assert address is not None, f"{name} is up without an address"
-        return address
-
     def _job_state(self) -> JobState:
         if self.stopping:
             return "stopping"
@@ -460,27 +413,22 @@ class CoordinatorState:
             return "failed"
         if self.all_up:
             return "ready"
-        return "degraded" if self._was_ready else "starting"
+        return "degraded" if self.fleet.was_ready else "starting"
 
     def _node_status(self, name: str) -> NodeStatus:
-        node = self._nodes[name]
-        return NodeStatus(
-            name=name,
-            state=node.state,
-            layers=(node.layers.start, node.layers.stop),
-            address=node.address,
-            progress=node.progress,
-            detail=node.detail or (f"{node.cold_shapes} shapes left to compile" if node.cold_shapes else ""),
-            cold_shapes=node.cold_shapes,
-            speed=node.speed,
-            kv_used_tokens=self.ledger.used.get(name, 0),
-            kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
-            running=sum(
-                1
-                for request in self._requests.values()
-                if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
-            ),
+        return self.fleet.nodes[name].status(
+            name,
+            kv_used=self.ledger.used.get(name, 0),
+            kv_capacity=self.ledger.capacity.get(name),
+            running=len(self._served_by(name)),
         )
+
+    def _served_by(self, name: str) -> list[_Request]:
+        return [
+            request
+            for request in self._requests.values()
+            if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
+        ]
 
 
 def _gone(why: str) -> RequestError:
