@@ -17,8 +17,9 @@ import numpy as np
 from helix_df.errors import HelixError, RequestError
 from helix_df.graph.problem import Placement
 from helix_df.plan import Plan
-from helix_df.routing import FlowRouter, KvLedger, Pipeline
+from helix_df.routing import FlowRouter, Pipeline
 from helix_df.runtime.fleet import Fleet
+from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.messages import (
     Failed,
     Forward,
@@ -28,12 +29,13 @@ from helix_df.runtime.messages import (
     Message,
     Ready,
     Rejected,
-    Release,
     Route,
     Sampled,
     Stop,
     Welcome,
 )
+from helix_df.runtime.page_ledger import PageLedger
+from helix_df.runtime.prefix_cache import PrefixCache, Releases
 from helix_df.runtime.requests import (
     GenerationRequest,
     JobState,
@@ -66,14 +68,21 @@ CoordinatorAction = Send | Deliver | Abort
 
 @dataclass(slots=True)
 class _Request:
-    """A request and, while it runs, its pipeline. ``attempt`` tells late messages of an earlier try apart."""
+    """A request and, while it runs, its pipeline.
+
+    ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
+    ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
+    rejected once. ``cached`` tokens it didn't have to compute in this attempt.
+    """
 
     asked: GenerationRequest
     tokens: list[int]
     attempt: int = 0
     pipeline: Pipeline | None = None
     cautious: bool = False
+    alone: bool = False
     cancelled: bool = False
+    cached: int = 0
 
     @property
     def key(self) -> str:
@@ -110,23 +119,31 @@ class _Counters:
 
 @dataclass(slots=True)
 class CoordinatorState:
-    """One job: its nodes, its requests, and the routing over its plan. ``context`` is the most tokens of a request."""
+    """One job: its nodes, its requests, and the routing over its plan.
+
+    ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache.
+    """
 
     plan: Plan
     context: int
+    page_tokens: int = PAGE_TOKENS
     router: FlowRouter = field(init=False)
-    ledger: KvLedger = field(init=False)
+    ledger: PageLedger = field(init=False)
+    prefixes: PrefixCache = field(init=False)
     fleet: Fleet = field(init=False)
     counters: _Counters = field(default_factory=_Counters)
     failure: str | None = None
     stopping: bool = False
+    _attempts: int = 0
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.router = FlowRouter(self.plan.placement, self.plan.edges)
         self.fleet = Fleet.of(stage for stage in self.plan.stages if stage.node in self.router.nodes)
-        self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
+        runtime = self.plan.job.runtime
+        self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
+        self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
 
     # ------------------------------------------------------------------ what the shell asks
 
@@ -165,6 +182,8 @@ class CoordinatorState:
             failed=self.counters.failed,
             prompt_tokens=self.counters.prompt_tokens,
             generated_tokens=self.counters.generated_tokens,
+            prefix_hits=self.prefixes.hits,
+            cached_tokens=self.prefixes.cached_tokens,
         )
 
     # ------------------------------------------------------------------ requests
@@ -238,26 +257,28 @@ class CoordinatorState:
         return lambda name: self.fleet.is_up(name) and self.ledger.admits(name, expected, most)
 
     def _start(self, request: _Request, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
-        request.pipeline = pipeline
-        request.attempt += 1
-        self.ledger.reserve(request.key, (hop.node for hop in pipeline), expected)
+        self._attempts += 1
+        request.pipeline, request.attempt = pipeline, self._attempts
+        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
+        request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.fleet.address(hop.node) for hop in pipeline)
-        route = Route(pipeline, addresses, request.asked.sampling)
+        route = Route(pipeline, addresses, request.asked.sampling, prefix)
         tokens = np.array(request.tokens, dtype=np.int32)
         piece = self.plan.job.runtime.max_prefill_tokens
-        return [
+        pieces = [
             Send(
                 addresses[0],
                 Forward(
                     request=request.key,
                     position=start,
                     wants_token=start + piece >= len(tokens),
-                    route=route if start == 0 else None,
+                    route=route if start == request.cached else None,
                     tensor=tokens[start : start + piece],
                 ),
             )
-            for start in range(0, len(tokens), piece)
+            for start in range(request.cached, len(tokens), piece)
         ]
+        return [*self._tell(releases), *pieces]
 
     def _current(self, key: str) -> _Request | None:
         """The running request of an attempt, or ``None`` for what is over or was tried again."""
@@ -269,32 +290,42 @@ class CoordinatorState:
         if request is None:
             return []
         if request.cancelled:
-            return [*self._leave(request), *self._forget(request), *self._admit()]
+            return [*self._leave(request, message.position), *self._forget(request), *self._admit()]
         if message.position != len(request.tokens):
             return []
+        cached = 0 if request.generated else request.cached
         if message.token in request.asked.stop_ids:
-            return self._finish(request, TokenEvent(None, "stop"))
+            return self._finish(request, TokenEvent(None, "stop", cached_tokens=cached), message.position)
         request.tokens.append(message.token)
         self.counters.generated_tokens += 1
         if request.generated >= request.asked.max_tokens:
-            return self._finish(request, TokenEvent(message.token, "length", message.logprobs))
+            event = TokenEvent(message.token, "length", message.logprobs, cached)
+            return self._finish(request, event, message.position)
         assert request.pipeline is not None
         step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
         return [
+            *self._tell(self.prefixes.on_token(request.key, len(request.tokens))),
             Send(self.fleet.address(request.pipeline[0].node), step),
-            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs)),
+            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached)),
         ]
 
     def _on_rejected(self, message: Rejected) -> list[CoordinatorAction]:
         request = self._current(message.request)
         if request is None:
             return []
-        request.cautious = True
-        return [*self._retry(request), *self._admit()]
+        if message.reason == "no_prefix":
+            request.alone = True
+            releases = self.prefixes.drop_parent(request.key)
+        else:
+            # Whatever the ledger makes of that node, what is only kept there goes first.
+            request.cautious = True
+            releases = self.prefixes.drop_node(message.node)
+        return [*self._tell(releases), *self._retry(request), *self._admit()]
 
-    def _finish(self, request: _Request, event: TokenEvent) -> list[CoordinatorAction]:
+    def _finish(self, request: _Request, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         self.counters.finished += 1
-        return [Deliver(request.asked.id, event), *self._leave(request), *self._forget(request), *self._admit()]
+        done = [*self._leave(request, computed), *self._forget(request), *self._admit()]
+        return [Deliver(request.asked.id, event), *done]
 
     def _retry(self, request: _Request) -> list[CoordinatorAction]:
         """Back to the head of the queue, with the tokens it has; or out, if nobody wants it any more."""
@@ -304,13 +335,18 @@ class CoordinatorState:
         self._waiting.appendleft(request.asked.id)
         return actions
 
-    def _leave(self, request: _Request) -> list[CoordinatorAction]:
-        """Free what a running request holds on its pipeline."""
-        assert request.pipeline is not None
-        nodes = [hop.node for hop in request.pipeline if self.fleet.is_up(hop.node)]
+    def _leave(self, request: _Request, computed: int = 0) -> list[CoordinatorAction]:
+        """Free what a running request holds on its pipeline, but for what is worth keeping of ``computed`` tokens."""
         request.pipeline = None
-        self.ledger.release(request.key)
-        return [Send(self.fleet.address(node), Release(request.key)) for node in nodes]
+        return self._tell(self.prefixes.end(request.key, request.tokens[:computed]))
+
+    def _tell(self, releases: Releases) -> list[CoordinatorAction]:
+        return [
+            Send(self.fleet.address(hop.node), release)
+            for route, release in releases
+            for hop in route
+            if self.fleet.is_up(hop.node)
+        ]
 
     def _forget(self, request: _Request) -> list[CoordinatorAction]:
         del self._requests[request.asked.id]
@@ -394,6 +430,7 @@ class CoordinatorState:
         actions: list[CoordinatorAction] = []
         for request in reversed(served):
             actions += self._retry(request)
+        actions += self._tell(self.prefixes.drop_node(name))
         if not self.ready:
             actions += self._abort_waiting(f"worker {name} is gone and no full path through the layers is left")
         return [*actions, *self._admit()]
@@ -419,6 +456,7 @@ class CoordinatorState:
         return self.fleet.nodes[name].status(
             name,
             kv_used=self.ledger.used.get(name, 0),
+            kv_kept=self.ledger.kept.get(name, 0),
             kv_capacity=self.ledger.capacity.get(name),
             running=len(self._served_by(name)),
         )

@@ -30,7 +30,7 @@ class FleetNode:
     cold_shapes: int = 0
     speed: StageSpeed | None = None
 
-    def status(self, name: str, *, kv_used: int, kv_capacity: int | None, running: int) -> NodeStatus:
+    def status(self, name: str, *, kv_used: int, kv_kept: int, kv_capacity: int | None, running: int) -> NodeStatus:
         """The node at this moment, with what the coordinator counts on it; ``kv_capacity`` None is as planned."""
         return NodeStatus(
             name=name,
@@ -44,6 +44,7 @@ class FleetNode:
             kv_used_tokens=kv_used,
             kv_capacity_tokens=self.kv_tokens if kv_capacity is None else kv_capacity,
             running=running,
+            kv_kept_tokens=kv_kept,
         )
 
 

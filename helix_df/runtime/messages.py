@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgpack
 import numpy as np
@@ -18,10 +18,10 @@ from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.runtime.packing import pack, unpack
-from helix_df.runtime.requests import StageSpeed, TopLogprobs
+from helix_df.runtime.requests import Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
-VERSION = 2
+VERSION = 3
 
 HEARTBEAT_S = 2.0
 """How often a worker says that it lives."""
@@ -38,11 +38,15 @@ Frames = list[Any]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A request's way as its workers need it: the hops, where each listens, and how the last one samples."""
+    """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
+
+    ``prefix`` is in every worker's KV cache already; the request's first position comes after it.
+    """
 
     hops: tuple[Hop, ...]
     addresses: tuple[str, ...]
     sampling: SamplingParams
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +146,16 @@ class Rejected:
     TAG: ClassVar[str] = "rejected"
     request: str
     node: str
-    reason: str
+    reason: Literal["kv_full", "no_prefix"]
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Coordinator → worker: forget this request and free its KV cache."""
+    """Coordinator → worker: forget this request and free its KV cache, but for that of its first ``keep`` tokens."""
 
     TAG: ClassVar[str] = "release"
     request: str
+    keep: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +263,8 @@ def _pack(value: Any) -> Any:
         case Route():
             hops = [[hop.node, hop.layers.start, hop.layers.stop] for hop in value.hops]
             sampling = {field.name: getattr(value.sampling, field.name) for field in fields(value.sampling)}
-            return {"hops": hops, "addresses": list(value.addresses), "sampling": sampling}
+            prefix = None if value.prefix is None else [value.prefix.parent, value.prefix.tokens]
+            return {"hops": hops, "addresses": list(value.addresses), "sampling": sampling, "prefix": prefix}
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
         case bytes() | memoryview():
@@ -280,7 +286,8 @@ def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[A
             return LayerRange(*value)
         case "route":
             hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
-            return Route(hops, tuple(value["addresses"]), SamplingParams(**value["sampling"]))
+            prefix = None if value["prefix"] is None else Prefix(*value["prefix"])
+            return Route(hops, tuple(value["addresses"]), SamplingParams(**value["sampling"]), prefix)
         case "speed":
             return StageSpeed(*value)
         case "payload":

@@ -293,6 +293,12 @@ class Runtime(Section):
     max_batch: Count = Field(default=16, ge=1, description="Requests decoded together on one node.")
     max_prefill_tokens: Count = Field(default=512, ge=16, description="Prompt tokens run in one batch on one node.")
     max_queue: Count = Field(default=1024, ge=1, description="Requests waiting before new ones are refused.")
+    prefix_cache: bool = Field(
+        default=True,
+        strict=True,
+        description="A request starts from the KV cache of an earlier one that went the same way and began alike; such "
+        "are kept while there is room.",
+    )
     emulate: bool = Field(
         default=False,
         strict=True,
