@@ -22,6 +22,7 @@ class Choice:
 
     text: str = ""
     tokens: int = 0
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -29,6 +30,7 @@ class Choice:
         """Take in the next piece."""
         self.text += piece.text
         self.tokens += len(piece.token_ids)
+        self.cached_tokens += piece.cached_tokens
         self.finish_reason = piece.finish_reason
         self.logprobs += piece.logprobs
 
@@ -146,12 +148,13 @@ class CompletionDialect:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """The ``usage`` object."""
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
+    """The ``usage`` object; ``cached_tokens`` of the prompt's didn't have to be computed."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 
