@@ -262,7 +262,7 @@ class CoordinatorState:
         prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.fleet.address(hop.node) for hop in pipeline)
-        route = Route(pipeline, addresses, request.asked.sampling, prefix)
+        route = Route(pipeline, addresses, request.asked.sampling, prefix=prefix)
         tokens = np.array(request.tokens, dtype=np.int32)
         piece = self.plan.job.runtime.max_prefill_tokens
         pieces = [

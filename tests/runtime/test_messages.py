@@ -17,7 +17,7 @@ ROUTE = m.Route(
     (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4))),
     ("tcp://h:1", "tcp://h:2"),
     SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, logprobs=2),
-    Prefix("q/3", 32),
+    prefix=Prefix("q/3", 32),
 )
 PLAIN = [
     m.Hello("a", "tcp://127.0.0.1:5", 12),

@@ -130,7 +130,7 @@ def worker() -> WorkerState:
 
 
 def forward(request: str, position: int, count: int, prefix: Prefix | None = None) -> Forward:
-    route = Route(ROUTE, ("tcp://a", "tcp://b"), SamplingParams(), prefix)
+    route = Route(ROUTE, ("tcp://a", "tcp://b"), SamplingParams(), prefix=prefix)
     return Forward(request, position, True, route, np.zeros((count, 8), np.float32))
 
 
