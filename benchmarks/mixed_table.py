@@ -3,9 +3,9 @@
     python -m benchmarks.mixed_table [--quick]
 
 A two-worker pipeline decodes for 16 requests while prompts of 1,024 tokens arrive one after the other. In pieces, a
-prompt runs a few tokens at a time beside decode steps (``runtime.max_prefill_tokens``); whole, it holds a stage up for as
-long as it takes. Both pipelines are up at once and take turns; only one works at a time. What pieces cost is the time
-to the first token of the prompts, and the decode steps they share batches with.
+prompt runs a few tokens at a time beside decode steps (``runtime.max_prefill_tokens``); whole, it holds a stage up for
+as long as it takes. All pipelines are up at once and take turns; only one works at a time. What pieces cost is the time
+to the first token of the prompts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ async def mixed(coordinator: Coordinator, long_prompts: int, decoding: int) -> t
 async def measure(source: str, rounds: int, long_prompts: int, decoding: int) -> None:
     async with AsyncExitStack() as stack:
         jobs = {
-            piece: await stack.enter_async_context(serving(halves_plan(source, max_prefill_tokens=piece, max_batch=32)))
+            piece: await stack.enter_async_context(
+                serving(halves_plan(source, max_prefill_tokens=piece, max_batch=32, prefix_cache=False))
+            )
             for piece in PIECES
         }
         gaps: dict[int, list[list[float]]] = {piece: [] for piece in PIECES}

@@ -156,6 +156,10 @@ class CountingEngine(Protocol):
 
     def release(self, request: str) -> None: ...
 
+    def fork(self, parent: str, child: str, tokens: int) -> None: ...
+
+    def trim(self, request: str, tokens: int) -> None: ...
+
     def warm_up(self) -> Iterator[object]: ...
 
 
@@ -202,6 +206,14 @@ class PacedEngine:
     def release(self, request: str) -> None:
         """See ``StepEngine``."""
         self._engine.release(request)
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+        self._engine.fork(parent, child, tokens)
+
+    def trim(self, request: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+        self._engine.trim(request, tokens)
 
     def warm_up(self) -> Iterator[object]:
         """See ``StepEngine``. Compiling isn't paced: it is no part of what a profile measures."""
