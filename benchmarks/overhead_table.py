@@ -22,6 +22,7 @@ from benchmarks.halves import halves_plan
 from benchmarks.serving import answer_all, prompts
 from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.messages import Welcome
+from helix_df.runtime.requests import EngineHealth
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import listen
 from helix_df.runtime.worker import Report, StepEngine, Worker
@@ -36,7 +37,7 @@ class IdleEngine:
     """Answers every step at once."""
 
     kv_tokens = 1_000_000
-    cold_shapes = 0
+    health = EngineHealth()
 
     def __init__(self, num_layers: int) -> None:
         self._num_layers = num_layers

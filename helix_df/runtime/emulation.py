@@ -19,6 +19,7 @@ from helix_df.graph.problem import LinkTable
 from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.messages import Frames, Route
 from helix_df.runtime.pacing import Lane, PacedQueue
+from helix_df.runtime.requests import EngineHealth
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import Endpoint
 
@@ -147,7 +148,7 @@ class CountingEngine(Protocol):
     def kv_tokens(self) -> int: ...
 
     @property
-    def cold_shapes(self) -> int: ...
+    def health(self) -> EngineHealth: ...
 
     @property
     def compilations(self) -> int: ...
@@ -199,9 +200,9 @@ class PacedEngine:
         return self._engine.kv_tokens
 
     @property
-    def cold_shapes(self) -> int:
+    def health(self) -> EngineHealth:
         """See ``StepEngine``."""
-        return self._engine.cold_shapes
+        return self._engine.health
 
     def release(self, request: str) -> None:
         """See ``StepEngine``."""

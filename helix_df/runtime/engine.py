@@ -15,9 +15,10 @@ from jax import Array
 from helix_df.layers import LayerRange
 from helix_df.models.llama import LlamaShard
 from helix_df.runtime.buckets import bucket_for, bucket_sizes
+from helix_df.runtime.compile_cache import compiled_programs
 from helix_df.runtime.kv_pages import PAGE_TOKENS, PagePool
 from helix_df.runtime.programs import ShardPrograms
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampler import SamplerRows, log_probabilities, pick_greedily, sample, sampler_rows
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step, StepResult
@@ -157,9 +158,10 @@ class Engine:
         self._pool.trim(request, tokens)
 
     @property
-    def cold_shapes(self) -> int:
-        """Shapes that ``warm_up`` hasn't compiled yet."""
-        return len(self._shapes) - self._warm_shapes
+    def health(self) -> EngineHealth:
+        """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, and pages in use."""
+        cold = len(self._shapes) - self._warm_shapes
+        return EngineHealth(cold, compiled_programs(), self.used_pages * self._pool.page_tokens)
 
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
         """Compile the shapes that are still cold, those that a first short request needs before all others.

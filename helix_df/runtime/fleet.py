@@ -13,7 +13,7 @@ from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.plan import Stage
 from helix_df.runtime.messages import LOST_AFTER_S, Heartbeat, Hello, Loading, Ready
-from helix_df.runtime.requests import NodeState, NodeStatus, StageSpeed
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, NodeState, NodeStatus, StageSpeed
 
 
 @dataclass(slots=True)
@@ -29,24 +29,29 @@ class FleetNode:
     progress: float = 0.0
     detail: str = ""
     heard: float = 0.0
-    cold_shapes: int = 0
+    health: EngineHealth = NEW_ENGINE
+    memory_bytes: int = 0
     speed: StageSpeed | None = None
 
     def status(self, name: str, *, kv_used: int, kv_kept: int, kv_capacity: int | None, running: int) -> NodeStatus:
         """The node at this moment, with what the coordinator counts on it; ``kv_capacity`` None is as planned."""
+        cold = self.health.cold_shapes
         return NodeStatus(
             name=name,
             state=self.state,
             layers=(self.layers.start, self.layers.stop),
             address=self.address,
             progress=self.progress,
-            detail=self.detail or (f"{self.cold_shapes} shapes left to compile" if self.cold_shapes else ""),
-            cold_shapes=self.cold_shapes,
+            detail=self.detail or (f"{cold} shapes left to compile" if cold else ""),
+            cold_shapes=cold,
             speed=self.speed,
             kv_used_tokens=kv_used,
             kv_capacity_tokens=self.kv_tokens if kv_capacity is None else kv_capacity,
             running=running,
             kv_kept_tokens=kv_kept,
+            kv_held_tokens=self.health.kv_held_tokens,
+            compiled_programs=self.health.compiled_programs,
+            memory_bytes=self.memory_bytes,
         )
 
 
@@ -126,7 +131,7 @@ class Fleet:
                 node.speed = message.speed or node.speed
                 self.was_ready = self.was_ready or self.all_up
             case Heartbeat():
-                node.cold_shapes = message.cold_shapes
+                node.health, node.memory_bytes = message.health, message.memory_bytes
 
     def lose(self, name: str, why: str) -> None:
         """Give a worker up."""

@@ -19,7 +19,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches
 from helix_df.runtime.packing import pack, unpack
-from helix_df.runtime.requests import Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 VERSION = 3
@@ -106,11 +106,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Worker → coordinator, and back: I am alive, and have this many shapes left to compile at leisure."""
+    """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process."""
 
     TAG: ClassVar[str] = "heartbeat"
     node: str
-    cold_shapes: int = 0
+    health: EngineHealth = NEW_ENGINE
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,8 @@ def _pack(value: Any) -> Any:
             return [value.chosen, [list(pair) for pair in value.top]]
         case bytes() | memoryview():
             return len(value)  # follows in a frame of its own
+        case EngineHealth():
+            return [value.cold_shapes, value.compiled_programs, value.kv_held_tokens]
         case StageSpeed():
             return [value.prefill_tokens, value.prefill_s, value.decode_s]
         case _:
@@ -302,6 +305,8 @@ def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[A
                 MicroBatches(*value["micro_batches"]),
                 None if value["prefix"] is None else Prefix(*value["prefix"]),
             )
+        case "health":
+            return EngineHealth(*value)
         case "speed":
             return StageSpeed(*value)
         case "payload":

@@ -99,12 +99,20 @@ def _node_metrics(status: JobStatus) -> Iterator[Metric]:
     kept = GaugeMetricFamily("helix_node_kv_kept_tokens", "KV cache kept for reuse, in tokens", labels=["node"])
     room = GaugeMetricFamily("helix_node_kv_capacity_tokens", "KV cache there is, in tokens", labels=["node"])
     running = GaugeMetricFamily("helix_node_requests_running", "Requests that run through the node", labels=["node"])
+    held = GaugeMetricFamily(
+        "helix_node_kv_held_tokens", "KV cache in pages that are owned, in tokens", labels=["node"]
+    )
+    compiled = CounterMetricFamily("helix_node_compiled_programs", "Programs compiled or loaded", labels=["node"])
+    memory = GaugeMetricFamily("helix_node_memory_bytes", "Memory of the worker's process", labels=["node"])
     state = GaugeMetricFamily("helix_node_state", "1 for the state that the node is in", labels=["node", "state"])
     for node in status.nodes:
         used.add_metric([node.name], node.kv_used_tokens)
         kept.add_metric([node.name], node.kv_kept_tokens)
         room.add_metric([node.name], node.kv_capacity_tokens)
         running.add_metric([node.name], node.running)
+        held.add_metric([node.name], node.kv_held_tokens)
+        compiled.add_metric([node.name], node.compiled_programs)
+        memory.add_metric([node.name], node.memory_bytes)
         for name in _NODE_STATES:
             state.add_metric([node.name, name], float(node.state == name))
-    yield from (used, kept, room, running, state)
+    yield from (used, kept, room, held, running, compiled, memory, state)

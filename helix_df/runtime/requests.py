@@ -68,6 +68,18 @@ class StageSpeed:
     decode_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """What an engine says of itself: shapes still to be compiled, programs compiled or loaded by its process so far,
+    and tokens of KV cache in pages that somebody owns."""
+
+    cold_shapes: int = 0
+    compiled_programs: int = 0
+    kv_held_tokens: int = 0
+
+
+NEW_ENGINE = EngineHealth()
+
 NodeState = Literal["waiting", "joined", "loading", "compiling", "ready", "lost", "failed"]
 JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 
@@ -78,7 +90,9 @@ class NodeStatus:
 
     ``cold_shapes`` are those that a ready worker still compiles while it holds no request. ``speed`` is what it
     timed before it said that it is ready. ``kv_used_tokens`` is what running requests are expected to use,
-    ``kv_kept_tokens`` what is kept beside it of those that are over.
+    ``kv_kept_tokens`` what is kept beside it of those that are over; both are the coordinator's count. What the worker
+    last said of itself: ``kv_held_tokens`` in pages that somebody owns, ``compiled_programs`` so far, and the
+    ``memory_bytes`` that its process has.
     """
 
     name: str
@@ -94,6 +108,9 @@ class NodeStatus:
     cold_shapes: int = 0
     speed: StageSpeed | None = None
     kv_kept_tokens: int = 0
+    kv_held_tokens: int = 0
+    compiled_programs: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, ProtocolError
@@ -37,7 +39,7 @@ from helix_df.runtime.messages import (
     encode,
     encode_bundles,
 )
-from helix_df.runtime.requests import StageSpeed
+from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.stage_speed import time_stage
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import Endpoint
@@ -58,8 +60,8 @@ class StepEngine(Protocol):
         ...
 
     @property
-    def cold_shapes(self) -> int:
-        """Shapes that are still to be compiled."""
+    def health(self) -> EngineHealth:
+        """How it is; asked by the thread that runs it."""
         ...
 
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
@@ -111,7 +113,7 @@ class Worker:
         self._alive = alive
         self._heard = time.monotonic()
         self._busy = False
-        self._cold_shapes = 0
+        self._health = EngineHealth()
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -161,8 +163,8 @@ class Worker:
     def _serve(self, engine: StepEngine, state: WorkerState) -> None:
         still_cold = engine.warm_up()
         while self._alive():
-            self._cold_shapes = engine.cold_shapes
-            at_leisure = not state.requests and self._cold_shapes > 0
+            self._health = engine.health
+            at_leisure = not state.requests and self._health.cold_shapes > 0
             for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
                 if isinstance(message, Stop):
                     return
@@ -229,7 +231,7 @@ class Worker:
             if forgotten:
                 self._say(Hello(self._node, self._endpoint.address, os.getpid()))
             else:
-                self._say(Heartbeat(self._node, self._cold_shapes))
+                self._say(Heartbeat(self._node, self._health, _memory_bytes()))
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
@@ -241,6 +243,14 @@ class Worker:
     def _refuse_if_told(self, message: Message) -> None:
         if isinstance(message, Failed):
             raise DeploymentError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _memory_bytes() -> int:
+    """What this process has in memory now; where the system doesn't tell, the most it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:

@@ -16,7 +16,7 @@ from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
 from helix_df.runtime.messages import Forward, encode
-from helix_df.runtime.requests import TokenEvent
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, TokenEvent
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import listen
 from helix_df.simulator import TraceRequest, options_of, setup_of
@@ -101,7 +101,7 @@ class FakeEngine:
 
     clocks: Clocks
     kv_tokens: int = 64
-    cold_shapes: int = 0
+    health: EngineHealth = NEW_ENGINE
     compilations: int = 0
     released: list[str] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches
 from helix_df.runtime import messages as m
-from helix_df.runtime.requests import Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 ROUTE = m.Route(
@@ -30,6 +30,7 @@ PLAIN = [
     m.Failed("a", "no weights"),
     m.Probe(3, ("tcp://h:1", "tcp://h:2"), b"weight"),
     m.Heartbeat("a"),
+    m.Heartbeat("a", EngineHealth(3, 40, 1024), 1 << 31),
     m.Sampled("r/1", 17, 42, None),
     m.Sampled("r/1", 17, 42, TopLogprobs(-0.5, ((42, -0.5), (1, -2.0)))),
     m.Rejected("r/1", "a", "kv_full"),

@@ -10,6 +10,7 @@ import pytest
 
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.micro_batches import MicroBatches
 from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.messages import Forward, Rejected, Release, Route
 from helix_df.runtime.page_ledger import PageLedger
@@ -130,7 +131,7 @@ def worker() -> WorkerState:
 
 
 def forward(request: str, position: int, count: int, prefix: Prefix | None = None) -> Forward:
-    route = Route(ROUTE, ("tcp://a", "tcp://b"), SamplingParams(), prefix=prefix)
+    route = Route(ROUTE, ("tcp://a", "tcp://b"), SamplingParams(), MicroBatches(), prefix)
     return Forward(request, position, True, route, np.zeros((count, 8), np.float32))
 
 
