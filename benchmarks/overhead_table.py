@@ -67,7 +67,7 @@ def _serve(node: str, coordinator: str, token: str) -> None:
 
 
 async def _measure() -> None:
-    plan = halves_plan("random:tiny", context=512, launcher="external", max_batch=64)
+    plan = halves_plan("random:tiny", context=512, launcher="external", max_batch=64, prefix_cache=False)
     coordinator = Coordinator(plan)
     await coordinator.start()
     spawn = multiprocessing.get_context("spawn")

@@ -1,7 +1,7 @@
 """A whole job in one thread: the real state machines, a network whose order hypothesis chooses, and a toy model.
 
-The toy engine keeps a real KV cache of integers, so a layer that runs twice, out of order, on the wrong worker or
-without its past changes the tokens that come out.
+The toy engine keeps a real, paged KV cache of integers, so a layer that runs twice, out of order, on the wrong worker,
+without its past or with somebody else's changes the tokens that come out.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Pr
 from helix_df.layers import LayerRange
 from helix_df.plan import Plan, SolverReport, assemble
 from helix_df.runtime.coordinator_state import Abort, CoordinatorState, Deliver
-from helix_df.runtime.messages import Hello, Message, Ready, Welcome, decode, encode
+from helix_df.runtime.kv_pages import PagePool
+from helix_df.runtime.messages import Hello, Message, Ready, Rejected, Release, Welcome, decode, encode
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step, StepResult
-from helix_df.runtime.worker_state import Free, Send, WorkerState
+from helix_df.runtime.worker_state import Fork, Free, Send, Trim, WorkerState
 from helix_df.spec.job import Job
 
 PRIME = 1009
+PAGE = 4
 STOP_TOKEN = 7
 
 
 def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
-    """One layer of the toy model: every output depends on all inputs up to its position."""
-    total = sum(past)
+    """One layer of the toy model: every output depends on all inputs up to its position, and on their order."""
+    total = 0
+    for value in past:
+        total = (7 * total + value) % PRIME
     outputs = []
     for value in hidden:
-        total += value
+        total = (7 * total + value) % PRIME
         outputs.append((31 * value + 17 * layer + 3 * total + 1) % PRIME)
     return outputs
 
@@ -57,37 +61,56 @@ def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
 
 
 class ToyEngine:
-    """KV cache by request and layer, and a fixed number of tokens that it holds."""
+    """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there."""
 
     def __init__(self, num_layers: int, kv_tokens: int) -> None:
         self.num_layers = num_layers
-        self.kv_tokens = kv_tokens
-        self.cache: dict[str, dict[int, list[int]]] = {}
+        self.pool = PagePool(kv_tokens // PAGE, PAGE)
         self.lengths: dict[str, int] = {}
+        self.cells: dict[tuple[int, int, int], int] = {}
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.pool.num_pages * PAGE
 
     def run(self, steps: tuple[Step, ...]) -> list[StepResult]:
         assert len({step.request for step in steps}) == len(steps)
         return [self._run(step) for step in steps]
 
     def release(self, request: str) -> None:
-        self.cache.pop(request, None)
+        self.pool.release(request)
         self.lengths.pop(request, None)
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        assert tokens % PAGE == 0
+        assert self.lengths[parent] >= tokens, f"{parent} has {self.lengths[parent]} tokens, {child} wants {tokens}"
+        self.pool.fork(parent, child, tokens)
+        self.lengths[child] = tokens
+
+    def trim(self, request: str, tokens: int) -> None:
+        assert self.lengths[request] >= tokens
+        self.pool.trim(request, tokens)
+        self.lengths[request] = tokens
 
     def _run(self, step: Step) -> StepResult:
         held = self.lengths.get(step.request, 0)
         assert held == step.position, f"{step.request} at {step.position}, the cache holds {held}"
-        if sum(self.lengths.values()) + len(step.inputs) > self.kv_tokens:
+        stop = held + len(step.inputs)
+        if not self.pool.reserve(step.request, stop):
             return StepResult(step.request, kv_full=True)
-        self.lengths[step.request] = held + len(step.inputs)
+        self.lengths[step.request] = stop
         hidden = [int(value) for value in step.inputs]
-        layers = self.cache.setdefault(step.request, {})
         for layer in range(step.layers.start, step.layers.stop):
-            past = layers.setdefault(layer, [])
-            inputs, hidden = hidden, toy_layer(layer, hidden, past)
-            past.extend(inputs)
+            past = [self.cells[cell] for cell in self._cells(step.request, layer, 0, held)]
+            self.cells.update(zip(self._cells(step.request, layer, held, stop), hidden, strict=True))
+            hidden = toy_layer(layer, hidden, past)
         if step.layers.stop < self.num_layers:
             return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
         return StepResult(step.request, token=hidden[-1] % 64 if step.sampling else None)
+
+    def _cells(self, request: str, layer: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+        table = self.pool.table(request)
+        return [(layer, table[position // PAGE], position % PAGE) for position in range(start, stop)]
 
 
 @dataclass
@@ -100,7 +123,7 @@ class ToyWorker:
     state: WorkerState | None = None
 
 
-def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float) -> Plan:
+def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool) -> Plan:
     """A plan of a placement on equal nodes and links."""
     job = Job.model_validate(
         {
@@ -132,10 +155,11 @@ class World:
     answers: dict[str, list[TokenEvent]] = field(default_factory=dict)
     aborted: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    rejected: list[str] = field(default_factory=list)
     born: int = 0
 
     def __post_init__(self) -> None:
-        self.coordinator = CoordinatorState(self.plan, self.context)
+        self.coordinator = CoordinatorState(self.plan, self.context, PAGE)
         for node in self.coordinator.nodes:
             self.join(node)
         self.settle()
@@ -174,6 +198,8 @@ class World:
         frames = self.wires[wire].popleft()
         message = decode(frames, "secret")
         if wire[1] == COORDINATOR:
+            if isinstance(message, Rejected):
+                self.rejected.append(message.reason)
             self._coordinate(self.coordinator.on_message(message, self.now))
         elif wire[1] in self.workers:
             self._hear(self.workers[wire[1]], message)
@@ -198,14 +224,42 @@ class World:
             for address in sorted(self.workers):
                 moved = self.compute(address) or moved
 
+    def forget_prefix(self, address: str, request: str) -> None:
+        """A worker loses what it was to keep, and nobody hears of it."""
+        worker = self.workers[address]
+        assert worker.state is not None
+        self._work(worker, worker.state.on_release(Release(request)))
+
+    def drop_prefixes(self) -> None:
+        """Let go of all that is kept, as when every node were full."""
+        for node in self.coordinator.nodes:
+            self._coordinate(self.coordinator._tell(self.coordinator.prefixes.drop_node(node)))
+        self.settle()
+
+    def pages(self) -> dict[str, int]:
+        """Tokens of KV cache in use on every node that is up, by its worker's own account."""
+        return {worker.node: worker.engine.pool.used_pages * PAGE for worker in self.workers.values() if worker.engine}
+
+    def counted(self) -> dict[str, int]:
+        """The same by the coordinator's account, when nothing runs."""
+        ledger = self.coordinator.ledger
+        return {node: ledger.used.get(node, 0) + ledger.kept.get(node, 0) for node in self.pages()}
+
     def leftovers(self) -> dict[str, object]:
-        """What should be gone once every answer is: KV in engines, requests in states, reservations."""
+        """What should be gone once every answer is and no prefix is kept: KV, requests in states, reservations."""
         engines = {a: w.engine.lengths for a, w in self.workers.items() if w.engine and w.engine.lengths}
+        pools = {node: tokens for node, tokens in self.pages().items() if tokens}
         states = {a: w.state.requests for a, w in self.workers.items() if w.state and w.state.requests}
-        used = {node: tokens for node, tokens in self.coordinator.ledger.used.items() if tokens}
+        ledger = self.coordinator.ledger
+        counts = {
+            f"{kind} {node}": tokens
+            for kind, by_node in (("used", ledger.used), ("kept", ledger.kept), ("grown", ledger.grown))
+            for node, tokens in by_node.items()
+            if tokens
+        }
         status = self.coordinator.snapshot()
         open_requests = {"waiting": status.waiting, "running": status.running}
-        return engines | states | used | {name: count for name, count in open_requests.items() if count}
+        return engines | pools | states | counts | {name: count for name, count in open_requests.items() if count}
 
     # how it moves
 
@@ -216,11 +270,11 @@ class World:
                 self._work(worker, worker.state.forget_all())
             worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)
             worker.state = worker.state or WorkerState(worker.node, COORDINATOR, message.num_layers, 4, 8)
-            self._send(worker.address, COORDINATOR, Ready(worker.node, message.kv_tokens))
+            self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
         elif worker.state is not None:
             match message.TAG:
                 case "forward":
-                    worker.state.on_forward(message)  # type: ignore[arg-type]
+                    self._work(worker, worker.state.on_forward(message))  # type: ignore[arg-type]
                 case "release":
                     self._work(worker, worker.state.on_release(message))  # type: ignore[arg-type]
 
@@ -237,12 +291,16 @@ class World:
 
     def _work(self, worker: ToyWorker, actions: list[object]) -> None:
         for action in actions:
+            assert worker.engine is not None
             match action:
                 case Send():
                     self._send(worker.address, action.address, action.message)
                 case Free():
-                    assert worker.engine is not None
                     worker.engine.release(action.request)
+                case Fork():
+                    worker.engine.fork(action.parent, action.child, action.tokens)
+                case Trim():
+                    worker.engine.trim(action.request, action.tokens)
 
     def _send(self, sender: str, receiver: str, message: Message) -> None:
         frames = [bytes(frame) for frame in encode(message, "secret")]

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from helix_df.errors import RequestError
 from helix_df.layers import LayerRange
+from helix_df.plan import Plan
 from property_tests.runtime_world import World, toy_answer, toy_plan
 
 LAYERS = 6
@@ -19,24 +20,43 @@ PLACEMENT = {
     "d": LayerRange(2, 4),
     "e": LayerRange(3, 6),
 }
+CHAIN = {"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(4, 6)}
 
 
 # Lengths around the 16 tokens of a prompt's pieces, where the last piece is as short as a decode step.
-PROMPTS = st.sampled_from((1, 5, 16, 17, 33)).flatmap(
-    lambda length: st.lists(st.integers(0, 63), min_size=length, max_size=length)
-)
+LENGTHS = st.sampled_from((1, 5, 16, 17, 33))
+PROMPTS = LENGTHS.flatmap(lambda length: st.lists(st.integers(0, 63), min_size=length, max_size=length))
+# Beginnings that many share, longer and shorter than the pages of 4 tokens.
+COMMON = st.builds(lambda length: [(5 * at) % 64 for at in range(length)], LENGTHS)
+SHARING = st.builds(lambda common, own: common + own, COMMON, st.lists(st.integers(0, 63), max_size=6))
 
 
 class RuntimeMachine(RuleBasedStateMachine):
     """Requests, cancellations, deaths and births of workers, in any order."""
 
+    prefix_cache = False
+    placement = PLACEMENT
+    kv_tokens = 60
+
     def __init__(self) -> None:
         super().__init__()
-        plan = toy_plan(PLACEMENT, LAYERS, kv_tokens=60, max_queue=8, max_prefill_tokens=16, expected_output=0.3)
-        self.world = World(plan)
+        self.world = World(self.plan())
         self.dead: set[str] = set()
+        self.robbed: set[str] = set()
+        self.killed = False
 
-    @rule(prompt=PROMPTS, max_tokens=st.integers(1, 12))
+    def plan(self) -> Plan:
+        return toy_plan(
+            self.placement,
+            LAYERS,
+            kv_tokens=self.kv_tokens,
+            max_queue=8,
+            max_prefill_tokens=16,
+            expected_output=0.3,
+            prefix_cache=self.prefix_cache,
+        )
+
+    @rule(prompt=PROMPTS | SHARING | SHARING, max_tokens=st.integers(1, 12))
     def submit(self, prompt: list[int], max_tokens: int) -> None:
         try:
             self.world.submit(tuple(prompt), max_tokens)
@@ -66,6 +86,7 @@ class RuntimeMachine(RuleBasedStateMachine):
     def kill(self, node: str) -> None:
         if node in self.world.coordinator.nodes and node not in self.dead:
             self.world.kill(node)
+            self.killed = True
             self.dead.add(node)
 
     @precondition(lambda self: self.dead)
@@ -84,6 +105,9 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.settle()
+        for node, tokens in self.world.pages().items():
+            assert tokens == self.world.counted()[node] or node in self.robbed, node
+        self.world.drop_prefixes()
         for name, events in self.world.answers.items():
             finished = bool(events) and events[-1].finish is not None
             given_up = name in self.world.aborted or name in self.world.cancelled
@@ -92,5 +116,45 @@ class RuntimeMachine(RuleBasedStateMachine):
         assert self.world.leftovers() == {}
 
 
+class PrefixMachine(RuntimeMachine):
+    """The same with prefixes that are kept and shared, some of them lost."""
+
+    prefix_cache = True
+
+    @precondition(lambda self: self.kept())
+    @rule(data=st.data())
+    def lose_a_prefix(self, data: st.DataObject) -> None:
+        address, request = data.draw(st.sampled_from(self.kept()))
+        self.robbed.add(self.world.workers[address].node)
+        self.world.forget_prefix(address, request)
+
+    def kept(self) -> list[tuple[str, str]]:
+        workers = self.world.workers.items()
+        return [(address, key) for address, worker in sorted(workers) if worker.state for key in worker.state.kept]
+
+    def teardown(self) -> None:
+        super().teardown()
+        if not self.robbed and not self.killed and "kv_full" not in self.world.rejected:
+            assert self.world.rejected == [], "a prefix was freed that a request was to begin with"
+
+    @invariant()
+    def what_is_kept_stays_under_high_water(self) -> None:
+        ledger = self.world.coordinator.ledger
+        for node, kept in ledger.kept.items():
+            assert kept >= 0
+            assert not kept or not ledger.excess(node)
+
+
+class OneRouteMachine(PrefixMachine):
+    """All requests go the same way, so that many share, and releases race with what comes from worker to worker."""
+
+    placement = CHAIN
+    kv_tokens = 90
+
+
 TestRuntime = RuntimeMachine.TestCase
-TestRuntime.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRuntime.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPrefixes = PrefixMachine.TestCase
+TestPrefixes.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestOneRoute = OneRouteMachine.TestCase
+TestOneRoute.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from helix_df.runtime.jobs import JobDirectory
-    from helix_df.runtime.requests import JobStatus
+    from helix_df.runtime.requests import JobStatus, NodeStatus
 
 
 def status(
@@ -70,7 +70,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     console.print(f"job {found.name} is {found.state}{why}\nmodel {found.model} at {url}", soft_wrap=True)
     console.print(
         f"{found.running} running, {found.waiting} waiting, {found.finished} finished, {found.failed} failed · "
-        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens\n",
+        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens{_reuse(found)}\n",
         soft_wrap=True,
     )
     print_trimmed(console, _table(found))
@@ -79,6 +79,16 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":
             console.print(f"\n{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True)
+
+
+def _kept(node: NodeStatus) -> str:
+    return f", {node.kv_kept_tokens:,} kept" if node.kv_kept_tokens else ""
+
+
+def _reuse(found: JobStatus) -> str:
+    if not found.prefix_hits:
+        return ""
+    return f" · {found.cached_tokens:,} tokens found in KV cache by {found.prefix_hits:,} requests"
 
 
 def _table(found: JobStatus) -> Table:
@@ -93,7 +103,7 @@ def _table(found: JobStatus) -> Table:
             f"[{node.layers[0]}, {node.layers[1]})",
             node.state if node.progress in (0, 1) else f"{node.state} {node.progress:.0%}",
             str(node.running),
-            f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}",
+            f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}{_kept(node)}",
             node.address or "",
             node.detail.partition("\n")[0],
         )

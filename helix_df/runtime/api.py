@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -88,6 +88,11 @@ class _Asked:
     def prompt_tokens(self) -> int:
         return sum(len(prompt.prompt) for prompt in self.prompts)
 
+    def cached_tokens(self, by_choice: Sequence[int]) -> int:
+        """Tokens of the prompts that no answer had to compute, as each prompt counts once however many answers."""
+        times = self.body.n
+        return sum(min(by_choice[at : at + times]) for at in range(0, len(by_choice), times))
+
     @property
     def wants_logprobs(self) -> bool:
         return self.prompts[0].sampling.logprobs is not None
@@ -153,7 +158,8 @@ class _Api:
         answer = asked.dialect.whole(asked.envelope, choices, asked.echoes, asked.wants_logprobs)
         if asked.body.return_token_ids:
             with_token_ids(answer, [choice.token_ids for choice in choices])
-        answer["usage"] = usage(asked.prompt_tokens, sum(len(choice.token_ids) for choice in choices))
+        cached = asked.cached_tokens([choice.cached_tokens for choice in choices])
+        answer["usage"] = usage(asked.prompt_tokens, sum(len(choice.token_ids) for choice in choices), cached)
         return answer
 
     async def _chunks(self, asked: _Asked) -> AsyncGenerator[Json, None]:
@@ -161,6 +167,7 @@ class _Api:
         # Every chunk has a usage then, null in all but the last.
         extra: Json = {"usage": None} if asked.body.includes_usage else {}
         offsets = [-1] * len(asked.echoes)
+        cached = [0] * len(asked.echoes)
         generated = 0
         async with aclosing(self._pieces(asked)) as pieces:
             async for index, piece in pieces:
@@ -170,13 +177,15 @@ class _Api:
                     if opening is not None:
                         yield opening | extra
                 generated += len(piece.token_ids)
+                cached[index] += piece.cached_tokens
                 ids = piece.token_ids if asked.body.return_token_ids else ()
                 if piece.text or piece.logprobs or ids or piece.finish_reason is not None:
                     chunk = dialect.chunk(envelope, index, piece, offsets[index]) | extra
                     yield with_token_ids(chunk, [ids]) if asked.body.return_token_ids else chunk
                 offsets[index] += len(piece.text)
         if asked.body.includes_usage:
-            yield dialect.closing(envelope) | {"usage": usage(asked.prompt_tokens, generated)}
+            used = usage(asked.prompt_tokens, generated, asked.cached_tokens(cached))
+            yield dialect.closing(envelope) | {"usage": used}
 
     def _pieces(self, asked: _Asked) -> AsyncGenerator[tuple[int, TextPiece], None]:
         """The answers to every prompt, ``n`` each, in the order of OpenAI's choice indices."""

@@ -23,6 +23,7 @@ class Choice:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -30,6 +31,7 @@ class Choice:
         """Take in the next piece."""
         self.text += piece.text
         self.token_ids += piece.token_ids
+        self.cached_tokens += piece.cached_tokens
         self.finish_reason = piece.finish_reason
         self.logprobs += piece.logprobs
 
@@ -154,12 +156,13 @@ def with_token_ids(document: Json, ids: Sequence[Sequence[int]]) -> Json:
     return document
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """The ``usage`` object."""
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
+    """The ``usage`` object; ``cached_tokens`` of the prompt's didn't have to be computed."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 

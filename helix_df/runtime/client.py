@@ -26,12 +26,13 @@ COMPLETION_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer and the tokens it took."""
+    """A whole answer and the tokens it took; ``cached_tokens`` of the prompt's were in KV cache already."""
 
     text: str
     finish_reason: FinishReason | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -109,13 +110,14 @@ class LocalJob(RunningJob):
 
     async def _answer(self, request: TextRequest) -> Answer:
         prepared = self._text.prepare(request)
-        text, tokens, finish = "", 0, None
+        text, tokens, cached, finish = "", 0, 0, None
         async with aclosing(self._text.stream(prepared, f"local-{uuid.uuid4().hex}")) as pieces:
             async for piece in pieces:
                 text += piece.text
                 tokens += len(piece.token_ids)
+                cached += piece.cached_tokens
                 finish = piece.finish_reason
-        return Answer(text, finish, len(prepared.prompt), tokens)
+        return Answer(text, finish, len(prepared.prompt), tokens, cached)
 
 
 class RemoteJob(RunningJob):
@@ -153,7 +155,8 @@ class RemoteJob(RunningJob):
         document = await self._request("POST", path, body)
         choice, used = document["choices"][0], document["usage"]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return Answer(text, choice["finish_reason"], used["prompt_tokens"], used["completion_tokens"])
+        cached = used["prompt_tokens_details"]["cached_tokens"]
+        return Answer(text, choice["finish_reason"], used["prompt_tokens"], used["completion_tokens"], cached)
 
     async def _body(self, request: TextRequest) -> tuple[str, dict[str, Any]]:
         body: dict[str, Any] = {

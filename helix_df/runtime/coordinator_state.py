@@ -18,12 +18,12 @@ import numpy as np
 from helix_df.errors import HelixError, RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable, Placement
-from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.plan import Plan
-from helix_df.routing import KvLedger, Pipeline, Router, Ways, leads_home, ways_home
+from helix_df.routing import Pipeline, Router, Ways, leads_home, ways_home
+from helix_df.runtime.fleet import Fleet
+from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.messages import (
-    LOST_AFTER_S,
     Failed,
     Forward,
     Heartbeat,
@@ -32,19 +32,18 @@ from helix_df.runtime.messages import (
     Message,
     Ready,
     Rejected,
-    Release,
     Route,
     Sampled,
     Stop,
     Welcome,
 )
+from helix_df.runtime.page_ledger import PageLedger
+from helix_df.runtime.prefix_cache import PrefixCache, Releases
 from helix_df.runtime.requests import (
     GenerationRequest,
     JobState,
     JobStatus,
-    NodeState,
     NodeStatus,
-    StageSpeed,
     TokenEvent,
 )
 from helix_df.runtime.worker_state import Send
@@ -73,35 +72,22 @@ CoordinatorAction = Send | Deliver | Abort
 
 
 @dataclass(slots=True)
-class _Node:
-    layers: LayerRange
-    kv_tokens: int
-    tokens_per_s: float
-    state: NodeState = "waiting"
-    address: str | None = None
-    pid: int | None = None
-    progress: float = 0.0
-    detail: str = ""
-    heard: float = 0.0
-    cold_shapes: int = 0
-    speed: StageSpeed | None = None
-
-    @property
-    def step_s(self) -> float:
-        """Seconds of a decode step, as timed before it served; else what the plan makes of a token."""
-        return self.speed.decode_s if self.speed is not None else 1 / self.tokens_per_s
-
-
-@dataclass(slots=True)
 class _Request:
-    """A request and, while it runs, its pipeline. ``attempt`` tells late messages of an earlier try apart."""
+    """A request and, while it runs, its pipeline.
+
+    ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
+    ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
+    rejected once. ``cached`` tokens it didn't have to compute in this attempt.
+    """
 
     asked: GenerationRequest
     tokens: list[int]
     attempt: int = 0
     pipeline: Pipeline | None = None
     cautious: bool = False
+    alone: bool = False
     cancelled: bool = False
+    cached: int = 0
 
     @property
     def key(self) -> str:
@@ -138,59 +124,65 @@ class _Counters:
 
 @dataclass(slots=True)
 class CoordinatorState:
-    """One job: its nodes, its requests, and the routing over its plan. ``context`` is the most tokens of a request."""
+    """One job: its nodes, its requests, and the routing over its plan.
+
+    ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache.
+    """
 
     plan: Plan
     context: int
+    page_tokens: int = PAGE_TOKENS
     router: Router = field(init=False)
-    ledger: KvLedger = field(init=False)
+    ledger: PageLedger = field(init=False)
+    prefixes: PrefixCache = field(init=False)
+    fleet: Fleet = field(init=False)
     counters: _Counters = field(default_factory=_Counters)
     failure: str | None = None
     stopping: bool = False
-    _was_ready: bool = False
+    _attempts: int = 0
     _ways: Ways = field(init=False)
-    _nodes: dict[str, _Node] = field(default_factory=dict)
     _links: LinkTable = field(init=False)
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
+        runtime = self.plan.job.runtime
         self._ways = _ways(self.plan)
-        used = [stage for stage in self.plan.stages if stage.node in self._ways]
-        self._nodes = {stage.node: _Node(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in used}
         self._links = link_table(self.plan.job)
-        self.ledger = KvLedger({}, self.plan.job.runtime.kv_high_water)
+        self.fleet = Fleet.of(stage for stage in self.plan.stages if stage.node in self._ways)
+        self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
+        self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
         view = View(
             placement=self.plan.placement,
             ways=self._ways,
             edges=self.plan.edges,
             seed=self.plan.job.solver.seed,
-            waiting=self._requests_through,
+            waiting=lambda name: len(self._served_by(name)),
             link_free_in_s=lambda _tail, _head: 0.0,  # nobody tells the coordinator
         )
-        self.router = get_scheduler(self.plan.job.runtime.scheduler)(view)
+        self.router = get_scheduler(runtime.scheduler)(view)
 
     # ------------------------------------------------------------------ what the shell asks
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Nodes that requests may go through, and so need a worker."""
-        return tuple(self._nodes)
+        return tuple(self.fleet.nodes)
 
     @property
     def placement(self) -> Placement:
         """Layers of the nodes that requests may go through."""
-        return {name: node.layers for name, node in self._nodes.items()}
+        return self.fleet.placement
 
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.failure is None and not self.stopping and leads_home(self._ways, self._is_up)
+        return self.failure is None and not self.stopping and leads_home(self._ways, self.fleet.is_up)
 
     @property
     def all_up(self) -> bool:
         """Whether every worker serves."""
-        return all(node.state == "ready" for node in self._nodes.values())
+        return self.fleet.all_up
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -200,13 +192,15 @@ class CoordinatorState:
             state=self._job_state(),
             ready=self.ready,
             detail=self.failure or "",
-            nodes=tuple(self._node_status(name) for name in self._nodes),
+            nodes=tuple(self._node_status(name) for name in self.fleet.nodes),
             waiting=len(self._waiting),
             running=len(self._requests) - len(self._waiting),
             finished=self.counters.finished,
             failed=self.counters.failed,
             prompt_tokens=self.counters.prompt_tokens,
             generated_tokens=self.counters.generated_tokens,
+            prefix_hits=self.prefixes.hits,
+            cached_tokens=self.prefixes.cached_tokens,
         )
 
     # ------------------------------------------------------------------ requests
@@ -252,7 +246,7 @@ class CoordinatorState:
                 code="context_length_exceeded",
                 expected=f"at most {self.context} tokens together",
             )
-        if not leads_home(self._ways, lambda name: self._is_up(name) and self.ledger.capacity[name] >= most):
+        if not leads_home(self._ways, lambda name: self.fleet.is_up(name) and self.ledger.capacity[name] >= most):
             room = max(self.ledger.capacity.values())
             raise RequestError(
                 f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
@@ -277,37 +271,37 @@ class CoordinatorState:
         return actions
 
     def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
-        return lambda name: self._is_up(name) and self.ledger.admits(name, expected, most)
+        return lambda name: self.fleet.is_up(name) and self.ledger.admits(name, expected, most)
 
     def _start(self, request: _Request, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
-        request.pipeline = pipeline
-        request.attempt += 1
-        self.ledger.reserve(request.key, (hop.node for hop in pipeline), expected)
-        addresses = tuple(self._address(hop.node) for hop in pipeline)
-        route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline))
+        self._attempts += 1
+        request.pipeline, request.attempt = pipeline, self._attempts
+        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
+        request.cached = prefix.tokens if prefix is not None else 0
+        addresses = tuple(self.fleet.address(hop.node) for hop in pipeline)
+        route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline), prefix)
         tokens = np.array(request.tokens, dtype=np.int32)
         piece = self.plan.job.runtime.max_prefill_tokens
-        return [
+        pieces = [
             Send(
                 addresses[0],
                 Forward(
                     request=request.key,
                     position=start,
                     wants_token=start + piece >= len(tokens),
-                    route=route if start == 0 else None,
+                    route=route if start == request.cached else None,
                     tensor=tokens[start : start + piece],
                 ),
             )
-            for start in range(0, len(tokens), piece)
+            for start in range(request.cached, len(tokens), piece)
         ]
+        return [*self._tell(releases), *pieces]
 
     def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
         ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
         links = (self._links.find(tail, head) for tail, head in pairwise(ends))
-        step_s = [
-            self._nodes[hop.node].step_s * len(hop.layers) / len(self._nodes[hop.node].layers) for hop in pipeline
-        ]
-        return micro_batches(step_s, sum(link.latency_s for link in links if link is not None))
+        network_s = sum(link.latency_s for link in links if link is not None)
+        return micro_batches([self.fleet.step_s(hop) for hop in pipeline], network_s)
 
     def _current(self, key: str) -> _Request | None:
         """The running request of an attempt, or ``None`` for what is over or was tried again."""
@@ -319,32 +313,42 @@ class CoordinatorState:
         if request is None:
             return []
         if request.cancelled:
-            return [*self._leave(request), *self._forget(request), *self._admit()]
+            return [*self._leave(request, message.position), *self._forget(request), *self._admit()]
         if message.position != len(request.tokens):
             return []
+        cached = 0 if request.generated else request.cached
         if message.token in request.asked.stop_ids:
-            return self._finish(request, TokenEvent(None, "stop"))
+            return self._finish(request, TokenEvent(None, "stop", cached_tokens=cached), message.position)
         request.tokens.append(message.token)
         self.counters.generated_tokens += 1
         if request.generated >= request.asked.max_tokens:
-            return self._finish(request, TokenEvent(message.token, "length", message.logprobs))
+            event = TokenEvent(message.token, "length", message.logprobs, cached)
+            return self._finish(request, event, message.position)
         assert request.pipeline is not None
         step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
         return [
-            Send(self._address(request.pipeline[0].node), step),
-            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs)),
+            *self._tell(self.prefixes.on_token(request.key, len(request.tokens))),
+            Send(self.fleet.address(request.pipeline[0].node), step),
+            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached)),
         ]
 
     def _on_rejected(self, message: Rejected) -> list[CoordinatorAction]:
         request = self._current(message.request)
         if request is None:
             return []
-        request.cautious = True
-        return [*self._retry(request), *self._admit()]
+        if message.reason == "no_prefix":
+            request.alone = True
+            releases = self.prefixes.drop_parent(request.key)
+        else:
+            # Whatever the ledger makes of that node, what is only kept there goes first.
+            request.cautious = True
+            releases = self.prefixes.drop_node(message.node)
+        return [*self._tell(releases), *self._retry(request), *self._admit()]
 
-    def _finish(self, request: _Request, event: TokenEvent) -> list[CoordinatorAction]:
+    def _finish(self, request: _Request, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         self.counters.finished += 1
-        return [Deliver(request.asked.id, event), *self._leave(request), *self._forget(request), *self._admit()]
+        done = [*self._leave(request, computed), *self._forget(request), *self._admit()]
+        return [Deliver(request.asked.id, event), *done]
 
     def _retry(self, request: _Request) -> list[CoordinatorAction]:
         """Back to the head of the queue, with the tokens it has; or out, if nobody wants it any more."""
@@ -354,13 +358,18 @@ class CoordinatorState:
         self._waiting.appendleft(request.asked.id)
         return actions
 
-    def _leave(self, request: _Request) -> list[CoordinatorAction]:
-        """Free what a running request holds on its pipeline."""
-        assert request.pipeline is not None
-        nodes = [hop.node for hop in request.pipeline if self._is_up(hop.node)]
+    def _leave(self, request: _Request, computed: int = 0) -> list[CoordinatorAction]:
+        """Free what a running request holds on its pipeline, but for what is worth keeping of ``computed`` tokens."""
         request.pipeline = None
-        self.ledger.release(request.key)
-        return [Send(self._address(node), Release(request.key)) for node in nodes]
+        return self._tell(self.prefixes.end(request.key, request.tokens[:computed]))
+
+    def _tell(self, releases: Releases) -> list[CoordinatorAction]:
+        return [
+            Send(self.fleet.address(hop.node), release)
+            for route, release in releases
+            for hop in route
+            if self.fleet.is_up(hop.node)
+        ]
 
     def _forget(self, request: _Request) -> list[CoordinatorAction]:
         del self._requests[request.asked.id]
@@ -378,58 +387,44 @@ class CoordinatorState:
             case Rejected():
                 return self._on_rejected(message)
             case Loading() | Ready() | Failed() | Heartbeat():
-                node = self._nodes.get(message.node)
+                node = self.fleet.nodes.get(message.node)
                 if node is None or node.address is None:
                     return []
                 node.heard = now
-                return self._on_node(node, message)
+                return self._on_node(node.address, message)
             case _:
                 return []
 
-    def _on_node(self, node: _Node, message: Loading | Ready | Failed | Heartbeat) -> list[CoordinatorAction]:
+    def _on_node(self, address: str, message: Loading | Ready | Failed | Heartbeat) -> list[CoordinatorAction]:
+        if isinstance(message, Failed):
+            return self.on_exit(message.node, message.reason)
+        self.fleet.hear(message)
         match message:
-            case Loading():
-                node.state = "compiling" if message.state == "compiling" else "loading"
-                node.progress, node.detail = message.progress, message.detail
-                return []
             case Ready():
-                node.state, node.progress, node.detail = "ready", 1.0, ""
-                node.speed = message.speed or node.speed
                 self.ledger.capacity[message.node] = message.kv_tokens
-                self._was_ready = self._was_ready or self.all_up
                 return self._admit()
-            case Failed():
-                return self.on_exit(message.node, message.reason)
             case Heartbeat():
-                node.cold_shapes = message.cold_shapes
-                return [Send(node.address or "", Heartbeat(message.node))]
+                return [Send(address, Heartbeat(message.node))]
+            case Loading():
+                return []
 
     def _on_hello(self, message: Hello, now: float) -> list[CoordinatorAction]:
-        node = self._nodes.get(message.node)
-        if node is None:
-            return [Send(message.address, Failed(message.node, "the plan gives this node no layers to serve"))]
-        actions: list[CoordinatorAction] = []
-        moved = node.address is not None and node.address != message.address
-        if moved and now - node.heard < LOST_AFTER_S:
-            return [Send(message.address, Failed(message.node, "another worker serves this node already"))]
-        if moved or node.state == "ready":
-            # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
-            actions = self._lose(message.node, "joined again")
-        if node.address is None:
-            node.state, node.progress, node.detail = "joined", 0.0, ""
-        node.address, node.pid, node.heard = message.address, message.pid, now
+        refusal = self.fleet.refusal(message, now)
+        if refusal is not None:
+            return [Send(message.address, Failed(message.node, refusal))]
+        # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
+        actions = self._lose(message.node, "joined again") if self.fleet.starts_over(message) else []
+        node = self.fleet.join(message, now)
         job = self.plan.job.model_dump(mode="json", exclude_none=True)
-        return [
-            *actions,
-            Send(message.address, Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job)),
-        ]
+        welcome = Welcome(message.node, node.layers, self.plan.num_layers, node.kv_tokens, job)
+        return [*actions, Send(message.address, welcome)]
 
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""
-        node = self._nodes.get(name)
+        node = self.fleet.nodes.get(name)
         if node is None or self.stopping or node.state in ("lost", "failed"):
             return []
-        if not self._was_ready:
+        if not self.fleet.was_ready:
             self.failure = self.failure or f"worker {name} failed: {words}"
         actions = self._lose(name, words)
         node.state = "failed"
@@ -438,9 +433,8 @@ class CoordinatorState:
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""
         actions: list[CoordinatorAction] = []
-        for name, node in self._nodes.items():
-            if node.state in ("joined", "loading", "compiling", "ready") and now - node.heard > LOST_AFTER_S:
-                actions += self._lose(name, f"silent for {now - node.heard:.0f} s")
+        for name, why in self.fleet.silent(now).items():
+            actions += self._lose(name, why)
         return actions
 
     def stop(self) -> list[CoordinatorAction]:
@@ -450,20 +444,16 @@ class CoordinatorState:
         self.counters.failed += len(aborted)
         self._requests.clear()
         self._waiting.clear()
-        return [*aborted, *(Send(node.address, Stop()) for node in self._nodes.values() if node.address)]
+        return [*aborted, *(Send(address, Stop()) for address in self.fleet.addresses)]
 
     def _lose(self, name: str, why: str) -> list[CoordinatorAction]:
-        node = self._nodes[name]
-        node.state, node.detail, node.address = "lost", why, None
+        self.fleet.lose(name, why)
         self.ledger.capacity.pop(name, None)
-        served = [
-            request
-            for request in self._requests.values()
-            if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
-        ]
+        served = self._served_by(name)
         actions: list[CoordinatorAction] = []
         for request in reversed(served):
             actions += self._retry(request)
+        actions += self._tell(self.prefixes.drop_node(name))
         if not self.ready:
             actions += self._abort_waiting(f"worker {name} is gone and no full path through the layers is left")
         return [*actions, *self._admit()]
@@ -476,14 +466,6 @@ class CoordinatorState:
         self._waiting.clear()
         return aborted
 
-    def _is_up(self, name: str) -> bool:
-        return self._nodes[name].state == "ready"
-
-    def _address(self, name: str) -> str:
-        address = self._nodes[name].address
-        assert address is not None, f"{name} is up without an address"
-        return address
-
     def _job_state(self) -> JobState:
         if self.stopping:
             return "stopping"
@@ -491,27 +473,23 @@ class CoordinatorState:
             return "failed"
         if self.all_up:
             return "ready"
-        return "degraded" if self._was_ready else "starting"
+        return "degraded" if self.fleet.was_ready else "starting"
 
     def _node_status(self, name: str) -> NodeStatus:
-        node = self._nodes[name]
-        return NodeStatus(
-            name=name,
-            state=node.state,
-            layers=(node.layers.start, node.layers.stop),
-            address=node.address,
-            progress=node.progress,
-            detail=node.detail or (f"{node.cold_shapes} shapes left to compile" if node.cold_shapes else ""),
-            cold_shapes=node.cold_shapes,
-            speed=node.speed,
-            kv_used_tokens=self.ledger.used.get(name, 0),
-            kv_capacity_tokens=self.ledger.capacity.get(name, node.kv_tokens),
-            running=self._requests_through(name),
+        return self.fleet.nodes[name].status(
+            name,
+            kv_used=self.ledger.used.get(name, 0),
+            kv_kept=self.ledger.kept.get(name, 0),
+            kv_capacity=self.ledger.capacity.get(name),
+            running=len(self._served_by(name)),
         )
 
-    def _requests_through(self, name: str) -> int:
-        pipelines = (request.pipeline for request in self._requests.values())
-        return sum(any(hop.node == name for hop in pipeline) for pipeline in pipelines if pipeline is not None)
+    def _served_by(self, name: str) -> list[_Request]:
+        return [
+            request
+            for request in self._requests.values()
+            if request.pipeline is not None and any(hop.node == name for hop in request.pipeline)
+        ]
 
 
 def _ways(plan: Plan) -> Ways:

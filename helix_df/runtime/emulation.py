@@ -160,6 +160,10 @@ class CountingEngine(Protocol):
 
     def release(self, request: str) -> None: ...
 
+    def fork(self, parent: str, child: str, tokens: int) -> None: ...
+
+    def trim(self, request: str, tokens: int) -> None: ...
+
     def warm_up(self) -> Iterator[object]: ...
 
 
@@ -207,6 +211,14 @@ class PacedEngine:
     def release(self, request: str) -> None:
         """See ``StepEngine``."""
         self._engine.release(request)
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+        self._engine.fork(parent, child, tokens)
+
+    def trim(self, request: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+        self._engine.trim(request, tokens)
 
     def warm_up(self) -> Iterator[object]:
         """See ``StepEngine``; from here on it serves. Compiling isn't paced: a profile doesn't measure it."""

@@ -104,17 +104,17 @@ class Engine:
 
     @property
     def free_pages(self) -> int:
-        """KV pages that no request owns."""
+        """KV pages that no request holds."""
         return self._pool.free_pages
 
     @property
     def used_pages(self) -> int:
-        """KV pages that requests own."""
+        """KV pages that requests hold, each counted once."""
         return self._pool.used_pages
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of KV cache that requests can own, in whole pages."""
+        """Tokens of KV cache that requests can hold, in whole pages."""
         return self._pool.num_pages * self._pool.page_tokens
 
     @property
@@ -143,6 +143,18 @@ class Engine:
     def release(self, request: str) -> None:
         """Free the request's pages. Unknown requests are fine."""
         self._pool.release(request)
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """Let ``child`` begin with what is computed of the first ``tokens`` tokens of ``parent``, whole pages only.
+
+        Raises:
+            ValueError: when ``child`` holds pages already, or ``parent`` fewer than that.
+        """
+        self._pool.fork(parent, child, tokens)
+
+    def trim(self, request: str, tokens: int) -> None:
+        """Free the request's pages but for those of its first ``tokens`` tokens."""
+        self._pool.trim(request, tokens)
 
     @property
     def cold_shapes(self) -> int:

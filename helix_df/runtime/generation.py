@@ -84,12 +84,14 @@ class TextPiece:
     """A part of an answer; the last one has a ``finish_reason``.
 
     ``text`` may be empty while bytes of a character or a possible start of a stop string are held back.
+    ``cached_tokens``, on the first piece only, are those of the prompt that were in KV cache already.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
 
 
 class TextService:
@@ -234,7 +236,8 @@ class _Answer:
             text += self._matcher.push(self._decoder.finish())
             text += self._matcher.finish()
         finish: FinishReason | None = "stop" if self._matcher.stopped else event.finish
-        return TextPiece(text, token_ids, finish, self._logprobs(event.token, event.logprobs))
+        logprobs = self._logprobs(event.token, event.logprobs)
+        return TextPiece(text, token_ids, finish, logprobs, event.cached_tokens)
 
     def _logprobs(self, token: int | None, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
         if token is None or logprobs is None:

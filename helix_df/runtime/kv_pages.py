@@ -1,7 +1,7 @@
-"""Who owns which page of the KV cache.
+"""Who holds which page of the KV cache.
 
-Owns the free list and each request's page table. Doesn't know the arrays behind the pages, nor layers: one page number
-stands for the same page in every layer that a worker holds.
+Owns the free list, each request's page table, and how many requests hold a page. Doesn't know the arrays behind the
+pages, nor layers: one page number stands for the same page in every layer that a worker holds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ PAGE_TOKENS = 16
 
 
 class PagePool:
-    """Pages ``1 … num_pages``, each for ``page_tokens`` tokens of one request. Page 0 is scratch, owned by nobody.
+    """Pages ``1 … num_pages``, each for ``page_tokens`` tokens. Page 0 is scratch, held by nobody.
+
+    Requests share only whole pages, so nobody ever writes to a page that somebody else holds too. A page is free when
+    nobody holds it.
 
     Args:
-        num_pages: pages that requests can own.
+        num_pages: pages that requests can hold.
         page_tokens: tokens a page.
     """
 
@@ -24,20 +27,21 @@ class PagePool:
         self.page_tokens = page_tokens
         self._free = list(range(num_pages, 0, -1))
         self._tables: dict[str, list[int]] = {}
+        self._holders = [0] * (num_pages + 1)
 
     @property
     def free_pages(self) -> int:
-        """Pages that nobody owns."""
+        """Pages that nobody holds."""
         return len(self._free)
 
     @property
     def used_pages(self) -> int:
-        """Pages that requests own."""
+        """Pages that requests hold, each counted once."""
         return self.num_pages - len(self._free)
 
     @property
     def requests(self) -> tuple[str, ...]:
-        """Requests that own pages, in the order of their first reservation."""
+        """Requests that hold pages, in the order in which they came."""
         return tuple(self._tables)
 
     def pages_for(self, tokens: int) -> int:
@@ -45,25 +49,60 @@ class PagePool:
         return -(-tokens // self.page_tokens)
 
     def reserve(self, request: str, tokens: int) -> bool:
-        """Own enough pages for the first ``tokens`` tokens of ``request``.
+        """Hold enough pages for the first ``tokens`` tokens of ``request``.
 
         Returns:
             False, with nothing changed, when there aren't enough free pages.
         """
-        owned = self._tables.get(request, [])
-        lacking = self.pages_for(tokens) - len(owned)
+        lacking = self.pages_for(tokens) - len(self._tables.get(request, ()))
         if lacking > len(self._free):
             return False
         if lacking > 0:
-            self._tables[request] = owned + [self._free.pop() for _ in range(lacking)]
+            fresh = [self._free.pop() for _ in range(lacking)]
+            self._hold(fresh)
+            self._tables.setdefault(request, []).extend(fresh)
         return True
 
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """Let ``child`` begin with the pages of the first ``tokens`` tokens of ``parent``, whole pages only.
+
+        Raises:
+            ValueError: when ``child`` holds pages already, or ``parent`` holds fewer.
+        """
+        pages = self._tables.get(parent, [])[: tokens // self.page_tokens]
+        if child in self._tables or len(pages) < tokens // self.page_tokens:
+            raise ValueError(
+                f"{child} can't share {tokens} tokens of {parent}, which holds {len(self.table(parent))} pages"
+            )
+        if pages:
+            self._hold(pages)
+            self._tables[child] = pages
+
+    def trim(self, request: str, tokens: int) -> int:
+        """Hold on to the pages of the request's first ``tokens`` tokens alone; says how many pages became free."""
+        table = self._tables.get(request, [])
+        rest = table[self.pages_for(tokens) :]
+        del table[self.pages_for(tokens) :]
+        if not table:
+            self._tables.pop(request, None)
+        return self._let_go(rest)
+
     def table(self, request: str) -> tuple[int, ...]:
-        """The request's pages in the order of its positions; empty when it owns none."""
+        """The request's pages in the order of its positions; empty when it holds none."""
         return tuple(self._tables.get(request, ()))
 
     def release(self, request: str) -> int:
-        """Free the request's pages and say how many; 0 when it owns none."""
-        pages = self._tables.pop(request, [])
-        self._free.extend(reversed(pages))
-        return len(pages)
+        """Let go of the request's pages and say how many became free; 0 when it holds none."""
+        return self.trim(request, 0)
+
+    def _hold(self, pages: list[int]) -> None:
+        for page in pages:
+            self._holders[page] += 1
+
+    def _let_go(self, pages: list[int]) -> int:
+        free = len(self._free)
+        for page in reversed(pages):
+            self._holders[page] -= 1
+            if not self._holders[page]:
+                self._free.append(page)
+        return len(self._free) - free

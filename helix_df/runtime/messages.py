@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgpack
 import numpy as np
@@ -19,7 +19,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches
 from helix_df.runtime.packing import pack, unpack
-from helix_df.runtime.requests import StageSpeed, TopLogprobs
+from helix_df.runtime.requests import Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 VERSION = 3
@@ -41,13 +41,15 @@ Frames = list[Any]
 class Route:
     """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
 
-    ``micro_batches`` say how the first stage divides the requests of this pipeline.
+    ``micro_batches`` say how the first stage divides the requests of this pipeline. ``prefix`` is in every worker's KV
+    cache already; the request's first position comes after it.
     """
 
     hops: tuple[Hop, ...]
     addresses: tuple[str, ...]
     sampling: SamplingParams
     micro_batches: MicroBatches
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +149,16 @@ class Rejected:
     TAG: ClassVar[str] = "rejected"
     request: str
     node: str
-    reason: str
+    reason: Literal["kv_full", "no_prefix"]
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Coordinator → worker: forget this request and free its KV cache."""
+    """Coordinator → worker: forget this request and free its KV cache, but for that of its first ``keep`` tokens."""
 
     TAG: ClassVar[str] = "release"
     request: str
+    keep: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +266,13 @@ def _pack(value: Any) -> Any:
         case Route():
             hops = [[hop.node, hop.layers.start, hop.layers.stop] for hop in value.hops]
             sampling = {field.name: getattr(value.sampling, field.name) for field in fields(value.sampling)}
+            prefix = None if value.prefix is None else [value.prefix.parent, value.prefix.tokens]
             return {
                 "hops": hops,
                 "addresses": list(value.addresses),
                 "sampling": sampling,
                 "micro_batches": [value.micro_batches.shares, value.micro_batches.most],
+                "prefix": prefix,
             }
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
@@ -290,8 +295,13 @@ def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[A
             return LayerRange(*value)
         case "route":
             hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
-            sampling = SamplingParams(**value["sampling"])
-            return Route(hops, tuple(value["addresses"]), sampling, MicroBatches(*value["micro_batches"]))
+            return Route(
+                hops,
+                tuple(value["addresses"]),
+                SamplingParams(**value["sampling"]),
+                MicroBatches(*value["micro_batches"]),
+                None if value["prefix"] is None else Prefix(*value["prefix"]),
+            )
         case "speed":
             return StageSpeed(*value)
         case "payload":

@@ -89,18 +89,22 @@ class _JobCollector(Collector):
         yield CounterMetricFamily("helix_requests_failed", "Requests that were given up", status.failed)
         yield CounterMetricFamily("helix_prompt_tokens", "Prompt tokens taken in", status.prompt_tokens)
         yield CounterMetricFamily("helix_generated_tokens", "Tokens generated", status.generated_tokens)
+        yield CounterMetricFamily("helix_prefix_hits", "Starts from KV cache of another request", status.prefix_hits)
+        yield CounterMetricFamily("helix_cached_tokens", "Tokens found in KV cache by these", status.cached_tokens)
         yield from _node_metrics(status)
 
 
 def _node_metrics(status: JobStatus) -> Iterator[Metric]:
     used = GaugeMetricFamily("helix_node_kv_used_tokens", "KV cache reserved, in tokens", labels=["node"])
+    kept = GaugeMetricFamily("helix_node_kv_kept_tokens", "KV cache kept for reuse, in tokens", labels=["node"])
     room = GaugeMetricFamily("helix_node_kv_capacity_tokens", "KV cache there is, in tokens", labels=["node"])
     running = GaugeMetricFamily("helix_node_requests_running", "Requests that run through the node", labels=["node"])
     state = GaugeMetricFamily("helix_node_state", "1 for the state that the node is in", labels=["node", "state"])
     for node in status.nodes:
         used.add_metric([node.name], node.kv_used_tokens)
+        kept.add_metric([node.name], node.kv_kept_tokens)
         room.add_metric([node.name], node.kv_capacity_tokens)
         running.add_metric([node.name], node.running)
         for name in _NODE_STATES:
             state.add_metric([node.name, name], float(node.state == name))
-    yield from (used, room, running, state)
+    yield from (used, kept, room, running, state)

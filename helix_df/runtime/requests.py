@@ -6,7 +6,7 @@ Text, templates and HTTP live above (``generation``, ``api``); routes and worker
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from helix_df.runtime.sampling import SamplingParams
@@ -29,6 +29,14 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """KV cache to begin with: that of the first ``tokens`` tokens of ``parent``, another attempt at a request."""
+
+    parent: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopLogprobs:
     """Log-probabilities of one sampled token: its own, and the likeliest ``(token id, logprob)`` pairs, best first."""
 
@@ -41,11 +49,14 @@ class TokenEvent:
     """One generated token, or the end of the answer.
 
     ``token`` is ``None`` on an end without a token (a stop id was sampled); ``finish`` is set on the last event only.
+    ``cached_tokens``, on the first event only, are those of the prompt that were in KV cache already: how an answer
+    came about, and no part of it.
     """
 
     token: int | None
     finish: FinishReason | None = None
     logprobs: TopLogprobs | None = None
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,8 @@ class NodeStatus:
     """One worker as the coordinator sees it; ``progress`` goes from 0 to 1 while it loads and compiles.
 
     ``cold_shapes`` are those that a ready worker still compiles while it holds no request. ``speed`` is what it
-    timed before it said that it is ready.
+    timed before it said that it is ready. ``kv_used_tokens`` is what running requests are expected to use,
+    ``kv_kept_tokens`` what is kept beside it of those that are over.
     """
 
     name: str
@@ -81,11 +93,15 @@ class NodeStatus:
     join_command: str | None = None
     cold_shapes: int = 0
     speed: StageSpeed | None = None
+    kv_kept_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A running job at one moment. ``ready`` means that a full path through the layers is up."""
+    """A running job at one moment. ``ready`` means that a full path through the layers is up.
+
+    ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
+    """
 
     name: str
     model: str
@@ -99,6 +115,8 @@ class JobStatus:
     failed: int
     prompt_tokens: int
     generated_tokens: int
+    prefix_hits: int = 0
+    cached_tokens: int = 0
 
 
 class TokenService(Protocol):

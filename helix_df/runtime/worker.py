@@ -41,7 +41,7 @@ from helix_df.runtime.requests import StageSpeed
 from helix_df.runtime.stage_speed import time_stage
 from helix_df.runtime.steps import Step, StepResult
 from helix_df.runtime.transport import Endpoint
-from helix_df.runtime.worker_state import Free, Send, WorkerAction, WorkerState
+from helix_df.runtime.worker_state import Fork, Free, Send, Trim, WorkerAction, WorkerState
 from helix_df.spec.job import Job
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class StepEngine(Protocol):
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens of KV cache that requests can own."""
+        """Tokens of KV cache that requests can hold."""
         ...
 
     @property
@@ -68,6 +68,14 @@ class StepEngine(Protocol):
 
     def release(self, request: str) -> None:
         """Free the KV cache of a request."""
+        ...
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """Let a request begin with the KV cache of another's first tokens, whole pages of them."""
+        ...
+
+    def trim(self, request: str, tokens: int) -> None:
+        """Free the KV cache of a request but for that of its first tokens."""
         ...
 
     def warm_up(self) -> Iterator[object]:
@@ -172,7 +180,7 @@ class Worker:
             case Forward():
                 if self._emulated is not None and message.route is not None:
                     self._emulated.place_all(message.route)
-                state.on_forward(message)
+                self._act(engine, state.on_forward(message))
             case Release():
                 self._act(engine, state.on_release(message))
             case Probe() if message.path:
@@ -187,8 +195,13 @@ class Worker:
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
         done = list(actions)
         for action in done:
-            if isinstance(action, Free):
-                engine.release(action.request)
+            match action:
+                case Free():
+                    engine.release(action.request)
+                case Fork():
+                    engine.fork(action.parent, action.child, action.tokens)
+                case Trim():
+                    engine.trim(action.request, action.tokens)
         sends = ((action.address, action.message) for action in done if isinstance(action, Send))
         for address, frames in encode_bundles(sends, self._token).items():
             self._endpoint.send(address, frames)

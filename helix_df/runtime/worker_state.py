@@ -3,6 +3,9 @@
 Steps wait in two queues. A batch takes decode steps first, since somebody is reading along, and fills up with prompt
 pieces under a token budget. A request has at most one step in a batch, and its steps run in the order they came. Of the
 decode steps that enter their pipeline here a batch takes only a share, so that the other stages work meanwhile.
+
+A request may begin with pages of another that runs here or whose beginning was kept. How many tokens of each are
+computed is counted here, so that nobody begins with pages that hold something else.
 """
 
 from __future__ import annotations
@@ -36,7 +39,24 @@ class Free:
     request: str
 
 
-WorkerAction = Send | Free
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Let ``child`` begin with the KV cache of the first ``tokens`` tokens of ``parent``."""
+
+    parent: str
+    child: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Free the KV cache of a request but for that of its first ``tokens`` tokens."""
+
+    request: str
+    tokens: int
+
+
+WorkerAction = Send | Free | Fork | Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +87,17 @@ class WorkerState:
     _running: dict[str, Forward] = field(default_factory=dict)
     _released: dict[str, None] = field(default_factory=dict)
     _entrance: Entrance = field(default_factory=Entrance)
+    _computed: dict[str, int] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
-        """Requests whose KV cache lives here."""
+        """Requests that are served here."""
         return len(self._held)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Requests that are over, and of whose KV cache the beginning lives on."""
+        return tuple(request for request in self._computed if request not in self._held)
 
     @property
     def idle(self) -> bool:
@@ -80,41 +106,49 @@ class WorkerState:
             return False
         return not self._decode or (self._entrance.room() == 0 and all(map(self._enters, self._decode)))
 
-    def on_forward(self, message: Forward) -> None:
-        """Queue a step.
+    def on_forward(self, message: Forward) -> list[WorkerAction]:
+        """Queue a step; a request's first may begin with the KV cache of another.
 
-        A request that was released or rejected is not known any more; its late steps are dropped.
+        A request that was released or rejected is not known any more; its late steps are dropped. So is one whose
+        prefix isn't here, and the coordinator is told to try it again.
 
         Raises:
             ProtocolError: when the route doesn't lead through this worker.
         """
         if message.request in self._released:
-            return
+            return []
+        actions: list[WorkerAction] = []
         if message.route is not None:
-            hop = self._hop(message.route)
+            hop, prefix = self._hop(message.route), message.route.prefix
+            if prefix is not None and self._computed.get(prefix.parent, 0) < prefix.tokens:
+                return [Send(self.coordinator, Rejected(message.request, self.node, "no_prefix"))]
             self._held[message.request] = _Held(message.route, hop)
+            self._computed[message.request] = message.position
             if hop == 0:
                 self._entrance.enter(message.request, message.route.micro_batches)
+            if prefix is not None:
+                actions.append(Fork(prefix.parent, message.request, prefix.tokens))
         if message.request not in self._held:
-            return
+            return []
         # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
         in_pieces = any(waiting.request == message.request for waiting in self._prefill)
         decode = message.route is None and len(message.tensor) == 1 and not in_pieces
         self._entrance.back(message.request)
         (self._decode if decode else self._prefill).append(message)
+        return actions
 
     def on_release(self, message: Release) -> list[WorkerAction]:
-        """Forget a request, the steps that still wait included."""
-        if message.request not in self._held:
+        """Forget a request, the steps that still wait included, and all or the rest of its KV cache."""
+        if message.request not in self._computed:
             # Its first step may still be on the way from another worker, and must find the door closed.
             self._released[message.request] = None
             if len(self._released) > MOST_RELEASED:
                 del self._released[next(iter(self._released))]
-        return self._forget(message.request)
+        return self._forget(message.request, message.keep)
 
     def forget_all(self) -> list[WorkerAction]:
-        """Forget every request."""
-        return [action for request in tuple(self._held) for action in self._forget(request)]
+        """Forget every request, and what is kept of those that are over."""
+        return [action for request in tuple(self._computed) for action in self._forget(request)]
 
     def next_batch(self) -> tuple[Step, ...]:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
@@ -157,11 +191,13 @@ class WorkerState:
             held = self._held.get(step.request)
             if held is None:
                 continue
+            position = step.position + len(step.inputs)
             if result.kv_full:
                 actions += self._forget(step.request)
                 actions.append(Send(self.coordinator, Rejected(step.request, self.node, "kv_full")))
-            elif result.token is not None:
-                position = step.position + len(step.inputs)
+                continue
+            self._computed[step.request] = position
+            if result.token is not None:
                 actions.append(Send(self.coordinator, Sampled(step.request, position, result.token, result.logprobs)))
             elif step.layers.stop < self.num_layers:
                 actions.append(self._pass_on(held, step, result))
@@ -192,10 +228,16 @@ class WorkerState:
         forward = replace(self._running[step.request], tensor=result.hidden, codec=codec)
         return Send(held.route.addresses[held.hop + 1], forward)
 
-    def _forget(self, request: str) -> list[WorkerAction]:
-        if self._held.pop(request, None) is None:
+    def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
+        computed = self._computed.pop(request, None)
+        if computed is None:
             return []
-        self._entrance.leave(request)
-        self._decode = deque(message for message in self._decode if message.request != request)
-        self._prefill = deque(message for message in self._prefill if message.request != request)
-        return [Free(request)]
+        if self._held.pop(request, None) is not None:
+            self._entrance.leave(request)
+            self._decode = deque(message for message in self._decode if message.request != request)
+            self._prefill = deque(message for message in self._prefill if message.request != request)
+        kept = min(keep, computed)
+        if not kept:
+            return [Free(request)]
+        self._computed[request] = kept
+        return [Trim(request, kept)]

@@ -298,6 +298,12 @@ class Runtime(Section):
         description="Which way a request takes: `flow` follows the plan's flow in weighted turns; `random` takes any "
         "feasible way; `shortest-queue` at every hop the node with the fewest requests under way.",
     )
+    prefix_cache: bool = Field(
+        default=True,
+        strict=True,
+        description="A request starts from the KV cache of an earlier one that went the same way and began alike; such "
+        "are kept while there is room.",
+    )
     emulate: bool = Field(
         default=False,
         strict=True,

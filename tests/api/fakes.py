@@ -19,7 +19,7 @@ NODES = (
     NodeStatus("left", "ready", (0, 2), "tcp://127.0.0.1:1", 1.0, "", 10, 400, 1),
     NodeStatus("right", "ready", (2, 4), None, 1.0, "", 20, 300, 1, join_command="HELIX_DF_TOKEN=secret join"),
 )
-READY = JobStatus("job", "tiny", "ready", True, "", NODES, 2, 1, 5, 1, 111, 222)
+READY = JobStatus("job", "tiny", "ready", True, "", NODES, 2, 1, 5, 1, 111, 222, 3, 48)
 
 
 def byte_tokenizer(vocab_size: int = 258) -> Tokenizer:
@@ -39,6 +39,7 @@ class FakeService:
     """
 
     def __init__(self, answer: str | Callable[[GenerationRequest], str] = "Hello, world!") -> None:
+        self.cached: Callable[[GenerationRequest], int] = lambda request: 0
         self.answer = answer
         self.status = READY
         self.refusal: HelixError | None = None
@@ -62,12 +63,13 @@ class FakeService:
             answer = self.answer if isinstance(self.answer, str) else self.answer(request)
             for count, token in enumerate((*answer.encode(), EOS)):
                 await self._act(count)
+                cached = 0 if count else self.cached(request)
                 if token in request.stop_ids:
-                    yield TokenEvent(None, "stop")
+                    yield TokenEvent(None, "stop", cached_tokens=cached)
                     return
                 last = count + 1 == request.max_tokens
                 wants = request.sampling.logprobs is not None
-                yield TokenEvent(token, "length" if last else None, _logprobs(token) if wants else None)
+                yield TokenEvent(token, "length" if last else None, _logprobs(token) if wants else None, cached)
                 if last:
                     return
         finally:

@@ -168,6 +168,9 @@ async def test_metrics(http, service):
     assert samples[("helix_requests_waiting",)] == 2
     assert samples[("helix_prompt_tokens_total",)] == 111
     assert samples[("helix_generated_tokens_total",)] == 222
+    assert samples[("helix_prefix_hits_total",)] == 3
+    assert samples[("helix_cached_tokens_total",)] == 48
     assert samples["helix_node_kv_used_tokens", "right"] == 20
+    assert samples["helix_node_kv_kept_tokens", "left"] == 0
     assert samples["helix_node_state", "left", "ready"] == 1
     assert samples["helix_node_state", "left", "loading"] == 0

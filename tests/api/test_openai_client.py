@@ -83,6 +83,7 @@ async def test_completion(client, service):
         "prompt_tokens": 3,
         "completion_tokens": 13,
         "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert service.requests[0].max_tokens == 16
     assert service.requests[0].sampling.temperature == 1.0
@@ -96,6 +97,21 @@ async def test_completion_of_several_prompts_several_times(client, service):
     assert answer.usage.prompt_tokens == 2
     assert answer.usage.completion_tokens == 8
     assert len({request.id for request in service.requests}) == 4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_cached_tokens_count_once_for_each_prompt(client, service, streamed):
+    service.answer = lambda request: "x"
+    service.cached = lambda request: {"a": 32, "b": 16 * request.sampling.seed}[prompt_text(request)[0]]
+    asked = {"model": "tiny", "prompt": ["a" * 40, "b" * 40], "n": 2, "seed": 0}
+    if streamed:
+        stream = await client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+        usage = [chunk async for chunk in stream][-1].usage
+    else:
+        usage = (await client.completions.create(**asked)).usage
+    # The second prompt's first answer had to compute all of it.
+    assert usage.prompt_tokens_details.cached_tokens == 32
+    assert usage.prompt_tokens == 80
 
 
 @pytest.mark.parametrize("prompt", [[104, 105], [[104, 105]], ["hi"], "hi"])

@@ -114,6 +114,12 @@ class FakeEngine:
     def release(self, request: str) -> None:
         self.released.append(request)
 
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        raise NotImplementedError
+
+    def trim(self, request: str, tokens: int) -> None:
+        raise NotImplementedError
+
     def warm_up(self) -> Iterator[object]:
         return iter(())
 

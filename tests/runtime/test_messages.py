@@ -11,7 +11,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.micro_batches import MicroBatches
 from helix_df.runtime import messages as m
-from helix_df.runtime.requests import StageSpeed, TopLogprobs
+from helix_df.runtime.requests import Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 ROUTE = m.Route(
@@ -19,6 +19,7 @@ ROUTE = m.Route(
     ("tcp://h:1", "tcp://h:2"),
     SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, logprobs=2),
     MicroBatches(2, 5),
+    prefix=Prefix("q/3", 32),
 )
 PLAIN = [
     m.Hello("a", "tcp://127.0.0.1:5", 12),
@@ -33,6 +34,7 @@ PLAIN = [
     m.Sampled("r/1", 17, 42, TopLogprobs(-0.5, ((42, -0.5), (1, -2.0)))),
     m.Rejected("r/1", "a", "kv_full"),
     m.Release("r/1"),
+    m.Release("r/1", 48),
     m.Stop(),
 ]
 

@@ -57,6 +57,31 @@ def test_pages_are_reserved_and_released_exactly():
     assert one.used_pages == 1
 
 
+@pytest.mark.parametrize("shared", [16, 32, 48])
+def test_a_forked_request_continues_as_if_it_had_computed_everything(shared):
+    logprobs = SamplingParams(logprobs=20)
+    tokens = np.arange(49, dtype=np.int32) * 7 % 256
+    fresh = engine()
+    (alone,) = fresh.run([Step("a", ALL, 0, tokens=tokens, sampling=logprobs)])
+    one = engine()
+    one.run([Step("parent", ALL, 0, tokens=np.concatenate([tokens[:shared], tokens[:9] + 1]))])
+    used = one.used_pages
+    one.fork("parent", "a", shared)
+    assert one.used_pages == used
+    (forked,) = one.run([Step("a", ALL, shared, tokens=tokens[shared:], sampling=logprobs)])
+    np.testing.assert_allclose(forked.logprobs.top, alone.logprobs.top, atol=1e-3)
+    one.release("parent")
+    for position in range(49, 60):
+        assert forked.token == alone.token
+        step = Step("a", ALL, position, tokens=np.array([alone.token], np.int32), sampling=logprobs)
+        (forked,), (alone,) = one.run([step]), fresh.run([step])
+        np.testing.assert_allclose(forked.logprobs.chosen, alone.logprobs.chosen, atol=1e-3)
+    one.trim("a", 16)
+    assert one.used_pages == 1
+    one.release("a")
+    assert one.used_pages == 0
+
+
 def test_a_full_cache_stops_only_the_one_that_doesnt_fit():
     one = engine(num_pages=3)
     first = list(generate_alone(engine(), list(range(17)), 4))

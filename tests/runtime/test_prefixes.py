@@ -1,0 +1,259 @@
+"""Requests that begin alike: the same answers with and without reuse, and exact accounts of who keeps what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from helix_df.graph.flow import Hop
+from helix_df.layers import LayerRange
+from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.messages import Forward, Rejected, Release, Route
+from helix_df.runtime.page_ledger import PageLedger
+from helix_df.runtime.prefix_cache import PrefixCache
+from helix_df.runtime.prefix_index import PrefixIndex
+from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.steps import StepResult
+from helix_df.runtime.worker_state import Fork, Free, Send, Trim, WorkerState
+from tests.runtime.tiny import PLACEMENT, answer, tiny_plan
+
+ROUTE = (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4)))
+NARROW = (Hop("a", LayerRange(0, 1)), Hop("b", LayerRange(1, 4)))
+CHAIN = {"left": LayerRange(0, 2), "right": LayerRange(2, 4)}
+COMMON = tuple((11 * position + 3) % 256 for position in range(100))
+
+
+def request_of(name: str, prompt: tuple[int, ...], index: int = 1) -> GenerationRequest:
+    sampling = SamplingParams(logprobs=3) if index % 2 else SamplingParams(temperature=0.9, seed=index, logprobs=3)
+    return GenerationRequest(name, prompt, 12, sampling)
+
+
+async def start(*, prefix_cache: bool, kv_tokens: int = 4096, placement: dict[str, LayerRange]) -> Coordinator:
+    runtime = {"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "prefix_cache": prefix_cache}
+    coordinator = Coordinator(tiny_plan(placement, kv_tokens=kv_tokens, runtime=runtime), embedded=True)
+    await coordinator.start()
+    await coordinator.wait_ready(120)
+    return coordinator
+
+
+@pytest.fixture
+async def chain() -> AsyncIterator[Coordinator]:
+    coordinator = await start(prefix_cache=True, placement=CHAIN)
+    yield coordinator
+    await coordinator.close()
+
+
+def cached(events: list[TokenEvent]) -> int:
+    assert all(event.cached_tokens == 0 for event in events[1:])
+    return events[0].cached_tokens
+
+
+def same(found: list[TokenEvent], expected: list[TokenEvent]) -> None:
+    assert [event.token for event in found] == [event.token for event in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs is not None
+        assert other.logprobs is not None
+        assert one.logprobs.chosen == pytest.approx(other.logprobs.chosen, abs=1e-3)
+
+
+@pytest.mark.parametrize("placement", [CHAIN, None], ids=["one route", "several routes, partial ranges"])
+async def test_answers_are_those_without_reuse(placement: dict[str, LayerRange] | None) -> None:
+    prompts = [(*COMMON[: 16 + 9 * index], *range(index)) for index in range(9)]
+    answers: dict[bool, list[list[TokenEvent]]] = {}
+    for reuse in (False, True):
+        job = await start(prefix_cache=reuse, placement=placement or PLACEMENT)
+        try:
+            requests = [request_of(f"r{index}", prompt, index) for index, prompt in enumerate(prompts * 2)]
+            one_by_one = [await answer(job, request) for request in requests[:9]]
+            answers[reuse] = one_by_one + list(await asyncio.gather(*(answer(job, one) for one in requests[9:])))
+            hits = job.snapshot().prefix_hits
+            assert (hits > 0) == reuse
+            assert job.snapshot().cached_tokens == sum(map(cached, answers[reuse]))
+            assert all(node.kv_used_tokens == 0 for node in job.snapshot().nodes)
+            assert any(node.kv_kept_tokens for node in job.snapshot().nodes) == reuse
+        finally:
+            await job.close()
+    for found, expected in zip(answers[True], answers[False], strict=True):
+        same(found, expected)
+
+
+async def test_whole_pages_are_reused_and_something_is_left_to_compute(chain: Coordinator) -> None:
+    assert cached(await answer(chain, request_of("first", COMMON[:64]))) == 0
+    assert cached(await answer(chain, request_of("again", COMMON[:64]))) == 48
+    assert cached(await answer(chain, request_of("longer", COMMON[:65]))) == 64
+    assert cached(await answer(chain, request_of("other", (*COMMON[:40], *range(60))))) == 32
+    assert cached(await answer(chain, request_of("different", (255, *COMMON[1:64])))) == 0
+
+
+async def test_a_chat_goes_on_from_its_own_answer(chain: Coordinator) -> None:
+    first = await answer(chain, request_of("turn1", COMMON[:40]))
+    said = tuple(event.token for event in first if event.token is not None)
+    # 40 + 12 tokens, the last of which was never run: 51, so three whole pages.
+    assert cached(await answer(chain, request_of("turn2", (*COMMON[:40], *said, 1, 2, 3)))) == 48
+
+
+async def test_a_request_begins_with_one_that_still_runs(chain: Coordinator) -> None:
+    stream = chain.submit(GenerationRequest("long", COMMON[:64], 100, SamplingParams()))
+    await anext(stream)
+    assert cached(await answer(chain, request_of("short", COMMON[:80]))) == 64
+    await stream.aclose()
+    # Its pages outlive it for as long as somebody has them.
+    assert cached(await answer(chain, request_of("later", COMMON[:80]))) == 64
+
+
+async def test_what_is_kept_makes_room_for_whoever_comes() -> None:
+    job = await start(prefix_cache=True, kv_tokens=128, placement=CHAIN)
+    try:
+        for index in range(6):
+            prompt = tuple((17 * index + position) % 256 for position in range(60))
+            await answer(job, request_of(f"r{index}", prompt))
+            kept = {node.kv_kept_tokens for node in job.snapshot().nodes}
+            assert len(kept) == 1
+            assert 0 < next(iter(kept)) <= 0.9 * 128
+        # One that needs all there is finds all there is.
+        whole = await answer(job, GenerationRequest("whole", COMMON[:100], 28, SamplingParams()))
+        assert len(whole) == 28
+        assert job.snapshot().failed == 0
+    finally:
+        await job.close()
+
+
+# ---------------------------------------------------------------------- the worker's part
+
+
+def worker() -> WorkerState:
+    return WorkerState("b", "home", 4, 4, 64)
+
+
+def forward(request: str, position: int, count: int, prefix: Prefix | None = None) -> Forward:
+    route = Route(ROUTE, ("tcp://a", "tcp://b"), SamplingParams(), prefix=prefix)
+    return Forward(request, position, True, route, np.zeros((count, 8), np.float32))
+
+
+def served(state: WorkerState, request: str, count: int) -> None:
+    assert state.on_forward(forward(request, 0, count)) == []
+    state.on_results(state.next_batch(), [StepResult(request, token=1)])
+
+
+def test_a_worker_forks_what_it_has_and_rejects_what_it_has_not() -> None:
+    state = worker()
+    served(state, "p", 40)
+    assert state.on_forward(forward("x", 32, 5, Prefix("p", 32))) == [Fork("p", "x", 32)]
+    rejected = [Send("home", Rejected("y", "b", "no_prefix"))]
+    assert state.on_forward(forward("y", 48, 5, Prefix("p", 48))) == rejected, "only 40 tokens are computed"
+    assert state.on_release(Release("p", 32)) == [Trim("p", 32)]
+    assert state.kept == ("p",)
+    assert state.on_forward(forward("z", 16, 5, Prefix("p", 16))) == [Fork("p", "z", 16)]
+    assert state.on_release(Release("p")) == [Free("p")]
+    assert state.on_forward(forward("y", 16, 5, Prefix("p", 16))) == rejected
+    later = Forward("y", 21, True, None, np.zeros((1, 8), np.float32))
+    assert state.on_forward(later) == [], "the later pieces of a rejected request are nobody's"
+    assert [step.request for step in state.next_batch()] == ["x", "z"]
+
+
+def test_a_prefix_that_is_still_being_computed_is_none() -> None:
+    state = worker()
+    state.on_forward(forward("p", 0, 40))
+    assert state.on_forward(forward("x", 16, 5, Prefix("p", 16))) == [Send("home", Rejected("x", "b", "no_prefix"))]
+
+
+def test_a_release_that_overtakes_the_first_step_closes_the_door_to_a_fork_too() -> None:
+    state = worker()
+    served(state, "p", 40)
+    assert state.on_release(Release("x")) == []
+    assert state.on_forward(forward("x", 32, 5, Prefix("p", 32))) == []
+    assert state.idle
+
+
+def test_a_worker_that_starts_over_keeps_nothing() -> None:
+    state = worker()
+    served(state, "p", 40)
+    state.on_release(Release("p", 32))
+    served(state, "q", 3)
+    assert state.forget_all() == [Free("p"), Free("q")]
+    assert (state.kept, state.requests) == ((), 0)
+
+
+# ---------------------------------------------------------------------- the coordinator's part
+
+
+def cache(capacity: int = 1000, page_tokens: int = 4) -> PrefixCache:
+    return PrefixCache(PageLedger({"a": capacity, "b": capacity}, 1.0, page_tokens=page_tokens))
+
+
+def finish(prefixes: PrefixCache, name: str, tokens: list[int]) -> None:
+    prefixes.start(name, ROUTE, tokens, len(tokens))
+    prefixes.on_token(name, len(tokens))
+    prefixes.end(name, tokens)
+
+
+def test_a_route_matches_only_with_the_same_layers_on_every_hop() -> None:
+    prefixes = cache()
+    finish(prefixes, "p", list(range(10)))
+    assert prefixes.start("x", NARROW, list(range(10)), 10)[0] is None
+    assert prefixes.start("y", ROUTE, list(range(10)), 10)[0] == Prefix("p", 8)
+
+
+def test_nobody_begins_with_a_request_before_its_first_token() -> None:
+    prefixes = cache()
+    prefixes.start("p", ROUTE, list(range(10)), 12)
+    assert prefixes.start("x", ROUTE, list(range(10)), 12)[0] is None
+    prefixes.on_token("p", 11)
+    assert prefixes.start("y", ROUTE, list(range(10)), 12)[0] == Prefix("p", 8)
+
+
+def test_shared_pages_count_once() -> None:
+    prefixes = cache()
+    finish(prefixes, "p", list(range(8)))
+    assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (0, 8)
+    for name in ("x", "y"):
+        prefixes.start(name, ROUTE, [*range(8), 50, 51], 20)
+    assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (8 + 2 * 12, 0)
+    for name in ("x", "y"):
+        prefixes.end(name, ())
+    assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (0, 8)
+    prefixes.drop_node("b")
+    assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (0, 0)
+
+
+def test_least_recently_used_goes_first_and_what_is_needed_stays_until_a_first_token() -> None:
+    prefixes = cache(capacity=24)
+    finish(prefixes, "old", [1] * 8)
+    finish(prefixes, "new", [2] * 8)
+    # Reads the older one, which makes the other the one to go; then needs all the room there is.
+    prefix, releases = prefixes.start("x", ROUTE, [*[1] * 8, 9], 12)
+    assert (prefix, releases) == (Prefix("old", 8), [])
+    assert prefixes.start("y", ROUTE, [3] * 4, 8) == (None, [(ROUTE, Release("new"))])
+    assert prefixes.start("z", ROUTE, [4] * 4, 8)[1] == [], "all that is left is in use"
+    assert prefixes.drop_node("a") == [(ROUTE, Release("old", 8))], "x still needs it on its way"
+    assert prefixes.on_token("x", 10) == [(ROUTE, Release("old"))]
+
+
+def test_an_answer_that_somebody_else_has_already_is_not_kept_twice() -> None:
+    prefixes = cache()
+    for name in ("x", "y"):
+        prefixes.start(name, ROUTE, list(range(9)), 12)
+        prefixes.on_token(name, 10)
+    assert prefixes.end("x", list(range(12))) == [(ROUTE, Release("x", 12))]
+    assert prefixes.end("y", list(range(12))) == [(ROUTE, Release("y"))]
+    assert prefixes.ledger.kept["a"] == 12
+
+
+def test_the_index_finds_the_longest_beginning_and_forgets() -> None:
+    index = PrefixIndex(4)
+    index.add("short", ROUTE, range(4))
+    index.add("long", ROUTE, range(11))
+    index.add("fork", ROUTE, [*range(4), 9, 9, 9, 9])
+    assert index.longest(ROUTE, range(7)) == Prefix("fork", 4)
+    assert index.longest(ROUTE, range(40)) == Prefix("long", 8)
+    index.remove("long")
+    assert index.longest(ROUTE, range(40)) == Prefix("fork", 4)
+    index.remove("fork")
+    index.remove("short")
+    index.remove("short")
+    assert index.longest(ROUTE, range(40)) is None
+    assert not index._roots
