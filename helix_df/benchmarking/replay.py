@@ -6,6 +6,7 @@ Owns the order and the times of requests. Doesn't know HTTP, plans or what is ma
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Load:
         in_flight: of a saturating trace: requests under way at all times.
         vocabulary: prompts are drawn from token ids below this.
         seed: of the prompts.
+        fresh: prompts differ from run to run, so that no worker still has one in its cache.
     """
 
     seconds: float = 60.0
@@ -42,6 +44,7 @@ class Load:
     in_flight: int = IN_FLIGHT
     vocabulary: int = SMALLEST_VOCABULARY
     seed: int = 0
+    fresh: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
@@ -115,6 +118,7 @@ class _Replay:
         self._job, self._trace, self._load, self._stop, self._on_token = job, trace, load, stop, on_token
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
+        self._salt = secrets.randbits(64) if load.fresh else 0
         self._asked: list[Asked] = []
         self._tokens = 0
         self._gone: DeploymentError | None = None
@@ -182,6 +186,6 @@ class _Replay:
         return asked
 
     def _prompt(self, index: int, tokens: int) -> list[int]:
-        drawn = np.random.default_rng((self._load.seed, index)).integers(0, self._load.vocabulary, tokens)
+        drawn = np.random.default_rng((self._load.seed, self._salt, index)).integers(0, self._load.vocabulary, tokens)
         prompt: list[int] = drawn.tolist()
         return prompt

@@ -115,9 +115,11 @@ class Pace:
     """How long to rest after each piece of work, so that each takes as long as planned.
 
     What a rest was too long the following ones make good, so that lateness never adds up. So they do for work that took
-    longer than planned, up to the length of one piece: nobody catches up for ever.
+    longer than planned, up to the length of one piece: nobody catches up for ever. Without ``catches_up``
+    what is late stays late.
     """
 
+    catches_up: bool = True
     _rest_s: float = 0.0
     _overslept_s: float = 0.0
     _held_up_s: float = 0.0
@@ -125,14 +127,16 @@ class Pace:
     def rest_s(self, planned_s: float, wall_s: float) -> float:
         """Seconds to rest after a piece that was to take ``planned_s`` seconds and took ``wall_s``."""
         self._rest_s = max(0.0, planned_s - wall_s)
-        self._held_up_s = min(planned_s, self._held_up_s + max(0.0, wall_s - planned_s))
+        if self.catches_up:
+            self._held_up_s = min(planned_s, self._held_up_s + max(0.0, wall_s - planned_s))
         self._overslept_s = self._made_good(self._overslept_s)
         self._held_up_s = self._made_good(self._held_up_s)
         return self._rest_s
 
     def rested(self, seconds: float) -> None:
         """So long the rest really was."""
-        self._overslept_s += seconds - self._rest_s
+        if self.catches_up:
+            self._overslept_s += seconds - self._rest_s
 
     def _made_good(self, late_s: float) -> float:
         """Shorten the rest by ``late_s``, and say what is left of that."""
@@ -190,7 +194,8 @@ class PacedEngine:
     ) -> None:
         self._engine = engine
         self._planned_s = planned_s
-        self._pace = Pace()
+        # A stage times itself before it serves, and a hurried batch would look like a fast one.
+        self._pace = Pace(catches_up=False)
         self._kept = _Kept()
         self._wall, self._cpu, self._sleep = wall, cpu, sleep
 
@@ -217,7 +222,8 @@ class PacedEngine:
         self._engine.trim(request, tokens)
 
     def warm_up(self) -> Iterator[object]:
-        """See ``StepEngine``. Compiling isn't paced: it is no part of what a profile measures."""
+        """See ``StepEngine``; from here on it serves. Compiling isn't paced: a profile doesn't measure it."""
+        self._pace = Pace()
         return self._engine.warm_up()
 
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:

@@ -96,13 +96,14 @@ def test_a_saturating_trace_holds_its_requests_under_way_and_starts_over() -> No
 
 
 def test_prompts_follow_from_the_seed() -> None:
-    def prompts(seed: int) -> list[object]:
+    def prompts(seed: int, fresh: bool = False) -> list[object]:
         job = FakeJob()
-        run(replay(job, trace((0, 9, 1), (0, 9, 1)), Load(9, 0, seed=seed, vocabulary=50)))
+        run(replay(job, trace((0, 9, 1), (0, 9, 1)), Load(9, 0, seed=seed, fresh=fresh, vocabulary=50)))
         return [request.prompt for request in job.asked]
 
     assert prompts(1) == prompts(1) != prompts(2)
     assert prompts(1)[0] != prompts(1)[1]
+    assert prompts(1, fresh=True) != prompts(1, fresh=True)
     assert all(0 <= token < 50 for prompt in prompts(1) for token in prompt)  # type: ignore[attr-defined]
 
 

@@ -138,6 +138,17 @@ def test_stages_are_held_against_the_plan():
     assert stage_differences(plan, {}) == ()
 
 
+def test_a_node_is_expected_to_be_as_fast_as_its_share():
+    job = parse_job(profile_yaml(device()) + REST)
+    slow = {name: node.model_copy(update={"speed": 0.1}) for name, node in job.nodes.items()}
+    plan = make_plan(job.model_copy(update={"nodes": slow}))
+    (stage, *_) = plan.stages
+    count = len(stage.layers)
+    assert stage_differences(plan, {stage.node: StageSpeed(16, 20e-3 * count, 5e-3 * count)}) == ()
+    told = stage_differences(plan, {stage.node: StageSpeed(16, 2e-3 * count, 0.5e-3 * count)})
+    assert [round(one.factor, 6) for one in told] == [10.0, 10.0]
+
+
 def test_a_table_is_only_doubted_when_the_timed_batches_rule_it_out():
     # 388 prompt and 124 generated tokens; a stage holds two of the four layers.
     text = REST + "gpus: {box: {memory: 1GiB, profile: {tokens_per_s: [2000, 1000, 600, 400]}}}"

@@ -234,3 +234,27 @@ async def test_every_request_is_answered_over_a_link_with_a_codec(codec: str) ->
     assert [len(events) for events in found] == [8] * 6
     # Emulation paces the same bytes, so it changes nothing about them.
     assert await answers_of(codec, emulate=True) == found
+
+
+async def test_a_worker_keeps_to_its_profile() -> None:
+    """It tells what it timed of itself: never less than the profile says, whatever this machine does."""
+    placement = {"fast": LayerRange(0, 2), "slow": LayerRange(2, 4)}
+    plan = tiny_plan(
+        placement,
+        gpus={"toy": {"memory": "1GiB", "profile": {"prefill_ms": [[16, 3.0]], "decode_ms": [[1, 2.0]]}}},
+        nodes={"fast": {"gpu": "toy"}, "slow": {"gpu": "toy", "speed": 0.5}},
+        runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "emulate": True},
+    )
+    coordinator = Coordinator(plan, embedded=True)
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(120)
+        assert len(await answer(coordinator, tiny_request(1, max_tokens=3))) == 3
+        speeds = {node.name: node.speed for node in coordinator.snapshot().nodes}
+    finally:
+        await coordinator.close()
+    for name, factor in (("fast", 1), ("slow", 2)):
+        speed = speeds[name]
+        assert speed is not None
+        assert speed.prefill_s >= factor * 2 * 3e-3
+        assert speed.decode_s >= factor * 2 * 2e-3
