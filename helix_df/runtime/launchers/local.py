@@ -22,11 +22,13 @@ class LocalLauncher:
     """One child process a worker, its output in its log file.
 
     ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
-    thread, since threads that fight for a core are slower than one that has it.
+    thread, since threads that fight for a core are slower than one that has it. If there is a core for each, each is
+    kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._core_of: dict[str, int] = {}
         self._processes: dict[str, tuple[subprocess.Popen[bytes], Path | None]] = {}
 
     def start(self, order: WorkerOrder) -> None:
@@ -44,6 +46,7 @@ class LocalLauncher:
         finally:
             if output is not None:
                 output.close()
+        self._pin(order.node, process.pid)
         self._processes[order.node] = (process, order.log_file)
 
     def exits(self) -> list[Exit]:
@@ -73,6 +76,15 @@ class LocalLauncher:
             process.wait()
         self._processes.clear()
 
+    def _pin(self, node: str, pid: int) -> None:
+        """Before the new process has threads of its own, which will inherit its core."""
+        free = own_cores(self._workers, usable_cores())
+        if node not in self._core_of and len(self._core_of) < len(free):
+            self._core_of[node] = free[len(self._core_of)]
+        if node in self._core_of:
+            with contextlib.suppress(OSError):  # gone already: `exits` will tell
+                os.sched_setaffinity(pid, {self._core_of[node]})
+
     def _environment(self, order: WorkerOrder) -> dict[str, str]:
         environment = dict(os.environ)
         environment[TOKEN_VARIABLE] = order.token
@@ -80,9 +92,22 @@ class LocalLauncher:
         return environment | one_thread_each(environment, self._workers)
 
 
+def usable_cores() -> tuple[int, ...]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def own_cores(workers: int, cores: tuple[int, ...]) -> tuple[int, ...]:
+    """A core for each of ``workers``; none if cores are too few, can't be asked for, or suffice for several threads."""
+    fits = len(cores) < 2 * workers and workers <= len(cores)
+    return cores[:workers] if fits and hasattr(os, "sched_setaffinity") else ()
+
+
 def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
     """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
-    if workers * 2 <= (os.cpu_count() or 1) or with_one_thread(environment):
+    if workers * 2 <= len(usable_cores()) or with_one_thread(environment):
         return {}
     return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()}
 

@@ -1,0 +1,165 @@
+"""Ours: a pipeline of worker processes behind the coordinator, and the same engine in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from benchmarks.peers.child import Answer, Generate, Setup, Stopwatch, serve
+from benchmarks.peers.system import System
+
+_MODULE = "benchmarks.peers.helix"
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+def systems() -> list[System]:
+    """Our rows."""
+    return [
+        System(
+            "pipeline",
+            "2 workers, each 1 thread on a core of its own",
+            _MODULE,
+            "helix_df",
+            splits_layers=True,
+            option="pipeline",
+        ),
+        System("one process", "1 process, 2 threads", _MODULE, "helix_df", option="engine"),
+        System(
+            "one process, one core",
+            "1 process, 1 thread",
+            _MODULE,
+            "helix_df",
+            cores=1,
+            requests=(1,),
+            option="engine",
+            environment={"XLA_FLAGS": _ONE_THREAD},
+        ),
+    ]
+
+
+def load(setup: Setup) -> AbstractContextManager[Generate]:
+    """See ``child``."""
+    return _pipeline(setup) if setup.option == "pipeline" else _engine(setup)
+
+
+@contextmanager
+def _engine(setup: Setup) -> Iterator[Generate]:
+    import numpy as np
+
+    from helix_df.models.weights import load_shard
+    from helix_df.paths import cache_root
+    from helix_df.profiles.read_geometry import read_geometry
+    from helix_df.runtime.compile_cache import enable_compile_cache
+    from helix_df.runtime.engine import Engine
+    from helix_df.runtime.sampling import SamplingParams
+    from helix_df.runtime.steps import Step
+    from helix_df.spec.source import parse_source
+
+    enable_compile_cache(cache_root() / "compiled")
+    source = parse_source(f"hf:{setup.folder}")
+    shard = load_shard(source, read_geometry(source))
+    engine = Engine(
+        shard, num_pages=_kv_tokens(setup) // 16 + setup.requests, max_batch=setup.requests, max_context=setup.context
+    )
+
+    def generate(prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:
+        watch = Stopwatch(len(prompts))
+        names = [str(index) for index in range(len(prompts))]
+        inputs, position = prompts, 0
+        for _ in range(tokens):
+            steps = [
+                Step(name, engine.layers, position, np.asarray(ids, np.int32), None, SamplingParams())
+                for name, ids in zip(names, inputs, strict=True)
+            ]
+            drawn = [result.token or 0 for result in engine.run(steps)]
+            watch.step(drawn)
+            position += len(inputs[0])
+            inputs = [(token,) for token in drawn]
+        for name in names:
+            engine.release(name)
+        return watch.answers()
+
+    yield generate
+
+
+@contextmanager
+def _pipeline(setup: Setup) -> Iterator[Generate]:
+    from helix_df.runtime.coordinator import Coordinator
+    from helix_df.runtime.requests import GenerationRequest
+    from helix_df.runtime.sampling import SamplingParams
+
+    loop = asyncio.new_event_loop()
+    coordinator = Coordinator(_plan(setup))
+    numbers = itertools.count()
+
+    async def warm() -> None:
+        await coordinator.start()
+        await coordinator.wait_ready(600)
+        # A worker that compiles in the background would be measured, not the pipeline. It tells every two seconds.
+        seen = 0
+        while seen < 3:
+            await asyncio.sleep(2.5)
+            seen = 0 if any(node.cold_shapes for node in coordinator.snapshot().nodes) else seen + 1
+
+    async def answer(prompt: Sequence[int], tokens: int, start: float) -> Answer:
+        found = Answer([], [])
+        request = GenerationRequest(f"peer-{next(numbers)}", tuple(prompt), tokens, SamplingParams())
+        async for event in coordinator.submit(request):
+            found.tokens.append(event.token or 0)
+            found.times_s.append(time.perf_counter() - start)
+        return found
+
+    async def everything(prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:
+        start = time.perf_counter()
+        return await asyncio.gather(*(answer(prompt, tokens, start) for prompt in prompts))
+
+    def generate(prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:
+        return loop.run_until_complete(everything(prompts, tokens))
+
+    try:
+        loop.run_until_complete(warm())
+        yield generate
+    finally:
+        loop.run_until_complete(coordinator.close())
+
+
+def _plan(setup: Setup) -> Any:
+    """The stages of ``setup.split``, one worker each."""
+    from helix_df.graph.compile import compile_problem
+    from helix_df.graph.max_flow import placement_flow
+    from helix_df.layers import LayerRange
+    from helix_df.plan import SolverReport, assemble
+    from helix_df.spec.job import Job
+
+    layers = sum(setup.split)
+    profile = {"tokens_per_s": [100.0] * layers, "kv_tokens": [_kv_tokens(setup)] * layers}
+    stops = list(itertools.accumulate(setup.split))
+    placement = {
+        f"stage{index}": LayerRange(stop - held, stop)
+        for index, (held, stop) in enumerate(zip(setup.split, stops, strict=True))
+    }
+    job = Job.model_validate(
+        {
+            "name": "peers",
+            "model": {"source": f"hf:{setup.folder}", "context": setup.context},
+            "gpus": {"core": {"memory": "8GB", "profile": profile}},
+            "nodes": {name: {"gpu": "core"} for name in placement},
+            "links": {"default": {"bandwidth": "10Gbps"}},
+            "runtime": {"max_batch": setup.requests, "port": 0},
+        }
+    )
+    problem = compile_problem(job)
+    report = SolverReport("hand", None, "finished", "", None, 0.0)
+    return assemble(job, problem, placement, placement_flow(problem, placement), report)
+
+
+def _kv_tokens(setup: Setup) -> int:
+    return 2 * setup.context + 128 * setup.requests
+
+
+if __name__ == "__main__":
+    serve(load)
