@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,15 +27,19 @@ import yaml
 
 from helix_df.benchmarking import BenchReport, Load, bench_job
 from helix_df.benchmarking.run import at_rest
-from helix_df.deployment import deploy
 from helix_df.load import parse_job
+from helix_df.models.tokenizer import load_tokenizer
 from helix_df.plan import Plan
 from helix_df.planning import make_plan
+from helix_df.runtime.client import LocalJob
+from helix_df.runtime.coordinator import Coordinator, context_of
+from helix_df.runtime.generation import TextService
 from helix_df.simulator.synthetic import Lengths, saturating
 from helix_df.simulator.trace import Trace
 
 SCHEDULERS = ("flow", "shortest-queue", "random")
 IN_FLIGHT = 48
+_KEPT = re.compile(r"(\d+) batches, computed in (\d+)% of their time; (\d+) late")
 TRACE: Trace = saturating(Lengths("uniform", 20, 90), Lengths("uniform", 8, 24), seed=0)
 
 PROFILE = {
@@ -133,12 +139,35 @@ def plan_of(cluster: str, scheduler: str) -> Plan:
     return make_plan(parse_job(yaml.safe_dump(document), name=cluster, base=Path()))
 
 
-async def measure(cluster: str, scheduler: str, load: Load) -> BenchReport:
-    """One run of a cluster under one way to route."""
+async def measure(cluster: str, scheduler: str, load: Load) -> tuple[BenchReport, str]:
+    """One run of a cluster under one way to route, and whether this machine kept up, in words."""
     plan = plan_of(cluster, scheduler)
-    async with deploy(plan, embedded=False) as job:
-        await at_rest(job, cluster, lambda shapes: None)
-        return await bench_job(job, plan, TRACE, load)
+    model = plan.job.model
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
+        coordinator = Coordinator(plan, log_dir=Path(logs))
+        service = TextService(
+            coordinator,
+            load_tokenizer(model.parsed_source),
+            model_name=model.served_name,
+            context=context_of(plan),
+        )
+        try:
+            await coordinator.start()
+            await coordinator.wait_ready(plan.job.runtime.start_timeout)
+            job = LocalJob(service)
+            await at_rest(job, cluster, lambda shapes: None)
+            return await bench_job(job, plan, TRACE, load), kept_up(Path(logs))
+        finally:
+            await coordinator.close()
+
+
+def kept_up(logs: Path) -> str:
+    """How many batches took this machine longer than they were to take, by the workers' own logs."""
+    found = [_KEPT.search(line) for path in logs.glob("*.log") for line in path.read_text().splitlines()]
+    lines = [tuple(map(int, match.groups())) for match in found if match is not None]
+    batches, late = sum(line[0] for line in lines), sum(line[2] for line in lines)
+    share = sum(line[0] * line[1] for line in lines) / batches if batches else float("nan")
+    return f"{late} of {batches} batches late, computed in {share:.0f}% of their time"
 
 
 def promise_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str]:
@@ -187,11 +216,12 @@ async def main() -> None:
     for cluster in asked.clusters:
         for scheduler in asked.schedulers:
             started = time.monotonic()
-            report = reports[cluster, scheduler] = await measure(cluster, scheduler, load)
+            report, kept = await measure(cluster, scheduler, load)
+            reports[cluster, scheduler] = report
             failed = f", {report.measured.failed} FAILED" if report.measured.failed else ""
             print(
                 f"{cluster}, {scheduler}: {report.measured.tokens_per_s:.1f} tokens/s measured{failed}, "
-                f"{time.monotonic() - started:.0f} s in all, load average {os.getloadavg()[0]:.1f}",
+                f"{kept}, {time.monotonic() - started:.0f} s in all, load average {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
     for rows in (promise_rows, routing_rows):
