@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.peers import helix, llama_cpp, transformers, vllm
@@ -105,37 +105,49 @@ def _start(checkpoint: Checkpoint, systems: Sequence[System], logs: Path) -> lis
             system.option,
         )
         launched.append(Running(system, setup, logs / f"{index}.log"))
-    ready = []
-    for one in launched:
-        try:
-            one.wait_ready()
-        except RuntimeError as error:
-            print(f"{one.system.name} is left out: {error}")
-        else:
-            ready.append(one)
-            _say(f"{one.system.name} is ready")
-    return ready
+        _say(f"starting {system.name}")
+    return _those_that_can(Running.wait_ready, launched)
 
 
-def _measure(checkpoint: Checkpoint, running: Sequence[Running], options: argparse.Namespace) -> None:
+def _measure(checkpoint: Checkpoint, started: Sequence[Running], options: argparse.Namespace) -> None:
     vocabulary = checkpoint.geometry.vocab_size
-    checked = {
-        one.system.name: one.ask(prompts("check", 1, PROMPT, vocabulary), CHECKED_TOKENS)[0].tokens for one in running
-    }
-    for one in running:
+    checked: dict[str, list[int]] = {}
+    figures = {one.system.name: Figures() for one in started}
+
+    def warm(one: Running) -> None:
+        prompt = prompts("check", 1, PROMPT, vocabulary)
+        checked[one.system.name] = one.ask(prompt, CHECKED_TOKENS)[0].tokens
         take_turn(one, Figures(), "warm", 6, vocabulary)
         _say(f"{one.system.name} is warm")
-    figures = {one.system.name: Figures() for one in running}
+
+    running = _those_that_can(warm, started)
     bandwidth: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(options.rounds):
         for count, rates in bandwidth.items():
             rates.append(read_bytes_per_s(CORES[:count]))
-        for one in running:
-            take_turn(one, figures[one.system.name], f"round-{turn}", options.tokens, vocabulary)
+        running = _those_that_can(
+            lambda one, turn=turn: take_turn(  # type: ignore[misc]
+                one, figures[one.system.name], f"round-{turn}", options.tokens, vocabulary
+            ),
+            running,
+        )
         _say(f"round {turn + 1} of {options.rounds}")
     read = {count: statistics.median(rates) for count, rates in bandwidth.items()}
     _print_figures(checkpoint, running, figures, checked, read)
-    _print_ratios(checkpoint, running, figures, read)
+    _print_ratios(checkpoint, running, {one.system.name: figures[one.system.name] for one in running}, read)
+
+
+def _those_that_can(act: Callable[[Running], None], running: Sequence[Running]) -> list[Running]:
+    """One after another; who fails is left out from there on."""
+    left = []
+    for one in running:
+        try:
+            act(one)
+        except RuntimeError as error:
+            print(f"{one.system.name} is left out: {error}")
+        else:
+            left.append(one)
+    return left
 
 
 def _print_figures(
@@ -159,18 +171,17 @@ def _print_figures(
     itl = [f"ITL p50 at {ITL_REQUESTS}, ms", "p95"]
     print("| " + " | ".join(["system", "processes", "same tokens", *decode, *ttft, *itl]) + " |")
     print("|---" * (3 + len(decode) + len(ttft) + len(itl)) + "|")
+    reference = checked.get(ALONE, next(iter(checked.values()), []))
     for one in running:
         name, mine = one.system.name, figures[one.system.name]
-        row = [name, one.system.how, _agreement(checked.get(ALONE), checked[name])]
+        row = [name, one.system.how, _agreement(reference, checked[name])]
         row += [_median(mine.tokens_per_s.get(count), 1, "{:.1f}") for count in REQUESTS]
         row += [_median(mine.ttft_s.get(length), 1e3, "{:.0f}") for length in LONG_PROMPTS]
         row += [_median(values, 1e3, "{:.1f}") for values in (mine.itl_p50_s, mine.itl_p95_s)]
         print("| " + " | ".join(row) + " |")
 
 
-def _agreement(ours: list[int] | None, theirs: list[int]) -> str:
-    if ours is None:
-        return ""
+def _agreement(ours: list[int], theirs: list[int]) -> str:
     same = shared_start(ours, theirs)
     return f"all {same}" if same == len(ours) else f"the first {same} of {len(ours)}"
 

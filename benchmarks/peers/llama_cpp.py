@@ -122,11 +122,12 @@ class _Context:
 
 
 def _library() -> Any:
-    from llama_cpp._ggml import libggml
+    # The ggml that libllama itself has loaded: a wheel holds copies of it, each with a list of devices of its own.
+    from llama_cpp.llama_cpp import _lib as library
 
     for name in ("ggml_backend_dev_by_type", "ggml_backend_rpc_add_server"):
-        getattr(libggml, name).restype = ctypes.c_void_p
-    return libggml
+        getattr(library, name).restype = ctypes.c_void_p
+    return library
 
 
 def _add_server(address: str) -> None:
