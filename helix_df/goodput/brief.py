@@ -50,11 +50,11 @@ class GoodputOptions:
     """
 
     explore: int = 12000
-    auditions: int = 16
+    auditions: int = 24
     orders: int = 32
-    climbs: int = 150
-    finals: int = 6
-    visits: int = 1_000_000
+    climbs: int = 400
+    finals: int = 4
+    visits: int = 3_000_000
     final_visits: int = 10_000_000
     rules: str = "runtime"
     timing: str = "planned"

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from helix_df.goodput.brief import Brief, GoodputOptions
-from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Look, Ranges, Scored, Task, Workshop
+from helix_df.goodput.race import Pace
+from helix_df.goodput.workshop import Audition, Bar, Climb, Explore, Final, Ranges, Scored, Task, Workshop
 from helix_df.graph.problem_document import from_document, to_document
 from helix_df.solvers.child import Child
 from helix_df.spec.job import Job
@@ -98,19 +99,25 @@ def read_task(document: dict[str, Any]) -> Task:
             return Explore(document["seed"], document["steps"], starts)
         case "climb":
             elites = tuple(read_scored(one) for one in document["elites"])
-            return Climb(document["seed"], elites, document["bar"], document["least"])
-        case "look":
-            return Look(_ranges(document["ranges"]))
+            return Climb(document["seed"], elites, _bar(document["bar"]))
         case "final":
             return Final(_ranges(document["ranges"]), document["seed"])
         case _:
-            return Audition(_ranges(document["ranges"]), document["least"])
+            return Audition(_ranges(document["ranges"]), _bar(document["bar"]))
 
 
 def read_scored(document: dict[str, Any]) -> Scored:
     """A scored placement of a document."""
-    return Scored(**{**document, "ranges": _ranges(document["ranges"])})
+    return Scored(**{**document, "ranges": _ranges(document["ranges"]), "pace": _pace(document["pace"])})
 
 
 def _ranges(document: list[list[int]]) -> Ranges:
     return tuple((start, count) for start, count in document)
+
+
+def _bar(document: dict[str, Any]) -> Bar:
+    return Bar(**{**document, "pace": _pace(document["pace"])})
+
+
+def _pace(document: list[list[Any]]) -> Pace:
+    return tuple((time_s, tokens) for time_s, tokens in document)

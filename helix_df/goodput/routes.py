@@ -5,16 +5,43 @@ Owns the translation, by the numbers of a ``Judge``. Doesn't weigh.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from helix_df.goodput.surrogate import Routed
-from helix_df.graph.capacities import Ints
+from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem import COORDINATOR
 
 LEAST_SHARE = 1e-9
 """Shares below are the rounding of capacities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """How requests go through a placement.
+
+    Attributes:
+        flow: tokens/s of the placement's maximum flow, which the shares are of.
+        nodes: positions of nodes that requests pass.
+        share: of requests, by such a node.
+        start: first layer held, by such a node.
+        layers_run: mean layers that a request runs there; fewer than held where it skips some.
+        layers_held: by such a node.
+        tail, head: ends of links as positions of nodes, the coordinator one past the last.
+        link_share: of requests, by link.
+    """
+
+    flow: float
+    nodes: Ints
+    share: Floats
+    start: Ints
+    layers_run: Floats
+    layers_held: Ints
+    tail: Ints
+    head: Ints
+    link_share: Floats
 
 
 def route(judge: Judge, start: Ints, count: Ints) -> Routed | None:
@@ -35,7 +62,9 @@ def route(judge: Judge, start: Ints, count: Ints) -> Routed | None:
     inner = head != end
     np.add.at(layers, head[inner], share[inner] * (stop[head[inner]] - stop[tail[inner]]))
     nodes = np.flatnonzero(through[:end] > LEAST_SHARE)
-    return Routed(flow, nodes, through[nodes], layers[nodes] / through[nodes], count[nodes], tail, head, share)
+    return Routed(
+        flow, nodes, through[nodes], start[nodes], layers[nodes] / through[nodes], count[nodes], tail, head, share
+    )
 
 
 def edges_of(judge: Judge, routed: Routed) -> tuple[EdgeFlow, ...]:

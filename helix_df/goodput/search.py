@@ -10,13 +10,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from helix_df.goodput.brief import WHOLE_S
 from helix_df.goodput.crew import LANES, Crew
 from helix_df.goodput.workshop import (
     Audition,
+    Bar,
     Climb,
     Explore,
     Final,
-    Look,
     Ranges,
     Scored,
     Task,
@@ -61,6 +62,7 @@ class GoodputSearch:
         self.seed = seed
         self.begin_s, self.time_limit_s = watch.elapsed_s(), time_limit_s
         self.simulated: dict[Ranges, Scored] = {}
+        self.seconds = 0.0
 
     def run(self) -> list[Scored]:
         """Placements judged on held-out requests, the one with most throughput first; empty when none serves."""
@@ -122,13 +124,23 @@ class GoodputSearch:
 
     def _audition(self, candidates: Sequence[Scored]) -> None:
         ordered = sorted(candidates, key=lambda one: (-max(one.score, self._worth(one.ranges)), one.ranges))
+        # All simulations of the search are as long as those of the candidate that promises most may be.
+        self.seconds = self.workshop.window_s(ordered[0].ranges, self.own.visits, WHOLE_S)
         stop = self._until(AUDITION_SHARE)
         for at in range(0, len(ordered), LANES):
             if self.simulated and stop():
                 return
-            tasks = [Audition(one.ranges, self._least()) for one in ordered[at : at + LANES]]
+            bar = self._bar()
+            tasks = [Audition(one.ranges, bar) for one in ordered[at : at + LANES]]
             # The very first simulations are run whatever the time, so that there is something to choose from.
             self._simulate(tasks, stop if self.simulated else self.watch.stop.is_set)
+
+    def _bar(self) -> Bar:
+        """What a placement must be better than to be among the elites."""
+        elites = self._best(ELITES)
+        if len(elites) < ELITES:
+            return Bar(self.seconds)
+        return Bar(self.seconds, elites[-1].score, self._rank(elites[-1]), elites[-1].pace)
 
     def _simulate(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> None:
         for part in self.crew.perform(tasks, stop):
@@ -145,25 +157,18 @@ class GoodputSearch:
             return UNTRIED * one.score
         return one.score / (1 + excess(one, self.workshop.brief.job.limits)) ** 3
 
-    def _least(self) -> float:
-        """What a placement must generate for its latency to matter."""
-        elites = self._best(ELITES)
-        return UNTRIED * self._rank(elites[-1]) if len(elites) == ELITES else 0.0
-
     def _best(self, most: int) -> list[Scored]:
         ranked = sorted(self.simulated.values(), key=lambda one: (-self._rank(one), one.ranges))
         return different(ranked, most)
 
     def _climb(self) -> None:
-        stop = self._until(CLIMB_SHARE)
         self._try_orders(self._until(ORDERS_SHARE))
-        self._look_again(stop)
+        stop = self._until(CLIMB_SHARE)
         for _ in range(self.own.climbs):
             if stop() or not self.simulated:
                 return
-            elites, least = tuple(self._best(ELITES)), self._least()
-            bar = elites[-1].score
-            self._simulate([Climb(self.chance.getrandbits(32), elites, bar, least) for _ in range(LANES)], stop)
+            elites, bar = tuple(self._best(ELITES)), self._bar()
+            self._simulate([Climb(self.chance.getrandbits(32), elites, bar) for _ in range(LANES)], stop)
 
     def _try_orders(self, stop: Callable[[], bool]) -> None:
         """Other orders of the best placements' stages, which the estimate can't tell apart but simulations do."""
@@ -171,7 +176,8 @@ class GoodputSearch:
             if stop() or not self.simulated:
                 return
             elites = self._best(ELITES)
-            tasks = [Audition(self._permuted(self.chance.choice(elites).ranges), self._least()) for _ in range(LANES)]
+            bar = self._bar()
+            tasks = [Audition(self._permuted(self.chance.choice(elites).ranges), bar) for _ in range(LANES)]
             self._simulate(tasks, stop)
 
     def _permuted(self, ranges: Ranges) -> Ranges:
@@ -182,18 +188,6 @@ class GoodputSearch:
             near.permute()
             tried.append(ranges_of(near.start, near.count))
         return max(tried, key=lambda one: (self._worth(one), one))
-
-    def _look_again(self, stop: Callable[[], bool]) -> None:
-        """The best of the auditions on more requests, so that chance puts nobody ahead; the others are forgotten."""
-        tried = self._best(2 * ELITES)
-        first = dict(self.simulated)
-        self.simulated = {}
-        for at in range(0, len(tried), LANES):
-            if stop():
-                break
-            tasks = [Look(one.ranges) for one in tried[at : at + LANES]]
-            self._simulate(tasks, stop)
-        self.simulated = self.simulated or first
 
     def _finals(self) -> list[Scored]:
         tasks = [Final(one.ranges, self.seed + FINAL) for one in self._best(self.own.finals)]

@@ -52,6 +52,8 @@ class Shop:
         bytes_per_s: likewise.
         token_bytes: likewise, what one token takes on the way, packed by the link's codec.
         admitted: share of the KV cache that is in use when no more requests are admitted.
+        fullest: how much more of a single node's cache may be in use than of all that hold a layer.
+        looks_ahead: whether a request avoids nodes that only lead to full ones.
         request_tokens: KV cache of a request in flight, on average.
         copy_s: seconds a node takes to receive the activations of one token.
     """
@@ -68,6 +70,8 @@ class Shop:
     bytes_per_s: Floats
     token_bytes: Floats
     admitted: float
+    fullest: float
+    looks_ahead: bool
     request_tokens: float
     copy_s: float
 
@@ -112,6 +116,8 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
         rate,
         token_bytes,
         admitted=_admitted(options),
+        fullest=options.kv_high_water / _full(options),
+        looks_ahead=options.scheduler == "flow",
         request_tokens=workload.input_tokens + workload.output_tokens / 2,
         copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
     )
@@ -119,8 +125,11 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
 
 def _admitted(options: Options) -> float:
     """The share that saturating runs reach; a request in flight has generated half of what it is expected to."""
-    full = options.feed.below if isinstance(options.feed, FeedByKv) else options.kv_high_water
-    return FILLED * full
+    return FILLED * _full(options)
+
+
+def _full(options: Options) -> float:
+    return options.feed.below if isinstance(options.feed, FeedByKv) else options.kv_high_water
 
 
 def _batch(timing: LayerTiming, options: Options) -> float:

@@ -13,10 +13,11 @@ With ``X`` requests/s, of which a share ``s_i`` passes node ``i`` and runs ``w_i
   travel in the bunches in which the last node served them.
 * A link works ``ρ = X·s·(in + out)·bytes/rate`` of the time; a step waits
   ``X·s·E[prompt transfer²] / (2·(1 − ρ))`` (M/G/1), times ``LINK_WAIT`` for the same reason.
-* Around the pipeline a step takes ``T = (a + b·nodes)·Σ s·(waits, cycles, latencies, transfers)``: the deeper, the more
-  its bunches hold each other up (``CONVOY``). A prompt takes ``T_p`` likewise.
-* Little's law: ``X·(T_p + out·T)`` requests are in flight, and no more than the KV cache of every node admits:
-  ``N·s_i·tokens ≤ high_water·kv_i``, in tokens of the layers they run.
+* Around the pipeline a step takes ``T = (a + b·Σ s_i²)·Σ s·(waits, cycles, latencies, transfers)``: the more nodes two
+  requests have in common, the more they hold each other up (``CONVOY``): nobody overtakes a prompt on the same nodes.
+  A prompt takes ``T_p`` likewise.
+* Little's law: ``X·(T_p + out·T)`` requests are in flight, as many as KV cache admits; with them the shares shift
+  from those of the maximum flow to nodes that have room (``crowding``).
 
 ``WAIT``, ``LINK_WAIT`` and ``CONVOY`` are fitted to simulations of the Helix paper's clusters; ``docs/goodput.md``
 shows how well the whole ranks placements.
@@ -28,8 +29,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helix_df.goodput.crowding import crowd
+from helix_df.goodput.routes import Routed
 from helix_df.goodput.shop import LARGEST_BATCH, Shop
-from helix_df.graph.capacities import Floats, Ints
+from helix_df.graph.capacities import Floats
 
 ROUNDS = 24
 """Of the fixed-point iteration, with damping."""
@@ -39,31 +42,7 @@ BUSY = 0.97
 
 WAIT = 2.0
 LINK_WAIT = 3.0
-CONVOY = (0.7, 0.025)
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """How requests go through a placement.
-
-    Attributes:
-        flow: tokens/s of the placement's maximum flow, which the shares are of.
-        nodes: positions of nodes that requests pass.
-        share: of requests, by such a node.
-        layers_run: mean layers that a request runs there; fewer than held where it skips some.
-        layers_held: by such a node.
-        tail, head: ends of links as positions of nodes, the coordinator one past the last.
-        link_share: of requests, by link.
-    """
-
-    flow: float
-    nodes: Ints
-    share: Floats
-    layers_run: Floats
-    layers_held: Ints
-    tail: Ints
-    head: Ints
-    link_share: Floats
+CONVOY = (0.6, 0.042)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +57,15 @@ class Estimate:
 
 
 def estimate(shop: Shop, routed: Routed) -> Estimate:
-    """Requests/s when as many are in flight as KV cache admits."""
+    """Requests/s when as many are in flight as KV cache admits; ``routed`` is the maximum flow's."""
+    routed, most_in_flight = crowd(shop, routed)
     network = _Network(shop, routed)
     requests, batch = 0.01, np.ones(len(routed.nodes))
     prompt_s = step_s = 1.0
     for turn in range(ROUNDS):
         prompt_s, step_s, cycle_s = network.times(requests, batch)
         around_s = prompt_s + shop.workload.output_tokens * step_s
-        aim = min(network.most_in_flight / around_s, network.most_requests)
+        aim = min(most_in_flight / around_s, network.most_requests)
         requests += (aim - requests) * (0.5 if turn < ROUNDS - 8 else 0.25)
         wanted = np.maximum(requests * routed.share * shop.workload.output_tokens * cycle_s, 1.0)
         batch = np.minimum((batch + wanted) / 2, network.largest)
@@ -102,16 +82,10 @@ class _Network:
         self.largest = shop.max_batch[self.rows]
         self.prompt_s = routed.layers_run * shop.prefill_s[self.rows] + shop.copy_s * work.input_tokens
         self.prompt_square = self.prompt_s**2 * work.input_square / work.input_tokens**2
-        self.convoy = CONVOY[0] + CONVOY[1] * float(routed.share.sum())
+        self.convoy = CONVOY[0] + CONVOY[1] * float(routed.share @ routed.share)
         self.token_s = shop.token_bytes[routed.tail, routed.head] / shop.bytes_per_s[routed.tail, routed.head]
         self.latency_s = shop.latency_s[routed.tail, routed.head]
-        self.most_in_flight = self._most_in_flight()
         self.most_requests = self._most_requests()
-
-    def _most_in_flight(self) -> float:
-        routed = self.routed
-        kv = self.shop.kv_tokens[routed.nodes, routed.layers_held] * routed.layers_held
-        return float((kv / (routed.share * routed.layers_run)).min()) * self.shop.admitted / self.shop.request_tokens
 
     def _most_requests(self) -> float:
         """Requests/s at which a node or link has no time left, with the largest batches."""

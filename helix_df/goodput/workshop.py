@@ -23,6 +23,7 @@ from helix_df.goodput.brief import (
     Brief,
     Part,
 )
+from helix_df.goodput.race import Pace, Run, race
 from helix_df.goodput.routes import route
 from helix_df.goodput.shop import Shop, open_shop
 from helix_df.goodput.surrogate import Estimate, estimate
@@ -44,8 +45,8 @@ Ranges = tuple[tuple[int, int], ...]
 SHORTEST_S = 120.0
 """Of simulated windows: below, the first prompts weigh too much."""
 
-KEPT = 48
-"""Placements that an exploration hands over at most."""
+KEPT = 4
+"""Placements that an exploration hands over from each of its chains at most."""
 
 CHAIN = 3000
 """Steps of one annealing chain."""
@@ -68,12 +69,16 @@ DIFFERENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A placement, its generated tokens/s, estimated or simulated, and on arrivals the latencies in seconds."""
+    """A placement, its generated tokens/s, estimated or simulated, and on arrivals the latencies in seconds.
+
+    ``pace``: of the first simulation, for others to be compared with.
+    """
 
     score: float
     ranges: Ranges
     ttft_p95_s: float | None = None
     itl_p95_s: float | None = None
+    pace: Pace = ()
 
 
 def excess(one: Scored, limits: Limits) -> float:
@@ -91,6 +96,20 @@ def excess(one: Scored, limits: Limits) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """What simulations of the search are for ``seconds`` of, and held against.
+
+    ``score``: tokens/s from which a second look is taken; ``least``: from which latency matters; ``pace``: whoever
+    falls behind is given up.
+    """
+
+    seconds: float
+    score: float = 0.0
+    least: float = 0.0
+    pace: Pace = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Explore:
     """Anneal on the estimate, from each of ``starts`` in turn, for ``steps`` placements."""
 
@@ -103,31 +122,23 @@ class Explore:
 class Climb:
     """Change one of ``elites`` in the way that promises most of a few, and simulate it.
 
-    ``bar``: tokens/s from which a second look is taken; ``least``: from which latency matters.
+    ``bar``: what a change has to be better than.
     """
 
     seed: int
     elites: tuple[Scored, ...]
-    bar: float
-    least: float
+    bar: Bar
 
 
 @dataclass(frozen=True, slots=True)
 class Audition:
-    """Simulate a placement on the part of the trace that the search may see.
+    """Simulate a placement on the part of the trace that the search may see, and on arrivals if latency matters.
 
-    Where the job limits latency, arrivals are simulated too for what generates more than ``least`` tokens/s.
+    What clears the bar is simulated on a second draw of requests, and the mean counts.
     """
 
     ranges: Ranges
-    least: float
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Simulate a placement on two draws of requests, and on arrivals where the job limits latency."""
-
-    ranges: Ranges
+    bar: Bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ class Final:
     seed: int
 
 
-Task = Explore | Climb | Audition | Look | Final
+Task = Explore | Climb | Audition | Final
 
 
 class Workshop:
@@ -166,9 +177,7 @@ class Workshop:
             return self._climb(task, stop)
         if isinstance(task, Final):
             return self._final(task, stop)
-        if isinstance(task, Look):
-            return [self._try(task.ranges, 0.0, 0.0, stop)]
-        return [self._try(task.ranges, math.inf, task.least, stop)]
+        return [self._try(task.ranges, task.bar, stop)]
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
@@ -200,26 +209,23 @@ class Workshop:
         visits_per_s = tokens_per_s * float(routed.share.sum())
         return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
 
-    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int) -> float:
-        """Generated tokens/s in a simulation of the search; 0 when stopped or nothing flows."""
+    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int, seconds: float, rival: Pace = ()) -> Run:
+        """A simulation of the search; nothing when stopped, far behind the rival, or when nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
-            return 0.0
-        trace, options = self.brief.offline(seed, SEARCHED, self.window_s(ranges, self.brief.own.visits, WHOLE_S))
-        outcome = simulate(self.setup(ranges), trace, options, _Until(stop))
-        return 0.0 if outcome.stopped else outcome.decode_tokens_per_s
+            return Run(0.0, ())
+        return race(self.setup(ranges), *self.brief.offline(seed, SEARCHED, seconds), rival, stop)
 
-    def _try(self, ranges: Ranges, bar: float, least: float, stop: Callable[[], bool]) -> Scored:
+    def _try(self, ranges: Ranges, bar: Bar, stop: Callable[[], bool]) -> Scored:
         """A placement simulated; what clears the bar is simulated on other requests too, and the mean counts."""
-        score = self.audition(ranges, stop, self.seed)
-        if score > bar:
-            score = (score + self.audition(ranges, stop, self.seed + SECOND)) / 2
-        if not self.brief.judges_latency or score <= least:
-            return Scored(score, ranges)
-        return Scored(
-            score,
-            ranges,
-            *self._latencies(ranges, self.seed, SEARCHED, 2 * self.brief.own.visits, SEARCH_ONLINE_S, stop),
-        )
+        run = self.audition(ranges, stop, self.seed, bar.seconds, bar.pace)
+        score = run.tokens_per_s
+        if score > bar.score:
+            score = (score + self.audition(ranges, stop, self.seed + SECOND, bar.seconds).tokens_per_s) / 2
+        if not self.brief.judges_latency or score <= bar.least:
+            return Scored(score, ranges, pace=run.pace)
+        visits = self.brief.own.visits
+        latencies = self._latencies(ranges, self.seed, SEARCHED, visits, SEARCH_ONLINE_S, stop)
+        return Scored(score, ranges, *latencies, pace=run.pace)
 
     def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
         seconds = self.window_s(task.ranges, self.brief.own.final_visits, WHOLE_S)
@@ -241,14 +247,17 @@ class Workshop:
 
     def _explore(self, task: Explore, stop: Callable[[], bool]) -> list[Scored]:
         chance = random.Random(task.seed)
-        seen: dict[Ranges, float] = {}
+        found: list[Scored] = []
         left, turn = task.steps, 0
         while left > 0 and not stop():
             start, count = arrays(task.starts[turn % len(task.starts)])
+            seen: dict[Ranges, float] = {}
             self._chain(Neighbours(self.objective, start, count, chance), min(left, CHAIN), seen, stop)
+            # Some of every chain: the estimate isn't good enough to say which start is best.
+            best = heapq.nlargest(50 * KEPT, seen.items(), key=lambda item: (item[1], item[0]))
+            found += different((Scored(value, ranges) for ranges, value in best), KEPT)
             left, turn = left - CHAIN, turn + 1
-        best = heapq.nlargest(50 * KEPT, seen.items(), key=lambda item: (item[1], item[0]))
-        return different((Scored(value, ranges) for ranges, value in best), KEPT)
+        return found
 
     def _chain(self, near: Neighbours, steps: int, seen: dict[Ranges, float], stop: Callable[[], bool]) -> None:
         """One annealing chain; everything it accepts is remembered."""
@@ -283,7 +292,7 @@ class Workshop:
         if not proposals:
             return []
         _, ranges = max(proposals)
-        return [self._try(ranges, task.bar, task.least, stop)]
+        return [self._try(ranges, task.bar, stop)]
 
 
 class _Until:

@@ -12,7 +12,7 @@ from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions
 from helix_df.goodput.crew import CrewOfTwo, read_task, task_document
 from helix_df.goodput.planner import plan_goodput
 from helix_df.goodput.surrogate import estimate
-from helix_df.goodput.workshop import Audition, Climb, Explore, Final, Look, Scored, Workshop, different, ranges_of
+from helix_df.goodput.workshop import Audition, Bar, Climb, Explore, Final, Scored, Workshop, different, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import parse_job
 from helix_df.planning import make_plan
@@ -72,7 +72,8 @@ def test_it_serves_no_less_than_the_flows_plan(plan, workshop):
     """The flow's plan is among the starts, so on the search's own half nothing worse can win."""
     flow = make_plan(job(name="auto").with_solver(objective="flow", options={}, time_limit=2.0))
     scores = [
-        workshop.audition(ranges_of(*workshop.judge.arrays(one.placement)), lambda: False, 0) for one in (plan, flow)
+        workshop.audition(ranges_of(*workshop.judge.arrays(one.placement)), lambda: False, 0, 120.0).tokens_per_s
+        for one in (plan, flow)
     ]
     assert scores[0] >= 0.97 * scores[1] > 0
 
@@ -114,8 +115,8 @@ def test_a_child_finds_what_this_process_finds(workshop):
     tasks = (
         Explore(3, 40, (start,)),
         Explore(3, 40, (start,)),
-        Climb(5, (Scored(1.0, start),), 0.0, 0.0),
-        Climb(5, (Scored(1.0, start),), 0.0, 0.0),
+        Climb(5, (Scored(1.0, start),), Bar(120.0)),
+        Climb(5, (Scored(1.0, start),), Bar(120.0)),
         Final(start, 9),
         Final(start, 9),
     )
@@ -136,10 +137,9 @@ def test_tasks_survive_their_documents():
     ranges = ((0, 2), (2, 1), (0, 0))
     tasks = (
         Explore(1, 2, (ranges,)),
-        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1)), 3.0, 2.0),
-        Audition(ranges, 7.0),
+        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1, ((9.0, 8),))), Bar(3.0, 2.0, 1.0)),
+        Audition(ranges, Bar(7.0, 6.0, 5.0, ((4.0, 3), (5.0, 6)))),
         Final(ranges, 6),
-        Look(ranges),
     )
     for task in tasks:
         assert read_task(task_document(task)) == task
