@@ -39,7 +39,7 @@ from helix_df.simulator.trace import Trace
 
 SCHEDULERS = ("flow", "shortest-queue", "random")
 IN_FLIGHT = 48
-_KEPT = re.compile(r"(\d+) batches, computed in (\d+)% of their time; (\d+) late")
+_KEPT = re.compile(r"(\d+) batches took (\d+)% of their time to compute; (\d+) were late")
 TRACE: Trace = saturating(Lengths("uniform", 20, 90), Lengths("uniform", 8, 24), seed=0)
 
 PROFILE = {

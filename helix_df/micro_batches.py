@@ -48,9 +48,11 @@ def micro_batches(step_s: Sequence[float], network_s: float) -> MicroBatches:
 class Entrance:
     """The first stage of pipelines: who decodes there, and which of its batches are under way.
 
-    A batch is back when the first of its requests is, or has ended: the others come with it.
+    A batch is back when the first of its requests is, or has ended: the others come with it. Where ``max_batch`` makes
+    batches smaller than their share, as many more may be under way: a full batch gains nothing by waiting.
     """
 
+    max_batch: int | None = None
     _pipelines: dict[Hashable, MicroBatches] = field(default_factory=dict)
     _kinds: Counter[MicroBatches] = field(default_factory=Counter)
     _batch_of: dict[Hashable, int] = field(default_factory=dict)
@@ -77,9 +79,13 @@ class Entrance:
 
     def room(self) -> int:
         """Requests that the next batch may take."""
-        if not self._kinds or len(self._under_way) >= max(pipeline.most for pipeline in self._kinds):
+        if not self._kinds:
             return 0
-        return math.ceil(sum(requests / pipeline.shares for pipeline, requests in self._kinds.items()) - _ROUNDING)
+        share = math.ceil(sum(requests / pipeline.shares for pipeline, requests in self._kinds.items()) - _ROUNDING)
+        most = max(pipeline.most for pipeline in self._kinds)
+        if self.max_batch is not None and share > self.max_batch:
+            most = math.ceil(most * share / self.max_batch)
+        return share if len(self._under_way) < most else 0
 
     def launch(self, requests: Collection[Hashable]) -> None:
         """A batch with these requests is on its way."""

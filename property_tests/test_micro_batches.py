@@ -48,6 +48,18 @@ def test_everybody_is_on_the_way_within_as_many_batches_as_shares(pipelines):
     assert not waiting
 
 
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 16))
+def test_nobody_waits_for_a_batch_that_could_not_grow(count, shares, max_batch):
+    """Batches that are full before they are a share: all requests may be under way all the same."""
+    entrance, pipeline = Entrance(max_batch), MicroBatches(shares, shares)
+    for request in range(count):
+        entrance.enter(request, pipeline)
+    waiting = deque(range(count))
+    while waiting and entrance.room():
+        entrance.launch([waiting.popleft() for _ in range(min(entrance.room(), max_batch, len(waiting)))])
+    assert not waiting
+
+
 @given(st.data())
 def test_room_is_where_fewer_batches_than_allowed_are_under_way(data):
     """Any order of launches, returns and ends, against a count of batches by hand."""

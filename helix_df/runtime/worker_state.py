@@ -86,8 +86,11 @@ class WorkerState:
     _prefill: deque[Forward] = field(default_factory=deque)
     _running: dict[str, Forward] = field(default_factory=dict)
     _released: dict[str, None] = field(default_factory=dict)
-    _entrance: Entrance = field(default_factory=Entrance)
+    _entrance: Entrance = field(init=False)
     _computed: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._entrance = Entrance(self.max_batch)
 
     @property
     def requests(self) -> int:

@@ -31,7 +31,6 @@ class Stage:
         self.width = len(setup.layers)
         self.timing = setup.timing
         self.kv_capacity = setup.kv_tokens * self.width
-        self.entrance = Entrance() if options.keeps_micro_batches else None
         self.links: dict[str, Link] = {}
         self.only_link: Link | None = None
         self.mixed = False
@@ -59,6 +58,7 @@ class Stage:
         self.nic_out: Nic | None = None
         limits = [limit for limit in (options.max_batch, setup.timing.max_batch) if limit is not None]
         self.max_batch = min(limits) if limits else 10**9
+        self.entrance = Entrance(self.max_batch) if options.keeps_micro_batches else None
         self.max_prompts = setup.timing.max_prompts or 10**9
         self.max_context = self.max_batch * options.context_per_slot if options.context_per_slot else None
         self.decode_first = options.batching == "decode_first"
@@ -145,7 +145,7 @@ class Stage:
         self.busy = False
         self.up = False
         self.life += 1
-        self.entrance = self.entrance and Entrance()
+        self.entrance = self.entrance and Entrance(self.max_batch)
         self.wake_s = NEVER
         self.received = 0
         self.kv_used = 0
