@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helix_df.goodput.crowding import Ways
 from helix_df.goodput.routes import edges_of, route
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.judge import Judge
@@ -42,6 +43,24 @@ def test_a_request_runs_every_layer_once_on_its_way(problem: Problem, data: st.D
         balance[edge.tail] -= edge.tokens_per_s
         balance[edge.head] += edge.tokens_per_s
     assert max(map(abs, balance.values())) <= 1e-3 + 1e-6 * routed.flow
+
+
+@given(problem=problems(), data=st.data(), ahead=st.booleans())
+@many
+def test_shares_that_shift_to_nodes_with_room_still_flow(problem: Problem, data: st.DataObject, ahead: bool) -> None:
+    judge = Judge(problem)
+    routed = route(judge, *judge.arrays(data.draw(placements(problem))))
+    if routed is None:
+        return
+    room = np.array([data.draw(st.floats(0.05, 2.0)) for _ in routed.nodes])
+    shifted = Ways(routed).shift(room, ahead)
+    end = len(problem.nodes)
+    for node, share in zip(shifted.nodes, shifted.share, strict=True):
+        assert shifted.link_share[shifted.head == node].sum() == pytest.approx(share, abs=1e-6)
+        assert shifted.link_share[shifted.tail == node].sum() == pytest.approx(share, abs=1e-6)
+    assert shifted.link_share[shifted.tail == end].sum() == pytest.approx(1.0)
+    assert shifted.link_share[shifted.head == end].sum() == pytest.approx(1.0)
+    assert ((shifted.link_share > 0) <= (routed.link_share > 0)).all()
 
 
 @given(problem=limited_problems(), data=st.data(), seed=st.integers(0, 1000))

@@ -51,7 +51,7 @@ class GoodputOptions:
 
     explore: int = 12000
     auditions: int = 24
-    orders: int = 32
+    orders: int = 16
     climbs: int = 400
     finals: int = 4
     visits: int = 3_000_000

@@ -24,25 +24,26 @@ SLACK = 1.02
 def crowd(shop: Shop, routed: Routed) -> tuple[Routed, float]:
     """The shares of a full cluster, where ``routed`` are those of an empty one, and how many requests are in flight."""
     room = shop.kv_tokens[routed.nodes, routed.layers_held] * shop.admitted / shop.request_tokens
-    most = _most_by_layer(shop, routed, room)
-    # Requests that pass a node run a part of its layers and take as much less of its cache.
-    room = room * routed.layers_held / routed.layers_run * shop.fullest
+    # Requests that run a part of a node's layers take as much less of its cache, where caches are counted by layer.
+    part = routed.layers_run / routed.layers_held if shop.kv_by_layer else np.ones(len(room))
+    most = _most_by_layer(shop, routed, room, part)
+    room = room / part * shop.fullest
     if (most * routed.share <= SLACK * room).all():
         return routed, most
-    ways = _Ways(routed)
-    shifted = ways.shift(room / most, shop.looks_ahead)
+    shifted = Ways(routed).shift(room / most, shop.looks_ahead)
     return shifted, min(most, float((room / shifted.share).min()))
 
 
-def _most_by_layer(shop: Shop, routed: Routed, room: Floats) -> float:
-    """Requests that the caches of all nodes which hold a layer have room for, at the tightest layer."""
-    change = np.zeros(shop.problem.num_layers + 1)
-    np.add.at(change, routed.start, room)
-    np.add.at(change, routed.start + routed.layers_held, -room)
-    return float(np.cumsum(change)[:-1].min())
+def _most_by_layer(shop: Shop, routed: Routed, room: Floats, part: Floats) -> float:
+    """Requests that fit into the caches of all nodes which hold a layer, at the tightest layer."""
+    fit, taken = np.zeros(shop.problem.num_layers + 1), np.zeros(shop.problem.num_layers + 1)
+    for sums, amounts in ((fit, room), (taken, routed.share * part)):
+        np.add.at(sums, routed.start, amounts)
+        np.add.at(sums, routed.start + routed.layers_held, -amounts)
+    return float((np.cumsum(fit)[:-1] / np.maximum(np.cumsum(taken)[:-1], 1e-9)).min())
 
 
-class _Ways:
+class Ways:
     """The links of a flow, as shares of what leaves their tails."""
 
     def __init__(self, routed: Routed) -> None:

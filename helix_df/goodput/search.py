@@ -36,7 +36,7 @@ from helix_df.solvers.portfolio import baselines, best_baseline
 STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, ORDERS_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.4, 0.85
 """Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
 
-ORDERS_ESTIMATED = 6
+ORDERS_ESTIMATED = 24
 """Random orders that are estimated for each that is simulated."""
 
 ELITES = 4

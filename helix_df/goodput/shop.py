@@ -54,6 +54,7 @@ class Shop:
         admitted: share of the KV cache that is in use when no more requests are admitted.
         fullest: how much more of a single node's cache may be in use than of all that hold a layer.
         looks_ahead: whether a request avoids nodes that only lead to full ones.
+        kv_by_layer: whether a request takes cache only in the layers of a node that it runs.
         request_tokens: KV cache of a request in flight, on average.
         copy_s: seconds a node takes to receive the activations of one token.
     """
@@ -72,6 +73,7 @@ class Shop:
     admitted: float
     fullest: float
     looks_ahead: bool
+    kv_by_layer: bool
     request_tokens: float
     copy_s: float
 
@@ -118,6 +120,7 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
         admitted=_admitted(options),
         fullest=options.kv_high_water / _full(options),
         looks_ahead=options.scheduler == "flow",
+        kv_by_layer=options.kv_by_layer,
         request_tokens=workload.input_tokens + workload.output_tokens / 2,
         copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
     )

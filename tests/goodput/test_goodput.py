@@ -5,17 +5,33 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from helix_df.errors import Infeasible, SolverError
 from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions
 from helix_df.goodput.crew import CrewOfTwo, read_task, task_document
+from helix_df.goodput.crowding import crowd
 from helix_df.goodput.planner import plan_goodput
+from helix_df.goodput.race import race, tokens_at
+from helix_df.goodput.routes import route
 from helix_df.goodput.surrogate import estimate
-from helix_df.goodput.workshop import Audition, Bar, Climb, Explore, Final, Scored, Workshop, different, ranges_of
+from helix_df.goodput.workshop import (
+    Audition,
+    Bar,
+    Climb,
+    Explore,
+    Final,
+    Scored,
+    Workshop,
+    arrays,
+    different,
+    ranges_of,
+)
 from helix_df.graph.compile import compile_problem
 from helix_df.load import parse_job
 from helix_df.planning import make_plan
+from helix_df.simulator.simulate import simulate
 from helix_df.spec.job import Job
 from helix_df.violations import violations
 
@@ -152,8 +168,6 @@ def test_the_held_out_half_is_another(workshop):
 
 
 def test_more_cache_serves_no_less_and_slower_links_no_more(workshop):
-    from helix_df.goodput.routes import route
-
     start, count = workshop.judge.arrays(
         make_plan(job().with_solver(objective="flow", options={}, name="even")).placement
     )
@@ -170,3 +184,47 @@ def test_different_leaves_out_near_copies():
     near = ((0, 4), (4, 4), (8, 3))
     far = ((8, 3), (0, 5), (5, 3))
     assert [item.ranges for item in different([Scored(3, one), Scored(2, near), Scored(1, far)], 5)] == [one, far]
+
+
+MIDDLE = ((0, 3), (3, 3), (10, 3), (6, 4), (6, 4), (13, 1), (14, 1), (15, 1))
+FRONT = ((4, 3), (7, 3), (10, 3), (0, 4), (0, 4), (13, 1), (14, 1), (15, 1))
+"""The same seven stages, one of them on two nodes."""
+
+
+def test_two_nodes_side_by_side_are_worth_most_where_they_break_a_chain(workshop):
+    """Steps overtake prompts there, so at the front, where nothing has piled up yet, they'd be wasted."""
+    small = replace(workshop.shop, kv_tokens=workshop.shop.kv_tokens / 5)
+    broken, wasted = (estimate(small, route(workshop.judge, *arrays(ranges))) for ranges in (MIDDLE, FRONT))
+    assert broken.in_flight == pytest.approx(wasted.in_flight, rel=0.02)
+    assert broken.decode_tokens_per_s > 1.01 * wasted.decode_tokens_per_s
+
+
+def test_caches_of_a_stage_are_filled_together(workshop):
+    """Where the busier of two nodes has little cache, requests go to the other one instead of waiting."""
+    shop, routed = workshop.shop, route(workshop.judge, *arrays(MIDDLE))
+    busier = max((3, 4), key=lambda node: routed.share[routed.nodes == node][0])
+    tight = 100 * shop.kv_tokens
+    tight[[3, 4]] = shop.kv_tokens[[3, 4]] / np.array([[1.0 + (node == busier)] for node in (3, 4)])
+    share = routed.share[routed.nodes == busier][0]
+    alone = tight[busier, 4] * shop.admitted * shop.fullest / shop.request_tokens / share
+    shifted, in_flight = crowd(replace(shop, kv_tokens=tight), routed)
+    assert in_flight > 1.2 * alone
+    assert shifted.share[routed.nodes == busier][0] < share
+
+
+def test_a_race_is_given_up_only_far_behind(workshop):
+    setup = workshop.setup(MIDDLE)
+    trace, options = workshop.brief.offline(0, SEARCHED, 900.0)
+    full = race(setup, trace, options, (), lambda: False)
+    assert full.tokens_per_s == simulate(setup, trace, options).decode_tokens_per_s
+    assert full.pace[-1] == (options.end_s, round(full.tokens_per_s * options.seconds))
+    assert race(setup, trace, options, full.pace, lambda: False) == full
+    rival = tuple((time_s, 2 * tokens) for time_s, tokens in full.pace)
+    behind = race(setup, trace, options, rival, lambda: False)
+    assert behind.tokens_per_s == 0.0
+    assert behind.pace[-1][0] < options.end_s or len(behind.pace) < len(full.pace)
+
+
+def test_a_pace_is_read_between_its_points():
+    pace = ((10.0, 0), (20.0, 100), (40.0, 300))
+    assert [tokens_at(pace, time_s) for time_s in (5.0, 15.0, 20.0, 30.0, 50.0)] == [0.0, 50.0, 100.0, 200.0, 0.0]
