@@ -8,7 +8,8 @@ A cluster is seven worker processes of SmolLM2 on this machine, at the speeds an
 (``docs/emulation.md``). Their GPU type has a measured profile, so that a batch takes what the profile says divided by
 the node's speed, which is what the simulator counts with; speeds are so low that two cores keep up. Layers are pinned,
 so that the plan doesn't depend on how long a solver ran. Requests of 20 to 90 prompt and 8 to 24 generated tokens, 48
-of them under way at all times; the window opens after a warm-up.
+of them under way at all times; the window opens after a warm-up. The last column says how many batches took longer to
+compute than they were to take: beyond a few percent the machine was too busy for the row to mean anything.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ from helix_df.simulator.trace import Trace
 
 SCHEDULERS = ("flow", "shortest-queue", "random")
 IN_FLIGHT = 48
+MOST_LATE = 0.03
+"""Share of batches that may take longer to compute than they are to take."""
+
 _KEPT = re.compile(r"(\d+) batches took (\d+)% of their time to compute; (\d+) were late")
 TRACE: Trace = saturating(Lengths("uniform", 20, 90), Lengths("uniform", 8, 24), seed=0)
 
@@ -139,8 +144,28 @@ def plan_of(cluster: str, scheduler: str) -> Plan:
     return make_plan(parse_job(yaml.safe_dump(document), name=cluster, base=Path()))
 
 
-async def measure(cluster: str, scheduler: str, load: Load) -> tuple[BenchReport, str]:
-    """One run of a cluster under one way to route, and whether this machine kept up, in words."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A cluster under one way to route. ``late`` of ``batches`` took longer to compute than they were to take."""
+
+    report: BenchReport
+    batches: int
+    late: int
+    busy: float
+
+    @property
+    def kept_up(self) -> str:
+        """Whether this machine was fast enough for the figures to mean anything."""
+        share = self.late / self.batches if self.batches else float("nan")
+        return f"{share:.0%} late" + ("" if share <= MOST_LATE else ", TOO SLOW A MACHINE")
+
+
+Runs = Mapping[tuple[str, str], Run]
+"""By cluster and scheduler."""
+
+
+async def measure(cluster: str, scheduler: str, load: Load) -> Run:
+    """One run of a cluster under one way to route."""
     plan = plan_of(cluster, scheduler)
     model = plan.job.model
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
@@ -156,25 +181,27 @@ async def measure(cluster: str, scheduler: str, load: Load) -> tuple[BenchReport
             await coordinator.wait_ready(plan.job.runtime.start_timeout)
             job = LocalJob(service)
             await at_rest(job, cluster, lambda shapes: None)
-            return await bench_job(job, plan, TRACE, load), kept_up(Path(logs))
+            report = await bench_job(job, plan, TRACE, load)
+            return Run(report, *kept_up(Path(logs)))
         finally:
             await coordinator.close()
 
 
-def kept_up(logs: Path) -> str:
-    """How many batches took this machine longer than they were to take, by the workers' own logs."""
+def kept_up(logs: Path) -> tuple[int, int, float]:
+    """Batches, how many were late, and the share of their time that computing took, by the workers' own logs."""
     found = [_KEPT.search(line) for path in logs.glob("*.log") for line in path.read_text().splitlines()]
     lines = [tuple(map(int, match.groups())) for match in found if match is not None]
     batches, late = sum(line[0] for line in lines), sum(line[2] for line in lines)
     share = sum(line[0] * line[1] for line in lines) / batches if batches else float("nan")
-    return f"{late} of {batches} batches late, computed in {share:.0f}% of their time"
+    return batches, late, share / 100
 
 
-def promise_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str]:
+def promise_rows(runs: Runs) -> Iterator[str]:
     """Measured beside simulated and the plan's flow, of every cluster as it would be run."""
-    yield "| cluster | plan's flow | measured tokens/s | simulated | difference | of the flow | TTFT p50 | ITL p50 |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for (cluster, scheduler), report in reports.items():
+    yield "| cluster | flow | measured tokens/s | simulated | difference | of the flow | TTFT p50 | ITL p50 | batches |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for (cluster, scheduler), run in runs.items():
+        report = run.report
         if scheduler == "flow":
             figures = {name: (measured, simulated, apart) for name, measured, simulated, apart in report.rows()}
             measured, simulated, apart = figures["tokens_per_s"]
@@ -182,7 +209,7 @@ def promise_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str
             share = measured / report.flow if report.flow else float("nan")
             yield (
                 f"| {cluster} | {report.flow:.1f} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {share:.0%} "
-                f"| {ttft} | {itl} |"
+                f"| {ttft} | {itl} | {run.kept_up} |"
             )
 
 
@@ -190,17 +217,18 @@ def _beside(measured: float, simulated: float, apart: float) -> str:
     return f"{measured:.2f} / {simulated:.2f} s ({apart:+.0%})"
 
 
-def routing_rows(reports: Mapping[tuple[str, str], BenchReport]) -> Iterator[str]:
+def routing_rows(runs: Runs) -> Iterator[str]:
     """Ways to route on the same cluster."""
-    yield "| cluster | routing | measured tokens/s | simulated | difference | flow routing is ahead by |"
-    yield "|---|---|---|---|---|---|"
-    for (cluster, scheduler), report in reports.items():
+    yield "| cluster | routing | measured tokens/s | simulated | difference | flow routing is ahead by | batches |"
+    yield "|---|---|---|---|---|---|---|"
+    for (cluster, scheduler), run in runs.items():
+        report = run.report
         simulated = report.simulated.tokens_per_s if report.simulated is not None else float("nan")
         measured = report.measured.tokens_per_s
-        led = reports.get((cluster, "flow"))
-        ahead = f"{led.measured.tokens_per_s / measured - 1:+.0%}" if led is not None and led is not report else "–"
+        led = runs.get((cluster, "flow"))
+        ahead = f"{led.report.measured.tokens_per_s / measured - 1:+.0%}" if led is not None and led is not run else "–"
         apart = measured / simulated - 1
-        yield f"| {cluster} | {scheduler} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {ahead} |"
+        yield f"| {cluster} | {scheduler} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {ahead} | {run.kept_up} |"
 
 
 async def main() -> None:
@@ -212,20 +240,21 @@ async def main() -> None:
     parser.add_argument("--warmup", type=float, default=30.0, help="seconds before it")
     asked = parser.parse_args()
     load = Load(asked.seconds, asked.warmup, IN_FLIGHT)
-    reports: dict[tuple[str, str], BenchReport] = {}
+    runs: dict[tuple[str, str], Run] = {}
     for cluster in asked.clusters:
         for scheduler in asked.schedulers:
             started = time.monotonic()
-            report, kept = await measure(cluster, scheduler, load)
-            reports[cluster, scheduler] = report
+            run = runs[cluster, scheduler] = await measure(cluster, scheduler, load)
+            report = run.report
             failed = f", {report.measured.failed} FAILED" if report.measured.failed else ""
             print(
                 f"{cluster}, {scheduler}: {report.measured.tokens_per_s:.1f} tokens/s measured{failed}, "
-                f"{kept}, {time.monotonic() - started:.0f} s in all, load average {os.getloadavg()[0]:.1f}",
+                f"{run.kept_up}, computed in {run.busy:.0%} of their time, "
+                f"{time.monotonic() - started:.0f} s in all, load average {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
     for rows in (promise_rows, routing_rows):
-        print("\n" + "\n".join(rows(reports)))
+        print("\n" + "\n".join(rows(runs)))
 
 
 if __name__ == "__main__":
