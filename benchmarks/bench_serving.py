@@ -27,6 +27,7 @@ from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
 from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.device import matrix_layout
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
@@ -94,7 +95,7 @@ def single(plan: Plan) -> Serve:
     """The whole model on one engine in this process, with every core."""
     enable_compile_cache(cache_root() / "compiled")
     source = plan.job.model.parsed_source
-    shard = load_shard(source, read_geometry(source))
+    shard = load_shard(source, read_geometry(source), layout=matrix_layout())
     engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048)
 
     def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:

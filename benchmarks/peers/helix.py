@@ -54,6 +54,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.paths import cache_root
     from helix_df.profiles.read_geometry import read_geometry
     from helix_df.runtime.compile_cache import enable_compile_cache
+    from helix_df.runtime.device import matrix_layout
     from helix_df.runtime.engine import Engine
     from helix_df.runtime.sampling import SamplingParams
     from helix_df.runtime.steps import Step
@@ -61,7 +62,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
 
     enable_compile_cache(cache_root() / "compiled")
     source = parse_source(f"hf:{setup.folder}")
-    shard = load_shard(source, read_geometry(source))
+    shard = load_shard(source, read_geometry(source), layout=matrix_layout())
     engine = Engine(
         shard, num_pages=_kv_tokens(setup) // 16 + setup.requests, max_batch=setup.requests, max_context=setup.context
     )
