@@ -28,6 +28,9 @@ runtime: {port: 0, max_batch: 1, max_prefill_tokens: 16}
 Starter = Callable[..., tuple[JobDirectory, "subprocess.Popen[bytes]"]]
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def tiny_plan(name: str = "tiny") -> Plan:
     return make_plan(parse_job(JOB.replace("NAME", name)))
 
@@ -40,8 +43,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def start() -> Iterator[Starter]:
-    """Starts a fake daemon of some kind."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
+    """Starts a fake daemon of some kind, from whatever folder the test is in."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     started: list[tuple[JobDirectory, subprocess.Popen[bytes]]] = []
 
     def run(kind: str, name: str = "tiny") -> tuple[JobDirectory, subprocess.Popen[bytes]]:
