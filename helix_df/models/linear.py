@@ -26,7 +26,7 @@ PANEL = 64
 _FEWEST_ROWS = 4
 """One row takes as long as four, and longer when it is alone: a product of a matrix and a vector reads worse."""
 
-_MOST_ROWS = 64
+_MOST_ROWS = 32
 _MOST_INPUTS = 1 << 17
 """Input rows, and numbers in them, up to which panels are read in place; beyond, the inputs fall out of the cache and
 the general product on a matrix put back into rows is faster."""
