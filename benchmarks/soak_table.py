@@ -53,7 +53,8 @@ async def soak(source: str, requests: int, context: int) -> None:
             nonlocal done, tokens
             chance = random.Random(seed)
             while done < upto and (number := next(numbers, None)) is not None:
-                tokens += await ask(job, number, chance, vocabulary, context)
+                given = await ask(job, number, chance, vocabulary, context)
+                tokens += given
                 done += 1
 
         print("| requests | tokens | programs, first | second | memory, first, MB | second, MB | coordinator, MB |")
