@@ -80,6 +80,10 @@ class WeightedTurns:
         self._weights = [weights[name] for name in self.names]
         self._credit = [0.0] * len(self.names)
 
+    def weights(self) -> dict[str, float]:
+        """Weights by name."""
+        return dict(zip(self.names, self._weights, strict=True))
+
     def ranked(self, eligible: Iterable[int]) -> list[int]:
         """Eligible choices, the one whose turn it is first. Nothing is spent yet."""
         credit, weights = self._credit, self._weights
@@ -137,6 +141,10 @@ class FlowRouter:
     def nodes(self) -> frozenset[str]:
         """Nodes that some pipeline may use."""
         return frozenset(self._vertices) - {COORDINATOR}
+
+    def turns(self) -> dict[str, dict[str, float]]:
+        """Weights of the next hops from every endpoint; of equals, the first is taken."""
+        return {tail: vertex.turns.weights() for tail, vertex in self._vertices.items()}
 
     def route(self, eligible: Callable[[str], bool]) -> Pipeline | None:
         """The pipeline whose turn it is; the round-robin state moves on only if there is one."""

@@ -6,6 +6,7 @@ half only judges what it found, so that a plan fitted to one trace doesn't pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +17,8 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests
 from helix_df.simulator.azure import azure_offline, azure_online, lengths
-from helix_df.simulator.options import Options, artifact_offline, artifact_online, options_of
+from helix_df.simulator.options import artifact_offline, artifact_online, options_of
+from helix_df.simulator.stepwise import Course
 from helix_df.simulator.trace import Trace
 from helix_df.spec.job import Job
 
@@ -51,11 +53,11 @@ class GoodputOptions:
 
     explore: int = 12000
     auditions: int = 24
-    orders: int = 16
-    climbs: int = 400
-    finals: int = 4
-    visits: int = 3_000_000
-    final_visits: int = 10_000_000
+    orders: int = 24
+    climbs: int = 2000
+    finals: int = 6
+    visits: int = 30_000_000
+    final_visits: int = 30_000_000
     rules: str = "runtime"
     timing: str = "planned"
 
@@ -78,6 +80,7 @@ class Brief:
 
     def __init__(self, job: Job, own: GoodputOptions) -> None:
         self.job, self.own = job, own
+        self._courses: dict[tuple[str, int, Part, float], Course] = {}
 
     @cached_property
     def geometry(self) -> ModelGeometry:
@@ -97,11 +100,14 @@ class Brief:
         spread = sum(tokens**2 for tokens in inputs) / len(inputs) / mean**2
         return Workload(self.requests.input_tokens, self.requests.output_tokens, spread * self.requests.input_tokens**2)
 
-    def offline(self, seed: int, part: Part, seconds: float) -> tuple[Trace, Options]:
+    def offline(self, seed: int, part: Part, seconds: float) -> Course:
         """A saturating trace and the rules to run it by."""
+        return self._course(self._offline, seed, part, seconds)
+
+    def _offline(self, seed: int, part: Part, seconds: float) -> Course:
         changes = {"seconds": seconds, "warmup_s": WARM_UP_S, "seed": seed}
         options = artifact_offline(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
-        return self._scaled(azure_offline(seed, part=part)), options
+        return Course(self._scaled(azure_offline(seed, part=part)), options)
 
     @property
     def judges_latency(self) -> bool:
@@ -109,13 +115,23 @@ class Brief:
         limits = self.job.limits
         return self.job.workload.rate is not None and (limits.ttft_p95 is not None or limits.itl_p95 is not None)
 
-    def online(self, seed: int, part: Part, seconds: float) -> tuple[Trace, Options]:
+    def online(self, seed: int, part: Part, seconds: float) -> Course:
         """Arrivals at the job's rate and the rules to run them by."""
+        return self._course(self._online, seed, part, seconds)
+
+    def _online(self, seed: int, part: Part, seconds: float) -> Course:
         rate = self.job.workload.rate
         assert rate is not None, "whoever judges latency has a rate"
         changes = {"seconds": seconds, "warmup_s": ONLINE_WARM_UP_S, "seed": seed}
         options = artifact_online(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
-        return self._scaled(azure_online(rate, options.end_s, seed, part)), options
+        return Course(self._scaled(azure_online(rate, options.end_s, seed, part)), options)
+
+    def _course(self, make: Callable[[int, Part, float], Course], seed: int, part: Part, seconds: float) -> Course:
+        """Thousands of simulations get the same few."""
+        key = (make.__name__, seed, part, seconds)
+        if key not in self._courses:
+            self._courses[key] = make(seed, part, seconds)
+        return self._courses[key]
 
     def _scaled(self, trace: Trace) -> Trace:
         """The trace with the job's mean lengths instead of the recorded ones."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from helix_df.goodput.brief import Brief, GoodputOptions
 from helix_df.goodput.race import Pace
-from helix_df.goodput.workshop import Audition, Bar, Climb, Explore, Final, Ranges, Scored, Task, Workshop
+from helix_df.goodput.workshop import Audition, Bar, Explore, Final, Ranges, Scored, Task, Workshop
 from helix_df.graph.problem_document import from_document, to_document
 from helix_df.solvers.child import Child
 from helix_df.spec.job import Job
@@ -97,13 +97,10 @@ def read_task(document: dict[str, Any]) -> Task:
         case "explore":
             starts = tuple(_ranges(ranges) for ranges in document["starts"])
             return Explore(document["seed"], document["steps"], starts)
-        case "climb":
-            elites = tuple(read_scored(one) for one in document["elites"])
-            return Climb(document["seed"], elites, _bar(document["bar"]))
         case "final":
-            return Final(_ranges(document["ranges"]), document["seed"])
+            return Final(_ranges(document["ranges"]), document["seed"], document["spread"])
         case _:
-            return Audition(_ranges(document["ranges"]), _bar(document["bar"]))
+            return Audition(_ranges(document["ranges"]), _bar(document["bar"]), document["spread"])
 
 
 def read_scored(document: dict[str, Any]) -> Scored:

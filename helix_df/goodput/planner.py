@@ -14,8 +14,8 @@ from helix_df.goodput.crew import open_crew
 from helix_df.goodput.search import GoodputSearch
 from helix_df.goodput.workshop import Scored, Workshop, arrays, excess
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.even_flow import spread_flow
 from helix_df.graph.feasibility import explain_infeasible
-from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Problem
 from helix_df.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import Watch
@@ -69,7 +69,7 @@ def plan_goodput(job: Job, *, watch: Watch | None = None, problem: Problem | Non
         bound=None,
         seconds=watch.elapsed_s(),
     )
-    return assemble(job, problem, placement, placement_flow(problem, placement), report)
+    return assemble(job, problem, placement, spread_flow(problem, placement, chosen.spread), report)
 
 
 def _within_limits(found: Sequence[Scored], limits: Limits) -> Scored:

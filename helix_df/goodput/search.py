@@ -15,7 +15,6 @@ from helix_df.goodput.crew import LANES, Crew
 from helix_df.goodput.workshop import (
     Audition,
     Bar,
-    Climb,
     Explore,
     Final,
     Ranges,
@@ -23,17 +22,20 @@ from helix_df.goodput.workshop import (
     Task,
     Workshop,
     arrays,
+    change,
     different,
     excess,
     ranges_of,
 )
+from helix_df.graph.even_flow import SPREADS, Spread
 from helix_df.graph.problem import Placement
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverOptions, CoverSearch
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.portfolio import baselines, best_baseline
+from helix_df.solvers.rename import identical
 
-STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, ORDERS_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.4, 0.85
+STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, ORDERS_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.35, 0.93
 """Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
 
 ORDERS_ESTIMATED = 24
@@ -41,6 +43,15 @@ ORDERS_ESTIMATED = 24
 
 ELITES = 4
 """Placements that climbing goes on from."""
+
+PROPOSALS = 6
+"""Changes that are estimated for each one that is simulated."""
+
+TRUST = 0.1
+"""How far chance may lift or lower an estimate when one of the proposals is chosen."""
+
+OTHER_SPREAD = 0.1
+"""Share of changes that also take another of the maximum flows."""
 
 FINAL = 1000
 """What is added to the seed for the finals."""
@@ -61,7 +72,9 @@ class GoodputSearch:
         self.chance = random.Random(seed)
         self.seed = seed
         self.begin_s, self.time_limit_s = watch.elapsed_s(), time_limit_s
-        self.simulated: dict[Ranges, Scored] = {}
+        self.alike = identical(workshop.objective)
+        self.tried: set[tuple[Ranges, Spread]] = set()
+        self.simulated: list[Scored] = []
         self.seconds = 0.0
 
     def run(self) -> list[Scored]:
@@ -131,7 +144,7 @@ class GoodputSearch:
             if self.simulated and stop():
                 return
             bar = self._bar()
-            tasks = [Audition(one.ranges, bar) for one in ordered[at : at + LANES]]
+            tasks = [self._new(one.ranges, "any", bar) for one in ordered[at : at + LANES]]
             # The very first simulations are run whatever the time, so that there is something to choose from.
             self._simulate(tasks, stop if self.simulated else self.watch.stop.is_set)
 
@@ -149,26 +162,67 @@ class GoodputSearch:
                     best = self._best(1)
                     if not best or self._rank(one) > self._rank(best[0]):
                         self.watch.report("goodput", one.score, None)
-                    self.simulated[one.ranges] = one
+                    self.simulated.append(one)
 
     def _rank(self, one: Scored) -> float:
         """Generated tokens/s, less what limits on latency that it misses, or hasn't been tried on, take from it."""
         if self.workshop.brief.judges_latency and one.ttft_p95_s is None:
             return UNTRIED * one.score
-        return one.score / (1 + excess(one, self.workshop.brief.job.limits)) ** 3
+        strict = min(3.0, 0.5 + len(self.simulated) / 200)
+        return one.score / (1 + excess(one, self.workshop.brief.job.limits)) ** strict
 
     def _best(self, most: int) -> list[Scored]:
-        ranked = sorted(self.simulated.values(), key=lambda one: (-self._rank(one), one.ranges))
+        ranked = sorted(self.simulated, key=lambda one: (-self._rank(one), one.ranges, one.spread))
         return different(ranked, most)
 
     def _climb(self) -> None:
         self._try_orders(self._until(ORDERS_SHARE))
+        self._try_spreads(self._until(ORDERS_SHARE))
         stop = self._until(CLIMB_SHARE)
         for _ in range(self.own.climbs):
             if stop() or not self.simulated:
                 return
-            elites, bar = tuple(self._best(ELITES)), self._bar()
-            self._simulate([Climb(self.chance.getrandbits(32), elites, bar) for _ in range(LANES)], stop)
+            elites, bar = self._best(ELITES), self._bar()
+            changed = (self._changed(elites) for _ in range(LANES))
+            self._simulate([self._new(*one, bar) for one in changed if one is not None], stop)
+
+    def _new(self, ranges: Ranges, spread: Spread, bar: Bar) -> Audition:
+        self.tried.add((self._sorted(ranges), spread))
+        return Audition(ranges, bar, spread)
+
+    def _sorted(self, ranges: Ranges) -> Ranges:
+        """The same for all placements that differ in which of identical nodes holds what."""
+        placed = list(ranges)
+        for group in self.alike:
+            for node, place in zip(group, sorted(ranges[node] for node in group), strict=True):
+                placed[node] = place
+        return tuple(placed)
+
+    def _changed(self, elites: Sequence[Scored]) -> tuple[Ranges, Spread] | None:
+        """A change of one of the elites that nobody has tried: the one of a few that promises most."""
+        # The best is changed as often as all others together.
+        elite = elites[0] if self.chance.random() < 0.5 else self.chance.choice(elites)
+        proposals: list[tuple[float, Ranges, Spread]] = []
+        for _ in range(PROPOSALS):
+            near = Neighbours(self.workshop.objective, *arrays(elite.ranges), self.chance)
+            for _ in range(self.chance.choice((1, 1, 2, 3)) if near.usable else 0):
+                change(near)
+            spread = self.chance.choice(SPREADS) if self.chance.random() < OTHER_SPREAD else elite.spread
+            ranges = ranges_of(near.start, near.count)
+            if (self._sorted(ranges), spread) not in self.tried:
+                worth = self.workshop.value(near.start, near.count) * self.chance.uniform(1 - TRUST, 1 + TRUST)
+                proposals.append((worth, ranges, spread))
+        if not proposals:
+            return None
+        return max(proposals)[1:]
+
+    def _try_spreads(self, stop: Callable[[], bool]) -> None:
+        """The other maximum flows of the best placements."""
+        if stop():
+            return
+        bar = self._bar()
+        others = [(one.ranges, spread) for one in self._best(ELITES) for spread in SPREADS if spread != one.spread]
+        self._simulate([self._new(*one, bar) for one in others], stop)
 
     def _try_orders(self, stop: Callable[[], bool]) -> None:
         """Other orders of the best placements' stages, which the estimate can't tell apart but simulations do."""
@@ -177,7 +231,7 @@ class GoodputSearch:
                 return
             elites = self._best(ELITES)
             bar = self._bar()
-            tasks = [Audition(self._permuted(self.chance.choice(elites).ranges), bar) for _ in range(LANES)]
+            tasks = [self._new(self._permuted(self.chance.choice(elites).ranges), "any", bar) for _ in range(LANES)]
             self._simulate(tasks, stop)
 
     def _permuted(self, ranges: Ranges) -> Ranges:
@@ -190,9 +244,9 @@ class GoodputSearch:
         return max(tried, key=lambda one: (self._worth(one), one))
 
     def _finals(self) -> list[Scored]:
-        tasks = [Final(one.ranges, self.seed + FINAL) for one in self._best(self.own.finals)]
+        tasks = [Final(one.ranges, self.seed + FINAL, one.spread) for one in self._best(self.own.finals)]
         found = [one for part in self.crew.perform(tasks, self.watch.stop.is_set) for one in part]
         if not found:
             # Stopped: what the search saw has to do.
             return self._best(self.own.finals)
-        return sorted(found, key=lambda one: (-one.score, one.ranges))
+        return sorted(found, key=lambda one: (-one.score, one.ranges, one.spread))

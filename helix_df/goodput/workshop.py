@@ -23,18 +23,18 @@ from helix_df.goodput.brief import (
     Brief,
     Part,
 )
-from helix_df.goodput.race import Pace, Run, race
+from helix_df.goodput.race import APART_S, Pace, Run, race
 from helix_df.goodput.routes import route
 from helix_df.goodput.shop import Shop, open_shop
 from helix_df.goodput.surrogate import Estimate, estimate
 from helix_df.graph.capacities import Ints
+from helix_df.graph.even_flow import Spread, spread_flow
 from helix_df.graph.judge import Judge
-from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.setup import Setup, assemble_setup
-from helix_df.simulator.simulate import simulate
+from helix_df.simulator.stepwise import Course, Stepwise
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
 from helix_df.spec.job import Limits
@@ -54,12 +54,6 @@ CHAIN = 3000
 HEAT = 0.05
 """Its first temperature, as a share of the best value."""
 
-PROPOSALS = 8
-"""Changes that are estimated for each one that is simulated."""
-
-TRUST = 0.1
-"""How far chance may lift or lower an estimate when one of the proposals is chosen."""
-
 SECOND = 500
 """What is added to the seed for a second look."""
 
@@ -71,7 +65,7 @@ DIFFERENT = 4
 class Scored:
     """A placement, its generated tokens/s, estimated or simulated, and on arrivals the latencies in seconds.
 
-    ``pace``: of the first simulation, for others to be compared with.
+    ``spread``: which of its maximum flows; ``pace``: of the first simulation, for others to be compared with.
     """
 
     score: float
@@ -79,6 +73,7 @@ class Scored:
     ttft_p95_s: float | None = None
     itl_p95_s: float | None = None
     pace: Pace = ()
+    spread: Spread = "any"
 
 
 def excess(one: Scored, limits: Limits) -> float:
@@ -119,18 +114,6 @@ class Explore:
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
-    """Change one of ``elites`` in the way that promises most of a few, and simulate it.
-
-    ``bar``: what a change has to be better than.
-    """
-
-    seed: int
-    elites: tuple[Scored, ...]
-    bar: Bar
-
-
-@dataclass(frozen=True, slots=True)
 class Audition:
     """Simulate a placement on the part of the trace that the search may see, and on arrivals if latency matters.
 
@@ -139,6 +122,7 @@ class Audition:
 
     ranges: Ranges
     bar: Bar
+    spread: Spread = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +131,10 @@ class Final:
 
     ranges: Ranges
     seed: int
+    spread: Spread = "any"
 
 
-Task = Explore | Climb | Audition | Final
+Task = Explore | Audition | Final
 
 
 class Workshop:
@@ -159,8 +144,8 @@ class Workshop:
         self.brief, self.problem, self.seed = brief, problem, seed
         self.judge = Judge(problem)
         self.objective = Objective(self.judge)
-        options = brief.offline(seed, SEARCHED, WHOLE_S)[1]
-        self.shop: Shop = open_shop(problem, self.timing_of, brief.workload, options)
+        course = brief.offline(seed, SEARCHED, WHOLE_S)
+        self.shop: Shop = open_shop(problem, self.timing_of, brief.workload, course.options)
 
     def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
         """Seconds a layer takes on a node that holds so many."""
@@ -173,11 +158,9 @@ class Workshop:
         """What a task finds; less when stopped."""
         if isinstance(task, Explore):
             return self._explore(task, stop)
-        if isinstance(task, Climb):
-            return self._climb(task, stop)
         if isinstance(task, Final):
             return self._final(task, stop)
-        return [self._try(task.ranges, task.bar, stop)]
+        return [self._audition(task, stop)]
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
@@ -191,10 +174,10 @@ class Workshop:
         found = self.estimate(start, count)
         return found.decode_tokens_per_s if found is not None else 0.0
 
-    def setup(self, ranges: Ranges) -> Setup:
+    def setup(self, ranges: Ranges, spread: Spread = "any") -> Setup:
         """A placement as the simulator wants it, with the flow that its plan will have."""
         placement = self.judge.placement(*arrays(ranges))
-        flow = placement_flow(self.problem, placement)
+        flow = spread_flow(self.problem, placement, spread)
         stages = tuple(self.shop.stage(i, start, count) for i, (start, count) in enumerate(ranges) if count)
         return assemble_setup(self.brief.job.name, self.problem, stages, flow.edges, flow.value)
 
@@ -209,41 +192,55 @@ class Workshop:
         visits_per_s = tokens_per_s * float(routed.share.sum())
         return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
 
-    def audition(self, ranges: Ranges, stop: Callable[[], bool], seed: int, seconds: float, rival: Pace = ()) -> Run:
+    def audition(
+        self,
+        ranges: Ranges,
+        stop: Callable[[], bool],
+        seed: int,
+        seconds: float,
+        rival: Pace = (),
+        spread: Spread = "any",
+    ) -> Run:
         """A simulation of the search; nothing when stopped, far behind the rival, or when nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
             return Run(0.0, ())
-        return race(self.setup(ranges), *self.brief.offline(seed, SEARCHED, seconds), rival, stop)
+        return self._race(self.setup(ranges, spread), self.brief.offline(seed, SEARCHED, seconds), rival, stop)
 
-    def _try(self, ranges: Ranges, bar: Bar, stop: Callable[[], bool]) -> Scored:
+    def _race(self, setup: Setup, course: Course, rival: Pace, stop: Callable[[], bool]) -> Run:
+        return race(Stepwise(setup, course), course.options.warmup_s, course.options.seconds, rival, stop)
+
+    def _audition(self, task: Audition, stop: Callable[[], bool]) -> Scored:
         """A placement simulated; what clears the bar is simulated on other requests too, and the mean counts."""
-        run = self.audition(ranges, stop, self.seed, bar.seconds, bar.pace)
+        bar, ranges, spread = task.bar, task.ranges, task.spread
+        run = self.audition(ranges, stop, self.seed, bar.seconds, bar.pace, spread)
         score = run.tokens_per_s
         if score > bar.score:
-            score = (score + self.audition(ranges, stop, self.seed + SECOND, bar.seconds).tokens_per_s) / 2
+            again = self.audition(ranges, stop, self.seed + SECOND, bar.seconds, spread=spread)
+            score = (score + again.tokens_per_s) / 2
         if not self.brief.judges_latency or score <= bar.least:
-            return Scored(score, ranges, pace=run.pace)
-        visits = self.brief.own.visits
-        latencies = self._latencies(ranges, self.seed, SEARCHED, visits, SEARCH_ONLINE_S, stop)
-        return Scored(score, ranges, *latencies, pace=run.pace)
+            return Scored(score, ranges, pace=run.pace, spread=spread)
+        latencies = self._latencies(task, self.seed, SEARCHED, self.brief.own.visits, SEARCH_ONLINE_S, stop)
+        return Scored(score, ranges, *latencies, pace=run.pace, spread=spread)
 
     def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
-        seconds = self.window_s(task.ranges, self.brief.own.final_visits, WHOLE_S)
-        offline = self.brief.offline(task.seed, HELD_OUT, seconds)
-        score = simulate(self.setup(task.ranges), *offline, _Until(stop)).decode_tokens_per_s
-        if not self.brief.judges_latency:
-            return [Scored(score, task.ranges)]
         visits = self.brief.own.final_visits
-        latencies = self._latencies(task.ranges, task.seed, HELD_OUT, visits, FINAL_ONLINE_S, stop)
-        return [Scored(score, task.ranges, *latencies)]
+        course = self.brief.offline(task.seed, HELD_OUT, self.window_s(task.ranges, visits, WHOLE_S))
+        score = self._race(self.setup(task.ranges, task.spread), course, (), stop).tokens_per_s
+        if not self.brief.judges_latency:
+            return [Scored(score, task.ranges, spread=task.spread)]
+        latencies = self._latencies(task, task.seed, HELD_OUT, visits, FINAL_ONLINE_S, stop)
+        return [Scored(score, task.ranges, *latencies, spread=task.spread)]
 
     def _latencies(
-        self, ranges: Ranges, seed: int, part: Part, visits: int, longest_s: float, stop: Callable[[], bool]
+        self, task: Audition | Final, seed: int, part: Part, visits: int, longest_s: float, stop: Callable[[], bool]
     ) -> tuple[float, float]:
         """p95 of TTFT and ITL in seconds on arrivals; NaN where no token came."""
-        seconds = self.window_s(ranges, visits, longest_s, self.brief.job.workload.rate)
-        outcome = simulate(self.setup(ranges), *self.brief.online(seed, part, seconds), _Until(stop))
-        return outcome.percentile("ttft", 95), outcome.percentile("itl", 95)
+        seconds = self.window_s(task.ranges, visits, longest_s, self.brief.job.workload.rate)
+        run = Stepwise(self.setup(task.ranges, task.spread), self.brief.online(seed, part, seconds))
+        until_s = 0.0
+        while run.advance(until_s) and not stop():
+            until_s += APART_S
+        return run.percentile("ttft", 95), run.percentile("itl", 95)
 
     def _explore(self, task: Explore, stop: Callable[[], bool]) -> list[Scored]:
         chance = random.Random(task.seed)
@@ -277,38 +274,14 @@ class Workshop:
             else:
                 near.start, near.count = kept
 
-    def _climb(self, task: Climb, stop: Callable[[], bool]) -> list[Scored]:
-        chance = random.Random(task.seed)
-        # The best is changed as often as all others together.
-        elite = task.elites[0] if chance.random() < 0.5 else chance.choice(task.elites)
-        proposals: list[tuple[float, Ranges]] = []
-        for _ in range(PROPOSALS):
-            near = Neighbours(self.objective, *arrays(elite.ranges), chance)
-            for _ in range(chance.choice((1, 1, 2, 3)) if near.usable else 0):
-                change(near)
-            ranges = ranges_of(near.start, near.count)
-            if ranges != elite.ranges:
-                proposals.append((self.value(near.start, near.count) * chance.uniform(1 - TRUST, 1 + TRUST), ranges))
-        if not proposals:
-            return []
-        _, ranges = max(proposals)
-        return [self._try(ranges, task.bar, stop)]
-
-
-class _Until:
-    """Ends a simulation when asked to stop."""
-
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
-
-    def looks(self, now_s: float, end_s: float) -> bool:
-        return not self._stop()
-
 
 def change(near: Neighbours) -> None:
     """A small change: mostly a move of a node or two, now and then another order of stretches."""
-    if near.chance.random() < 0.15:
+    kind = near.chance.random()
+    if kind < 0.15:
         near.reorder()
+    elif kind < 0.35:
+        near.shift()
     else:
         near.move()
 

@@ -14,7 +14,7 @@ from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 
 
-class _Network:
+class Network:
     """Integer arcs of a flow graph: two vertices a node, source 0, sink 1."""
 
     def __init__(self, graph: FlowGraph) -> None:
@@ -38,7 +38,7 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
 
     Deterministic for a graph. An unreachable sink gives a flow of 0 whose cut says where the way ends.
     """
-    network = _Network(graph)
+    network = Network(graph)
     solver = ortools_max_flow.SimpleMaxFlow()
     arcs = solver.add_arcs_with_capacity(
         np.array(network.tails, dtype=np.int32),
@@ -70,7 +70,7 @@ def placement_flow(problem: Problem, placement: Placement) -> Flow:
     return solve_max_flow(build_graph(problem, placement))
 
 
-def _min_cut(network: _Network, source_side: set[int]) -> MinCut:
+def _min_cut(network: Network, source_side: set[int]) -> MinCut:
     # The source reaches vertices with residual capacity; vertices that no arc touches don't matter.
     source_side = source_side | {0}
     crossing = [

@@ -35,6 +35,10 @@ class FlowByTokens:
         self._pending: dict[tuple[str, ...], int] = {}
         self._tokens = 1
 
+    def turns(self) -> dict[str, dict[str, float]]:
+        """Weights of the next hops from every endpoint; of equals, the first is taken."""
+        return self._flow
+
     def weigh(self, tokens: int) -> None:
         self._tokens = tokens
 

@@ -157,6 +157,14 @@ class World:
             if collects:
                 gc.enable()
 
+    def advance(self, until_s: float) -> bool:
+        """Run until a simulated second and no further than the window; whether there is more to come."""
+        heap = self._heap
+        while heap and heap[0][0] <= min(until_s, self.options.end_s):
+            self.now, _, handler, what = heapq.heappop(heap)
+            handler(what)
+        return bool(heap) and until_s < self.options.end_s
+
     def _run(self, watch: Watch | None) -> bool:
         heap, pop, end = self._heap, heapq.heappop, self.options.end_s
         drain = self.options.drain and not self.trace.saturating

@@ -79,6 +79,19 @@ class Neighbours:
             position += high - low
         self.start = moved
 
+    def shift(self) -> None:
+        """Move the layer where some nodes stop and others start, for all of them at once."""
+        edges = sorted({*self.start[self.count > 0].tolist()} - {0})
+        if not edges:
+            return
+        edge, by = self.chance.choice(edges), self.chance.choice((-1, 1))
+        for node in self.usable:
+            first, length = int(self.start[node]), int(self.count[node])
+            if length and first == edge:
+                self._set(node, first + by, length - by)
+            elif length and first + length == edge:
+                self._set(node, first, length + by)
+
     def reorder(self) -> None:
         """Exchange two neighbouring stretches of layers with all nodes that lie inside one of them.
 

@@ -21,14 +21,14 @@ RESOLUTION = 1e-3
 def renamed(objective: Objective, start: Ints, count: Ints) -> tuple[Ints, Ints]:
     """The same ranges, given to identical nodes of a region such that moving there costs least."""
     start, count = start.copy(), count.copy()
-    for group in _identical(objective):
+    for group in identical(objective):
         ranges = [(int(start[i]), int(count[i])) for i in group]
         for node, place in zip(group, _assigned(objective, group, ranges), strict=True):
             start[node], count[node] = ranges[place]
     return start, count
 
 
-def _identical(objective: Objective) -> list[list[int]]:
+def identical(objective: Objective) -> list[list[int]]:
     """Positions of nodes that serve alike in the same region and that no limit names, in groups of two and more."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, node in enumerate(objective.judge.problem.nodes):
