@@ -26,6 +26,7 @@ from helix_df.goodput.planner import plan_goodput
 from helix_df.goodput.workshop import Ranges, Workshop, arrays, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
+from helix_df.plan import write_plan
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
 from helix_df.simulator.options import artifact_offline, artifact_online
 from helix_df.simulator.outcome import Outcome
@@ -77,7 +78,7 @@ def job_for(name: str, theirs: Setup, seconds: float) -> Job:
     return job.model_copy(update={"workload": job.workload.model_copy(update={"rate": rate}), "limits": limits})
 
 
-def show(name: str, seconds: float) -> None:
+def show(name: str, seconds: float, keep: Path | None) -> None:
     theirs, more_ways = published_setup(name, "helix-milp"), all_ways(name)
     job = job_for(name, theirs, seconds)
     began = time.perf_counter()
@@ -86,10 +87,13 @@ def show(name: str, seconds: float) -> None:
     ours = setup_of(plan, timing="measured")
     print(f"\n**{name}**: planned in {took:.0f} s; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
     print(f"online at {published_rate(name):.3g} requests/s\n")
+    if keep is not None:
+        write_plan(plan, keep / f"{name}.plan.json")
     print(
-        "| requests | seed | decode, paper | with all links | ours | ratio | to all links | TTFT p95, s | ITL p95, s |"
+        "| requests | seed | decode, paper | with all links | ours | ratio | to all links "
+        "| turned away, paper | ours | TTFT p95, s | ITL p95, s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for part, words in ((WHOLE, "whole trace"), (HELD_OUT, "held-out half")):
         for seed in SEEDS:
             figures = _row(theirs, more_ways, ours, published_rate(name), seed, part)
@@ -97,13 +101,16 @@ def show(name: str, seconds: float) -> None:
 
 
 def _row(theirs: Setup, more_ways: Setup, ours: Setup, rate: float, seed: int, part: Part) -> str:
-    decode = [offline(setup, seed, part).decode_tokens_per_s for setup in (theirs, more_ways, ours)]
+    saturated = [offline(setup, seed, part) for setup in (theirs, more_ways, ours)]
+    decode = [outcome.decode_tokens_per_s for outcome in saturated]
+    away = " | ".join(f"{outcome.rejected / len(outcome.requests):.0%}" for outcome in (saturated[0], saturated[2]))
     arrivals = [online(setup, rate, seed, part) for setup in (theirs, ours)]
     latencies = (
         " → ".join(f"{outcome.percentile(figure, 95):.2f}" for outcome in arrivals) for figure in ("ttft", "itl")
     )
     figures = " | ".join(f"{value:.1f}" for value in decode)
-    return f"| {figures} | {decode[2] / decode[0]:.2f} | {decode[2] / decode[1]:.2f} | {' | '.join(latencies)} |"
+    ratios = f"{decode[2] / decode[0]:.2f} | {decode[2] / decode[1]:.2f}"
+    return f"| {figures} | {ratios} | {away} | {' | '.join(latencies)} |"
 
 
 def candidates(workshop: Workshop, count: int) -> list[Ranges]:
@@ -151,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--ranking", action="store_true")
     parser.add_argument("--placements", type=int, default=40)
+    parser.add_argument("--keep", type=Path, help="a folder for the plans")
     parser.add_argument("clusters", nargs="*", default=list(CLUSTERS))
     arguments = parser.parse_args()
     if arguments.ranking:
@@ -160,7 +168,7 @@ def main() -> None:
         if arguments.ranking:
             show_ranking(name, arguments.placements)
         else:
-            show(name, arguments.seconds)
+            show(name, arguments.seconds, arguments.keep)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class GoodputOptions:
     simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
     """
 
-    explore: int = 12000
+    explore: int = 8000
     auditions: int = 24
     orders: int = 24
     climbs: int = 2000

@@ -44,7 +44,7 @@ ORDERS_ESTIMATED = 24
 ELITES = 4
 """Placements that climbing goes on from."""
 
-PROPOSALS = 6
+PROPOSALS = 4
 """Changes that are estimated for each one that is simulated."""
 
 TRUST = 0.1
