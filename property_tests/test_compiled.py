@@ -75,7 +75,5 @@ def test_saturated(setup, trace, options):
 @given(setups(kv_tokens=60), traces())
 def test_the_artifacts_rules_where_caches_overflow(setup, trace):
     """Expected use below what comes, so that steps are refused and requests start over."""
-    options = replace(
-        ARTIFACT, seconds=60.0, warmup_s=0.0, scheduler="flow-tokens", feed=FeedByKv(), mean_output=1.0
-    )
+    options = replace(ARTIFACT, seconds=60.0, warmup_s=0.0, scheduler="flow-tokens", feed=FeedByKv(), mean_output=1.0)
     same(setup, replace(trace, saturating=True), options)

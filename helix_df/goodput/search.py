@@ -56,6 +56,12 @@ OTHER_SPREAD = 0.1
 FINAL = 1000
 """What is added to the seed for the finals."""
 
+LENIENT, STRICT, PATIENCE = 0.5, 3.0, 200
+"""How much a missed limit on latency costs, at first, at last, and after how many simulations it costs one more.
+
+What serves much and misses a limit is nearer to what serves much and keeps it than what keeps it from the start.
+"""
+
 UNTRIED = 0.9
 """Worth of a placement whose latency nobody has looked at, as a share of its throughput."""
 
@@ -168,12 +174,14 @@ class GoodputSearch:
         """Generated tokens/s, less what limits on latency that it misses, or hasn't been tried on, take from it."""
         if self.workshop.brief.judges_latency and one.ttft_p95_s is None:
             return UNTRIED * one.score
-        strict = min(3.0, 0.5 + len(self.simulated) / 200)
-        return one.score / (1 + excess(one, self.workshop.brief.job.limits)) ** strict
+        strict = min(STRICT, LENIENT + len(self.simulated) / PATIENCE)
+        return float(one.score / (1 + self._excess(one)) ** strict)
+
+    def _excess(self, one: Scored) -> float:
+        return excess(one, self.workshop.brief.job.limits)
 
     def _best(self, most: int) -> list[Scored]:
-        ranked = sorted(self.simulated, key=lambda one: (-self._rank(one), one.ranges, one.spread))
-        return different(ranked, most)
+        return different(sorted(self.simulated, key=self._place), most)
 
     def _climb(self) -> None:
         self._try_orders(self._until(ORDERS_SHARE))
@@ -244,9 +252,14 @@ class GoodputSearch:
         return max(tried, key=lambda one: (self._worth(one), one))
 
     def _finals(self) -> list[Scored]:
-        tasks = [Final(one.ranges, self.seed + FINAL, one.spread) for one in self._best(self.own.finals)]
+        keeping = [one for one in self.simulated if self._excess(one) <= 0]
+        finalists = different(sorted(keeping or self.simulated, key=self._place), self.own.finals)
+        tasks = [Final(one.ranges, self.seed + FINAL, one.spread) for one in finalists]
         found = [one for part in self.crew.perform(tasks, self.watch.stop.is_set) for one in part]
         if not found:
             # Stopped: what the search saw has to do.
-            return self._best(self.own.finals)
+            return finalists
         return sorted(found, key=lambda one: (-one.score, one.ranges, one.spread))
+
+    def _place(self, one: Scored) -> tuple[float, Ranges, Spread]:
+        return -self._rank(one), one.ranges, one.spread

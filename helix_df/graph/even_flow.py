@@ -18,8 +18,8 @@ from helix_df.graph.max_flow import Network, solve_max_flow
 from helix_df.graph.problem import Placement, Problem
 
 Spread = Literal["any", "even", "roomy"]
-"""``any``: the solver's own maximum flow. ``even``: nodes are loaded evenly, as shares of their capacity. ``roomy``: and
-none with more requests than its part of the KV cache."""
+"""``any``: the solver's own maximum flow. ``even``: nodes are loaded evenly, as shares of their capacity.
+``roomy``: and none gets more requests than its part of the KV cache."""
 
 SPREADS: tuple[Spread, ...] = get_args(Spread)
 

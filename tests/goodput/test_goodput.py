@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from helix_df.errors import Infeasible, SolverError
 from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions
-from helix_df.goodput.crew import CrewOfTwo, read_task, task_document
+from helix_df.goodput.crew import Crew, CrewOfTwo, read_scored, read_task, task_document
 from helix_df.goodput.crowding import crowd
 from helix_df.goodput.planner import plan_goodput
-from helix_df.goodput.race import race, tokens_at
+from helix_df.goodput.race import HEAD_START_S, Pace, Run, race, tokens_at
 from helix_df.goodput.routes import route
+from helix_df.goodput.search import GoodputSearch
 from helix_df.goodput.surrogate import estimate
 from helix_df.goodput.workshop import (
     Audition,
     Bar,
-    Climb,
     Explore,
     Final,
     Scored,
@@ -29,9 +30,12 @@ from helix_df.goodput.workshop import (
     ranges_of,
 )
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.even_flow import SPREADS
 from helix_df.load import parse_job
 from helix_df.planning import make_plan
 from helix_df.simulator.simulate import simulate
+from helix_df.simulator.stepwise import Stepwise
+from helix_df.solvers.api import Watch
 from helix_df.spec.job import Job
 from helix_df.violations import violations
 
@@ -131,8 +135,8 @@ def test_a_child_finds_what_this_process_finds(workshop):
     tasks = (
         Explore(3, 40, (start,)),
         Explore(3, 40, (start,)),
-        Climb(5, (Scored(1.0, start),), Bar(120.0)),
-        Climb(5, (Scored(1.0, start),), Bar(120.0)),
+        Audition(start, Bar(120.0), "even"),
+        Audition(start, Bar(120.0), "even"),
         Final(start, 9),
         Final(start, 9),
     )
@@ -153,17 +157,18 @@ def test_tasks_survive_their_documents():
     ranges = ((0, 2), (2, 1), (0, 0))
     tasks = (
         Explore(1, 2, (ranges,)),
-        Climb(3, (Scored(4.0, ranges), Scored(5.0, ranges, 1.0, 0.1, ((9.0, 8),))), Bar(3.0, 2.0, 1.0)),
-        Audition(ranges, Bar(7.0, 6.0, 5.0, ((4.0, 3), (5.0, 6)))),
-        Final(ranges, 6),
+        Audition(ranges, Bar(7.0, 6.0, 5.0, ((4.0, 3), (5.0, 6))), "roomy"),
+        Final(ranges, 6, "even"),
     )
     for task in tasks:
         assert read_task(task_document(task)) == task
+    scored = Scored(5.0, ranges, 1.0, 0.1, ((9.0, 8),), "roomy")
+    assert read_scored(json.loads(json.dumps(asdict(scored)))) == scored
 
 
 def test_the_held_out_half_is_another(workshop):
-    seen = workshop.brief.offline(0, SEARCHED, 60.0)[0]
-    other = workshop.brief.offline(0, HELD_OUT, 60.0)[0]
+    seen = workshop.brief.offline(0, SEARCHED, 60.0).trace
+    other = workshop.brief.offline(0, HELD_OUT, 60.0).trace
     assert seen.requests != other.requests
 
 
@@ -214,15 +219,37 @@ def test_caches_of_a_stage_are_filled_together(workshop):
 
 def test_a_race_is_given_up_only_far_behind(workshop):
     setup = workshop.setup(MIDDLE)
-    trace, options = workshop.brief.offline(0, SEARCHED, 900.0)
-    full = race(setup, trace, options, (), lambda: False)
-    assert full.tokens_per_s == simulate(setup, trace, options).decode_tokens_per_s
+    course = workshop.brief.offline(0, SEARCHED, 900.0)
+    options = course.options
+
+    def run(rival: Pace = (), stopped: bool = False) -> Run:
+        return race(Stepwise(setup, course), options.warmup_s, options.seconds, rival, lambda: stopped)
+
+    full = run()
+    assert full.tokens_per_s == simulate(setup, course.trace, options).decode_tokens_per_s > 0
     assert full.pace[-1] == (options.end_s, round(full.tokens_per_s * options.seconds))
-    assert race(setup, trace, options, full.pace, lambda: False) == full
-    rival = tuple((time_s, 2 * tokens) for time_s, tokens in full.pace)
-    behind = race(setup, trace, options, rival, lambda: False)
-    assert behind.tokens_per_s == 0.0
-    assert behind.pace[-1][0] < options.end_s or len(behind.pace) < len(full.pace)
+    assert run(full.pace) == full
+    behind = run(tuple((time_s, 2 * tokens) for time_s, tokens in full.pace))
+    assert behind.tokens_per_s == run(stopped=True).tokens_per_s == 0.0
+    assert behind.pace == full.pace[: len(behind.pace)]
+    assert behind.pace[-1][0] == options.warmup_s + HEAD_START_S
+
+
+def test_the_spread_of_the_flow_is_simulated_and_planned(workshop, plan):
+    """What the search simulates is the flow that the plan then has."""
+    ranges = ranges_of(*workshop.judge.arrays(plan.placement))
+    edges = {spread: workshop.setup(ranges, spread).edges for spread in SPREADS}
+    assert set(plan.edges) in [set(found) for found in edges.values()]
+
+
+def test_identical_nodes_are_not_tried_twice(workshop):
+    search = GoodputSearch(workshop, Crew(workshop), Watch(), 60.0, 0)
+    other = (MIDDLE[1], MIDDLE[0], *MIDDLE[2:5], MIDDLE[7], *MIDDLE[5:7])
+    bar = Bar(120.0)
+    assert search._new(MIDDLE, "any", bar).ranges == MIDDLE
+    assert (search._sorted(other), "any") in search.tried
+    assert (search._sorted(other), "even") not in search.tried
+    assert (search._sorted(FRONT), "any") not in search.tried
 
 
 def test_a_pace_is_read_between_its_points():

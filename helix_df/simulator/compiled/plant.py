@@ -20,7 +20,6 @@ from helix_df.schedulers.registry import get_scheduler
 from helix_df.simulator.network import Network
 from helix_df.simulator.options import FeedByKv, Options, Saturate
 from helix_df.simulator.parts import Link
-from helix_df.simulator.setup import Setup
 from helix_df.simulator.stage import LayeredStage, Stage
 from helix_df.simulator.trace import Trace, TraceRequest
 
@@ -104,8 +103,8 @@ _WANTED = np.dtype(
 class Plant(NamedTuple):
     """What doesn't move: see ``Stage``, ``Link`` and ``TraceRequest`` for the fields.
 
-    ``curves`` are (decode, prefill) by stage and point, each x and y; ``way`` and ``weight`` the links that lead on from
-    every vertex, of which there are ``ways``; ``nics`` those that a link shares.
+    ``curves`` are (decode, prefill) by stage and point, each x and y; ``way`` and ``weight`` the links that lead on
+    from every vertex, of which there are ``ways``; ``nics`` those that a link shares.
     """
 
     stages: Records
@@ -169,12 +168,12 @@ def rules_of(trace: Trace, options: Options, network: Network, activation_bytes:
     )
 
 
-def plant_of(setup: Setup, wanted: Records, options: Options, network: Network) -> Plant:
-    """A setup as arrays, with the ways of the options' scheduler; ``wanted`` are the requests."""
+def plant_of(wanted: Records, options: Options, network: Network) -> Plant:
+    """A network as arrays, with the ways of the options' scheduler; ``wanted`` are the requests."""
     stages, links = network.stages, network.links
     number = {(link.tail_name, link.head_name): at for at, link in enumerate(links)}
     nics = list(dict.fromkeys(nic for link in links for nic in link.nics))
-    ways, way, weight = _ways(setup, options, network, number)
+    ways, way, weight = _ways(options, network, number)
     return Plant(
         stages=np.array([_stage(stage, number) for stage in stages], dtype=_STAGE),
         links=np.array([_link(link) for link in links], dtype=_LINK),
@@ -241,9 +240,7 @@ def _curves(timings: Sequence[LayerTiming]) -> Floats:
     return curves
 
 
-def _ways(
-    setup: Setup, options: Options, network: Network, number: Mapping[tuple[str, str], int]
-) -> tuple[Ints, Ints, Floats]:
+def _ways(options: Options, network: Network, number: Mapping[tuple[str, str], int]) -> tuple[Ints, Ints, Floats]:
     """Links that lead on from every vertex: how many, which, and with which weight."""
 
     def unseen(*_: str) -> Any:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from helix_df.simulator.compiled import kernel
+from helix_df.simulator.compiled import loop
 from helix_df.simulator.compiled.plant import Records, Rules, plant_of, rules_of, wanted_of
-from helix_df.simulator.compiled.state import DECODED, FULL, GAP, PROMPTED, REJECTED, REQUEST, new_state
+from helix_df.simulator.compiled.state import DECODED, FULL, GAP, PROMPTED, REJECTED, REQUEST, STEPS_A_HOME, new_state
 from helix_df.simulator.network import Network
 from helix_df.simulator.options import Options
 from helix_df.simulator.setup import Setup
@@ -29,10 +29,10 @@ class QuickRun:
     def __init__(self, setup: Setup, trace: Trace, options: Options, wanted: Records | None = None) -> None:
         network = Network(setup, options)
         self.rules: Rules = rules_of(trace, options, network, setup.activation_bytes)
-        self.plant = plant_of(setup, wanted_of(trace, options) if wanted is None else wanted, options, network)
+        self.plant = plant_of(wanted_of(trace, options) if wanted is None else wanted, options, network)
         self.state = new_state(self.plant)
         self._gaps: list[npt.NDArray[np.float32]] = []
-        kernel.open_up(self.plant, self.state, self.rules)
+        loop.open_up(self.plant, self.state, self.rules)
 
     def advance(self, until_s: float) -> bool:
         """Run until a simulated second; whether there is more to come.
@@ -40,16 +40,16 @@ class QuickRun:
         Raises:
             Overflow: when there is no room for what happens.
         """
-        count = self.state.count
-        while more := bool(kernel.advance(self.plant, self.state, self.rules, until_s)):
-            if not count[GAP]:
+        counts = self.state.counts
+        while more := bool(loop.advance(self.plant, self.state, self.rules, until_s)):
+            if not counts[GAP]:
                 break
-            full = count[GAP] > kernel.STEPS_A_HOME
+            full = counts[GAP] > STEPS_A_HOME
             self._keep_gaps()
             if not full:
                 break
         self._keep_gaps()
-        if count[FULL]:
+        if counts[FULL]:
             raise Overflow
         return more
 
@@ -63,24 +63,24 @@ class QuickRun:
         return True
 
     def _keep_gaps(self) -> None:
-        found = self.state.count[GAP]
+        found = self.state.counts[GAP]
         self._gaps.append(self.state.gaps[:found].astype(np.float32))
-        self.state.count[GAP] = 0
+        self.state.counts[GAP] = 0
 
     @property
     def decode_tokens(self) -> int:
         """Generated tokens that came home in the window so far."""
-        return int(self.state.count[DECODED])
+        return int(self.state.counts[DECODED])
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompts whose prefill ended in the window so far."""
-        return int(self.state.count[PROMPTED])
+        return int(self.state.counts[PROMPTED])
 
     @property
     def rejected(self) -> int:
         """Requests turned away or given up."""
-        return int(self.state.count[REJECTED])
+        return int(self.state.counts[REJECTED])
 
     @property
     def gaps_s(self) -> npt.NDArray[np.float32]:
@@ -90,7 +90,7 @@ class QuickRun:
     @property
     def ttft_s(self) -> npt.NDArray[np.float64]:
         """Times to first token of requests whose first token came in the window."""
-        count = int(self.state.count[REQUEST])
+        count = int(self.state.counts[REQUEST])
         requests = self.state.requests[:count]
         first, arrived = requests["first_token_s"], requests["arrived_s"]
         inside = (first >= self.rules.warmup_s) & (first <= self.rules.end_s)

@@ -15,8 +15,12 @@ from helix_df.simulator.compiled.plant import NEVER, NOTHING, Flags, Floats, Int
 EVENTS, RUNS, REQUESTS, ATTEMPTS, PATHS, BRANCHES = 1 << 15, 1 << 16, 1 << 18, 1 << 18, 1 << 15, 1 << 18
 GAPS = 1 << 19
 KINDS, UNDER_WAY = 256, 1024
+STEPS_A_HOME = GAPS // 2
+"""Gaps that are taken away before the next event."""
 
-# Places in ``count``.
+DECODES, PROMPTS = 0, 1
+
+# Places in ``counts``.
 ORDER, DRAWN, REQUEST, ATTEMPT, RUN, FREE, EVENT, FIRST_WAITING, WAITING, ACTIVE = range(10)
 DEAD, DECODED, PROMPTED, GAP, PATH, BRANCH, PENDING, FULL, KIND, BATCH, REJECTED = range(10, 21)
 COUNTS = 21
@@ -44,7 +48,7 @@ class State(NamedTuple):
 
     Attributes:
         now: one entry.
-        count: by the places above.
+        counts: by the places above.
         events: a heap.
         runs: see ``Run``; ``first`` to ``last`` are its steps, or the attempt of a piece of ``tokens`` tokens.
         requests: see ``RequestState``.
@@ -62,7 +66,7 @@ class State(NamedTuple):
     """
 
     now: Floats
-    count: Ints
+    counts: Ints
     events: Records
     runs: Records
     requests: Records
@@ -109,7 +113,7 @@ def new_state(plant: Plant) -> State:
 
     state = State(
         now=floats(1),
-        count=ints(COUNTS),
+        counts=ints(COUNTS),
         events=records(_EVENT, EVENTS),
         runs=records(_RUN, RUNS),
         requests=records(_REQUEST, REQUESTS),
@@ -138,8 +142,8 @@ def new_state(plant: Plant) -> State:
         layers=floats(int((plant.stages["start"] + plant.stages["width"]).max()), 2),
         gaps=floats(GAPS),
     )
-    state.count[FREE] = NOTHING
-    state.count[BRANCH] = 1
+    state.counts[FREE] = NOTHING
+    state.counts[BRANCH] = 1
     state.stages["wake_s"] = NEVER
     for name in ("batch_first", "inbox_first", "inbox_last"):
         state.stages[name] = NOTHING
