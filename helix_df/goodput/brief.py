@@ -44,18 +44,18 @@ SEARCH_ONLINE_S, FINAL_ONLINE_S = 480.0, 1080.0
 class GoodputOptions:
     """``solver.options`` of the objective ``goodput``; work is counted, so that a seed gives the same plan.
 
-    ``explore``: placements that each of two lanes estimates; ``auditions``: of them that are simulated; ``orders``:
-    other orders of the best ones' stages that are simulated; ``climbs``: changes that each lane simulates afterwards;
+    ``explore``: placements that each of two chains estimates; ``auditions``: of them that are simulated; ``orders``:
+    other orders of the best ones' stages that are simulated; ``climbs``: changes that are simulated afterwards;
     ``finals``: placements judged over the whole window and on arrivals; ``visits``, ``final_visits``: token visits to
     nodes that a simulation may have in the search and in the finals, which limits its window; ``rules`` of the
     simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
     """
 
-    explore: int = 8000
+    explore: int = 12000
     auditions: int = 24
     orders: int = 24
-    climbs: int = 2000
-    finals: int = 6
+    climbs: int = 8000
+    finals: int = 12
     visits: int = 30_000_000
     final_visits: int = 30_000_000
     rules: str = "runtime"

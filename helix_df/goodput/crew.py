@@ -1,4 +1,4 @@
-"""Tasks side by side: every second one in a process of its own, where there is a second core.
+"""Tasks side by side: some of them in a process of its own, where there is a second core.
 
 Owns the helper process and the words it understands. Tasks of a round don't see each other's results, so where they run
 changes nothing but the time.
@@ -7,8 +7,10 @@ changes nothing but the time.
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +21,14 @@ from helix_df.graph.problem_document import from_document, to_document
 from helix_df.solvers.child import Child
 from helix_df.spec.job import Job
 
-LANES = 2
-"""Tasks in a round. Fixed, so that a seed gives the same plan on every machine."""
+CORES = 2
+"""What two cores can do at a time."""
+
+STOP: dict[str, Any] = {"kind": "stop"}
+"""Tells a child to answer with what it has."""
+
+Left = deque[tuple[int, Task]]
+"""Tasks that nobody has begun, with their places in the round."""
 
 
 class Crew:
@@ -35,7 +43,7 @@ class Crew:
 
 
 class CrewOfTwo(Crew):
-    """Performs every second task in a child."""
+    """Shares the tasks with a child."""
 
     def __init__(self, workshop: Workshop) -> None:
         super().__init__(workshop)
@@ -51,26 +59,47 @@ class CrewOfTwo(Crew):
         )
 
     def perform(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> list[list[Scored]]:
-        theirs = tasks[1::2]
-        for task in theirs:
-            self.child.tell(task_document(task))
-        ours = super().perform(tasks[0::2], stop)
-        answers = []
-        for task in theirs:
-            answer = self.child.next(stop)
-            if answer is not None:
-                answers.append([read_scored(one) for one in answer])
-            else:
-                answers.append([] if stop() else self.workshop.perform(task, stop))
+        left = deque(enumerate(tasks))
         found: list[list[Scored]] = [[] for _ in tasks]
-        found[0::2], found[1::2] = ours, answers
+        # Both take the next one when they are free: some tasks are given up early, others take seconds.
+        theirs = threading.Thread(target=self.share, args=(left, found, stop), daemon=True)
+        theirs.start()
+        self.take(left, found, stop)
+        theirs.join()
+        # Whatever a child that died has put back.
+        self.take(left, found, stop)
         return found
+
+    def take(self, left: Left, found: list[list[Scored]], stop: Callable[[], bool]) -> None:
+        """Perform tasks here until none is left."""
+        while left and not stop():
+            with suppress(IndexError):
+                at, task = left.popleft()
+                found[at] = self.workshop.perform(task, stop)
+
+    def share(self, left: Left, found: list[list[Scored]], stop: Callable[[], bool]) -> None:
+        """Let the child have tasks, one at a time, until none is left."""
+        while left and not stop():
+            try:
+                at, task = left.popleft()
+            except IndexError:
+                return
+            self.child.tell(task_document(task))
+            answer = self.child.next(stop)
+            if answer is None:
+                # What it has until now, so that its next answer is one to the next question.
+                self.child.tell(STOP)
+                answer = self.child.next(lambda: False)
+            if answer is None:
+                left.appendleft((at, task))
+                return
+            found[at] = [read_scored(one) for one in answer]
 
 
 @contextmanager
 def open_crew(workshop: Workshop) -> Iterator[Crew]:
     """Whoever performs the tasks of a search."""
-    if len(os.sched_getaffinity(0)) < LANES:
+    if len(os.sched_getaffinity(0)) < CORES:
         yield Crew(workshop)
         return
     crew = CrewOfTwo(workshop)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-Pace = tuple[tuple[float, int], ...]
+Pace = tuple[tuple[float, float], ...]
 """Simulated seconds and the tokens generated in the window until then, in ascending order."""
 
 APART_S = 15.0
@@ -21,7 +21,7 @@ APART_S = 15.0
 HEAD_START_S = 90.0
 """Of the window that nobody is judged by."""
 
-SLACK = 0.15
+SLACK = 0.1
 """How far behind a rival one may be at first, as a share; none at the end. What is seen to be caught up."""
 
 
@@ -48,7 +48,7 @@ class Run:
 
 def race(runner: Runner, warmup_s: float, seconds: float, rival: Pace, stop: Callable[[], bool]) -> Run:
     """Simulate until the end of the window, until asked to stop, or until far behind ``rival``."""
-    pace: list[tuple[float, int]] = []
+    pace: list[tuple[float, float]] = []
     until_s = warmup_s
     while runner.advance(until_s):
         pace.append((until_s, runner.decode_tokens))

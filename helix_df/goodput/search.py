@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from helix_df.goodput.brief import WHOLE_S
-from helix_df.goodput.crew import LANES, Crew
+from helix_df.goodput.crew import Crew
 from helix_df.goodput.workshop import (
     Audition,
     Bar,
@@ -35,6 +35,12 @@ from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.portfolio import baselines, best_baseline
 from helix_df.solvers.rename import identical
 
+CHAINS = 2
+"""Explorations, side by side."""
+
+ROUND = 8
+"""Placements that are simulated side by side. Fixed, so that a seed gives the same plan on every machine."""
+
 STARTS_SHARE, EXPLORE_SHARE, AUDITION_SHARE, ORDERS_SHARE, CLIMB_SHARE = 0.05, 0.15, 0.25, 0.35, 0.93
 """Shares of the time limit after which a phase makes room for the next, if its work isn't done before."""
 
@@ -44,7 +50,7 @@ ORDERS_ESTIMATED = 24
 ELITES = 4
 """Placements that climbing goes on from."""
 
-PROPOSALS = 4
+PROPOSALS = 6
 """Changes that are estimated for each one that is simulated."""
 
 TRUST = 0.1
@@ -56,8 +62,8 @@ OTHER_SPREAD = 0.1
 FINAL = 1000
 """What is added to the seed for the finals."""
 
-LENIENT, STRICT, PATIENCE = 0.5, 3.0, 200
-"""How much a missed limit on latency costs, at first, at last, and after how many simulations it costs one more.
+LENIENT, PATIENCE = 0.5, 200
+"""How much a missed limit on latency costs at first, and after how many simulations it costs one more.
 
 What serves much and misses a limit is nearer to what serves much and keeps it than what keeps it from the start.
 """
@@ -136,7 +142,7 @@ class GoodputSearch:
         best_first = sorted(starts, key=lambda start: (-self._worth(start), start))[:6]
         tasks = [
             Explore(self.chance.getrandbits(32), self.own.explore, tuple(best_first[lane:] + best_first[:lane]))
-            for lane in range(LANES)
+            for lane in range(CHAINS)
         ]
         found = [one for part in self.crew.perform(tasks, self._until(EXPLORE_SHARE)) for one in part]
         return different(sorted(found, key=lambda one: (-one.score, one.ranges)), self.own.auditions)
@@ -146,11 +152,12 @@ class GoodputSearch:
         # All simulations of the search are as long as those of the candidate that promises most may be.
         self.seconds = self.workshop.window_s(ordered[0].ranges, self.own.visits, WHOLE_S)
         stop = self._until(AUDITION_SHARE)
-        for at in range(0, len(ordered), LANES):
+        for at in range(0, len(ordered), ROUND):
             if self.simulated and stop():
                 return
             bar = self._bar()
-            tasks = [self._new(one.ranges, "any", bar) for one in ordered[at : at + LANES]]
+            new = (one for one in ordered[at : at + ROUND] if self._untried(one.ranges, "any"))
+            tasks = [self._new(one.ranges, "any", bar) for one in new]
             # The very first simulations are run whatever the time, so that there is something to choose from.
             self._simulate(tasks, stop if self.simulated else self.watch.stop.is_set)
 
@@ -159,7 +166,10 @@ class GoodputSearch:
         elites = self._best(ELITES)
         if len(elites) < ELITES:
             return Bar(self.seconds)
-        return Bar(self.seconds, elites[-1].score, self._rank(elites[-1]), elites[-1].pace)
+        rank = self._rank(elites[-1])
+        # What keeps all limits may serve less and rank as high.
+        share = rank / elites[-1].score
+        return Bar(self.seconds, rank, tuple((time_s, share * tokens) for time_s, tokens in elites[-1].pace))
 
     def _simulate(self, tasks: Sequence[Task], stop: Callable[[], bool]) -> None:
         for part in self.crew.perform(tasks, stop):
@@ -174,7 +184,7 @@ class GoodputSearch:
         """Generated tokens/s, less what limits on latency that it misses, or hasn't been tried on, take from it."""
         if self.workshop.brief.judges_latency and one.ttft_p95_s is None:
             return UNTRIED * one.score
-        strict = min(STRICT, LENIENT + len(self.simulated) / PATIENCE)
+        strict = LENIENT + len(self.tried) / PATIENCE
         return float(one.score / (1 + self._excess(one)) ** strict)
 
     def _excess(self, one: Scored) -> float:
@@ -187,16 +197,19 @@ class GoodputSearch:
         self._try_orders(self._until(ORDERS_SHARE))
         self._try_spreads(self._until(ORDERS_SHARE))
         stop = self._until(CLIMB_SHARE)
-        for _ in range(self.own.climbs):
+        for _ in range(0, self.own.climbs, ROUND):
             if stop() or not self.simulated:
                 return
             elites, bar = self._best(ELITES), self._bar()
-            changed = (self._changed(elites) for _ in range(LANES))
+            changed = (self._changed(elites) for _ in range(ROUND))
             self._simulate([self._new(*one, bar) for one in changed if one is not None], stop)
 
     def _new(self, ranges: Ranges, spread: Spread, bar: Bar) -> Audition:
         self.tried.add((self._sorted(ranges), spread))
         return Audition(ranges, bar, spread)
+
+    def _untried(self, ranges: Ranges, spread: Spread) -> bool:
+        return (self._sorted(ranges), spread) not in self.tried
 
     def _sorted(self, ranges: Ranges) -> Ranges:
         """The same for all placements that differ in which of identical nodes holds what."""
@@ -213,11 +226,11 @@ class GoodputSearch:
         proposals: list[tuple[float, Ranges, Spread]] = []
         for _ in range(PROPOSALS):
             near = Neighbours(self.workshop.objective, *arrays(elite.ranges), self.chance)
-            for _ in range(self.chance.choice((1, 1, 2, 3)) if near.usable else 0):
+            for _ in range(self.chance.choice((1, 1, 1, 2)) if near.usable else 0):
                 change(near)
             spread = self.chance.choice(SPREADS) if self.chance.random() < OTHER_SPREAD else elite.spread
             ranges = ranges_of(near.start, near.count)
-            if (self._sorted(ranges), spread) not in self.tried:
+            if self._untried(ranges, spread):
                 worth = self.workshop.value(near.start, near.count) * self.chance.uniform(1 - TRUST, 1 + TRUST)
                 proposals.append((worth, ranges, spread))
         if not proposals:
@@ -230,17 +243,17 @@ class GoodputSearch:
             return
         bar = self._bar()
         others = [(one.ranges, spread) for one in self._best(ELITES) for spread in SPREADS if spread != one.spread]
-        self._simulate([self._new(*one, bar) for one in others], stop)
+        self._simulate([self._new(*one, bar) for one in others if self._untried(*one)], stop)
 
     def _try_orders(self, stop: Callable[[], bool]) -> None:
         """Other orders of the best placements' stages, which the estimate can't tell apart but simulations do."""
-        for _ in range(0, self.own.orders, LANES):
+        for _ in range(0, self.own.orders, ROUND):
             if stop() or not self.simulated:
                 return
             elites = self._best(ELITES)
             bar = self._bar()
-            tasks = [self._new(self._permuted(self.chance.choice(elites).ranges), "any", bar) for _ in range(LANES)]
-            self._simulate(tasks, stop)
+            orders = (self._permuted(self.chance.choice(elites).ranges) for _ in range(ROUND))
+            self._simulate([self._new(one, "any", bar) for one in orders if self._untried(one, "any")], stop)
 
     def _permuted(self, ranges: Ranges) -> Ranges:
         """Of a few other orders the one with the best estimate, which sees links between sites."""

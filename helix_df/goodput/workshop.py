@@ -94,13 +94,12 @@ def excess(one: Scored, limits: Limits) -> float:
 class Bar:
     """What simulations of the search are for ``seconds`` of, and held against.
 
-    ``score``: tokens/s from which a second look is taken; ``least``: from which latency matters; ``pace``: whoever
-    falls behind is given up.
+    ``score``: tokens/s from which a second look is taken, and latency matters; ``pace``: whoever falls behind is given
+    up.
     """
 
     seconds: float
     score: float = 0.0
-    least: float = 0.0
     pace: Pace = ()
 
 
@@ -217,15 +216,17 @@ class Workshop:
         if score > bar.score:
             again = self.audition(ranges, stop, self.seed + SECOND, bar.seconds, spread=spread)
             score = (score + again.tokens_per_s) / 2
-        if not self.brief.judges_latency or score <= bar.least:
+        if not self.brief.judges_latency or score <= bar.score:
             return Scored(score, ranges, pace=run.pace, spread=spread)
         latencies = self._latencies(task, self.seed, SEARCHED, self.brief.own.visits, SEARCH_ONLINE_S, stop)
         return Scored(score, ranges, *latencies, pace=run.pace, spread=spread)
 
     def _final(self, task: Final, stop: Callable[[], bool]) -> list[Scored]:
         visits = self.brief.own.final_visits
-        course = self.brief.offline(task.seed, HELD_OUT, self.window_s(task.ranges, visits, WHOLE_S))
-        score = self._race(self.setup(task.ranges, task.spread), course, (), stop).tokens_per_s
+        seconds = self.window_s(task.ranges, visits, WHOLE_S)
+        courses = [self.brief.offline(seed, HELD_OUT, seconds) for seed in (task.seed, task.seed + SECOND)]
+        setup = self.setup(task.ranges, task.spread)
+        score = sum(self._race(setup, course, (), stop).tokens_per_s for course in courses) / len(courses)
         if not self.brief.judges_latency:
             return [Scored(score, task.ranges, spread=task.spread)]
         latencies = self._latencies(task, task.seed, HELD_OUT, visits, FINAL_ONLINE_S, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -132,32 +133,42 @@ def test_a_child_finds_what_this_process_finds(workshop):
     start = ranges_of(
         *workshop.judge.arrays(make_plan(job().with_solver(name="even", objective="flow", options={})).placement)
     )
-    tasks = (
-        Explore(3, 40, (start,)),
-        Explore(3, 40, (start,)),
-        Audition(start, Bar(120.0), "even"),
-        Audition(start, Bar(120.0), "even"),
-        Final(start, 9),
-        Final(start, 9),
-    )
+    tasks = (Explore(3, 40, (start,)), Audition(start, Bar(120.0), "even"), Final(start, 9, "any"))
+    alone = Crew(workshop).perform(tasks, lambda: False)
+    assert all(alone)
     crew = CrewOfTwo(workshop)
+    found: list[list[Scored]] = [[], [], []]
     try:
-        found = crew.perform(tasks, lambda: False)
+        crew.share(deque(enumerate(tasks)), found, lambda: False)
+        together = crew.perform(tasks, lambda: False)
         crew.child.process.kill()
-        after = crew.perform(tasks[:2], lambda: False)
+        after = crew.perform(tasks, lambda: False)
     finally:
         crew.child.close()
-    assert found[0] == found[1] != []
-    assert found[2] == found[3] != []
-    assert found[4] == found[5] != []
-    assert after == found[:2]
+    assert alone == found == together == after
+
+
+def test_a_child_that_is_stopped_answers_the_next_question(workshop):
+    start = ranges_of(*workshop.judge.arrays(make_plan(job().with_solver(objective="flow", options={})).placement))
+    tasks = (Audition(start, Bar(120.0), "any"),)
+    looks = iter([False, False])
+    crew = CrewOfTwo(workshop)
+    found: list[list[Scored]] = [[]]
+    try:
+        # Ten million estimates take hours.
+        crew.share(deque([(0, Explore(3, 10_000_000, (start,)))]), found, lambda: next(looks, True))
+        after: list[list[Scored]] = [[]]
+        crew.share(deque(enumerate(tasks)), after, lambda: False)
+    finally:
+        crew.child.close()
+    assert after == Crew(workshop).perform(tasks, lambda: False)
 
 
 def test_tasks_survive_their_documents():
     ranges = ((0, 2), (2, 1), (0, 0))
     tasks = (
         Explore(1, 2, (ranges,)),
-        Audition(ranges, Bar(7.0, 6.0, 5.0, ((4.0, 3), (5.0, 6))), "roomy"),
+        Audition(ranges, Bar(7.0, 6.0, ((4.0, 3), (5.0, 6))), "roomy"),
         Final(ranges, 6, "even"),
     )
     for task in tasks:
