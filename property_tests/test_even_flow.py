@@ -1,4 +1,4 @@
-"""Any spread of a maximum flow is a maximum flow, and the even one is more even."""
+"""Any spread of a maximum flow is a maximum flow; the even one is more even, the wide one spreads over more links."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helix_df.graph.even_flow import SPREADS, STEPS, spread_flow
+from helix_df.graph.even_flow import LITTLE, SPREADS, STEPS, spread_flow
 from helix_df.graph.flow import Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import placement_flow
@@ -33,7 +33,9 @@ def test_every_spread_is_a_maximum_flow(problem: Problem, data: st.DataObject) -
     placement = data.draw(placements(problem))
     graph, flow = build_graph(problem, placement), placement_flow(problem, placement)
     capacity = {(edge.tail, edge.head): edge.capacity for edge in graph.edges}
-    unevenness = {}
+    unevenness, narrowness = {}, {}
+    ends = {node.name: node.capacity for node in graph.nodes}
+    most = {pair: min(capacity[pair], *(ends[end] for end in pair if end in ends)) for pair in capacity}
     for spread in SPREADS:
         found = spread_flow(problem, placement, spread)
         assert (found.value, found.cut) == (flow.value, flow.cut)
@@ -44,6 +46,9 @@ def test_every_spread_is_a_maximum_flow(problem: Problem, data: st.DataObject) -
         for node in graph.nodes:
             assert through[node.name] <= node.capacity * (1 + 1e-9)
         unevenness[spread] = sum(through[node.name] ** 2 / node.capacity for node in graph.nodes if node.capacity)
-    # The pieces of a node's cost, and its rounding, leave it a little short of the least.
+        narrowness[spread] = sum(edge.tokens_per_s**2 / most[edge.tail, edge.head] for edge in found.edges)
+    # The pieces of a cost, and its rounding, leave it a little short of the least.
     slack = sum(node.capacity for node in graph.nodes) / STEPS
     assert unevenness["even"] <= unevenness["any"] + slack
+    slack = sum(most.values()) / STEPS + 2 * LITTLE * sum(node.capacity for node in graph.nodes)
+    assert narrowness["wide"] <= narrowness["any"] + slack

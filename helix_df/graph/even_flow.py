@@ -1,12 +1,14 @@
-"""Which of a placement's maximum flows: one that spreads over its nodes, where the flow's value leaves a choice.
+"""Which of a placement's maximum flows: one that spreads over its nodes and links, where its value leaves a choice.
 
-Where a layer has more capacity than flows, any split among its nodes gives the same maximum. A solver's own choice is a
-corner: some nodes full, others idle. Here every node's cost grows with its load, as a convex function in ``STEPS``
-pieces, and the maximum flow of least cost is taken (a minimum-cost flow, OR-Tools). Owns that choice only.
+Where a layer has more capacity than flows, any split among its nodes gives the same maximum. A solver's own choice is
+a corner: some nodes full, others idle, and few links in use. Here the cost of a node, or of a link, grows with its
+load, as a convex function in ``STEPS`` pieces, and the maximum flow of least cost is taken (a minimum-cost flow,
+OR-Tools). Owns that choice only.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,17 +19,29 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import Network, solve_max_flow
 from helix_df.graph.problem import Placement, Problem
 
-Spread = Literal["any", "even", "roomy"]
+Spread = Literal["any", "even", "roomy", "wide", "swift"]
 """``any``: the solver's own maximum flow. ``even``: nodes are loaded evenly, as shares of their capacity.
-``roomy``: and none gets more requests than its part of the KV cache."""
+``roomy``: and none gets more requests than its part of the KV cache. ``wide``: links are loaded evenly, so that there
+are many ways on from a node when one is full. ``swift``: that, but slow nodes less than fast ones."""
 
 SPREADS: tuple[Spread, ...] = get_args(Spread)
 
 STEPS = 16
-"""Pieces of a node's capacity, each dearer than the one before."""
+"""Pieces of a capacity, each dearer than the one before."""
 
-SCALE = 100
-"""Cost of a token on a node that is full; costs are whole numbers."""
+SCALE = 1000
+"""Cost of a token on a node or link that is full; costs are whole numbers."""
+
+LITTLE = 0.1
+"""What the load of nodes costs beside that of links, where links come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dearness:
+    """What a full load costs: by node, and of any link."""
+
+    nodes: dict[str, float]
+    links: float = 0.0
 
 
 def spread_flow(problem: Problem, placement: Placement, spread: Spread) -> Flow:
@@ -40,11 +54,24 @@ def spread_flow(problem: Problem, placement: Placement, spread: Spread) -> Flow:
     flow = solve_max_flow(graph)
     if spread == "any" or not flow.edges:
         return flow
-    ease = {node.name: node.capacity for node in graph.nodes}
-    if spread == "roomy":
-        room = _room(problem, graph)
-        ease = {name: min(capacity, flow.value * room[name]) for name, capacity in ease.items()}
-    return Flow(flow.value, _cheapest(graph, flow, ease), flow.cut)
+    return Flow(flow.value, _cheapest(graph, flow, _dearness(problem, graph, flow, spread)), flow.cut)
+
+
+def _dearness(problem: Problem, graph: FlowGraph, flow: Flow, spread: Spread) -> Dearness:
+    match spread:
+        case "roomy":
+            room = _room(problem, graph)
+            ease = {node.name: min(node.capacity, flow.value * room[node.name]) for node in graph.nodes}
+            return Dearness({node.name: node.capacity / ease[node.name] for node in graph.nodes})
+        case "wide":
+            return Dearness({node.name: LITTLE for node in graph.nodes}, 1.0)
+        case "swift":
+            # Tokens/s through one layer.
+            speed = {node.name: node.capacity * len(node.layers) for node in graph.nodes}
+            fastest = max(speed.values())
+            return Dearness({name: LITTLE * (fastest / own) ** 2 for name, own in speed.items()}, 1.0)
+        case _:
+            return Dearness({node.name: 1.0 for node in graph.nodes})
 
 
 def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
@@ -57,28 +84,40 @@ def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
     return {node.name: tokens[node.name][len(node.layers) - 1] / tightest for node in graph.nodes}
 
 
-def _cheapest(graph: FlowGraph, flow: Flow, ease: dict[str, float]) -> tuple[EdgeFlow, ...]:
-    """The links of the maximum flow whose nodes are loaded least, as shares of their ``ease``."""
+def _cheapest(graph: FlowGraph, flow: Flow, dear: Dearness) -> tuple[EdgeFlow, ...]:
+    """The links of the maximum flow that costs least."""
     network = Network(graph)
     count = len(graph.nodes)
     solver = min_cost_flow.SimpleMinCostFlow()
-    for arc, node in enumerate(graph.nodes):
-        bounds = [network.units[arc] * step // STEPS for step in range(STEPS + 1)]
-        for step in range(STEPS):
-            load = (step + 0.5) / STEPS * node.capacity / ease[node.name]
+
+    def add(arc: int, full: int, cost: float) -> list[int]:
+        """An arc in pieces, up to a load that counts as full; the last piece takes what is beyond."""
+        steps = STEPS if cost else 1
+        bounds = [full * step // steps for step in range(steps)] + [network.units[arc]]
+        return [
             solver.add_arc_with_capacity_and_unit_cost(
-                network.tails[arc], network.heads[arc], bounds[step + 1] - bounds[step], round(SCALE * load)
+                network.tails[arc],
+                network.heads[arc],
+                bounds[step + 1] - bounds[step],
+                round(SCALE * cost * (step + 0.5) / steps),
             )
-    links = [
-        solver.add_arc_with_capacity_and_unit_cost(network.tails[arc], network.heads[arc], network.units[arc], 0)
-        for arc in range(count, len(network.tails))
-    ]
+            for step in range(steps)
+        ]
+
+    for arc, node in enumerate(graph.nodes):
+        add(arc, network.units[arc], dear.nodes[node.name])
+    # A link is full when it carries all that one of its ends can.
+    most = {node.name: network.units[arc] for arc, node in enumerate(graph.nodes)}
+    links = []
+    for arc, edge in enumerate(graph.edges, start=count):
+        ends = (most[end] for end in (edge.tail, edge.head) if end in most)
+        links.append(add(arc, min(network.units[arc], *ends), dear.links))
     supply = round(flow.value / RESOLUTION)
     solver.set_nodes_supplies(np.array([0, 1]), np.array([supply, -supply]))
     status = solver.solve()
     if status != solver.OPTIMAL:
         raise AssertionError(f"min-cost flow ended with {status} on a graph of {count} nodes")
-    units = [solver.flow(link) for link in links]
+    units = [sum(solver.flow(piece) for piece in pieces) for pieces in links]
     return tuple(
         EdgeFlow(edge.tail, edge.head, some * RESOLUTION)
         for edge, some in zip(graph.edges, units, strict=True)
