@@ -29,9 +29,8 @@ from helix_df.load import load_job
 from helix_df.plan import write_plan
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
 from helix_df.simulator.options import artifact_offline, artifact_online
-from helix_df.simulator.outcome import Outcome
 from helix_df.simulator.setup import Setup, setup_of
-from helix_df.simulator.simulate import simulate
+from helix_df.simulator.stepwise import Course, Stepwise
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.portfolio import baselines
@@ -58,13 +57,20 @@ def published_rate(name: str) -> float:
     return tokens_per_s / mean_tokens()
 
 
-def offline(setup: Setup, seed: int, part: Part) -> Outcome:
-    return simulate(setup, azure_offline(seed, part=part), artifact_offline(seed=seed))
+def offline(setup: Setup, seed: int, part: Part) -> Stepwise:
+    return _simulated(setup, Course(azure_offline(seed, part=part), artifact_offline(seed=seed)))
 
 
-def online(setup: Setup, rate: float, seed: int, part: Part) -> Outcome:
+def online(setup: Setup, rate: float, seed: int, part: Part) -> Stepwise:
     options = artifact_online(seed=seed)
-    return simulate(setup, azure_online(rate, options.end_s, seed, part), options)
+    return _simulated(setup, Course(azure_online(rate, options.end_s, seed, part), options))
+
+
+def _simulated(setup: Setup, course: Course) -> Stepwise:
+    run = Stepwise(setup, course)
+    while run.advance(course.options.end_s + 1):
+        pass
+    return run
 
 
 def job_for(name: str, theirs: Setup, seconds: float) -> Job:
@@ -102,12 +108,10 @@ def show(name: str, seconds: float, keep: Path | None) -> None:
 
 def _row(theirs: Setup, more_ways: Setup, ours: Setup, rate: float, seed: int, part: Part) -> str:
     saturated = [offline(setup, seed, part) for setup in (theirs, more_ways, ours)]
-    decode = [outcome.decode_tokens_per_s for outcome in saturated]
-    away = " | ".join(f"{outcome.rejected / len(outcome.requests):.0%}" for outcome in (saturated[0], saturated[2]))
+    decode = [run.decode_tokens / run.course.options.seconds for run in saturated]
+    away = " | ".join(f"{run.turned_away:.0%}" for run in (saturated[0], saturated[2]))
     arrivals = [online(setup, rate, seed, part) for setup in (theirs, ours)]
-    latencies = (
-        " → ".join(f"{outcome.percentile(figure, 95):.2f}" for outcome in arrivals) for figure in ("ttft", "itl")
-    )
+    latencies = (" → ".join(f"{run.percentile(figure, 95):.2f}" for run in arrivals) for figure in ("ttft", "itl"))
     figures = " | ".join(f"{value:.1f}" for value in decode)
     ratios = f"{decode[2] / decode[0]:.2f} | {decode[2] / decode[1]:.2f}"
     return f"| {figures} | {ratios} | {away} | {' | '.join(latencies)} |"

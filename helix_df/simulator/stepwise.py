@@ -58,6 +58,14 @@ class Stepwise:
         """Generated tokens that came home in the window so far."""
         return self._run.decode_tokens
 
+    @property
+    def turned_away(self) -> float:
+        """Share of requests that were turned away or given up so far."""
+        if isinstance(self._run, World):
+            outcome = self._run.meter.outcome(stopped=False)
+            return outcome.rejected / max(len(outcome.requests), 1)
+        return self._run.rejected / max(self._run.arrived, 1)
+
     def percentile(self, figure: str, percent: float) -> float:
         """A percentile of ``ttft`` or ``itl`` in seconds, as an outcome's; NaN when there is nothing to take it of."""
         if isinstance(self._run, World):

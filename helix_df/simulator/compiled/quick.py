@@ -83,6 +83,11 @@ class QuickRun:
         return int(self.state.counts[REJECTED])
 
     @property
+    def arrived(self) -> int:
+        """Requests that came."""
+        return int(self.state.counts[REQUEST])
+
+    @property
     def gaps_s(self) -> npt.NDArray[np.float32]:
         """Times between two tokens of a request in the window."""
         return np.concatenate([*self._gaps, np.zeros(0, np.float32)])
