@@ -7,9 +7,10 @@ use is over its high-water mark is left out. Knows nothing of sockets, clocks or
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 from helix_df.graph.flow import EdgeFlow, Hop
@@ -73,12 +74,14 @@ class WeightedTurns:
     take one turn, and never in bursts.
     """
 
-    __slots__ = ("_credit", "_weights", "names")
+    __slots__ = ("_total", "_weights", "credit", "names")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self.names = tuple(sorted(weights))
         self._weights = [weights[name] for name in self.names]
-        self._credit = [0.0] * len(self.names)
+        # Added up as ``after`` does, so that both find the same to the last bit.
+        self._total = reduce(add, self._weights, 0.0)
+        self.credit = [0.0] * len(self.names)
 
     def weights(self) -> dict[str, float]:
         """Weights by name."""
@@ -86,42 +89,66 @@ class WeightedTurns:
 
     def ranked(self, eligible: Iterable[int]) -> list[int]:
         """Eligible choices, the one whose turn it is first. Nothing is spent yet."""
-        credit, weights = self._credit, self._weights
+        credit, weights = self.credit, self._weights
         return sorted(eligible, key=lambda at: (-(credit[at] + weights[at]), at))
 
-    def next(self, eligible: Iterable[int]) -> int:
-        """The first of ``ranked``."""
-        credit, weights = self._credit, self._weights
-        chosen, richest = -1, -math.inf
-        for at in eligible:
-            wealth = credit[at] + weights[at]
-            if wealth > richest:
-                chosen, richest = at, wealth
-        return chosen
+    def next(self, eligible: Sequence[int]) -> tuple[int, list[float]]:
+        """The first of ``ranked``, and the credit that its turn leaves. Nothing is spent yet."""
+        chosen = self.ranked(eligible)[0]
+        return chosen, self.after(chosen, eligible)
 
-    def take(self, chosen: int, eligible: Iterable[int]) -> None:
-        """Spend the turn on ``chosen``."""
-        credit, weights = self._credit, self._weights
+    def next_of_all(self) -> tuple[int, list[float]]:
+        """``next`` when all are eligible, which they nearly always are: most of the work of routing."""
+        if len(self.names) == 2:
+            (one, other), (first, second) = self.credit, self._weights
+            one += first
+            other += second
+            return (0, [one - self._total, other]) if one >= other else (1, [one, other - self._total])
+        credit = list(map(add, self.credit, self._weights))
+        richest = max(credit)
+        chosen = credit.index(richest)
+        credit[chosen] = richest - self._total
+        return chosen, credit
+
+    def after(self, chosen: int, eligible: Iterable[int]) -> list[float]:
+        """The credit that a turn of ``chosen`` leaves. Nothing is spent yet."""
+        credit, weights = self.credit.copy(), self._weights
         earned = 0.0
         for at in eligible:
             credit[at] += weights[at]
             earned += weights[at]
         credit[chosen] -= earned
+        return credit
+
+    def take(self, chosen: int, eligible: Iterable[int]) -> None:
+        """Spend the turn on ``chosen``."""
+        self.credit = self.after(chosen, eligible)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Hops that follow from the first without a choice; ``end`` is where the next choice is, or home."""
+
+    hops: tuple[Hop, ...]
+    rest: tuple[str, ...]
+    end: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Vertex:
-    """Where a request may go from one endpoint, and the hop that each choice is; ``None`` is the way home."""
+    """Where a request may go from one endpoint: the first nodes, ``None`` for home, and what follows from each."""
 
     turns: WeightedTurns
-    hops: tuple[Hop | None, ...]
+    firsts: tuple[tuple[int, str | None], ...]
+    names: tuple[str, ...]
+    stretches: tuple[_Stretch, ...]
 
     def eligible(self, eligible: Callable[[str], bool]) -> list[int]:
-        return [at for at, hop in enumerate(self.hops) if hop is None or eligible(hop.node)]
+        return [at for at, first in self.firsts if first is None or eligible(first)]
 
 
-_Turn = tuple[_Vertex, int, list[int]]
-"""A vertex that was passed, the choice taken there, and those that were eligible."""
+_Turn = tuple[_Vertex, int, list[float]]
+"""A vertex that was passed, the choice taken there, and the credit that this leaves."""
 
 
 class FlowRouter:
@@ -135,29 +162,33 @@ class FlowRouter:
         for edge in edges:
             if edge.tokens_per_s > 0:
                 weights.setdefault(edge.tail, {})[edge.head] = edge.tokens_per_s
-        self._vertices = {tail: _vertex(tail, heads, placement) for tail, heads in weights.items()}
+        self._turns = {tail: WeightedTurns(heads) for tail, heads in weights.items()}
+        # Where there is only one way on, nobody has to choose: most nodes of a long plan.
+        choices = {tail for tail, turns in self._turns.items() if len(turns.names) > 1} | {COORDINATOR}
+        self._vertices = {
+            tail: _vertex(turns, placement[tail].stop if tail != COORDINATOR else 0, self._turns, placement, choices)
+            for tail, turns in self._turns.items()
+            if tail in choices
+        }
 
     @property
     def nodes(self) -> frozenset[str]:
         """Nodes that some pipeline may use."""
-        return frozenset(self._vertices) - {COORDINATOR}
+        return frozenset(self._turns) - {COORDINATOR}
 
     def turns(self) -> dict[str, dict[str, float]]:
         """Weights of the next hops from every endpoint; of equals, the first is taken."""
-        return {tail: vertex.turns.weights() for tail, vertex in self._vertices.items()}
+        return {tail: turns.weights() for tail, turns in self._turns.items()}
 
     def route(self, eligible: Callable[[str], bool]) -> Pipeline | None:
         """The pipeline whose turn it is; the round-robin state moves on only if there is one."""
         way = self._walk(eligible)
         if way is None:
             return None
-        hops = []
-        for vertex, chosen, choices in way:
-            if len(vertex.hops) > 1:
-                vertex.turns.take(chosen, choices)
-            hop = vertex.hops[chosen]
-            if hop is not None:
-                hops.append(hop)
+        hops: list[Hop] = []
+        for vertex, chosen, credit in way:
+            vertex.turns.credit = credit
+            hops += vertex.stretches[chosen].hops
         return tuple(hops)
 
     def exists(self, eligible: Callable[[str], bool]) -> bool:
@@ -167,43 +198,65 @@ class FlowRouter:
     def _walk(self, eligible: Callable[[str], bool]) -> list[_Turn] | None:
         """To the next in turn at every vertex; only if that ends nowhere, look further."""
         way: list[_Turn] = []
+        vertices = self._vertices
         here = COORDINATOR
-        while (vertex := self._vertices.get(here)) is not None:
-            choices = vertex.eligible(eligible)
-            if not choices:
+        while (vertex := vertices.get(here)) is not None:
+            if all(map(eligible, vertex.names)):
+                chosen, credit = vertex.turns.next_of_all()
+            elif choices := vertex.eligible(eligible):
+                chosen, credit = vertex.turns.next(choices)
+            else:
                 break
-            chosen = vertex.turns.next(choices) if len(choices) > 1 else choices[0]
-            way.append((vertex, chosen, choices))
-            hop = vertex.hops[chosen]
-            if hop is None:
+            stretch = vertex.stretches[chosen]
+            if stretch.rest and not all(map(eligible, stretch.rest)):
+                break
+            way.append((vertex, chosen, credit))
+            here = stretch.end
+            if here == COORDINATOR:
                 return way
-            here = hop.node
         return self._search(COORDINATOR, eligible, set())
 
     def _search(self, here: str, eligible: Callable[[str], bool], dead: set[str]) -> list[_Turn] | None:
-        """Depth first, the next in turn first; ``dead`` are nodes that lead nowhere."""
+        """Depth first, the next in turn first; ``dead`` are vertices that lead nowhere."""
         vertex = self._vertices.get(here)
         if vertex is None:
             return None
         choices = vertex.eligible(eligible)
         for chosen in vertex.turns.ranked(choices):
-            hop = vertex.hops[chosen]
-            if hop is None:
-                return [(vertex, chosen, choices)]
-            if hop.node in dead:
+            stretch = vertex.stretches[chosen]
+            if stretch.end in dead or not all(map(eligible, stretch.rest)):
                 continue
-            rest = self._search(hop.node, eligible, dead)
+            turn = (vertex, chosen, vertex.turns.after(chosen, choices))
+            if stretch.end == COORDINATOR:
+                return [turn]
+            rest = self._search(stretch.end, eligible, dead)
             if rest is not None:
-                return [(vertex, chosen, choices), *rest]
-            dead.add(hop.node)
+                return [turn, *rest]
+            dead.add(stretch.end)
         return None
 
 
-def _vertex(tail: str, heads: Mapping[str, float], placement: Placement) -> _Vertex:
-    turns = WeightedTurns(heads)
-    done = placement[tail].stop if tail != COORDINATOR else 0
-    hops = (None if head == COORDINATOR else Hop(head, LayerRange(done, placement[head].stop)) for head in turns.names)
-    return _Vertex(turns, tuple(hops))
+def _vertex(
+    turns: WeightedTurns, done: int, ways: Mapping[str, WeightedTurns], placement: Placement, choices: Collection[str]
+) -> _Vertex:
+    stretches = tuple(_stretch(head, done, ways, placement, choices) for head in turns.names)
+    firsts = tuple((at, stretch.hops[0].node if stretch.hops else None) for at, stretch in enumerate(stretches))
+    names = tuple(first for _, first in firsts if first is not None)
+    return _Vertex(turns, firsts, names, stretches)
+
+
+def _stretch(
+    head: str, done: int, ways: Mapping[str, WeightedTurns], placement: Placement, choices: Collection[str]
+) -> _Stretch:
+    """From ``head`` on; what leads nowhere ends at a node that isn't a vertex."""
+    hops: list[Hop] = []
+    while head != COORDINATOR:
+        hops.append(Hop(head, LayerRange(done, placement[head].stop)))
+        if head in choices or head not in ways:
+            break
+        done = placement[head].stop
+        (head,) = ways[head].names
+    return _Stretch(tuple(hops), tuple(hop.node for hop in hops[1:]), head)
 
 
 @dataclass(slots=True)
@@ -221,11 +274,20 @@ class KvLedger:
 
     def admits(self, node: str, expected: int, most: int) -> bool:
         """Whether ``node`` may take a request of ``expected`` tokens that can grow to ``most``."""
-        capacity = self.capacity.get(node, 0)
-        if most > capacity:
-            return False
-        used = self.used.get(node, 0)
-        return used == 0 or used + expected <= self.high_water * capacity
+        return self.admitting(expected, most)(node)
+
+    def admitting(self, expected: int, most: int) -> Callable[[str], bool]:
+        """``admits`` for one request and any node."""
+        capacities, in_use, high_water = self.capacity.get, self.used.get, self.high_water
+
+        def admits(node: str) -> bool:
+            capacity = capacities(node, 0)
+            if most > capacity:
+                return False
+            used = in_use(node, 0)
+            return used == 0 or used + expected <= high_water * capacity
+
+        return admits
 
     def reserve(self, request: str, nodes: Iterable[str], expected: int) -> None:
         """Count a request on its nodes.

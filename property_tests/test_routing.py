@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,8 +23,8 @@ def test_turns_are_proportional_to_weights_at_every_moment(weights: dict[str, fl
     total = sum(weights.values())
     for turn in range(1, turns + 1):
         everybody = range(len(weights))
-        chosen = choices.next(everybody)
-        assert chosen == choices.ranked(everybody)[0]
+        chosen, credit = choices.next(everybody)
+        assert (chosen, credit) == (choices.ranked(everybody)[0], choices.after(chosen, everybody))
         choices.take(chosen, everybody)
         taken[choices.names[chosen]] += 1
         for name, weight in weights.items():
@@ -78,6 +79,58 @@ def test_a_masked_node_is_never_used_and_never_strands_a_request(rungs: list[lis
         pipeline = router.route(lambda name: name not in masked)
         assert (pipeline is not None) == (left == set(range(len(rungs))))
         assert pipeline is None or not masked & {hop.node for hop in pipeline}
+
+
+class HopByHop:
+    """What routing means, in the plainest words: at every endpoint the next in turn from which a way leads home."""
+
+    def __init__(self, edges: list[EdgeFlow]) -> None:
+        tails = {edge.tail for edge in edges}
+        self.turns = {
+            tail: WeightedTurns({edge.head: edge.tokens_per_s for edge in edges if edge.tail == tail}) for tail in tails
+        }
+
+    def route(self, eligible: Callable[[str], bool], here: str = COORDINATOR) -> list[str] | None:
+        turns = self.turns.get(here)
+        if turns is None:
+            return None
+        choices = [at for at, name in enumerate(turns.names) if name == COORDINATOR or eligible(name)]
+        for chosen in turns.ranked(choices):
+            name = turns.names[chosen]
+            way = [] if name == COORDINATOR else self.route(eligible, name)
+            if way is not None:
+                turns.take(chosen, choices)
+                return way if name == COORDINATOR else [name, *way]
+        return None
+
+
+@st.composite
+def meshes(draw: st.DrawFn) -> tuple[dict[str, LayerRange], list[EdgeFlow]]:
+    """Nodes in a row with links to later ones: long stretches without a choice, side ways, dead ends."""
+    count = draw(st.integers(1, 9))
+    placement = {f"n{at}": LayerRange(at, at + 1) for at in range(count)}
+    flows = st.floats(0.1, 100)
+    edges = [EdgeFlow(COORDINATOR, "n0", draw(flows))]
+    for at in range(count):
+        later = draw(st.sets(st.integers(at + 1, count), max_size=2)) or {at + 1}
+        for to in sorted(later):
+            edges.append(EdgeFlow(f"n{at}", f"n{to}" if to < count else COORDINATOR, draw(flows)))
+    dead_end = draw(st.sampled_from(sorted(placement)))
+    if draw(st.booleans()):
+        edges = [edge for edge in edges if edge.tail != dead_end]
+    return placement, edges
+
+
+@given(meshes(), st.data())
+def test_stretches_without_a_choice_change_nothing(
+    mesh: tuple[dict[str, LayerRange], list[EdgeFlow]], data: st.DataObject
+) -> None:
+    placement, edges = mesh
+    router, plain = FlowRouter(placement, edges), HopByHop(edges)
+    for _ in range(10):
+        open_nodes = set(placement) - data.draw(st.sets(st.sampled_from(sorted(placement)), max_size=2))
+        found = router.route(open_nodes.__contains__)
+        assert (None if found is None else [hop.node for hop in found]) == plain.route(open_nodes.__contains__)
 
 
 @given(

@@ -271,7 +271,8 @@ class CoordinatorState:
         return actions
 
     def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
-        return lambda name: self.fleet.is_up(name) and self.ledger.admits(name, expected, most)
+        is_up, admits = self.fleet.is_up, self.ledger.admitting(expected, most)
+        return lambda name: is_up(name) and admits(name)
 
     def _start(self, request: _Request, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
         self._attempts += 1

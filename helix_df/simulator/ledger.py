@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_df.layers import LayerRange
@@ -19,13 +19,18 @@ class LayerLedger(KvLedger):
     layers: Mapping[str, LayerRange] = field(default_factory=dict)
     _parts: dict[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
 
-    def admits(self, node: str, expected: int, most: int) -> bool:
-        width = len(self.layers[node])
-        capacity = self.capacity.get(node, 0) * width
-        if most * width > capacity:
-            return False
-        used = self.used.get(node, 0)
-        return used == 0 or used + expected * width <= self.high_water * capacity
+    def admitting(self, expected: int, most: int) -> Callable[[str], bool]:
+        layers, capacities, in_use, high_water = self.layers, self.capacity.get, self.used.get, self.high_water
+
+        def admits(node: str) -> bool:
+            width = len(layers[node])
+            capacity = capacities(node, 0) * width
+            if most * width > capacity:
+                return False
+            used = in_use(node, 0)
+            return used == 0 or used + expected * width <= high_water * capacity
+
+        return admits
 
     def reserve_pipeline(self, request: str, pipeline: Pipeline, expected: int) -> None:
         """Count a request on the layers that it runs."""

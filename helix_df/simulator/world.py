@@ -249,11 +249,11 @@ class World:
         expected, most, up = self.expected(request), request.most, self.by_name
         if self.counts:
             self.router.weigh(request.tokens)
-        admits = self.ledger.admits
+        admits = self.ledger.admitting(expected, most)
         full: list[str] = []
 
         def eligible(name: str) -> bool:
-            if up[name].up and (self.open or admits(name, expected, most)):
+            if up[name].up and (self.open or admits(name)):
                 return True
             full.append(name)
             return False
