@@ -1,12 +1,15 @@
 """Plans for goodput beside the Helix paper's own placements, in the same simulator.
 
-python -m benchmarks.goodput_table [--seconds 300] [CLUSTER …]   the plans (LLaMA-2-70B), their throughput and latency
-python -m benchmarks.goodput_table --ranking [--seconds 60]      how well the surrogate ranks placements
+python -m benchmarks.goodput_table [CLUSTER …]            the plans (LLaMA-2-70B), their throughput and latency
+    --seconds 300           of search for each
+    --rules runtime         the rules by which helix-df serves, not those of the paper's published simulator
+python -m benchmarks.goodput_table --ranking              how well the surrogate ranks placements
 
-The rules are those of the paper's published simulator, with measured curves and cache sizes. A plan has to keep the p95
-of TTFT and ITL that the paper's placement has at the published rate. The search sees one half of the recorded requests
-and seeds of its own; the table is of the whole trace, and of the other half. The paper's placement runs as published,
-with the links that were published with it; and, as nobody did there, with a maximum flow over every feasible link.
+Curves and cache sizes are measured ones. A plan has to keep the p95 of TTFT and ITL that the paper's placement has at the
+published rate. The search sees one half of the recorded requests and seeds of its own; the table is of the whole trace,
+and of the other half. The paper's placement runs as published, with the links that were published with it; and, as
+nobody did there, with a maximum flow over every feasible link. The paper's rules turn requests away that find the cache
+full; the column "ratio where they wait" is of the same rules with a queue instead.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +27,13 @@ from benchmarks.fidelity_table import ROWS
 from benchmarks.paper import all_ways, published_setup
 from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions, Part
 from helix_df.goodput.planner import plan_goodput
+from helix_df.goodput.search import FIRST
 from helix_df.goodput.workshop import Ranges, Workshop, arrays, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
 from helix_df.plan import write_plan
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
-from helix_df.simulator.options import artifact_offline, artifact_online
+from helix_df.simulator.options import Saturate, artifact_offline, artifact_online, options_of
 from helix_df.simulator.setup import Setup, setup_of
 from helix_df.simulator.stepwise import Course, Stepwise
 from helix_df.solvers.api import SolveOptions, Watch
@@ -39,7 +44,6 @@ from helix_df.spec.job import Job
 EXAMPLES = Path(__file__).parent.parent / "spec/examples"
 CLUSTERS = ("single24", "geo24", "hetero42")
 SEEDS = (0, 1, 2)
-RULES = {"rules": "artifact", "timing": "measured"}
 WHOLE: Part = (0.0, 1.0)
 
 WINDOW_S = 600.0
@@ -57,13 +61,33 @@ def published_rate(name: str) -> float:
     return tokens_per_s / mean_tokens()
 
 
-def offline(setup: Setup, seed: int, part: Part) -> Stepwise:
-    return _simulated(setup, Course(azure_offline(seed, part=part), artifact_offline(seed=seed)))
+@dataclass(frozen=True, slots=True)
+class Court:
+    """A cluster, and the rules by which placements on it are compared."""
 
+    name: str
+    rules: str
 
-def online(setup: Setup, rate: float, seed: int, part: Part) -> Stepwise:
-    options = artifact_online(seed=seed)
-    return _simulated(setup, Course(azure_online(rate, options.end_s, seed, part), options))
+    @property
+    def job(self) -> Job:
+        return load_job(EXAMPLES / f"{self.name}.yaml")
+
+    @property
+    def rate(self) -> float:
+        return published_rate(self.name)
+
+    def offline(self, setup: Setup, seed: int, part: Part, *, wait: bool = False) -> Stepwise:
+        """Requests never run out; they may wait for room in any case, or as the rules have it."""
+        by_rules = artifact_offline(seed=seed) if self.rules == "artifact" else options_of(self.job, seed=seed)
+        options = replace(by_rules, when_full="wait", feed=Saturate()) if wait else by_rules
+        return _simulated(setup, Course(azure_offline(seed, part=part), options))
+
+    def online(self, setup: Setup, seed: int, part: Part) -> Stepwise:
+        """Requests arrive at the published rate."""
+        theirs = artifact_online(seed=seed)
+        changes = {"seed": seed, "seconds": theirs.seconds, "warmup_s": theirs.warmup_s}
+        options = theirs if self.rules == "artifact" else options_of(self.job, **changes)
+        return _simulated(setup, Course(azure_online(self.rate, options.end_s, seed, part), options))
 
 
 def _simulated(setup: Setup, course: Course) -> Stepwise:
@@ -73,48 +97,51 @@ def _simulated(setup: Setup, course: Course) -> Stepwise:
     return run
 
 
-def job_for(name: str, theirs: Setup, seconds: float) -> Job:
+def job_for(court: Court, theirs: Setup, seconds: float) -> Job:
     """The example with the objective, the rate and the paper's latencies as limits."""
-    rate = published_rate(name)
-    seen = online(theirs, rate, 1000, SEARCHED)
-    job = load_job(EXAMPLES / f"{name}.yaml").with_solver(objective="goodput", time_limit=seconds, options=RULES)
+    seen = court.online(theirs, 1000, SEARCHED)
+    options = {"rules": court.rules, "timing": "measured"}
+    job = court.job.with_solver(objective="goodput", time_limit=seconds, options=options)
     limits = job.limits.model_copy(
         update={f"{figure}_p95": MARGIN * seen.percentile(figure, 95) for figure in ("ttft", "itl")}
     )
-    return job.model_copy(update={"workload": job.workload.model_copy(update={"rate": rate}), "limits": limits})
+    return job.model_copy(update={"workload": job.workload.model_copy(update={"rate": court.rate}), "limits": limits})
 
 
-def show(name: str, seconds: float, keep: Path | None) -> None:
+def show(court: Court, seconds: float, keep: Path | None) -> None:
+    name = court.name
     theirs, more_ways = published_setup(name, "helix-milp"), all_ways(name)
-    job = job_for(name, theirs, seconds)
+    job = job_for(court, theirs, seconds)
     began = time.perf_counter()
     plan = plan_goodput(job)
     took = time.perf_counter() - began
     ours = setup_of(plan, timing="measured")
     print(f"\n**{name}**: planned in {took:.0f} s; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
-    print(f"online at {published_rate(name):.3g} requests/s\n")
+    print(f"online at {court.rate:.3g} requests/s\n")
     if keep is not None:
         write_plan(plan, keep / f"{name}.plan.json")
     print(
         "| requests | seed | decode, paper | with all links | ours | ratio | to all links "
-        "| turned away, paper | ours | TTFT p95, s | ITL p95, s |"
+        "| turned away, paper | ours | ratio where they wait | TTFT p95, s | ITL p95, s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for part, words in ((WHOLE, "whole trace"), (HELD_OUT, "held-out half")):
         for seed in SEEDS:
-            figures = _row(theirs, more_ways, ours, published_rate(name), seed, part)
+            figures = _row(court, (theirs, more_ways, ours), seed, part)
             print(f"| {words} | {seed} {figures}", flush=True)
 
 
-def _row(theirs: Setup, more_ways: Setup, ours: Setup, rate: float, seed: int, part: Part) -> str:
-    saturated = [offline(setup, seed, part) for setup in (theirs, more_ways, ours)]
+def _row(court: Court, setups: tuple[Setup, Setup, Setup], seed: int, part: Part) -> str:
+    theirs, _, ours = setups
+    saturated = [court.offline(setup, seed, part) for setup in setups]
     decode = [run.decode_tokens / run.course.options.seconds for run in saturated]
     away = " | ".join(f"{run.turned_away:.0%}" for run in (saturated[0], saturated[2]))
-    arrivals = [online(setup, rate, seed, part) for setup in (theirs, ours)]
+    waiting = [court.offline(setup, seed, part, wait=True).decode_tokens for setup in (theirs, ours)]
+    arrivals = [court.online(setup, seed, part) for setup in (theirs, ours)]
     latencies = (" → ".join(f"{run.percentile(figure, 95):.2f}" for run in arrivals) for figure in ("ttft", "itl"))
     figures = " | ".join(f"{value:.1f}" for value in decode)
     ratios = f"{decode[2] / decode[0]:.2f} | {decode[2] / decode[1]:.2f}"
-    return f"| {figures} | {ratios} | {away} | {' | '.join(latencies)} |"
+    return f"| {figures} | {ratios} | {away} | {waiting[1] / waiting[0]:.2f} | {' | '.join(latencies)} |"
 
 
 def candidates(workshop: Workshop, count: int) -> list[Ranges]:
@@ -146,7 +173,7 @@ def show_ranking(name: str, count: int) -> None:
     workshop = Workshop(Brief(job, GoodputOptions(rules="artifact", timing="measured")), compile_problem(job), 0)
     tried = candidates(workshop, count)
     never: Callable[[], bool] = lambda: False  # noqa: E731
-    simulated = [workshop.audition(ranges, never, 0, WINDOW_S).tokens_per_s for ranges in tried]
+    simulated = [workshop.audition(ranges, never, 0, WINDOW_S, spread=FIRST).tokens_per_s for ranges in tried]
     estimated = [workshop.value(*arrays(ranges)) for ranges in tried]
     flows = [workshop.judge.flow(*arrays(ranges)) for ranges in tried]
     ratio = np.percentile(np.array(estimated) / np.array(simulated), (10, 50, 90))
@@ -160,6 +187,7 @@ def show_ranking(name: str, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--rules", choices=("artifact", "runtime"), default="artifact")
     parser.add_argument("--ranking", action="store_true")
     parser.add_argument("--placements", type=int, default=40)
     parser.add_argument("--keep", type=Path, help="a folder for the plans")
@@ -172,7 +200,7 @@ def main() -> None:
         if arguments.ranking:
             show_ranking(name, arguments.placements)
         else:
-            show(name, arguments.seconds, arguments.keep)
+            show(Court(name, arguments.rules), arguments.seconds, arguments.keep)
 
 
 if __name__ == "__main__":
