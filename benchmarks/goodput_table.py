@@ -5,11 +5,11 @@ python -m benchmarks.goodput_table [CLUSTER …]            the plans (LLaMA-2-7
     --rules runtime         the rules by which helix-df serves, not those of the paper's published simulator
 python -m benchmarks.goodput_table --ranking              how well the surrogate ranks placements
 
-Curves and cache sizes are measured ones. A plan has to keep the p95 of TTFT and ITL that the paper's placement has at the
-published rate. The search sees one half of the recorded requests and seeds of its own; the table is of the whole trace,
-and of the other half. The paper's placement runs as published, with the links that were published with it; and, as
-nobody did there, with a maximum flow over every feasible link. The paper's rules turn requests away that find the cache
-full; the column "ratio where they wait" is of the same rules with a queue instead.
+Curves and cache sizes are measured ones. A plan has to keep the p95 of TTFT and ITL that the paper's placement has at
+the published rate. The search sees one half of the recorded requests and seeds of its own; the table is of the whole
+trace, and of the other half. The paper's placement runs as published, with the links that were published with it; and,
+as nobody did there, with a maximum flow over every feasible link. The paper's rules turn requests away that find the
+cache full; the column "ratio where they wait" is of the same rules with a queue instead.
 """
 
 from __future__ import annotations
