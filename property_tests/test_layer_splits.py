@@ -35,10 +35,16 @@ def shard(layers: LayerRange, layout: Layout = "panels") -> LlamaShard:
 
 
 @functools.cache
-def engine(layers: LayerRange, layers_per_call: int = 4) -> Engine:
+def engine(layers: LayerRange, layers_per_call: int = 4, pages_at_once: int | None = None) -> Engine:
     """Shared between examples, to compile once; every example releases what it used."""
     return Engine(
-        shard(layers), num_pages=24, max_batch=4, max_context=128, max_prefill=32, layers_per_call=layers_per_call
+        shard(layers),
+        num_pages=24,
+        max_batch=4,
+        max_context=128,
+        max_prefill=32,
+        layers_per_call=layers_per_call,
+        pages_at_once=pages_at_once,
     )
 
 
@@ -91,9 +97,8 @@ def requests(draw):
     }
 
 
-def run_stage(held: LayerRange, ready: list[dict], sampling: SamplingParams) -> None:
+def run_stage(stage: int, one: Engine, ready: list[dict], sampling: SamplingParams) -> None:
     """One batch on one stage: the next chunk of every ready request."""
-    stage = HELD.index(held)
     steps = []
     for request in ready:
         start, stop = request["chunk"]
@@ -108,31 +113,32 @@ def run_stage(held: LayerRange, ready: list[dict], sampling: SamplingParams) -> 
                 sampling=sampling if layers.stop == LAYERS else None,
             )
         )
-    for request, result in zip(ready, engine(held).run(steps), strict=True):
+    for request, result in zip(ready, one.run(steps), strict=True):
         assert not result.kv_full
         request["state"], request["token"], request["logprobs"] = result.hidden, result.token, result.logprobs
 
 
 @settings(max_examples=25, deadline=None)
-@given(drawn=st.lists(requests(), min_size=1, max_size=6))
-def test_paged_stages_are_the_whole_model(drawn):
+@given(drawn=st.lists(requests(), min_size=1, max_size=6), pages_at_once=st.sampled_from((None, 3)))
+def test_paged_stages_are_the_whole_model(drawn, pages_at_once):
     """Any chunks of prefill, any batch, any hand-over: the last token's likeliest tokens are the whole model's."""
     sampling = SamplingParams(logprobs=20)
+    stages = [engine(held, pages_at_once=pages_at_once) for held in HELD]
     for number, request in enumerate(drawn):
         request.update(name=f"r{number}", state=None)
     try:
         while ready := [request for request in drawn if request["chunks"]]:
             for request in ready:
                 request["chunk"] = request["chunks"].pop(0)
-            for held in HELD:
-                run_stage(held, ready, sampling)
+            for stage, one in enumerate(stages):
+                run_stage(stage, one, ready, sampling)
         for request in drawn:
             check_logprobs(request, expected_logits(request["tokens"])[-1])
     finally:
-        for held in HELD:
+        for one in stages:
             for request in drawn:
-                engine(held).release(request["name"])
-    assert all(engine(held).used_pages == 0 for held in HELD)
+                one.release(request["name"])
+    assert all(one.used_pages == 0 for one in stages)
 
 
 def check_logprobs(request: dict, logits: np.ndarray) -> None:

@@ -3,6 +3,10 @@
 Owns the arithmetic of attention and the layout of KV pages. Doesn't know projections, rotary positions or who owns
 which page. Keys and values are laid out with the head before the token, because that order multiplies 2 to 7 times
 faster on a CPU than token-major and costs nothing on a GPU.
+
+Pages are read all at once, as many as the batch's shape has, or stretch by stretch, only as many as the longest context
+needs. Stretches stay in a CPU's cache and make the shape of a batch independent of contexts; on an accelerator, the
+host would have to be asked after each whether there is another.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ class PagedBatch(NamedTuple):
     ``positions`` [B, T] are absolute; ``cos`` and ``sin`` [B, T, head_dim / 2] follow from them. ``write_rows``
     [kv_heads, B * T] are rows of the flattened pool ``[kv_heads * pages * page_tokens, head_dim]`` (padding goes to
     page 0); ``read_pages`` [B, kv_heads, P] are rows of the pool seen as ``[kv_heads * pages, page_tokens *
-    head_dim]``.
+    head_dim]``. ``longest`` [] is the longest context, the batch's own tokens included.
     """
 
     positions: Array
@@ -30,6 +34,7 @@ class PagedBatch(NamedTuple):
     sin: Array
     write_rows: Array
     read_pages: Array
+    longest: Array
 
 
 class PagedCache(NamedTuple):
@@ -77,17 +82,27 @@ def attend(queries: Array, keys: Array, values: Array, mask: Array) -> Array:
     batch, tokens, heads, head_dim = queries.shape
     kv_heads, context = keys.shape[1], keys.shape[2]
     group = heads // kv_heads
-    grouped = queries.reshape(batch, tokens, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
-    grouped = grouped.reshape(batch, kv_heads, group * tokens, head_dim)
+    grouped = _by_key_head(queries, kv_heads)
     scores = jax.lax.dot_general(
         keys, grouped, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
     )  # [B, kv_heads, S, group * T]: keys first, because they are the long side
     scores = scores.transpose(0, 1, 3, 2).reshape(batch, kv_heads, group, tokens, context) * head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1)
     weights = weights.reshape(batch, kv_heads, group * tokens, context).astype(values.dtype)
-    mixed = jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1))))
-    mixed = mixed.reshape(batch, kv_heads, group, tokens, head_dim).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, tokens, heads * head_dim)
+    return _by_token(jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1)))), tokens)
+
+
+def _by_key_head(queries: Array, kv_heads: int) -> Array:
+    """[B, T, heads, head_dim] → [B, kv_heads, group * T, head_dim]: beside each other what looks at the same keys."""
+    batch, tokens, heads, head_dim = queries.shape
+    grouped = queries.reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+    return grouped.reshape(batch, kv_heads, -1, head_dim)
+
+
+def _by_token(mixed: Array, tokens: int) -> Array:
+    """[B, kv_heads, group * T, head_dim] → [B, T, heads * head_dim]."""
+    batch, kv_heads, _, head_dim = mixed.shape
+    return mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
 def attend_causally(queries: Array, keys: Array, values: Array, positions: Array) -> Array:
@@ -107,20 +122,59 @@ def attend_causally(queries: Array, keys: Array, values: Array, positions: Array
 
 
 def attend_in_pages(
-    queries: Array, keys: Array, values: Array, batch: PagedBatch, cache: PagedCache
+    queries: Array,
+    keys: Array,
+    values: Array,
+    batch: PagedBatch,
+    cache: PagedCache,
+    pages_at_once: int | None = None,
 ) -> tuple[Array, PagedCache]:
     """Write the new keys and values to their pages, then attend to everything in the context's pages.
 
     Shapes as in ``attend_causally``. Stale slots of a page lie at later positions than any query, so the causal mask
-    hides them.
+    hides them. ``pages_at_once`` is the length of a stretch and divides the batch's pages; ``None`` reads all of them.
 
     Returns:
         [B, T, heads * head_dim] and the cache with the new tokens in it.
     """
     cache = PagedCache(_write(cache.keys, keys, batch.write_rows), _write(cache.values, values, batch.write_rows))
+    if pages_at_once is not None:
+        return _attend_by_stretches(queries, batch, cache, pages_at_once), cache
     context_keys, context_values = _read(cache.keys, batch.read_pages), _read(cache.values, batch.read_pages)
     mask = jnp.arange(context_keys.shape[2])[None, None, :] <= batch.positions[:, :, None]
     return attend(queries, context_keys, context_values, mask), cache
+
+
+def _attend_by_stretches(queries: Array, batch: PagedBatch, cache: PagedCache, pages: int) -> Array:
+    """Softmax over stretches of ``pages`` pages, corrected by each new maximum (arXiv 1805.02867, 2205.14135)."""
+    tokens, heads = queries.shape[1:3]
+    kv_heads, _, page_tokens, head_dim = cache.keys.shape
+    grouped = _by_key_head(queries, kv_heads)  # [B, kv_heads, group * T, head_dim]
+    positions = jnp.tile(batch.positions, heads // kv_heads)[:, None, :, None]  # [B, 1, group * T, 1]
+
+    def stretch(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        most, total, mixed = so_far
+        rows = jax.lax.dynamic_slice_in_dim(batch.read_pages, index * pages, pages, axis=2)
+        keys, values = _read(cache.keys, rows), _read(cache.values, rows)
+        scores = _product(grouped, keys, 3) * head_dim**-0.5  # [B, kv_heads, group * T, S]
+        at = index * pages * page_tokens + jnp.arange(pages * page_tokens)
+        scores = jnp.where(at <= positions, scores, _MASKED)
+        # The first stretch holds position 0, at which every query may look: from there on the maximum is a real one.
+        larger = jnp.maximum(most, scores.max(axis=3, keepdims=True))
+        weights, kept = jnp.exp(scores - larger), jnp.exp(most - larger)
+        total = total * kept + weights.sum(axis=3, keepdims=True)
+        return larger, total, mixed * kept + _product(weights.astype(values.dtype), values, 2)
+
+    nothing = jnp.zeros((*grouped.shape[:3], 1), jnp.float32)
+    start = (nothing + _MASKED, nothing, jnp.zeros(grouped.shape, jnp.float32))
+    stretches = (batch.longest - 1) // (pages * page_tokens) + 1
+    _, total, mixed = jax.lax.fori_loop(0, stretches, stretch, start)
+    return _by_token((mixed / total).astype(queries.dtype), tokens)
+
+
+def _product(left: Array, right: Array, axis: int) -> Array:
+    """Over the last axis of ``left`` and ``axis`` of ``right``, for each row and head, in float32."""
+    return jax.lax.dot_general(left, right, (((3,), (axis,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
 
 
 def _write(pool: Array, new: Array, rows: Array) -> Array:

@@ -69,6 +69,7 @@ class Engine:
         max_context: most tokens of one request, prompt and output; default the model's.
         max_prefill: most prompt tokens in one program; longer stretches run chunk by chunk.
         layers_per_call: see ``ShardPrograms``.
+        pages_at_once: see ``attend_in_pages``. With stretches, the shape of a batch is the same for all contexts.
         page_tokens: tokens a page.
     """
 
@@ -81,6 +82,7 @@ class Engine:
         max_context: int | None = None,
         max_prefill: int = 512,
         layers_per_call: int = 8,
+        pages_at_once: int | None = None,
         page_tokens: int = PAGE_TOKENS,
     ) -> None:
         self.geometry = shard.geometry
@@ -88,13 +90,15 @@ class Engine:
         self.max_context = min(max_context or self.geometry.context_length, self.geometry.context_length)
         self._pool = PagePool(num_pages, page_tokens)
         self._programs = ShardPrograms(
-            shard, num_pages=num_pages + 1, page_tokens=page_tokens, layers_per_call=layers_per_call
+            shard,
+            num_pages=num_pages + 1,
+            page_tokens=page_tokens,
+            layers_per_call=layers_per_call,
+            pages_at_once=pages_at_once,
         )
-        most_pages = self._pool.pages_for(self.max_context)
         self._batch_sizes = bucket_sizes(1, max_batch)
         self._prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
-        self._decode_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages)
-        self._prefill_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most_pages, ratio=4)
+        self._decode_pages, self._prefill_pages = self._context_sizes(pages_at_once)
         self._shapes, self._shapes_first = self._plan_shapes()
         self._warm_shapes = 0
 
@@ -175,6 +179,14 @@ class Engine:
             self._warm(shape)
             self._warm_shapes += 1
             yield WarmUpProgress(self._warm_shapes, last, str(shape))
+
+    def _context_sizes(self, pages_at_once: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Pages of context that shapes may have, in batches of decode steps and of prompts."""
+        most = self._pool.pages_for(self.max_context)
+        if pages_at_once is not None:
+            whole_stretches = (-(-most // pages_at_once) * pages_at_once,)
+            return whole_stretches, whole_stretches
+        return bucket_sizes(_SMALLEST_CONTEXT_PAGES, most), bucket_sizes(_SMALLEST_CONTEXT_PAGES, most, ratio=4)
 
     def _plan_shapes(self) -> tuple[list[_Shape], int]:
         """Every shape that ``run`` can ask for, in order of need, and how many make a first short request."""

@@ -34,9 +34,18 @@ class ShardPrograms:
         page_tokens: tokens a page.
         layers_per_call: most layers unrolled in one program. A range is run in powers of two up to it, so any range
             needs few programs; more layers a program run some per cent faster and compile longer.
+        pages_at_once: see ``attend_in_pages``.
     """
 
-    def __init__(self, shard: LlamaShard, *, num_pages: int, page_tokens: int, layers_per_call: int) -> None:
+    def __init__(
+        self,
+        shard: LlamaShard,
+        *,
+        num_pages: int,
+        page_tokens: int,
+        layers_per_call: int,
+        pages_at_once: int | None = None,
+    ) -> None:
         geometry = shard.geometry
         self.shard = shard
         self.layers_per_call = layers_per_call
@@ -46,7 +55,7 @@ class ShardPrograms:
         self.dtype = self._leaves[0][0].dtype
         self._caches = [PagedCache(jnp.zeros(pool, self.dtype), jnp.zeros(pool, self.dtype)) for _ in blocks]
         graph, state = blocks[0]
-        self._run_layers = _layers_program(graph, jax.tree.structure(state))
+        self._run_layers = _layers_program(graph, jax.tree.structure(state), pages_at_once)
         self._prepare = _prepare_program(shard, num_pages, page_tokens)
         ends, self._ends = nnx.split(_ends_of(shard))
         self._embed, self._logits = _end_programs(ends)
@@ -118,14 +127,15 @@ def _ends_of(shard: LlamaShard) -> LlamaShard:
     )
 
 
-def _layers_program(graph: Any, structure: Any) -> Any:
+def _layers_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any:
     def run(
         weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch
     ) -> tuple[Array, tuple[PagedCache, ...]]:
         updated = []
         for leaves, cache in zip(weights, caches, strict=True):
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
-            hidden, new = block(hidden, batch.cos, batch.sin, partial(attend_in_pages, batch=batch, cache=cache))
+            attention = partial(attend_in_pages, batch=batch, cache=cache, pages_at_once=pages_at_once)
+            hidden, new = block(hidden, batch.cos, batch.sin, attention)
             updated.append(new)
         return hidden, tuple(updated)
 
@@ -142,7 +152,9 @@ def _prepare_program(shard: LlamaShard, num_pages: int, page_tokens: int) -> Any
         write_rows, read_pages = page_rows(
             tables, positions, lengths, kv_heads=kv_heads, pages=num_pages, page_tokens=page_tokens
         )
-        return PagedBatch(positions, cos, sin, write_rows, read_pages)
+        # A batch of padding alone, as warm-ups have it, still looks at its first position.
+        longest = jnp.maximum(jnp.max(starts + lengths), 1)
+        return PagedBatch(positions, cos, sin, write_rows, read_pages, longest)
 
     return jax.jit(prepare, static_argnums=3)
 

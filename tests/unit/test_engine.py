@@ -105,11 +105,24 @@ def test_a_context_too_long_is_full():
     assert engine(num_pages=100).run([prefill("a", 65)])[0].kv_full
 
 
-def test_pools_are_updated_in_place():
-    one = engine()
+@pytest.mark.parametrize("pages_at_once", [None, 2])
+def test_pools_are_updated_in_place(pages_at_once):
+    one = engine(pages_at_once=pages_at_once)
     before = one.programs.pool_pointers()
     list(generate_alone(one, [1, 2, 3], 5))
     assert one.programs.pool_pointers() == before
+
+
+def test_by_stretches_a_longer_context_needs_no_other_program():
+    one = engine(num_pages=40, max_context=512, pages_at_once=2)
+    one.run([prefill("a", 16), prefill("b", 3)])
+    one.run([prefill("a", 1, 16), prefill("b", 1, 3)])
+    compiled = one.compilations
+    for start in range(17, 497, 16):
+        one.run([prefill("a", 16, start)])
+    one.run([prefill("a", 1, 497), prefill("b", 1, 4)])
+    assert one.compilations == compiled
+    assert engine(num_pages=40, max_context=512).health.cold_shapes > 2 * one.health.cold_shapes
 
 
 def test_partial_ranges_reuse_the_programs():

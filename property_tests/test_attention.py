@@ -1,0 +1,74 @@
+"""Pages read stretch by stretch, or all at once, or keys and values at hand: attention is the same."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helix_df.models.attention import PagedBatch, PagedCache, attend, attend_in_pages, page_rows
+
+PAGE_TOKENS = 4
+HEAD_DIM = 8
+HEADS = 4
+ROWS = 3
+TOKENS = 6
+CONTEXT = 60
+"""Room for the longest context, padding included, in pages and stretches of any length below."""
+
+PAGES = 1 + ROWS * CONTEXT // PAGE_TOKENS
+
+attend_at_hand = jax.jit(attend)
+attend_paged = jax.jit(attend_in_pages, static_argnames="pages_at_once")
+rows_of = jax.jit(page_rows, static_argnames=("kv_heads", "pages", "page_tokens"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cached=st.tuples(*[st.integers(0, CONTEXT - TOKENS)] * ROWS),
+    new=st.tuples(*[st.integers(1, TOKENS)] * ROWS),
+    kv_heads=st.sampled_from((1, 2, HEADS)),
+    pages_at_once=st.sampled_from((None, 1, 5)),
+    dtype=st.sampled_from((jnp.float32, jnp.bfloat16)),
+    seed=st.integers(0, 99),
+)
+def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, dtype, seed):
+    chance = np.random.default_rng(seed)
+    queries = jnp.asarray(chance.normal(size=(ROWS, TOKENS, HEADS, HEAD_DIM)), dtype)
+    keys, values = chance.normal(size=(2, ROWS, CONTEXT, kv_heads, HEAD_DIM))
+    tables = 1 + chance.permutation(PAGES - 1).reshape(ROWS, -1).astype(np.int32)
+    positions = np.asarray(cached, np.int32)[:, None] + np.arange(TOKENS, dtype=np.int32)
+    longest = max(before + now for before, now in zip(cached, new, strict=True))
+    rows = rows_of(tables, positions, np.asarray(new), kv_heads=kv_heads, pages=PAGES, page_tokens=PAGE_TOKENS)
+    nothing = jnp.zeros(0)
+
+    mixed, _ = attend_paged(
+        queries,
+        *(
+            jnp.asarray(np.take_along_axis(all_of, positions[:, :, None, None], axis=1), dtype)
+            for all_of in (keys, values)
+        ),
+        PagedBatch(jnp.asarray(positions), nothing, nothing, *rows, jnp.int32(longest)),
+        PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), dtype) for all_of in (keys, values))),
+        pages_at_once=pages_at_once,
+    )
+
+    at_hand = (jnp.asarray(all_of.transpose(0, 2, 1, 3), dtype) for all_of in (keys, values))
+    expected = attend_at_hand(queries, *at_hand, np.arange(CONTEXT) <= positions[:, :, None])
+    for row, count in enumerate(new):
+        np.testing.assert_allclose(
+            np.asarray(mixed[row, :count], np.float32),
+            np.asarray(expected[row, :count], np.float32),
+            atol=1e-5 if dtype == jnp.float32 else 0.05,
+        )
+
+
+def in_pages(tokens: np.ndarray, cached: tuple[int, ...], tables: np.ndarray) -> np.ndarray:
+    """What is cached of each row's ``tokens``, in its pages; elsewhere numbers that nobody may look at."""
+    pool = np.full((tokens.shape[2], PAGES, PAGE_TOKENS, HEAD_DIM), 50.0)
+    for row, count in enumerate(cached):
+        for position in range(count):
+            pool[:, tables[row, position // PAGE_TOKENS], position % PAGE_TOKENS] = tokens[row, position]
+    return pool
