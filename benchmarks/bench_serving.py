@@ -27,7 +27,7 @@ from helix_df.plan import Plan
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
-from helix_df.runtime.device import matrix_layout
+from helix_df.runtime.device import habits, matrix_layout
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.steps import Step
@@ -73,7 +73,7 @@ def single(plan: Plan) -> Serve:
     enable_compile_cache(cache_root() / "compiled")
     source = plan.job.model.parsed_source
     shard = load_shard(source, read_geometry(source), layout=matrix_layout())
-    engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048)
+    engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048, **habits())
 
     def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:
         names = [str(index) for index in range(len(prompts))]

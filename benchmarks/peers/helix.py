@@ -56,7 +56,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.paths import cache_root
     from helix_df.profiles.read_geometry import read_geometry
     from helix_df.runtime.compile_cache import enable_compile_cache
-    from helix_df.runtime.device import layers_per_call, matrix_layout, pages_at_once
+    from helix_df.runtime.device import habits, matrix_layout
     from helix_df.runtime.engine import Engine
     from helix_df.runtime.sampling import SamplingParams
     from helix_df.runtime.steps import Step
@@ -70,8 +70,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
         num_pages=_kv_tokens(setup) // 16 + setup.requests,
         max_batch=setup.requests,
         max_context=setup.context,
-        layers_per_call=layers_per_call(),
-        pages_at_once=pages_at_once(),
+        **habits(),
     )
 
     def generate(prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:

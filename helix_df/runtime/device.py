@@ -7,6 +7,7 @@ know models or batches.
 from __future__ import annotations
 
 import os
+from typing import TypedDict
 
 import jax
 
@@ -25,14 +26,17 @@ _PANEL_THREADS = 2
 """Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
 
 
-def layers_per_call() -> int:
-    """Layers to unroll in one program."""
-    return _LAYERS_PER_CALL.get(jax.default_backend(), 8)
+class Habits(TypedDict):
+    """Options of an ``Engine``: layers to unroll in one program, and pages of context to read at a time (None: all)."""
+
+    layers_per_call: int
+    pages_at_once: int | None
 
 
-def pages_at_once() -> int | None:
-    """Pages of context to read at a time; ``None`` for all."""
-    return _PAGES_AT_ONCE.get(jax.default_backend())
+def habits() -> Habits:
+    """How an engine should compute."""
+    backend = jax.default_backend()
+    return Habits(layers_per_call=_LAYERS_PER_CALL.get(backend, 8), pages_at_once=_PAGES_AT_ONCE.get(backend))
 
 
 def matrix_layout() -> Layout:

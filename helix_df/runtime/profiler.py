@@ -20,7 +20,7 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.measurement import Kind, Memory, Sample
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
-from helix_df.runtime.device import layers_per_call, matrix_layout, pages_at_once
+from helix_df.runtime.device import habits, matrix_layout
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
 from helix_df.runtime.steps import Step
@@ -78,8 +78,7 @@ def time_batches(
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        layers_per_call=layers_per_call(),
-        pages_at_once=pages_at_once(),
+        **habits(),
     )
     samples = []
     for kind, count, size in _all(batches):

@@ -10,7 +10,7 @@ from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.compile_cache import enable_compile_cache
-from helix_df.runtime.device import layers_per_call, matrix_layout, pages_at_once
+from helix_df.runtime.device import habits, matrix_layout
 from helix_df.runtime.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.kv_pages import PAGE_TOKENS
@@ -43,8 +43,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        layers_per_call=layers_per_call(),
-        pages_at_once=pages_at_once(),
+        **habits(),
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)

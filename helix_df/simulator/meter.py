@@ -44,7 +44,7 @@ class Meter:
     def _on_sample(self, number: int) -> None:
         world = self.world
         self.times.append(world.now)
-        self.rows.append((world.all_tokens, len(world.active), len(world.waiting)))
+        self.rows.append((world.all_tokens, len(world.active), len(world.door.waiting)))
         self.samples.append(
             [
                 (
@@ -100,12 +100,12 @@ class Meter:
             nodes=self._nodes(max(end - start, 0.0)),
             links=self._links(max(end - start, 0.0)),
             series=self._series(),
-            waiting=len(world.waiting),
+            waiting=len(world.door.waiting),
             in_flight=len(world.active),
         )
 
     def _requests(self) -> RequestTimes:
-        requests = self.world.requests
+        requests = self.world.door.requests
 
         def times(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
             return np.array([getattr(request, name) for request in requests], dtype=np.float64)

@@ -1,16 +1,14 @@
-"""The event loop: requests arrive, are admitted and routed, run through their stages and come home token by token.
+"""The event loop: requests start, run through their stages and come home token by token; nodes go and come.
 
-Owns the order of events and what follows from each. What happens on a stage is in ``stage``, which way a request goes
-in the scheduler's router, and whether it may start in the runtime's ledger.
+Owns the order of events and what follows from each. Who starts is decided at the ``door``, what happens on a stage in
+``stage``, which way a request goes in the scheduler's router, and whether a node has room in the runtime's ledger.
 """
 
 from __future__ import annotations
 
 import gc
 import heapq
-import math
 from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,10 +18,11 @@ from helix_df.micro_batches import MicroBatches, micro_batches
 from helix_df.routing import KvLedger, Pipeline
 from helix_df.schedulers.api import HopObserver, HopRouter, TokenCounter, View
 from helix_df.schedulers.registry import get_scheduler
+from helix_df.simulator.door import Door
 from helix_df.simulator.ledger import LayerLedger, reserve
 from helix_df.simulator.meter import Meter
 from helix_df.simulator.network import Network
-from helix_df.simulator.options import FeedByKv, HoldInFlight, Options, Saturate
+from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Attempt, Link, Piece, RequestState, Run
 from helix_df.simulator.setup import Setup
 from helix_df.simulator.stage import NEVER, Stage
@@ -34,9 +33,6 @@ Way = tuple[dict[int, Link], list[tuple[Stage, int, int]], MicroBatches]
 
 HOME = -1
 """The coordinator's place in an attempt's route."""
-
-MOST_ATTEMPTS = 50
-"""After so many a request is given up: it doesn't fit where it is sent."""
 
 EVENTS_A_LOOK = 2048
 """Events between two looks at the watch."""
@@ -66,23 +62,19 @@ class World:
         self.open = options.admission == "open"
         self.bundles = options.bundles
         self.by_hop = options.routing == "hop" and isinstance(self.router, HopRouter)
-        self.largest = self.network.widest(lambda stage: stage.kv_capacity // stage.width)
         self.path_up = True
-        self.requests: list[RequestState] = []
-        self.waiting: deque[RequestState] = deque()
         self.active: dict[str, Attempt] = {}
         self.pipelines: dict[tuple[str, ...], Way] = {}
-        self.blocked: tuple[RequestState | None, list[str]] = (None, [])
         self.dead = 0
         self.decode_tokens = 0
         self.prompt_tokens = 0
         self.all_tokens = 0
         self.gaps = array("f")
+        self.door = Door(self)
         self.meter = Meter(self)
         self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = 0
-        self._next = 0
-        self._begin_feed()
+        self.door.begin()
         self._begin_events()
         self.meter.begin()
 
@@ -115,18 +107,6 @@ class World:
         if self.options.sees == "everything":
             return max(0.0, self.network.link(tail, head).free_s - self.now)
         return 0.0
-
-    def _begin_feed(self) -> None:
-        if not self.trace.saturating:
-            self.at(self.trace.requests[0].arrival_s, self._on_arrival, None)
-            return
-        feed = self.options.feed
-        if isinstance(feed, Saturate):
-            self.at(0.0, self._on_open, None)
-        else:
-            count = feed.count if isinstance(feed, HoldInFlight) else feed.initial
-            for number in range(count):
-                self.at(number * feed.spacing_s, self._on_feed, None)
 
     def _begin_events(self) -> None:
         seen: set[str] = set()
@@ -182,100 +162,10 @@ class World:
         self.now = max(self.now, end) if drain else end
         return False
 
-    # ------------------------------------------------------------------ arrivals
+    # ------------------------------------------------------------------ starts
 
-    def _on_arrival(self, _: None) -> None:
-        requests = self.trace.requests
-        self._submit(RequestState(len(self.requests), self.now, requests[self._next]))
-        self._next += 1
-        if self._next < len(requests) and requests[self._next].arrival_s <= self.options.end_s:
-            self.at(requests[self._next].arrival_s, self._on_arrival, None)
-
-    def _on_feed(self, _: None) -> None:
-        if self.now <= self.options.end_s:
-            self._submit(self._drawn())
-
-    def _on_open(self, _: None) -> None:
-        self._admit()
-
-    def _drawn(self) -> RequestState:
-        """The saturating trace's next request."""
-        requests = self.trace.requests
-        self._next += 1
-        return RequestState(len(self.requests), self.now, requests[(self._next - 1) % len(requests)])
-
-    def _submit(self, request: RequestState) -> None:
-        self.requests.append(request)
-        if request.most > self.largest or not self.path_up or len(self.waiting) >= self.options.max_queue:
-            request.rejected = True
-            return
-        self.waiting.append(request)
-        self._admit()
-
-    # ------------------------------------------------------------------ admission
-
-    def _admit(self) -> None:
-        """Start waiting requests, first come first served, for as long as pipelines have room."""
-        saturate = self.trace.saturating and isinstance(self.options.feed, Saturate)
-        while self.path_up:
-            if not self.waiting:
-                if not saturate:
-                    return
-                request = self._drawn()
-                self.requests.append(request)
-                if request.most > self.largest:
-                    request.rejected = True
-                    if self._next > 2 * len(self.trace.requests):
-                        return
-                    continue
-                self.waiting.append(request)
-            request = self.waiting[0]
-            if self._try(request):
-                self.waiting.popleft()
-            elif (self.options.when_full == "drop" and not saturate) or self._hopeless():
-                self.waiting.popleft()
-                request.rejected = True
-            else:
-                return
-
-    def _hopeless(self) -> bool:
-        """Whether a request without a way will never have one: nothing runs that could end, and no node will join."""
-        return not self.active and self.joins_left == 0
-
-    def _try(self, request: RequestState) -> bool:
-        """Start the request if there is a pipeline for it."""
-        if self.by_hop:
-            return self._start(request, None, 0)
-        expected, most, up = self.expected(request), request.most, self.by_name
-        if self.counts:
-            self.router.weigh(request.tokens)
-        admits = self.ledger.admitting(expected, most)
-        full: list[str] = []
-
-        def eligible(name: str) -> bool:
-            if up[name].up and (self.open or admits(name)):
-                return True
-            full.append(name)
-            return False
-
-        # Whoever found no way last time finds none until one of the nodes that were in its way has room.
-        if self.blocked[0] is request and not any(map(eligible, self.blocked[1])):
-            return False
-        full.clear()
-        pipeline = self.router.route(eligible)
-        if pipeline is None:
-            self.blocked = (None if self.counts else request, full)
-            return False
-        return self._start(request, pipeline, expected)
-
-    def expected(self, request: RequestState) -> int:
-        """Tokens of KV cache the request is expected to come to; the runtime's rule."""
-        if request.cautious:
-            return request.most
-        answer = math.ceil(min(self.options.expected_output * request.wanted.max_tokens, self.options.mean_output))
-        return min(request.most, max(request.tokens, request.wanted.input_tokens + answer))
-
-    def _start(self, request: RequestState, pipeline: Pipeline | None, expected: int) -> bool:
+    def start(self, request: RequestState, pipeline: Pipeline | None, expected: int) -> bool:
+        """Send a request on its way, without a pipeline hop by hop; ``False`` when nobody is up for its first hop."""
         key = f"{request.index}/{request.attempts}"
         left = request.wanted.output_tokens - request.generated
         attempt = Attempt(request, key, self.now, request.tokens, left)
@@ -451,7 +341,7 @@ class World:
         if stage.index not in attempt.route and not self._choose(attempt, stage.index, self.network.code(stage.index)):
             self._kill(attempt)
             self._drop(attempt, piece.tokens, stage, inclusive=True)
-            self._retry(attempt.job)
+            self.door.put_back(attempt.job)
             return
         link = attempt.route[stage.index]
         if link.head is None and not piece.last:
@@ -485,7 +375,7 @@ class World:
             attempt.left -= 1
             if self.counts:
                 self.router.spent(attempt.names, 1)
-        self._feed_more(ended=False)
+        self.door.feed_more(ended=False)
         if attempt.left == 0:
             self._on_end(attempt)
         else:
@@ -539,20 +429,8 @@ class World:
         self._leave(attempt)
         attempt.alive = False
         request.finished_s = self.now
-        self._feed_more(ended=True)
-        self._admit()
-
-    def _feed_more(self, ended: bool) -> None:
-        feed = self.options.feed
-        if not self.trace.saturating or isinstance(feed, Saturate):
-            return
-        if isinstance(feed, FeedByKv):
-            assert isinstance(self.ledger, LayerLedger), "this feed looks at expected use by layer"
-            if self.ledger.fullest_layer() > feed.below:
-                return
-        elif not ended:
-            return
-        self.at(self.now + feed.delay_s, self._on_feed, None)
+        self.door.feed_more(ended=True)
+        self.door.admit()
 
     # ------------------------------------------------------------------ what goes wrong
 
@@ -628,17 +506,10 @@ class World:
             self._kill(attempt)
             attempt.job.cautious = True
             self._drop(attempt, tokens, stage, inclusive=False)
-            self._retry(attempt.job)
-            self.at(self.now, self._on_open, None)
+            self.door.put_back(attempt.job)
+            self.at(self.now, self.door.on_open, None)
         else:
             self._drop(attempt, tokens, stage, inclusive=False)
-
-    def _retry(self, request: RequestState) -> None:
-        """Back to the head of the queue, with the tokens it has."""
-        if request.attempts >= MOST_ATTEMPTS:
-            request.rejected = True
-        else:
-            self.waiting.appendleft(request)
 
     def _on_node_down(self, stage: Stage) -> None:
         if not stage.up:
@@ -646,7 +517,7 @@ class World:
         lost = [attempt for attempt in self.active.values() if any(hop is stage for hop, _, _ in attempt.hops)]
         for attempt in reversed(lost):
             self._kill(attempt)
-            self._retry(attempt.job)
+            self.door.put_back(attempt.job)
         runs = [*stage.batch, *stage.everything()]
         self._take_down(stage)
         for run in runs:
@@ -656,10 +527,8 @@ class World:
                 self._living(run.steps, stage, inclusive=False)
         self.path_up = self.network.path_up()
         if not self.path_up:
-            for request in self.waiting:
-                request.rejected = True
-            self.waiting.clear()
-        self._admit()
+            self.door.turn_all_away()
+        self.door.admit()
 
     def _take_down(self, stage: Stage) -> None:
         stage.stop(self.now)
@@ -673,4 +542,4 @@ class World:
         stage.up = True
         self.ledger.capacity[self.network.code(stage.index)] = stage.kv_capacity // stage.width
         self.path_up = self.network.path_up()
-        self._admit()
+        self.door.admit()

@@ -12,7 +12,7 @@ from helix_df.simulator.compiled.plant import NOTHING
 from helix_df.simulator.compiled.runs import enqueue, free_run
 from helix_df.simulator.compiled.state import ACTIVE, DEAD, DECODES, FIRST_WAITING, PROMPTS, REJECTED, WAITING
 from helix_df.simulator.compiled.ways import reserve
-from helix_df.simulator.world import MOST_ATTEMPTS
+from helix_df.simulator.door import MOST_ATTEMPTS
 
 
 @compiled
