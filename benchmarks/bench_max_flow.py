@@ -5,6 +5,8 @@ Run with ``pytest benchmarks/bench_max_flow.py``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks.generate import random_cluster
@@ -12,13 +14,14 @@ from helix_df.graph.bounds import best_bound, covering_bound
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import solve_max_flow
+from helix_df.graph.problem import Placement, Problem
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.petals import PetalsSolver
 
 SIZES = (24, 200, 1000)
 
 
-def placed(count: int):
+def placed(count: int) -> tuple[Problem, Placement]:
     problem = random_cluster(count)
     placement = PetalsSolver().solve(problem, SolveOptions(extra={"rounds": 1}), Watch()).placement
     assert placement is not None
@@ -26,21 +29,21 @@ def placed(count: int):
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_build_graph(benchmark, count: int) -> None:
+def test_build_graph(benchmark: Any, count: int) -> None:
     problem, placement = placed(count)
     graph = benchmark.pedantic(build_graph, (problem, placement), rounds=3)
     benchmark.extra_info["edges"] = len(graph.edges)
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_solve_max_flow(benchmark, count: int) -> None:
+def test_solve_max_flow(benchmark: Any, count: int) -> None:
     graph = build_graph(*placed(count))
     flow = benchmark.pedantic(solve_max_flow, (graph,), rounds=3)
     assert flow.value > 0
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_judge(benchmark, count: int) -> None:
+def test_judge(benchmark: Any, count: int) -> None:
     """The flow's value alone, as searches ask for it."""
     problem, placement = placed(count)
     judge = Judge(problem)
@@ -48,10 +51,10 @@ def test_judge(benchmark, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_covering_bound(benchmark, count: int) -> None:
+def test_covering_bound(benchmark: Any, count: int) -> None:
     assert benchmark.pedantic(covering_bound, (random_cluster(count),), rounds=3) > 0
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_best_bound(benchmark, count: int) -> None:
+def test_best_bound(benchmark: Any, count: int) -> None:
     assert benchmark.pedantic(best_bound, (random_cluster(count),), rounds=3).bound > 0

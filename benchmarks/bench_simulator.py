@@ -12,8 +12,16 @@ import resource
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from helix_df.graph.problem import NodeProfile
+    from helix_df.profiles.timing import LayerTiming
+    from helix_df.simulator import Setup
+    from helix_df.simulator.options import Options
+    from helix_df.simulator.trace import Trace
 
 CASES = ("artifact", "runtime", "200 nodes 10000", "200 nodes 100000")
 
@@ -35,7 +43,7 @@ def run_case(case: str) -> dict[str, float]:
     }
 
 
-def _case(case: str):
+def _case(case: str) -> tuple[Setup, Trace, Options]:
     from helix_df.simulator.azure import azure_offline
     from helix_df.simulator.options import Options, artifact_offline
 
@@ -50,7 +58,7 @@ def _case(case: str):
     return _large(int(case.rpartition(" ")[2]))
 
 
-def _large(requests: int):
+def _large(requests: int) -> tuple[Setup, Trace, Options]:
     from benchmarks.generate import random_cluster
     from helix_df.simulator.options import Options
     from helix_df.simulator.setup import StageSetup, assemble_setup
@@ -80,7 +88,7 @@ def _large(requests: int):
     return setup, trace, Options(seconds=seconds, warmup_s=0.0, drain=True, max_batch=256, max_queue=10**9)
 
 
-def _timing(node, layers: int):
+def _timing(node: NodeProfile, layers: int) -> LayerTiming:
     """The generator's throughput in the shape that was measured on a like GPU."""
     from benchmarks.paper import measured
     from helix_df.profiles.throughput import Requests
@@ -99,7 +107,7 @@ def in_a_process(case: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("case", CASES[:3])
-def test_bench_simulator(benchmark, case):
+def test_bench_simulator(benchmark: Any, case: str) -> None:
     result = benchmark.pedantic(in_a_process, args=(case,), rounds=1)
     benchmark.extra_info.update(result)
     assert result["peak_mb"] < 500

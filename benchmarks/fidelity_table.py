@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -203,7 +204,7 @@ def show_all_ways(pattern: str) -> None:
     """Not published: the same placements with a maximum flow over every feasible hop."""
     for name in ("single24", "geo24", "hetero42"):
         if pattern in f"{name} all ways":
-            outcome = Part(lambda name=name: all_ways(name), artifact_offline()).run()
+            outcome = Part(partial(all_ways, name), artifact_offline()).run()
             print(f"{name + ' Helix, all feasible hops':32} {'':7} {outcome.decode_tokens_per_s:7.1f}", flush=True)
 
 

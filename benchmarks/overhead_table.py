@@ -54,6 +54,12 @@ class IdleEngine:
     def release(self, request: str) -> None:
         """See ``StepEngine``."""
 
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+
+    def trim(self, request: str, tokens: int) -> None:
+        """See ``StepEngine``."""
+
     def warm_up(self) -> Iterator[object]:
         """See ``StepEngine``."""
         return iter(())

@@ -23,7 +23,8 @@ SLOW = {"bandwidth": "20Mbps", "latency": "20ms"}
 
 async def measure(plan: Plan) -> tuple[list[float], list[float]]:
     """Seconds to first token of prompts that are computed whole, and of those that share."""
-    whole, shared = [], []
+    whole: list[float] = []
+    shared: list[float] = []
     async with serving(plan) as coordinator:
         for turn in range(-1, ROUNDS):
             beginning = (100 + turn, *((7 * position) % 40_000 + 100 for position in range(1, SHARED)))

@@ -17,7 +17,8 @@ ACTIVATION_BYTES = 8192 * 2
 
 @cache
 def _data() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "data" / "helix_clusters.json").read_text())
+    data: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "helix_clusters.json").read_text())
+    return data
 
 
 @cache

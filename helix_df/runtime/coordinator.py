@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,7 +138,7 @@ class Coordinator:
 
     # ------------------------------------------------------------------ requests
 
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See ``TokenService``."""
         stream: asyncio.Queue[TokenEvent | HelixError] = asyncio.Queue()
         self._streams[request.id] = stream
