@@ -45,9 +45,6 @@ class _Shape:
     tokens: int
     pages: int
 
-    def __str__(self) -> str:
-        return f"{self.rows} x {self.tokens} tokens, {self.pages} pages of context"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Launched:
@@ -178,7 +175,11 @@ class Engine:
             shape = self._shapes[self._warm_shapes]
             self._warm(shape)
             self._warm_shapes += 1
-            yield WarmUpProgress(self._warm_shapes, last, str(shape))
+            yield WarmUpProgress(self._warm_shapes, last, self._words(shape))
+
+    def _words(self, shape: _Shape) -> str:
+        context = f", {shape.pages} pages of context" if len(self._decode_pages) > 1 else ""
+        return f"{shape.rows} x {shape.tokens} tokens{context}"
 
     def _context_sizes(self, pages_at_once: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Pages of context that shapes may have, in batches of decode steps and of prompts."""
