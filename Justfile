@@ -12,7 +12,7 @@ test *ARGS:
 
 # Lint, format, types and import contracts.
 lint:
-    scripts/setup lint
+    scripts/setup lint test
     {{venv}}/bin/ruff check .
     {{venv}}/bin/ruff format --check .
     {{venv}}/bin/mypy
