@@ -26,7 +26,7 @@ from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
 from helix_df.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.device import habits
+from helix_df.runtime.device import habits, matrix_layout
 from helix_df.runtime.engine import Engine
 from helix_df.runtime.messages import Forward, decode, encode
 from helix_df.runtime.sampling import SamplingParams
@@ -69,7 +69,7 @@ def engines() -> list[Engine]:
     source = parse_source(SMOLLM2)
     geometry = read_geometry(source)
     shards = (
-        load_shard(source, geometry, layers, dtype="float32", seed=0)
+        load_shard(source, geometry, layers, dtype="float32", seed=0, layout=matrix_layout())
         for layers in (LayerRange(0, HALF), LayerRange(HALF, LAYERS))
     )
     return [Engine(shard, num_pages=64, max_batch=1, max_context=256, **habits()) for shard in shards]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -167,3 +169,30 @@ def test_sixteen_concurrent_streams_equal_what_each_gives_alone(client: openai.O
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(answer, range(16)))
     assert together == alone
+
+
+def test_clients_that_leave_give_all_pages_back(url: str) -> None:
+    """Streams broken off at any token: what workers then hold is what the coordinator keeps for reuse, to the page."""
+    kept_before = kv_tokens(url, "kept")
+
+    def leave(index: int) -> None:
+        # Each prompt is another, so that what is kept changes, and equal figures can't be those from before.
+        asked = {"model": MODEL, "prompt": f"{index} " * 40, "max_tokens": 200, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as response:
+            events = (line for line in response.iter_lines() if line.startswith("data:"))
+            for _ in range(1 + index % 5):
+                next(events)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(leave, range(24)))
+    deadline = time.monotonic() + 60
+    while any(kv_tokens(url, "used").values()) or kv_tokens(url, "held") != kv_tokens(url, "kept"):
+        assert time.monotonic() < deadline, (kv_tokens(url, "held"), kv_tokens(url, "kept"))
+    assert all(kept > kept_before[node] for node, kept in kv_tokens(url, "kept").items())
+
+
+def kv_tokens(url: str, which: str) -> dict[str, float]:
+    """Tokens of KV cache that are used, kept or held, by node."""
+    found = re.findall(rf'^helix_node_kv_{which}_tokens{{node="(\w+)"}} (\S+)$', httpx.get(f"{url}/metrics").text, re.M)
+    assert len(found) == 3
+    return {node: float(tokens) for node, tokens in found}
