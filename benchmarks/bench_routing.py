@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.generate import random_cluster
 from helix_df.graph.max_flow import placement_flow
-from helix_df.routing import FlowRouter, KvLedger
+from helix_df.rules.routing import FlowRouter, KvLedger
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import get_solver

@@ -23,14 +23,14 @@ from benchmarks.serving import answer_all, prompts, serving
 from helix_df.load import load_job
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.compile_cache import enable_compile_cache
-from helix_df.runtime.device import habits, matrix_layout
-from helix_df.runtime.engine import Engine
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.steps import Step
+from helix_df.runtime.worker.compile_cache import enable_compile_cache
+from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.steps import Step
 
 QUICKSTART = Path(__file__).parent.parent / "spec/examples/quickstart.yaml"
 DECODE = 32

@@ -24,13 +24,13 @@ from benchmarks.serving import answer_all, serving
 from helix_df.codecs import Codec, packed_bytes
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.device import habits, matrix_layout
-from helix_df.runtime.engine import Engine
-from helix_df.runtime.messages import Forward, decode, encode
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.steps import Step
+from helix_df.runtime.wire.messages import Forward, decode, encode
+from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import parse_source
 
 HALF, LAYERS = 15, 30

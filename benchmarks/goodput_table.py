@@ -31,7 +31,7 @@ from helix_df.goodput.search import FIRST
 from helix_df.goodput.workshop import Ranges, Workshop, arrays, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
-from helix_df.plan import write_plan
+from helix_df.plan.plan import write_plan
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
 from helix_df.simulator.options import Saturate, artifact_offline, artifact_online, options_of
 from helix_df.simulator.setup import Setup, setup_of

@@ -10,7 +10,7 @@ from typing import Any
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.spec.job import Job

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.halves import SMOLLM2, halves_plan, small_llama
 from benchmarks.serving import Answered, answer, answer_all, prompts, serving
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.coordinator.shell import Coordinator
 
 DECODING = 16
 PROMPT = 1024

@@ -20,12 +20,12 @@ import numpy as np
 
 from benchmarks.halves import halves_plan
 from benchmarks.serving import answer_all, prompts
-from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.messages import Welcome
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import EngineHealth
-from helix_df.runtime.steps import Step, StepResult
-from helix_df.runtime.transport import listen
-from helix_df.runtime.worker import Report, StepEngine, Worker
+from helix_df.runtime.wire.messages import Welcome
+from helix_df.runtime.wire.transport import listen
+from helix_df.runtime.worker.shell import Report, StepEngine, Worker
+from helix_df.runtime.worker.steps import Step, StepResult
 
 HIDDEN = 768
 HOPS = 3

@@ -14,7 +14,7 @@ import statistics
 
 from benchmarks.halves import SMOLLM2, halves_plan
 from benchmarks.serving import answer, serving
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 
 SHARED, OWN = 512, 16
 ROUNDS = 5

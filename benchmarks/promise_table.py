@@ -31,11 +31,11 @@ from helix_df.benchmarking import BenchReport, Load, bench_job
 from helix_df.benchmarking.run import at_rest
 from helix_df.load import parse_job
 from helix_df.models.tokenizer import load_tokenizer
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
-from helix_df.runtime.client import LocalJob
-from helix_df.runtime.coordinator import Coordinator, context_of
-from helix_df.runtime.generation import TextService
+from helix_df.runtime.api.client import LocalJob
+from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.coordinator.shell import Coordinator, context_of
 from helix_df.simulator.synthetic import Lengths, saturating
 from helix_df.simulator.trace import Trace
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from helix_df.plan import Plan
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.plan.plan import Plan
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 

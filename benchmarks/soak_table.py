@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.halves import SMOLLM2, geometry_of, halves_plan
 from benchmarks.serving import SETTLED_S, serving, settle
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from helix_df.explanation.explain import explain
     from helix_df.exporters.registry import export_plan
     from helix_df.load import load_job
+    from helix_df.measuring.probing import probe_job
+    from helix_df.measuring.profiling import profile_device
     from helix_df.pictures.plan_svg import plan_svg
-    from helix_df.plan import Plan, read_plan, write_plan
-    from helix_df.plan_diff import diff
+    from helix_df.plan.diff import diff
+    from helix_df.plan.plan import Plan, read_plan, write_plan
     from helix_df.planning import make_plan
-    from helix_df.probing import probe_job
-    from helix_df.profiling import profile_device
-    from helix_df.runtime.client import Answer, RunningJob
+    from helix_df.runtime.api.client import Answer, RunningJob
     from helix_df.spec.job import Job
 
     __version__: str
@@ -69,26 +69,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "helix_df.runtime.client",
+    "Answer": "helix_df.runtime.api.client",
     "Job": "helix_df.spec.job",
-    "Plan": "helix_df.plan",
-    "RunningJob": "helix_df.runtime.client",
+    "Plan": "helix_df.plan.plan",
+    "RunningJob": "helix_df.runtime.api.client",
     "apply": "helix_df.deployment",
     "bench": "helix_df.benchmarking",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
-    "diff": "helix_df.plan_diff",
+    "diff": "helix_df.plan.diff",
     "down": "helix_df.deployment",
     "explain": "helix_df.explanation.explain",
     "export_plan": "helix_df.exporters.registry",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.planning",
     "plan_svg": "helix_df.pictures.plan_svg",
-    "probe_job": "helix_df.probing",
-    "profile_device": "helix_df.profiling",
-    "read_plan": "helix_df.plan",
+    "probe_job": "helix_df.measuring.probing",
+    "profile_device": "helix_df.measuring.profiling",
+    "read_plan": "helix_df.plan.plan",
     "status": "helix_df.deployment",
-    "write_plan": "helix_df.plan",
+    "write_plan": "helix_df.plan.plan",
 }
 
 

@@ -1,6 +1,6 @@
 """Codecs of hidden states between workers: their names and sizes.
 
-Owns what planning has to know of a codec. Doesn't touch numbers; ``runtime/packing.py`` does.
+Owns what planning has to know of a codec. Doesn't touch numbers; ``runtime/wire/packing.py`` does.
 """
 
 from __future__ import annotations

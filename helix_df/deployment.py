@@ -18,15 +18,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from helix_df.plan import Plan, read_plan
+from helix_df.plan.plan import Plan, read_plan
+from helix_df.plan.violations import require_valid
 from helix_df.profiles.measurement import Difference
-from helix_df.runtime.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
-from helix_df.runtime.generation import TextService
-from helix_df.runtime.jobs import DaemonRecord, find_job, find_running, job_directory
-from helix_df.runtime.lifecycle import start_daemon, stop_daemon, until_ready, until_serving
+from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
+from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.jobs.directory import DaemonRecord, find_job, find_running, job_directory
+from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready, until_serving
 from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
-from helix_df.violations import require_valid
 
 __all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "status"]
 
@@ -46,7 +46,7 @@ async def deploy(
         HelixError: when it can't be planned, the plan isn't right, or the workers don't start.
     """
     from helix_df.models.tokenizer import load_tokenizer
-    from helix_df.runtime.coordinator import Coordinator, context_of
+    from helix_df.runtime.coordinator.shell import Coordinator, context_of
 
     plan = await asyncio.to_thread(plan_of, what)
     model = plan.job.model
@@ -114,7 +114,7 @@ def differences(name: str | None = None) -> tuple[Difference, ...]:
     Raises:
         DeploymentError: when there is no such job.
     """
-    from helix_df.drift import status_differences
+    from helix_df.measuring.drift import status_differences
 
     return status_differences(read_plan(find_job(name).plan_path), status(name))
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from helix_df.errors import SolverError
 from helix_df.graph.problem import Problem
-from helix_df.moves import Near
-from helix_df.plan import Plan
+from helix_df.plan.moves import Near
+from helix_df.plan.plan import Plan
 from helix_df.solvers.api import Watch
 from helix_df.solvers.planner import plan_flow
 from helix_df.spec.job import Job

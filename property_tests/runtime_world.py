@@ -15,14 +15,14 @@ from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan, SolverReport, assemble
-from helix_df.runtime.coordinator_state import Abort, CoordinatorState, Deliver
-from helix_df.runtime.kv_pages import PagePool
-from helix_df.runtime.messages import Hello, Message, Ready, Rejected, Release, Welcome, decode, encode
+from helix_df.plan.plan import Plan, SolverReport, assemble
+from helix_df.runtime.coordinator.state import Abort, CoordinatorState, Deliver
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.steps import Step, StepResult
-from helix_df.runtime.worker_state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.wire.messages import Hello, Message, Ready, Rejected, Release, Welcome, decode, encode
+from helix_df.runtime.worker.kv_pages import PagePool
+from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
 
 PRIME = 1009

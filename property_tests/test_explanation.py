@@ -17,8 +17,8 @@ from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import placement_flow, solve_max_flow
 from helix_df.graph.problem import LinkTable, Placement, Problem
 from helix_df.layers import LayerRange
-from helix_df.moves import move_bytes, stage_bytes
-from helix_df.plan_diff import diff
+from helix_df.plan.diff import diff
+from helix_df.plan.moves import move_bytes, stage_bytes
 from property_tests.strategies import geometries, placed_problems, placements_of
 from tests.explain.plans import plan_of
 

@@ -8,7 +8,7 @@ from helix_df.errors import PlanError
 from helix_df.exporters.api import Export
 from helix_df.exporters.registry import TARGETS, export_plan
 from helix_df.graph.problem import Placement, Problem
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from property_tests.strategies import placed_problems
 from tests.explain.plans import plan_of
 

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from helix_df.runtime.kv_pages import PagePool
+from helix_df.runtime.worker.kv_pages import PagePool
 
 REQUESTS = st.sampled_from("abcdef")
 PAGES, PAGE_TOKENS = 12, 4

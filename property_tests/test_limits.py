@@ -15,9 +15,9 @@ from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Limits, Placement, Problem
 from helix_df.graph.problem_document import from_document, to_document
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
-from helix_df.violations import violations
 from property_tests.brute_force import all_placements, placement_count
 from property_tests.strategies import job_for, limited_problems, placements
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import Entrance, MicroBatches, micro_batches
 from helix_df.profiles.timing import LayerTiming
-from helix_df.runtime.messages import Forward, Route
+from helix_df.rules.micro_batches import Entrance, MicroBatches, micro_batches
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.worker_state import WorkerState
+from helix_df.runtime.wire.messages import Forward, Route
+from helix_df.runtime.worker.state import WorkerState
 from helix_df.simulator import Options, simulate
 from tests.simulator.small import chain, stage, trace
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.routing import FlowRouter, KvLedger, WeightedTurns
+from helix_df.rules.routing import FlowRouter, KvLedger, WeightedTurns
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 1000), min_size=1)
 

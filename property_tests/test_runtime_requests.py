@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from helix_df.errors import RequestError
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from property_tests.runtime_world import World, toy_answer, toy_plan
 
 LAYERS = 6

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from helix_df.errors import Infeasible
 from helix_df.graph.bounds import covering_bound
 from helix_df.graph.problem import Problem
-from helix_df.plan import Plan, from_document, to_document
+from helix_df.plan.plan import Plan, from_document, to_document
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.mip import BACKENDS
 from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import get_solver
-from helix_df.violations import violations
 from property_tests.brute_force import best_flow, placement_count
 from property_tests.strategies import job_for, problems
 

@@ -12,9 +12,9 @@ from helix_df.errors import Infeasible
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
-from helix_df.violations import violations
 from property_tests.strategies import job_for, problems
 
 factors = st.sampled_from((-1.0, 0.0, 0.5, 0.99, 1.01, 2.0, float("nan"), float("inf")))

@@ -55,11 +55,11 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.models.weights import load_shard
     from helix_df.paths import cache_root
     from helix_df.profiles.read_geometry import read_geometry
-    from helix_df.runtime.compile_cache import enable_compile_cache
-    from helix_df.runtime.device import habits, matrix_layout
-    from helix_df.runtime.engine import Engine
     from helix_df.runtime.sampling import SamplingParams
-    from helix_df.runtime.steps import Step
+    from helix_df.runtime.worker.compile_cache import enable_compile_cache
+    from helix_df.runtime.worker.device import habits, matrix_layout
+    from helix_df.runtime.worker.engine import Engine
+    from helix_df.runtime.worker.steps import Step
     from helix_df.spec.source import parse_source
 
     enable_compile_cache(cache_root() / "compiled")
@@ -117,7 +117,7 @@ def _plan(setup: Setup) -> Any:
     from helix_df.graph.compile import compile_problem
     from helix_df.graph.max_flow import placement_flow
     from helix_df.layers import LayerRange
-    from helix_df.plan import SolverReport, assemble
+    from helix_df.plan.plan import SolverReport, assemble
     from helix_df.spec.job import Job
 
     layers = sum(setup.split)

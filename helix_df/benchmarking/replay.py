@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helix_df.errors import DeploymentError, RequestError, SimulationError
-from helix_df.runtime.client import RunningJob
+from helix_df.runtime.api.client import RunningJob
 from helix_df.simulator.trace import Trace, TraceRequest
 
 SMALLEST_VOCABULARY = 256

@@ -13,10 +13,10 @@ from helix_df.benchmarking.figures import Figures, measured_figures, simulated_f
 from helix_df.benchmarking.replay import Load, OnToken, Replayed, replay
 from helix_df.benchmarking.report import BenchReport
 from helix_df.errors import DeploymentError, SimulationError
-from helix_df.plan import Plan, read_plan
+from helix_df.plan.plan import Plan, read_plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.client import RemoteJob, RunningJob, http_client
-from helix_df.runtime.jobs import find_running
+from helix_df.runtime.api.client import RemoteJob, RunningJob, http_client
+from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.requests import JobStatus
 from helix_df.simulator import options_of, setup_of, simulate
 from helix_df.simulator.options import HoldInFlight

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.plan import Plan
-    from helix_df.runtime.jobs import DaemonRecord, JobDirectory
+    from helix_df.plan.plan import Plan
+    from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory
     from helix_df.spec.job import Job
 
 
@@ -33,7 +33,7 @@ def apply(
     Ctrl-C before it is ready takes everything down again.
     """
     from helix_df.cli.console import messages, output
-    from helix_df.runtime.jobs import job_directory
+    from helix_df.runtime.jobs.directory import job_directory
 
     job, plan = _read(source, plan_file, solver, name)
     directory = job_directory(job.name)
@@ -51,8 +51,8 @@ def apply(
 def _read(source: Path, plan_file: Path | None, solver: str | None, name: str | None) -> tuple[Job, Plan | None]:
     from helix_df.errors import PlanError
     from helix_df.load import load_job
-    from helix_df.plan import read_plan
-    from helix_df.violations import require_valid
+    from helix_df.plan.plan import read_plan
+    from helix_df.plan.violations import require_valid
 
     if source.suffix == ".json":
         if plan_file is not None or solver is not None:
@@ -97,7 +97,7 @@ def _renamed(job: Job, name: str | None) -> Job:
 
 def _already_running(directory: JobDirectory, job: Job, plan: Plan | None, console: Console) -> None:
     from helix_df.errors import DeploymentError
-    from helix_df.plan import read_plan
+    from helix_df.plan.plan import read_plan
 
     running = read_plan(directory.plan_path)
     same = running.job == job and (plan is None or running.placement == plan.placement)

@@ -18,8 +18,8 @@ def diff(
     from helix_df.cli.console import messages, output
     from helix_df.cli.diff_table import render_diff
     from helix_df.cli.plans import find_plan
-    from helix_df.plan_diff import diff as compared
-    from helix_df.plan_diff import diff_document
+    from helix_df.plan.diff import diff as compared
+    from helix_df.plan.diff import diff_document
 
     found = compared(find_plan(old, messages()), find_plan(new, messages()))
     if as_json:

@@ -11,7 +11,7 @@ from helix_df.cli.console import print_trimmed
 from helix_df.cli.words import count, gain, labelled, number, plain_table
 from helix_df.layers import LayerRange
 from helix_df.pictures.layout import size
-from helix_df.plan_diff import NodeMove, PlanDiff
+from helix_df.plan.diff import NodeMove, PlanDiff
 
 
 def render_diff(found: PlanDiff, console: Console) -> None:

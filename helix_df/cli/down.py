@@ -12,8 +12,8 @@ def down(
     every: Annotated[bool, typer.Option("--all", help="End every job that runs here.")] = False,
 ) -> None:
     """End a job and its workers. Ending one that doesn't run is no error."""
-    from helix_df.runtime.jobs import find_job, running_jobs
-    from helix_df.runtime.lifecycle import stop_daemon
+    from helix_df.runtime.jobs.directory import find_job, running_jobs
+    from helix_df.runtime.jobs.lifecycle import stop_daemon
 
     if every and name is not None:
         raise typer.BadParameter("give a name or --all, not both")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from helix_df.runtime.client import Options
+    from helix_df.runtime.api.client import Options
 
 
 def generate(

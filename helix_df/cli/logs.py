@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from helix_df.runtime.jobs import JobDirectory
+    from helix_df.runtime.jobs.directory import JobDirectory
 
 POLL_S = 0.25
 
@@ -21,7 +21,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Show the logs of a job's coordinator and local workers."""
-    from helix_df.runtime.jobs import find_job, last_words
+    from helix_df.runtime.jobs.directory import find_job, last_words
 
     job = find_job(name)
     wanted = _wanted(job, node)
@@ -40,7 +40,7 @@ def logs(
 
 def _wanted(job: JobDirectory, node: str | None) -> list[str]:
     from helix_df.errors import DeploymentError
-    from helix_df.runtime.jobs import log_names
+    from helix_df.runtime.jobs.directory import log_names
 
     known = list(log_names(job))
     if node is None:

@@ -36,8 +36,8 @@ def plan(
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
     from helix_df.load import load_job
-    from helix_df.plan import to_document, write_plan
-    from helix_df.plan_diff import stay_near
+    from helix_df.plan.diff import stay_near
+    from helix_df.plan.plan import to_document, write_plan
     from helix_df.planning import make_plan
 
     job = load_job(job_file)
@@ -59,7 +59,7 @@ def plan(
     render_plan(made, problem, output(), every_node=every_node)
     if running is not None:
         from helix_df.cli.diff_table import render_diff
-        from helix_df.plan_diff import diff
+        from helix_df.plan.diff import diff
 
         output().print()
         render_diff(diff(running, made), output())

@@ -17,7 +17,7 @@ from helix_df.graph.compile import mean_request
 from helix_df.graph.flow import FlowPath
 from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
-from helix_df.plan import Plan, Stage
+from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests
 

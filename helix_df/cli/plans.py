@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.plan import Plan
+    from helix_df.plan.plan import Plan
 
 SOURCE_HELP = "A plan file (.json), a job file, or the name of a job that runs or ran here."
 
@@ -29,8 +29,8 @@ def find_plan(source: str, progress: Console) -> Plan:
 
 
 def _checked(path: Path) -> Plan:
-    from helix_df.plan import read_plan
-    from helix_df.violations import require_valid
+    from helix_df.plan.plan import read_plan
+    from helix_df.plan.violations import require_valid
 
     return require_valid(read_plan(path), str(path))
 
@@ -46,7 +46,7 @@ def _planned(path: Path, progress: Console) -> Plan:
 
 def _of_job(name: str) -> Plan:
     from helix_df.errors import PlanError
-    from helix_df.runtime.jobs import list_jobs
+    from helix_df.runtime.jobs.directory import list_jobs
 
     jobs = {job.name: job for job in list_jobs()}
     if name not in jobs:

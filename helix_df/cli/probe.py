@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.probing import Probed
-    from helix_df.runtime.prober import Link
+    from helix_df.measuring.prober import Link
+    from helix_df.measuring.probing import Probed
 
 
 def probe(
@@ -32,7 +32,7 @@ def probe(
     from helix_df import probing
     from helix_df.cli.console import messages, output
     from helix_df.errors import SpecError
-    from helix_df.runtime.launchers.local import TOKEN_VARIABLE
+    from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
 
     token = os.environ.get(TOKEN_VARIABLE)
     if sum((bool(targets), listen is not None, loopback)) > 1:

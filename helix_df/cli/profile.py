@@ -32,8 +32,8 @@ def profile(
     """
     from helix_df.cli.console import messages, output
     from helix_df.cli.numbers import whole_numbers
-    from helix_df.drift import profile_differences
-    from helix_df.profiling import profile_device, profile_yaml
+    from helix_df.measuring.drift import profile_differences
+    from helix_df.measuring.profiling import profile_device, profile_yaml
 
     job = _job(source, dtype)
     progress = messages()
@@ -58,8 +58,8 @@ def profile(
 
 def _job(source: str, dtype: str) -> Job:
     from helix_df.load import load_job
-    from helix_df.plan import read_plan
-    from helix_df.profiling import model_job
+    from helix_df.measuring.profiling import model_job
+    from helix_df.plan.plan import read_plan
 
     path = Path(source)
     if path.suffix == ".json":

@@ -16,8 +16,8 @@ def show(
     from helix_df.cli.console import output
     from helix_df.cli.plan_table import render_plan
     from helix_df.graph.compile import compile_problem
-    from helix_df.plan import read_plan
-    from helix_df.violations import require_valid
+    from helix_df.plan.plan import read_plan
+    from helix_df.plan.violations import require_valid
 
     plan = read_plan(plan_file)
     problem = compile_problem(plan.job)

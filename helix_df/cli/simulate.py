@@ -15,7 +15,7 @@ from helix_df.cli.variants import Asked
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.plan import Plan
+    from helix_df.plan.plan import Plan
     from helix_df.simulator.options import NodeEvent, Options
     from helix_df.simulator.world import Watch
     from helix_df.spec.job import Job
@@ -141,7 +141,7 @@ def _options(
     from dataclasses import replace
 
     from helix_df.errors import SimulationError
-    from helix_df.schedulers.registry import get_scheduler
+    from helix_df.rules.schedulers.registry import get_scheduler
     from helix_df.simulator.options import (
         HoldInFlight,
         artifact_baseline,

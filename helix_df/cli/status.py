@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from helix_df.runtime.jobs import JobDirectory
+    from helix_df.runtime.jobs.directory import JobDirectory
     from helix_df.runtime.requests import JobStatus, NodeStatus
 
 
@@ -20,7 +20,7 @@ def status(
 ) -> None:
     """Show a running job and its workers, or which jobs run."""
     from helix_df.cli.console import output
-    from helix_df.runtime.jobs import running_jobs
+    from helix_df.runtime.jobs.directory import running_jobs
 
     console = output()
     running = running_jobs()
@@ -59,7 +59,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
 
     from helix_df import deployment
     from helix_df.cli.console import print_trimmed
-    from helix_df.runtime.jobs import find_running
+    from helix_df.runtime.jobs.directory import find_running
 
     _, url = find_running(name)
     found = deployment.status(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.plan import Plan
+    from helix_df.plan.plan import Plan
     from helix_df.spec.job import Job
     from helix_df.what_if import Change, Variant
 
@@ -126,7 +126,7 @@ def _with_limit(job: Job, asked: Asked) -> Job:
 
 def _setting(subject: str, text: str) -> Settings:
     from helix_df.errors import SpecError
-    from helix_df.schedulers.registry import get_scheduler
+    from helix_df.rules.schedulers.registry import get_scheduler
 
     if subject == "scheduler":
         get_scheduler(text)

@@ -19,10 +19,10 @@ def worker(
     listen: Annotated[str, typer.Option(help="Where other workers reach this one.")] = "tcp://127.0.0.1:*",
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
-    from helix_df.runtime.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
-    from helix_df.runtime.transport import listen as open_endpoint
-    from helix_df.runtime.worker import Worker
-    from helix_df.runtime.worker_engine import build_engine
+    from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
+    from helix_df.runtime.wire.transport import listen as open_endpoint
+    from helix_df.runtime.worker.build import build_engine
+    from helix_df.runtime.worker.shell import Worker
 
     token = os.environ.get(TOKEN_VARIABLE)
     if token is None:

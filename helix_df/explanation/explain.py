@@ -20,7 +20,7 @@ from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import get_solver

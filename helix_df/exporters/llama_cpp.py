@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from helix_df.exporters.api import Command, Export
 from helix_df.exporters.pipelines import gpu_count, host_of, idle_note, linear_chain, model_path, refusal
-from helix_df.plan import Plan, Stage
+from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.read_geometry import locate_gguf
 
 NAME = "llama.cpp"

@@ -16,7 +16,7 @@ from itertools import groupby
 from helix_df.exporters.api import Command, Export
 from helix_df.exporters.pipelines import busy_stages, gpu_count, host_of, idle_note, model_path, refusal, said
 from helix_df.graph.flow import FlowPath
-from helix_df.plan import Plan, Stage
+from helix_df.plan.plan import Plan, Stage
 
 NAME = "Parallax"
 FIRST_PORT = 3000

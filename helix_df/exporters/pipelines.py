@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from helix_df.errors import PlanError
-from helix_df.plan import Plan, Stage
+from helix_df.plan.plan import Plan, Stage
 from helix_df.spec.job import Job
 
 PLACEHOLDER = "MODEL"

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from helix_df.errors import PlanError
 from helix_df.exporters.api import Export
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 
 TARGETS = {
     "vllm": "helix_df.exporters.vllm",

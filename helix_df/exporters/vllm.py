@@ -16,7 +16,7 @@ from itertools import groupby
 
 from helix_df.exporters.api import Command, Export
 from helix_df.exporters.pipelines import gpu_count, host_of, idle_note, linear_chain, model_path, refusal
-from helix_df.plan import Plan, Stage
+from helix_df.plan.plan import Plan, Stage
 
 NAME = "vLLM"
 

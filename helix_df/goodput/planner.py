@@ -17,7 +17,7 @@ from helix_df.graph.compile import compile_problem
 from helix_df.graph.even_flow import spread_flow
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.problem import Problem
-from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import Watch
 from helix_df.solvers.options import read_extra
 from helix_df.spec.job import Job, Limits

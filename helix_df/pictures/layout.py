@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

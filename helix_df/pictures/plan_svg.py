@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from helix_df.pictures.layout import Layout, Row, Wire, lay_out, number
 from helix_df.pictures.svg import Drawing, colours, shortened, text_width, wrapped
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 
 WIDTH = 1120.0
 MARGIN = 20.0

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from helix_df.layers import LayerRange
 from helix_df.pictures.layout import Layout, Row, lay_out, number
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 
 STYLES = ("blue", "yellow", "green", "magenta", "cyan", "bright_blue", "bright_green", "bright_magenta", "bright_cyan")
 NARROWEST_BAR = 16

@@ -1,6 +1,6 @@
 """What is asked of a running job, and what comes back, in tokens.
 
-Text, templates and HTTP live above (``generation``, ``api``); routes and workers below (``coordinator_state``).
+Text, templates and HTTP live above (``generation``, ``api``); routes and workers below (``coordinator.state``).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_df.layers import LayerRange
-from helix_df.routing import KvLedger, Pipeline
+from helix_df.rules.routing import KvLedger, Pipeline
 
 
 @dataclass(slots=True)

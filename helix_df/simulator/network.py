@@ -10,8 +10,8 @@ from collections.abc import Callable
 from helix_df.errors import SimulationError
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
-from helix_df.routing import ways_home
-from helix_df.schedulers.registry import follows_flow
+from helix_df.rules.routing import ways_home
+from helix_df.rules.schedulers.registry import follows_flow
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Link, Nic
 from helix_df.simulator.setup import Setup

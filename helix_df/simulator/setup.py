@@ -15,7 +15,7 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.timing import LayerTiming
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from helix_df.graph.problem import COORDINATOR
-from helix_df.micro_batches import Entrance
+from helix_df.rules.micro_batches import Entrance
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Attempt, Link, Nic, Run
 from helix_df.simulator.setup import StageSetup

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import MicroBatches, micro_batches
-from helix_df.routing import KvLedger, Pipeline
-from helix_df.schedulers.api import HopObserver, HopRouter, TokenCounter, View
-from helix_df.schedulers.registry import get_scheduler
+from helix_df.rules.micro_batches import MicroBatches, micro_batches
+from helix_df.rules.routing import KvLedger, Pipeline
+from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter, View
+from helix_df.rules.schedulers.registry import get_scheduler
 from helix_df.simulator.door import Door
 from helix_df.simulator.ledger import LayerLedger, reserve
 from helix_df.simulator.meter import Meter

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from helix_df.graph.problem import Placement, Problem
-from helix_df.moves import Near
+from helix_df.plan.moves import Near
 
 Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
 """Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem_document import from_document, read_placement
-from helix_df.moves import Near
+from helix_df.plan.moves import Near
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.solvers.attempts import run_attempt
 from helix_df.solvers.lanes import incumbent_document, read_attempt, read_incumbent

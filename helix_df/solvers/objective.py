@@ -12,7 +12,7 @@ import numpy as np
 from helix_df.graph.capacities import Ints, request_matrix
 from helix_df.graph.judge import Judge
 from helix_df.layers import LayerRange
-from helix_df.moves import Near
+from helix_df.plan.moves import Near
 
 
 class Objective:

@@ -15,8 +15,8 @@ from helix_df.graph.limits import broken_limits
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
-from helix_df.moves import Near
-from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.plan.moves import Near
+from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
 from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job

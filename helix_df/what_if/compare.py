@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from helix_df.graph.stage_timing import TimingChoice
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.simulator import Options, Outcome, Trace, setup_of, simulate
 from helix_df.simulator.outcome import to_document
 from helix_df.simulator.world import Watch

@@ -10,8 +10,8 @@ from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_no_flow
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.max_flow import placement_flow
-from helix_df.plan import Plan, SolverReport, assemble
-from helix_df.plan_diff import stay_near
+from helix_df.plan.diff import stay_near
+from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.planning import make_plan
 from helix_df.solvers.api import Watch
 from helix_df.solvers.registry import get_solver

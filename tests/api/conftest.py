@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
-from helix_df.runtime.api import create_app
-from helix_df.runtime.daemon import api_server, bound_socket, url_of
+from helix_df.runtime.api.app import create_app
+from helix_df.runtime.jobs.daemon import api_server, bound_socket, url_of
 from tests.api.fakes import FakeService, text_service
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from helix_df.errors import HelixError, RequestError
 from helix_df.models.chat import PLAIN_TEMPLATE, ChatTemplate
 from helix_df.models.tokenizer import ByteCodec, Tokenizer
-from helix_df.runtime.generation import TextService
+from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.requests import GenerationRequest, JobStatus, NodeStatus, TokenEvent, TopLogprobs
 
 EOS = 257

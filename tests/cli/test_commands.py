@@ -16,10 +16,10 @@ from helix_df.cli.plan_table import render_plan
 from helix_df.cli.search import describe, watched
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job, parse_job
-from helix_df.plan import read_plan
+from helix_df.plan.plan import read_plan
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.solvers.api import Incumbent
-from helix_df.violations import violations
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "spec" / "examples"

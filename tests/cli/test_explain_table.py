@@ -11,7 +11,7 @@ from helix_df.cli.words import gain, names, number
 from helix_df.explanation.explain import explain
 from helix_df.graph.problem import Link
 from helix_df.pictures.layout import size
-from helix_df.plan_diff import diff
+from helix_df.plan.diff import diff
 from tests.explain.plans import placed, plan_of
 from tests.problems import ACTIVATION_BYTES, node, problem
 

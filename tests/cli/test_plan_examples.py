@@ -7,9 +7,9 @@ import pytest
 from helix_df.errors import Infeasible
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.solvers.registry import BUILT_IN
-from helix_df.violations import violations
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "spec" / "examples").glob("*.yaml"))
 SOLVERS = [

@@ -10,9 +10,9 @@ import pytest
 
 from helix_df.cli.main import main
 from helix_df.load import load_job
-from helix_df.plan import read_plan, write_plan
+from helix_df.plan.plan import read_plan, write_plan
 from helix_df.planning import make_plan
-from helix_df.runtime.jobs import job_directory
+from helix_df.runtime.jobs.directory import job_directory
 
 EXAMPLES = Path(__file__).parents[2] / "spec" / "examples"
 

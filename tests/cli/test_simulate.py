@@ -9,7 +9,7 @@ import pytest
 from helix_df.cli.main import main
 from helix_df.cli.simulate import _Bar
 from helix_df.load import load_job
-from helix_df.plan import write_plan
+from helix_df.plan.plan import write_plan
 from helix_df.planning import make_plan
 
 EXAMPLES = Path(__file__).parents[2] / "spec" / "examples"

@@ -7,7 +7,7 @@ import pytest
 
 from helix_df.cli.main import main
 from helix_df.load import load_job
-from helix_df.plan import read_plan, write_plan
+from helix_df.plan.plan import read_plan, write_plan
 from helix_df.planning import make_plan
 
 JOB = Path(__file__).parents[2] / "spec" / "examples" / "two-sites.yaml"

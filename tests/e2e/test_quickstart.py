@@ -18,8 +18,8 @@ import httpx
 import openai
 import pytest
 
-from helix_df.plan import read_plan
-from helix_df.violations import violations
+from helix_df.plan.plan import read_plan
+from helix_df.plan.violations import violations
 
 pytestmark = pytest.mark.xdist_group("quickstart")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan, SolverReport, assemble
+from helix_df.plan.plan import Plan, SolverReport, assemble
 from property_tests.strategies import job_for
 
 

@@ -9,8 +9,8 @@ import pytest
 from helix_df.errors import PlanError
 from helix_df.layers import LayerRange
 from helix_df.load import load_job
-from helix_df.moves import load_bytes, move_bytes, stage_bytes
-from helix_df.plan_diff import diff, diff_document
+from helix_df.plan.diff import diff, diff_document
+from helix_df.plan.moves import load_bytes, move_bytes, stage_bytes
 from helix_df.planning import make_plan
 from helix_df.profiles.geometry import ModelGeometry
 from tests.explain.plans import placed, plan_of

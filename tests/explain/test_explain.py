@@ -173,7 +173,7 @@ def test_the_library_offers_what_the_commands_use():
     import helix_df
     from helix_df.exporters.registry import export_plan
     from helix_df.pictures.plan_svg import plan_svg
-    from helix_df.plan_diff import diff
+    from helix_df.plan.diff import diff
 
     assert (helix_df.explain, helix_df.diff) == (explain, diff)
     assert (helix_df.export_plan, helix_df.plan_svg) == (export_plan, plan_svg)

@@ -12,7 +12,7 @@ from helix_df.errors import PlanError
 from helix_df.exporters.registry import TARGETS, export_plan
 from helix_df.layers import LayerRange
 from helix_df.load import load_job
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
 from tests.explain.plans import placed, plan_of
 from tests.problems import node, problem

@@ -33,12 +33,12 @@ from helix_df.goodput.workshop import (
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.even_flow import SPREADS
 from helix_df.load import parse_job
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.simulator.simulate import simulate
 from helix_df.simulator.stepwise import Stepwise
 from helix_df.solvers.api import Watch
 from helix_df.spec.job import Job
-from helix_df.violations import violations
 
 JOB = """\
 name: small

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from helix_df.load import parse_job
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
-from helix_df.runtime.jobs import JobDirectory, job_directory
-from helix_df.runtime.lifecycle import start_daemon, stop_daemon
+from helix_df.runtime.jobs.directory import JobDirectory, job_directory
+from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon
 
 JOB = """
 name: NAME

@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 
 from helix_df.errors import DeploymentError, RequestError
-from helix_df.runtime.daemon import Parts, main
+from helix_df.runtime.jobs.daemon import Parts, main
 from tests.api.fakes import READY, FakeService, byte_tokenizer
 
 TINY_VOCABULARY = 320

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from helix_df.cli.main import main
-from helix_df.plan import write_plan
-from helix_df.runtime.lifecycle import stop_daemon
+from helix_df.plan.plan import write_plan
+from helix_df.runtime.jobs.lifecycle import stop_daemon
 from tests.jobs.conftest import JOB, tiny_plan
 from tests.jobs.test_daemon import ready
 

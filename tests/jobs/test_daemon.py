@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from helix_df.errors import DeploymentError, HelixError, ModelError
-from helix_df.runtime.daemon import bound_socket
-from helix_df.runtime.jobs import Failure, job_directory
-from helix_df.runtime.lifecycle import check_alive, revive, start_daemon, stop_daemon, until_ready, until_serving
+from helix_df.runtime.jobs.daemon import bound_socket
+from helix_df.runtime.jobs.directory import Failure, job_directory
+from helix_df.runtime.jobs.lifecycle import check_alive, revive, start_daemon, stop_daemon, until_ready, until_serving
 from tests.jobs.conftest import tiny_plan
 
 

@@ -6,8 +6,8 @@ import stat
 import pytest
 
 from helix_df.errors import DeploymentError
-from helix_df.plan import write_plan
-from helix_df.runtime.jobs import (
+from helix_df.plan.plan import write_plan
+from helix_df.runtime.jobs.directory import (
     DaemonRecord,
     Failure,
     find_job,

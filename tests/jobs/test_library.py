@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import helix_df
-from helix_df.runtime.client import LocalJob
+from helix_df.runtime.api.client import LocalJob
 from tests.api.fakes import FakeService, text_service
 from tests.jobs.conftest import JOB, tiny_plan
 from tests.jobs.test_daemon import ready

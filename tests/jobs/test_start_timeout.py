@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_df.layers import LayerRange
-from helix_df.runtime.daemon import start_timeout
+from helix_df.runtime.jobs.daemon import start_timeout
 from tests.runtime.tiny import tiny_plan
 
 

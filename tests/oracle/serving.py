@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
-from helix_df.plan import SolverReport, assemble
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.plan.plan import SolverReport, assemble
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.spec.job import Job

@@ -9,9 +9,9 @@ import pytest
 
 from helix_df.errors import DeploymentError, ModelError, RequestError
 from helix_df.layers import LayerRange
-from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.messages import Welcome
-from helix_df.runtime.worker import Report, StepEngine
+from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.wire.messages import Welcome
+from helix_df.runtime.worker.shell import Report, StepEngine
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 

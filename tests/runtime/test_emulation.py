@@ -13,12 +13,12 @@ from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.graph.problem import Link as Quality
 from helix_df.layers import LayerRange
 from helix_df.profiles.timing import LayerTiming
-from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
-from helix_df.runtime.messages import Forward, encode
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, TokenEvent
-from helix_df.runtime.steps import Step, StepResult
-from helix_df.runtime.transport import listen
+from helix_df.runtime.wire.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
+from helix_df.runtime.wire.messages import Forward, encode
+from helix_df.runtime.wire.transport import listen
+from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.simulator import TraceRequest, options_of, setup_of
 from helix_df.simulator.network import Network
 from helix_df.simulator.options import MESSAGE_BYTES

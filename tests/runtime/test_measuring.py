@@ -11,16 +11,16 @@ import pytest
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
+from helix_df.measuring.prober import BOUNCES, Link, Prober, answer_probes
+from helix_df.measuring.probing import link_differences, links_yaml, own_host, secret_for
+from helix_df.measuring.profiling import model_job, node_gpu, profile_device, profile_yaml
 from helix_df.planning import make_plan
-from helix_df.probing import link_differences, links_yaml, own_host, secret_for
 from helix_df.profiles.read_geometry import catalogue
-from helix_df.profiling import model_job, node_gpu, profile_device, profile_yaml
-from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.messages import Frames, Probe, decode, encode
-from helix_df.runtime.prober import BOUNCES, Link, Prober, answer_probes
-from helix_df.runtime.stage_speed import PREFILL_TOKENS, RUNS, time_stage
-from helix_df.runtime.steps import Step, StepResult
-from helix_df.runtime.transport import Endpoint, listen
+from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.wire.messages import Frames, Probe, decode, encode
+from helix_df.runtime.wire.transport import Endpoint, listen
+from helix_df.runtime.worker.stage_speed import PREFILL_TOKENS, RUNS, time_stage
+from helix_df.runtime.worker.steps import Step, StepResult
 from tests.runtime.tiny import tiny_plan
 
 TINY = catalogue()["tiny"]

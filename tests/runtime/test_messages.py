@@ -9,7 +9,7 @@ import pytest
 from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import MicroBatches
+from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime import messages as m
 from helix_df.runtime.requests import EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams

@@ -10,16 +10,16 @@ import pytest
 
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
-from helix_df.micro_batches import MicroBatches
-from helix_df.runtime.coordinator import Coordinator
-from helix_df.runtime.messages import Forward, Rejected, Release, Route
-from helix_df.runtime.page_ledger import PageLedger
-from helix_df.runtime.prefix_cache import PrefixCache
-from helix_df.runtime.prefix_index import PrefixIndex
+from helix_df.rules.micro_batches import MicroBatches
+from helix_df.runtime.coordinator.page_ledger import PageLedger
+from helix_df.runtime.coordinator.prefix_cache import PrefixCache
+from helix_df.runtime.coordinator.prefix_index import PrefixIndex
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.steps import StepResult
-from helix_df.runtime.worker_state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route
+from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.worker.steps import StepResult
 from tests.runtime.tiny import PLACEMENT, answer, tiny_plan
 
 ROUTE = (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4)))

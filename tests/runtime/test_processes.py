@@ -15,7 +15,7 @@ import pytest
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.runtime.coordinator.shell import Coordinator
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 

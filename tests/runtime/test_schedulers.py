@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan
-from helix_df.runtime.coordinator import Coordinator, context_of
-from helix_df.runtime.coordinator_state import CoordinatorState
-from helix_df.runtime.messages import Forward, Hello, Ready
-from helix_df.runtime.worker_state import Send
+from helix_df.plan.plan import Plan
+from helix_df.runtime.coordinator.shell import Coordinator, context_of
+from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.wire.messages import Forward, Hello, Ready
+from helix_df.runtime.worker.state import Send
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 TWINS = {"a1": LayerRange(0, 2), "a2": LayerRange(0, 2), "b1": LayerRange(2, 4), "b2": LayerRange(2, 4)}

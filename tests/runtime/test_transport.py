@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
-from helix_df.runtime.transport import Endpoint, listen
+from helix_df.runtime.wire.transport import Endpoint, listen
 
 SCHEMES = ["tcp://127.0.0.1:*", "local://*"]
 

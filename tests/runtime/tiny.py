@@ -7,12 +7,12 @@ from typing import Any
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
-from helix_df.plan import Plan, SolverReport, assemble
-from helix_df.runtime.coordinator import Coordinator
+from helix_df.plan.plan import Plan, SolverReport, assemble
+from helix_df.plan.violations import violations
+from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.spec.job import Job
-from helix_df.violations import violations
 
 # Two ways in, two ways out, and a request from `early` runs only layers 2 and 3 on `late` (partial inference).
 PLACEMENT = {

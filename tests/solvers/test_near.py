@@ -10,7 +10,7 @@ from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
-from helix_df.moves import GIB, Near, move_bytes
+from helix_df.plan.moves import GIB, Near, move_bytes
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.spec.source import parse_source

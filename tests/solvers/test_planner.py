@@ -7,13 +7,13 @@ import pytest
 from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.problem import COORDINATOR, Placement
 from helix_df.layers import LayerRange
-from helix_df.plan import read_plan, write_plan
+from helix_df.plan.plan import read_plan, write_plan
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import BUILT_IN, get_solver
 from helix_df.spec.job import Job
-from helix_df.violations import violations
 from tests.problems import FAST, node, problem
 
 TWO = problem(4, node("a", 9, 8, 7), node("b", 9, 6))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from helix_df.errors import RequestError
-from helix_df.runtime.sampler import log_probabilities, pick_greedily, sample, sampler_rows
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.worker.sampler import log_probabilities, pick_greedily, sample, sampler_rows
 
 VOCAB = 50
 LOGITS = np.random.default_rng(0).normal(0, 2, VOCAB).astype(np.float32)

@@ -7,11 +7,11 @@ import pytest
 from helix_df.errors import Infeasible
 from helix_df.graph.max_flow import placement_flow
 from helix_df.load import load_job
-from helix_df.plan import Plan
+from helix_df.plan.plan import Plan
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.simulator import options_of
 from helix_df.simulator.trace_names import find_trace
-from helix_df.violations import violations
 from helix_df.what_if import AddNodes, RemoveNode, SetLink, Variant, changed, compare, keep_placement, replan, row_of
 from helix_df.what_if.compare import comparison_document
 

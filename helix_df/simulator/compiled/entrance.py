@@ -1,4 +1,4 @@
-"""Micro-batches: the rules of ``helix_df.micro_batches``."""
+"""Micro-batches: the rules of ``helix_df.rules.micro_batches``."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
 

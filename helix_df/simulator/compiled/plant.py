@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
-from helix_df.schedulers.api import View
-from helix_df.schedulers.registry import get_scheduler
+from helix_df.rules.schedulers.api import View
+from helix_df.rules.schedulers.registry import get_scheduler
 from helix_df.simulator.network import Network
 from helix_df.simulator.options import FeedByKv, Options, Saturate
 from helix_df.simulator.parts import Link

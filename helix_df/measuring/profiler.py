@@ -1,0 +1,172 @@
+"""Times the runtime's own engine on this device: milliseconds a layer for prefills and decode steps.
+
+Owns which layers are loaded and which batches run. Compiling never counts: a batch is timed once it has run before.
+Doesn't know what the numbers are used for (``profiles.measurement``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from helix_df.errors import SpecError
+from helix_df.layers import LayerRange
+from helix_df.models.weights import load_shard
+from helix_df.paths import cache_root
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.measurement import Kind, Memory, Sample
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.worker.compile_cache import enable_compile_cache
+from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.kv_pages import PAGE_TOKENS
+from helix_df.runtime.worker.steps import Step
+from helix_df.spec.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """What is timed: numbers of layers, prompt tokens of prefills, requests of decode steps, and runs of each."""
+
+    layers: tuple[int, ...]
+    prefill: tuple[int, ...]
+    decode: tuple[int, ...]
+    context: int
+    repeat: int
+
+    def __len__(self) -> int:
+        return len(self.layers) * (len(self.prefill) + len(self.decode))
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The samples, the device's own name, and its memory where it tells."""
+
+    samples: tuple[Sample, ...]
+    device: str
+    memory: Memory | None
+
+
+def time_batches(
+    job: Job, batches: Batches, clock: Callable[[], float], on_sample: Callable[[Sample], None] = lambda sample: None
+) -> Timed:
+    """Run every batch through layers from the middle of the job's model.
+
+    Args:
+        job: whose model, batch limits and context to use.
+        batches: what to time.
+        clock: seconds of any monotonic clock.
+        on_sample: called with each sample as it is there.
+
+    Raises:
+        ModelError: when the weights can't be read.
+        SpecError: for sizes that the model or the job doesn't allow.
+    """
+    source = job.model.parsed_source
+    geometry = read_geometry(source)
+    held = middle_layers(geometry, max(batches.layers))
+    _check(batches, job, geometry)
+    enable_compile_cache(cache_root() / "compiled")
+    device = jax.local_devices()[0]
+    shard = load_shard(source, geometry, held, dtype=job.model.dtype, seed=job.model.seed, layout=matrix_layout())
+    engine = Engine(
+        shard,
+        num_pages=_pages(batches),
+        max_batch=job.runtime.max_batch,
+        max_context=job.model.context,
+        max_prefill=job.runtime.max_prefill_tokens,
+        **habits(),
+    )
+    samples = []
+    for kind, count, size in _all(batches):
+        layers = LayerRange(held.start, held.start + count)
+        steps = _steps(kind, layers, size, batches.context, geometry)
+        sample = Sample(kind, count, size, _time(engine, steps, batches.repeat, clock))
+        samples.append(sample)
+        on_sample(sample)
+    return Timed(tuple(samples), f"{device.device_kind} ({device.platform})", _memory(device))
+
+
+def middle_layers(geometry: ModelGeometry, count: int) -> LayerRange:
+    """``count`` layers without the model's ends, if it has so many, since the ends cost something of their own.
+
+    Raises:
+        SpecError: when the model has fewer layers.
+    """
+    if count > geometry.num_layers:
+        raise SpecError(
+            "the model has fewer layers", where="--layers", found=str(count), expected=f"at most {geometry.num_layers}"
+        )
+    start = 1 if count < geometry.num_layers else 0
+    return LayerRange(start, start + count)
+
+
+def _check(batches: Batches, job: Job, geometry: ModelGeometry) -> None:
+    context = min(job.model.context or geometry.context_length, geometry.context_length)
+    if max(batches.prefill) > context:
+        raise SpecError(
+            "the model's context is shorter",
+            where="--prefill",
+            found=str(max(batches.prefill)),
+            expected=f"at most {context}",
+        )
+    if max(batches.decode) > job.runtime.max_batch:
+        raise SpecError(
+            "the job decodes fewer requests together",
+            where="--decode",
+            found=str(max(batches.decode)),
+            expected=f"at most {job.runtime.max_batch}",
+            hint="raise runtime.max_batch in the job",
+        )
+
+
+def _pages(batches: Batches) -> int:
+    """Pages for the largest batch; each is given back before the next."""
+    decode = max(batches.decode) * -(-(batches.context + 1) // PAGE_TOKENS)
+    return max(decode, -(-max(batches.prefill) // PAGE_TOKENS))
+
+
+def _all(batches: Batches) -> Iterator[tuple[Kind, int, int]]:
+    for layers in batches.layers:
+        yield from (("prefill", layers, tokens) for tokens in batches.prefill)
+        yield from (("decode", layers, requests) for requests in batches.decode)
+
+
+def _steps(kind: Kind, layers: LayerRange, size: int, context: int, geometry: ModelGeometry) -> tuple[Step, ...]:
+    if kind == "prefill":
+        return (_step("profile-0", layers, 0, size, geometry),)
+    # Nobody wrote the keys and values that these steps read: zeros take as long.
+    return tuple(_step(f"profile-{index}", layers, context, 1, geometry) for index in range(size))
+
+
+def _step(request: str, layers: LayerRange, position: int, count: int, geometry: ModelGeometry) -> Step:
+    if layers.start == 0:
+        return Step(request, layers, position, tokens=np.zeros(count, np.int32))
+    return Step(request, layers, position, hidden=np.full((count, geometry.hidden_size), 0.01, np.float32))
+
+
+def _time(engine: Engine, steps: Sequence[Step], repeat: int, clock: Callable[[], float]) -> tuple[float, ...]:
+    try:
+        engine.run(steps)
+        compiled = engine.compilations
+        seconds = []
+        for _ in range(repeat):
+            start = clock()
+            results = engine.run(steps)
+            seconds.append(clock() - start)
+            assert not any(result.kv_full for result in results), "the profiler's cache is too small for its own batch"
+        assert engine.compilations == compiled, "a timed batch was compiled"
+        return tuple(seconds)
+    finally:
+        for step in steps:
+            engine.release(step.request)
+
+
+def _memory(device: jax.Device) -> Memory | None:
+    """What the device lets this process use, before weights; a CPU doesn't say."""
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else Memory(float(limit), "what the device lets one process use")

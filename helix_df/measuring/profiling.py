@@ -1,0 +1,180 @@
+"""Measure a model on this device: times by the runtime's own engine, memory, and what the job had declared.
+
+measured = profile_device(load_job("job.yaml"), node="a")
+sys.stdout.write(profile_yaml(measured))
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helix_df.errors import SpecError
+from helix_df.graph.compile import mean_request
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.measurement import DeviceProfile, Memory, Sample, profile_yaml
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import kv_tokens_by_layers
+from helix_df.runtime.jobs.launchers.local import one_thread_each, with_one_thread
+from helix_df.spec.job import GpuType, Job
+
+if TYPE_CHECKING:
+    from helix_df.measuring.profiler import Batches
+
+__all__ = ["model_job", "node_gpu", "profile_device", "profile_yaml"]
+
+LAYERS = (1, 2, 4)
+PREFILL = (16, 64, 256)
+DECODE = (1, 4, 8, 16)
+REPEAT = 7
+MODEL_GPU = "measured"
+"""The name of the GPU type when a model is profiled without a job."""
+
+
+def model_job(source: str, dtype: str = "float32") -> Job:
+    """A job of one node for a model that is profiled without one.
+
+    Raises:
+        SpecError: for what is no model's source.
+    """
+    from helix_df.load import parse_job
+
+    text = (
+        f"name: profile\nmodel: {{source: {_quoted(source)}, dtype: {dtype}}}\n"
+        f"gpus: {{{MODEL_GPU}: {{memory: 1TiB, profile: {{prefill_ms: [[1, 1]], decode_ms: [[1, 1]]}}}}}}\n"
+        f"nodes: {{here: {{gpu: {MODEL_GPU}}}}}\nlinks: {{default: {{bandwidth: 10Gbps}}}}\n"
+    )
+    job = parse_job(text, name=source, base=Path())
+    return job.model_copy(update={"gpus": {MODEL_GPU: GpuType()}})
+
+
+def node_gpu(job: Job, node: str | None) -> str:
+    """The GPU type of a node; without a name, the one that all nodes have.
+
+    Raises:
+        SpecError: when there is no such node, or no such one type.
+    """
+    if node is not None:
+        if node not in job.nodes:
+            raise SpecError("there is no such node", where="--node", found=node, expected=" | ".join(job.nodes))
+        return job.nodes[node].gpu
+    kinds = {one.gpu for one in job.nodes.values()}
+    if len(kinds) > 1:
+        raise SpecError(
+            "the nodes have different GPUs",
+            where="--node",
+            expected=f"the node that this machine is: {' | '.join(job.nodes)}",
+        )
+    return kinds.pop()
+
+
+def profile_device(
+    job: Job,
+    node: str | None = None,
+    *,
+    layers: tuple[int, ...] | None = None,
+    prefill: tuple[int, ...] | None = None,
+    decode: tuple[int, ...] | None = None,
+    repeat: int = REPEAT,
+    clock: Callable[[], float] = time.perf_counter,
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+) -> DeviceProfile:
+    """Time the job's model on this device, in the batches that its runtime would run.
+
+    Args:
+        job: whose model, dtype, workload and batch limits to use.
+        node: which of its nodes this machine is; needed where they differ in GPU.
+        layers: how many to run at once; default 1, 2 and 4, as far as the model has so many.
+        prefill: prompt tokens; default 16, 64 and 256, as far as the context goes.
+        decode: requests; default 1, 4, 8 and 16, as far as ``runtime.max_batch`` goes.
+        repeat: timed runs of each batch.
+        clock: seconds of any monotonic clock.
+        on_sample: called with each sample as it is there.
+
+    Raises:
+        SpecError: for a node, sizes or layers that the job or the model doesn't have.
+        ModelError: when the model can't be read.
+    """
+    gpu = node_gpu(job, node)
+    _share_cores(job, node)
+    from helix_df.measuring.profiler import time_batches
+
+    geometry = read_geometry(job.model.parsed_source)
+    batches = _batches(job, geometry, layers, prefill, decode, repeat)
+    timed = time_batches(job, batches, clock, on_sample)
+    memory = _memory(job, gpu, timed.memory)
+    kv_tokens = kv_tokens_by_layers(geometry, job.model.element_bytes, memory.total_bytes, mean_request(job, geometry))
+    return DeviceProfile(
+        gpu=gpu,
+        device=timed.device + (", one thread" if with_one_thread(os.environ) else ""),
+        model=f"{job.model.source} in {job.model.dtype}",
+        context=batches.context,
+        samples=timed.samples,
+        memory=memory,
+        weights_bytes=geometry.layer_parameters * job.model.element_bytes,
+        kv_tokens=kv_tokens,
+    )
+
+
+def _share_cores(job: Job, node: str | None) -> None:
+    """Compute as a worker of this job would: on one thread where many workers share this machine."""
+    local = sum(1 for one in job.nodes.values() if one.started_by == "local")
+    mine = node is None or job.nodes[node].started_by == "local"
+    if mine and "jax" not in sys.modules:  # afterwards the flags are not read any more
+        os.environ.update(one_thread_each(os.environ, local))
+
+
+def _batches(job: Job, geometry: ModelGeometry, layers: Any, prefill: Any, decode: Any, repeat: int) -> Batches:
+    from helix_df.measuring.profiler import Batches
+
+    requests = mean_request(job, geometry)
+    context = min(job.model.context or geometry.context_length, geometry.context_length)
+    inner = max(1, geometry.num_layers - 2)
+    for where, sizes in (("--layers", layers), ("--prefill", prefill), ("--decode", decode), ("--repeat", (repeat,))):
+        if sizes is not None and (not sizes or min(sizes) < 1):
+            raise SpecError("sizes must be at least 1", where=where, found=str(sizes))
+
+    def chosen(given: tuple[int, ...] | None, usual: tuple[int, ...], most: int) -> tuple[int, ...]:
+        return tuple(sorted(set(given if given is not None else (min(size, most) for size in usual))))
+
+    return Batches(
+        layers=chosen(layers, LAYERS, inner),
+        prefill=chosen(prefill, PREFILL, min(context, max(PREFILL))),
+        decode=chosen(decode, DECODE, job.runtime.max_batch),
+        context=min(context - 1, int(requests.input_tokens + requests.output_tokens / 2)),
+        repeat=repeat,
+    )
+
+
+def _memory(job: Job, gpu: str, of_device: Memory | None) -> Memory:
+    declared = job.gpus.get(gpu, GpuType()).memory
+    if of_device is not None:
+        return of_device
+    if declared is not None:
+        return Memory(declared, "as declared in the job, since a CPU has no limit of its own")
+    local = max(1, sum(1 for one in job.nodes.values() if one.started_by == "local"))
+    share = "" if local == 1 else f", shared by {local} workers"
+    return Memory(float(available_bytes() // local >> 20 << 20), f"RAM available now{share}")
+
+
+def available_bytes() -> int:
+    """RAM that this process could still get, within its control group's limit."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            found.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass  # not a Linux, or without control groups: what is known so far has to do
+    return max(1, min(found))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

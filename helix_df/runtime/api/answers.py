@@ -1,0 +1,224 @@
+"""The bodies of OpenAI's generation answers, whole and in chunks, and of its errors.
+
+Owns field names and shapes as the official client parses them. One flow, two dialects: chat and plain completions.
+Knows neither HTTP nor where the text comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from helix_df.errors import HelixError, RequestError
+from helix_df.runtime.api.generation import TextPiece, TokenLogprob
+from helix_df.runtime.requests import FinishReason, JobStatus
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer as it grows."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def add(self, piece: TextPiece) -> None:
+        """Take in the next piece."""
+        self.text += piece.text
+        self.token_ids += piece.token_ids
+        self.cached_tokens += piece.cached_tokens
+        self.finish_reason = piece.finish_reason
+        self.logprobs += piece.logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every body of one answer repeats; ``created`` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+
+    def wrap(self, kind: str, choices: list[Json]) -> Json:
+        """A body of this answer."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+class Dialect(Protocol):
+    """How one endpoint phrases its answers. ``echo`` is the prompt if it is to be repeated before the answer."""
+
+    prefix: str
+
+    def whole(self, envelope: Envelope, choices: list[Choice], echoes: list[str], wants_logprobs: bool) -> Json:
+        """The body of a finished answer, without usage."""
+        ...
+
+    def opening(self, envelope: Envelope, index: int, echo: str) -> Json | None:
+        """The chunk that opens a streamed choice, if any."""
+        ...
+
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
+        """A chunk of a streamed choice; ``offset`` counts the characters before it."""
+        ...
+
+    def closing(self, envelope: Envelope) -> Json:
+        """The chunk that carries the usage."""
+        ...
+
+
+class ChatDialect:
+    """``/v1/chat/completions``."""
+
+    prefix = "chatcmpl"
+
+    def whole(self, envelope: Envelope, choices: list[Choice], echoes: list[str], wants_logprobs: bool) -> Json:
+        """See ``Dialect``."""
+        return envelope.wrap(
+            "chat.completion",
+            [
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "logprobs": _chat_logprobs(choice.logprobs) if wants_logprobs else None,
+                    "finish_reason": choice.finish_reason,
+                }
+                for index, choice in enumerate(choices)
+            ],
+        )
+
+    def opening(self, envelope: Envelope, index: int, echo: str) -> Json | None:
+        """See ``Dialect``."""
+        return self._chunk(envelope, index, {"role": "assistant", "content": ""}, None, None)
+
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
+        """See ``Dialect``."""
+        delta = {"content": piece.text} if piece.text or piece.logprobs else {}
+        logprobs = _chat_logprobs(list(piece.logprobs)) if piece.logprobs else None
+        return self._chunk(envelope, index, delta, logprobs, piece.finish_reason)
+
+    def closing(self, envelope: Envelope) -> Json:
+        """See ``Dialect``."""
+        return envelope.wrap("chat.completion.chunk", [])
+
+    def _chunk(
+        self, envelope: Envelope, index: int, delta: Json, logprobs: Json | None, finish: FinishReason | None
+    ) -> Json:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return envelope.wrap("chat.completion.chunk", [choice])
+
+
+class CompletionDialect:
+    """``/v1/completions``."""
+
+    prefix = "cmpl"
+
+    def whole(self, envelope: Envelope, choices: list[Choice], echoes: list[str], wants_logprobs: bool) -> Json:
+        """See ``Dialect``."""
+        return envelope.wrap(
+            "text_completion",
+            [
+                self._choice(
+                    index,
+                    echo + choice.text,
+                    _completion_logprobs(choice.logprobs, 0) if wants_logprobs else None,
+                    choice.finish_reason,
+                )
+                for index, (choice, echo) in enumerate(zip(choices, echoes, strict=True))
+            ],
+        )
+
+    def opening(self, envelope: Envelope, index: int, echo: str) -> Json | None:
+        """See ``Dialect``."""
+        return envelope.wrap("text_completion", [self._choice(index, echo, None, None)]) if echo else None
+
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
+        """See ``Dialect``."""
+        logprobs = _completion_logprobs(list(piece.logprobs), offset) if piece.logprobs else None
+        return envelope.wrap("text_completion", [self._choice(index, piece.text, logprobs, piece.finish_reason)])
+
+    def closing(self, envelope: Envelope) -> Json:
+        """See ``Dialect``."""
+        return envelope.wrap("text_completion", [])
+
+    def _choice(self, index: int, text: str, logprobs: Json | None, finish: FinishReason | None) -> Json:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def with_token_ids(document: Json, ids: Sequence[Sequence[int]]) -> Json:
+    """The body with the token ids of each of its choices, as vLLM gives them."""
+    for choice, own in zip(document["choices"], ids, strict=True):
+        choice["token_ids"] = list(own)
+    return document
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Json:
+    """The ``usage`` object; ``cached_tokens`` of the prompt's didn't have to be computed."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    }
+
+
+def public_status(status: JobStatus) -> Json:
+    """The status for everybody: without the commands that join, since they hold the job's secret."""
+    document = asdict(status)
+    for node in document["nodes"]:
+        del node["join_command"]
+    return document
+
+
+def why_not_ready(status: JobStatus) -> str:
+    """What a job that has no full path waits for."""
+    if status.detail:
+        return status.detail.partition("\n")[0]
+    missing = [f"{node.name} is {node.state}" for node in status.nodes if node.state != "ready"]
+    return f"no full path through the layers is up ({', '.join(missing)})"
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> Json:
+    """An error in OpenAI's shape; the type follows from the HTTP status."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def describe(error: HelixError) -> tuple[int, Json]:
+    """The HTTP status and body that say an error best. Inner errors keep their details to themselves (and the log)."""
+    if not isinstance(error, RequestError):
+        return 500, error_body(500, error.problem, code=type(error).__name__)
+    details = [
+        f"{label} {value}"
+        for label, value in (("found", error.found), ("expected", error.expected), ("try:", error.hint))
+        if value is not None
+    ]
+    message = f"{error.problem} ({', '.join(details)})" if details else error.problem
+    return error.status, error_body(error.status, message, error.param, error.code)
+
+
+def _chat_logprobs(tokens: list[TokenLogprob]) -> Json:
+    def entry(text: str, logprob: float) -> Json:
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    content = [
+        {**entry(token.text, token.logprob), "top_logprobs": [entry(*other) for other in token.top]} for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _completion_logprobs(tokens: list[TokenLogprob], offset: int) -> Json:
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [dict(token.top) for token in tokens],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,257 @@
+"""The bodies of OpenAI's generation requests: which fields are taken, and a clear refusal of all others.
+
+Owns names, defaults and ranges of the HTTP fields. A parameter that would change the answer and isn't supported is
+refused, never ignored. Doesn't know tokens, and doesn't serve anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from helix_df.errors import RequestError
+from helix_df.runtime.api.generation import MAX_STOPS, Chat, Prompt, TextRequest
+from helix_df.runtime.sampling import MAX_LOGPROBS
+
+MAX_CHOICES = 128
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""The roles of a chat, and what the model's template calls them."""
+
+HARMLESS = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""Parameters that can't change an answer here; accepted whatever they say."""
+
+UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""Parameters that aren't supported, and the values by which they ask for nothing."""
+
+
+class StreamOptions(BaseModel):
+    """``stream_options``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Body(BaseModel):
+    """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str = Field(description="the name of a model that /v1/models lists")
+    max_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
+    temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
+    top_p: float = Field(1.0, gt=0, le=1, description="a number over 0, up to 1")
+    top_k: int = Field(0, ge=0, description="a whole number, 0 for all tokens")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description=f"a whole number from 1 to {MAX_CHOICES}")
+    seed: int | None = Field(None, description="a whole number")
+    stop: str | list[str] = Field([], description=f"a string or a list of up to {MAX_STOPS} strings")
+    stream: bool = Field(False, description="true or false")
+    stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
+    ignore_eos: bool = Field(False, description="true or false")
+    return_token_ids: bool = Field(False, description="true or false")
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check(self) -> None:
+        """Check what spans several fields.
+
+        Raises:
+            RequestError: with the field at fault.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise _invalid("stream_options", "it is only allowed when stream is true")
+
+    def requests(self) -> tuple[TextRequest, ...]:
+        """One request for each prompt of the body."""
+        raise NotImplementedError
+
+    def _request(self, prompt: Prompt, max_tokens: int | None, logprobs: int | None) -> TextRequest:
+        return TextRequest(
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            logprobs=logprobs,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+class CompletionBody(Body):
+    """``POST /v1/completions``."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="a string, a list of strings, a list of token ids or a list of such lists"
+    )
+    max_tokens: int = Field(16, ge=1, description="a whole number, 1 or more")
+    echo: bool = Field(False, description="true or false")
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
+    best_of: int | None = Field(None, description="the same as n")
+
+    def check(self) -> None:
+        """See ``Body``."""
+        super().check()
+        if self.best_of is not None and self.best_of != self.n:
+            raise _unsupported("best_of", "other than n")
+        if self.echo and self.logprobs is not None:
+            raise _unsupported("logprobs", "together with echo")
+        if len(self.prompts()) * self.n > MAX_CHOICES:
+            raise _invalid("prompt", f"prompts times n may be {MAX_CHOICES} at most")
+
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """The prompts, one or several."""
+        if isinstance(self.prompt, str):
+            return (self.prompt,)
+        if self.prompt and isinstance(self.prompt[0], int):
+            return (tuple(token for token in self.prompt if isinstance(token, int)),)
+        return tuple(
+            item if isinstance(item, str) else tuple(item) for item in self.prompt if not isinstance(item, int)
+        )
+
+    def requests(self) -> tuple[TextRequest, ...]:
+        """See ``Body``."""
+        prompts = self.prompts()
+        if not prompts:
+            raise _invalid("prompt", "it is empty")
+        return tuple(self._request(prompt, self.max_tokens, self.logprobs) for prompt in prompts)
+
+
+class ChatBody(Body):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1, description="a list of at least one message")
+    max_completion_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
+    logprobs: bool = Field(False, description="true or false")
+    top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
+
+    def check(self) -> None:
+        """See ``Body``."""
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise _invalid("top_logprobs", "it needs logprobs to be true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise _invalid("max_tokens", "it contradicts max_completion_tokens; send only the latter")
+
+    def requests(self) -> tuple[TextRequest, ...]:
+        """See ``Body``."""
+        messages = tuple(_message(raw, f"messages[{index}]") for index, raw in enumerate(self.messages))
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return (self._request(Chat(messages), limit, self.top_logprobs if self.logprobs else None),)
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
+    """The request in a body of JSON.
+
+    Raises:
+        RequestError: when it isn't JSON, or names the first parameter that is unknown, unsupported or out of range.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The body of the request is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(document, dict):
+        raise RequestError("The body of the request is not a JSON object", code="invalid_json")
+    given = {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
+    for name in UNSUPPORTED.keys() & given.keys():
+        if given.pop(name) not in UNSUPPORTED[name]:
+            raise _unsupported(name)
+    try:
+        body = kind.model_validate(given)
+    except ValidationError as error:
+        raise _explain(kind, error) from error
+    body.check()
+    return body
+
+
+def _explain(kind: type[Body], error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        return RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return RequestError(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+    expected = kind.model_fields[name].description or first["msg"]
+    return _invalid(name, f"expected {expected}")
+
+
+def _message(raw: dict[str, Any], where: str) -> dict[str, str]:
+    given = {name: value for name, value in raw.items() if value not in (None, []) and name != "name"}
+    role = given.pop("role", None)
+    if not isinstance(role, str) or role not in ROLES:
+        if role in ("tool", "function"):
+            raise _unsupported(f"{where}.role", f"'{role}'")
+        raise _invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
+    content = _content(given.pop("content", "" if role == "assistant" else None), f"{where}.content")
+    if given:
+        raise _unsupported(f"{where}.{min(given)}")
+    return {"role": ROLES[role], "content": content}
+
+
+def _content(content: object, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise _invalid(where, "expected a string or a list of text parts")
+    texts = []
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise _unsupported(f"{where}[{index}]", f"of type '{kind}'; only text is")
+        if not isinstance(part.get("text"), str):
+            raise _invalid(f"{where}[{index}].text", "expected a string")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _invalid(name: str, why: str) -> RequestError:
+    return RequestError(f"Invalid value for '{name}': {why}.", param=name, code="invalid_value")
+
+
+def _unsupported(name: str, what: str = "") -> RequestError:
+    phrase = f"'{name}' {what}".strip()
+    return RequestError(
+        f"Unsupported parameter: {phrase} is not supported by this server.", param=name, code="unsupported_parameter"
+    )

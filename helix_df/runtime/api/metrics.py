@@ -1,0 +1,118 @@
+"""What a job tells Prometheus. Owns metric names and labels; doesn't know HTTP or tokens' meaning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from helix_df.runtime.api.generation import TextPiece
+from helix_df.runtime.requests import JobStatus
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_NODE_STATES = ("waiting", "joined", "loading", "compiling", "ready", "lost", "failed")
+
+
+class Metrics:
+    """The metrics of one job, in a registry of their own.
+
+    Args:
+        snapshot: gives the job's status, asked at every scrape.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(self, snapshot: Callable[[], JobStatus], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._registry = CollectorRegistry()
+        self._registry.register(_JobCollector(snapshot))
+        self._http = Counter(
+            "helix_http_requests", "HTTP requests answered", ["endpoint", "status"], registry=self._registry
+        )
+        self._ttft = Histogram(
+            "helix_time_to_first_token_seconds",
+            "From a request's arrival to its first token (TTFT)",
+            buckets=_TTFT_BUCKETS,
+            registry=self._registry,
+        )
+        self._itl = Histogram(
+            "helix_inter_token_latency_seconds",
+            "Between two tokens of an answer (ITL)",
+            buckets=_ITL_BUCKETS,
+            registry=self._registry,
+        )
+
+    def count_request(self, endpoint: str, status: int) -> None:
+        """Count an HTTP answer; status 499 is a client that left before one."""
+        self._http.labels(endpoint, str(status)).inc()
+
+    async def timed(self, pieces: AsyncGenerator[TextPiece, None]) -> AsyncGenerator[TextPiece, None]:
+        """The same pieces, with the latency of their tokens observed."""
+        started, last = self._clock(), None
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece.token_ids:
+                    now = self._clock()
+                    if last is None:
+                        self._ttft.observe(now - started)
+                    else:
+                        self._itl.observe(now - last)
+                    last = now
+                yield piece
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _JobCollector(Collector):
+    """Turns the job's status into metrics."""
+
+    def __init__(self, snapshot: Callable[[], JobStatus]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._snapshot()
+        yield GaugeMetricFamily("helix_job_ready", "1 while a full path through the layers is up", float(status.ready))
+        yield GaugeMetricFamily("helix_requests_running", "Requests being generated", status.running)
+        yield GaugeMetricFamily("helix_requests_waiting", "Requests waiting for KV cache", status.waiting)
+        yield CounterMetricFamily("helix_requests_finished", "Requests answered in full", status.finished)
+        yield CounterMetricFamily("helix_requests_failed", "Requests that were given up", status.failed)
+        yield CounterMetricFamily("helix_prompt_tokens", "Prompt tokens taken in", status.prompt_tokens)
+        yield CounterMetricFamily("helix_generated_tokens", "Tokens generated", status.generated_tokens)
+        yield CounterMetricFamily("helix_prefix_hits", "Starts from KV cache of another request", status.prefix_hits)
+        yield CounterMetricFamily("helix_cached_tokens", "Tokens found in KV cache by these", status.cached_tokens)
+        yield from _node_metrics(status)
+
+
+def _node_metrics(status: JobStatus) -> Iterator[Metric]:
+    used = GaugeMetricFamily("helix_node_kv_used_tokens", "KV cache reserved, in tokens", labels=["node"])
+    kept = GaugeMetricFamily("helix_node_kv_kept_tokens", "KV cache kept for reuse, in tokens", labels=["node"])
+    room = GaugeMetricFamily("helix_node_kv_capacity_tokens", "KV cache there is, in tokens", labels=["node"])
+    running = GaugeMetricFamily("helix_node_requests_running", "Requests that run through the node", labels=["node"])
+    held = GaugeMetricFamily(
+        "helix_node_kv_held_tokens", "KV cache in pages that are owned, in tokens", labels=["node"]
+    )
+    compiled = CounterMetricFamily("helix_node_compiled_programs", "Programs compiled or loaded", labels=["node"])
+    memory = GaugeMetricFamily("helix_node_memory_bytes", "Memory of the worker's process", labels=["node"])
+    state = GaugeMetricFamily("helix_node_state", "1 for the state that the node is in", labels=["node", "state"])
+    for node in status.nodes:
+        used.add_metric([node.name], node.kv_used_tokens)
+        kept.add_metric([node.name], node.kv_kept_tokens)
+        room.add_metric([node.name], node.kv_capacity_tokens)
+        running.add_metric([node.name], node.running)
+        held.add_metric([node.name], node.kv_held_tokens)
+        compiled.add_metric([node.name], node.compiled_programs)
+        memory.add_metric([node.name], node.memory_bytes)
+        for name in _NODE_STATES:
+            state.add_metric([node.name, name], float(node.state == name))
+    yield from (used, kept, room, held, running, compiled, memory, state)

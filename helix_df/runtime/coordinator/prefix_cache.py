@@ -1,0 +1,168 @@
+"""Which requests begin with the KV cache of others, and what is kept for those to come.
+
+A request can begin with what another has computed once that has its first token: then its prompt has gone through every
+worker of its route. Until it has a first token itself, what it begins with stays. What is over is kept for as long as
+nobody needs the room, the least recently used goes first. Pure: what workers are to free is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from helix_df.rules.routing import Pipeline
+from helix_df.runtime.coordinator.page_ledger import PageLedger
+from helix_df.runtime.coordinator.prefix_index import PrefixIndex
+from helix_df.runtime.requests import Prefix
+from helix_df.runtime.wire.messages import Release
+
+Releases = list[tuple[Pipeline, Release]]
+"""What every worker of a route is to be told, in this order."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A request that runs, or of which something is kept.
+
+    ``parent`` is what it begins with, until its first token. ``needed`` says how many of its tokens others begin with
+    that have no first token yet. One that is ``leaving`` is there for these alone.
+    """
+
+    route: Pipeline
+    prompt: Sequence[int]
+    parent: str | None = None
+    needed: dict[str, int] = field(default_factory=dict)
+    shared: bool = False
+    leaving: bool = False
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """All requests that hold KV cache; the ledger counts them. Not ``enabled``, nobody shares and nothing is kept.
+
+    ``hits`` are requests that began with something, ``cached_tokens`` what they didn't have to compute.
+    """
+
+    ledger: PageLedger
+    enabled: bool = True
+    hits: int = 0
+    cached_tokens: int = 0
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _kept: dict[str, None] = field(default_factory=dict)
+    _index: PrefixIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._index = PrefixIndex(self.ledger.page_tokens)
+
+    def start(
+        self, request: str, route: Pipeline, tokens: Sequence[int], expected: int, *, alone: bool = False
+    ) -> tuple[Prefix | None, Releases]:
+        """Count a request on its route; say what it begins with.
+
+        At least its last token is left to compute, since that is what the next one is drawn from.
+
+        Args:
+            request: who.
+            route: where.
+            tokens: of its prompt.
+            expected: tokens that it is expected to come to.
+            alone: whether it begins with nothing, whatever there is.
+        """
+        prefix = self._index.longest(route, tokens[:-1]) if self.enabled and not alone else None
+        entry = self._entries[request] = _Entry(route, tuple(tokens) if self.enabled else ())
+        self.ledger.start(request, (hop.node for hop in route), expected, len(entry.prompt), prefix)
+        if prefix is not None:
+            entry.parent = prefix.parent
+            self._entries[prefix.parent].needed[request] = prefix.tokens
+            self._touch(prefix.parent)
+            self.hits += 1
+            self.cached_tokens += prefix.tokens
+        return prefix, self._make_room(route)
+
+    def on_token(self, request: str, tokens: int) -> Releases:
+        """A request has a token, and goes on with ``tokens`` of them."""
+        entry = self._entries[request]
+        releases: Releases = []
+        if not entry.shared:
+            entry.shared = True
+            self._index.add(request, entry.route, entry.prompt)
+            releases += self._let_parent_go(request)
+        # A page ahead of need, so that what has to go is gone by then.
+        if self.ledger.grow(request, tokens + self.ledger.page_tokens):
+            releases += self._make_room(entry.route)
+        return releases
+
+    def end(self, request: str, tokens: Sequence[int]) -> Releases:
+        """A request is over. ``tokens`` are those whose KV cache is on every worker; none where that isn't sure."""
+        entry = self._entries[request]
+        self._index.remove(request)
+        whole = len(tokens) // self.ledger.page_tokens * self.ledger.page_tokens if self.enabled else 0
+        if whole and not self._is_covered(entry.route, tokens[:whole]):
+            self.ledger.keep(request, whole)
+            self._index.add(request, entry.route, tokens[:whole])
+            self._kept[request] = None
+            releases = [(entry.route, Release(request, whole))]
+        else:
+            releases = self._retire(request)
+        return [*releases, *self._let_parent_go(request, entry), *self._make_room(entry.route)]
+
+    def drop_parent(self, request: str) -> Releases:
+        """What a request was to begin with isn't on every worker after all: nobody else is to try."""
+        parent = self._entries[request].parent
+        if parent is None:
+            return []
+        self._index.remove(parent)
+        return self._retire(parent) if parent in self._kept else []
+
+    def drop_node(self, node: str) -> Releases:
+        """Nothing is kept any more on routes through a node."""
+        return self._retire_all(request for request in self._kept if self._leads_through(request, {node}))
+
+    def _is_covered(self, route: Pipeline, tokens: Sequence[int]) -> bool:
+        """Whether somebody else has as much, who then counts as just used."""
+        found = self._index.longest(route, tokens)
+        if found is None or found.tokens < len(tokens):
+            return False
+        self._touch(found.parent)
+        return True
+
+    def _touch(self, request: str) -> None:
+        if request in self._kept:
+            del self._kept[request]
+            self._kept[request] = None
+
+    def _let_parent_go(self, request: str, entry: _Entry | None = None) -> Releases:
+        entry = entry or self._entries[request]
+        parent, entry.parent = entry.parent, None
+        if parent is None:
+            return []
+        del self._entries[parent].needed[request]
+        return self._retire(parent) if self._entries[parent].leaving else []
+
+    def _make_room(self, route: Pipeline) -> Releases:
+        releases: Releases = []
+        for request in tuple(self._kept):
+            full = {hop.node for hop in route if self.ledger.excess(hop.node)}
+            if not full:
+                break
+            if self._leads_through(request, full) and self.ledger.idle(request):
+                releases += self._retire(request)
+        return releases
+
+    def _leads_through(self, request: str, nodes: set[str]) -> bool:
+        return any(hop.node in nodes for hop in self._entries[request].route)
+
+    def _retire_all(self, requests: Iterable[str]) -> Releases:
+        return [release for request in tuple(requests) for release in self._retire(request)]
+
+    def _retire(self, request: str) -> Releases:
+        """Nobody else begins with this; it goes at once, or with the last who needs it."""
+        entry = self._entries[request]
+        self._index.remove(request)
+        self._kept.pop(request, None)
+        entry.leaving = True
+        tokens = max(entry.needed.values(), default=0)
+        self.ledger.keep(request, tokens)
+        if not tokens:
+            del self._entries[request]
+        return [(entry.route, Release(request, tokens))]

@@ -1,0 +1,252 @@
+"""The coordinator: one job's brain with hands. Owns the job's endpoint, its workers' launchers and the open streams.
+
+A thin shell around ``CoordinatorState``: it turns frames, exits and the clock into events, and actions into frames and
+tokens on queues. Doesn't know HTTP, text or layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from helix_df.errors import DeploymentError, HelixError, ProtocolError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR
+from helix_df.plan.plan import Plan
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.coordinator.state import Abort, CoordinatorAction, CoordinatorState, Deliver
+from helix_df.runtime.jobs.launchers.base import Launcher, WorkerOrder
+from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
+from helix_df.runtime.jobs.launchers.external import ExternalLauncher
+from helix_df.runtime.jobs.launchers.local import LocalLauncher
+from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
+from helix_df.runtime.wire.emulation import EmulatedEndpoint
+from helix_df.runtime.wire.messages import Frames, Hello, Message, decode_bundle, encode_bundles
+from helix_df.runtime.wire.transport import Endpoint, listen
+from helix_df.runtime.worker.shell import EngineBuilder
+from helix_df.runtime.worker.state import Send
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+STOP_GRACE_S = 6.0
+
+
+class Coordinator:
+    """Runs exactly one plan. Use from one asyncio loop: ``start``, ``wait_ready``, ``submit`` …, ``close``.
+
+    Args:
+        plan: what to run.
+        log_dir: where local workers write their logs (``<node>.log``); nowhere if None.
+        embedded: workers are threads and messages stay in this process: no socket, no port.
+        token: the job's secret, which every message carries; a fresh one if None.
+        build_engine: what workers of an embedded job compute with; the real engine if None.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        log_dir: Path | None = None,
+        embedded: bool = False,
+        token: str | None = None,
+        build_engine: EngineBuilder | None = None,
+    ) -> None:
+        self.plan = plan
+        self._log_dir = log_dir
+        self._embedded = embedded
+        self.token = token or secrets.token_hex(16)
+        self._build_engine = build_engine
+        self._state = CoordinatorState(plan, context_of(plan))
+        self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
+        self._launchers: dict[str, Launcher] = {}
+        self._orders: dict[str, WorkerOrder] = {}
+        self._changed = asyncio.Event()
+        self._emulated: EmulatedEndpoint | None = None
+        self._closing = False
+        self._ticker: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Listen, and start the workers; returns before they are up.
+
+        Raises:
+            DeploymentError: when the coordinator's address can't be listened on.
+        """
+        self._loop = asyncio.get_running_loop()
+        host = _bind_address(self.plan.job.coordinator.address)
+        self._endpoint: Endpoint = listen("local://*" if self._embedded else host)
+        if self.plan.job.runtime.emulate:
+            self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
+            self._endpoint = self._emulated
+        self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
+        self._receiver.start()
+        self._launchers = self._make_launchers()
+        for node in self._state.nodes:
+            order = self._order(node)
+            self._orders[node] = order
+            self._launcher_of(node).start(order)
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until every worker serves.
+
+        Raises:
+            DeploymentError: with the last words of a worker that failed, or the states of those that are late.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._state.all_up:
+                    if self._state.failure is not None:
+                        raise DeploymentError("the job didn't start", found=self._state.failure)
+                    await self.changed()
+        except TimeoutError:
+            late = [f"{node.name} ({node.state})" for node in self.snapshot().nodes if node.state != "ready"]
+            raise DeploymentError(
+                f"not ready after {timeout_s:.0f} s",
+                found=f"still waiting for {', '.join(late)}",
+                hint="a longer runtime.start_timeout, or the workers' logs",
+            ) from None
+
+    async def changed(self) -> None:
+        """Wait until something has happened to the job."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    @property
+    def address(self) -> str:
+        """Where workers reach this coordinator."""
+        return self._endpoint.address
+
+    async def close(self) -> None:
+        """Abort what runs, stop the workers, give the ports back. Safe to call twice."""
+        if self._closing or self._ticker is None:
+            return
+        self._closing = True
+        self._ticker.cancel()
+        self._perform(self._state.stop())
+        await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers.values()))
+        self._endpoint.wake()
+        await asyncio.to_thread(self._receiver.join)
+
+    # ------------------------------------------------------------------ requests
+
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        """See ``TokenService``."""
+        stream: asyncio.Queue[TokenEvent | HelixError] = asyncio.Queue()
+        self._streams[request.id] = stream
+        try:
+            self._perform(self._state.submit(request))
+            while True:
+                event = await stream.get()
+                if isinstance(event, HelixError):
+                    raise event
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            del self._streams[request.id]
+            if not self._closing:
+                self._perform(self._state.cancel(request.id))
+
+    def snapshot(self) -> JobStatus:
+        """See ``TokenService``."""
+        status = self._state.snapshot()
+        nodes = (replace(node, join_command=self._join_command(node.name)) for node in status.nodes)
+        return replace(status, nodes=tuple(nodes))
+
+    # ------------------------------------------------------------------ events in, actions out
+
+    def _receive(self) -> None:
+        """Runs in a thread of its own, so that the loop is woken once for everything that waits."""
+        while not self._closing:
+            arrived = self._endpoint.receive(None)
+            if arrived and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._on_frames, arrived)
+        self._endpoint.close()
+
+    def _on_frames(self, arrived: list[Frames]) -> None:
+        actions: list[CoordinatorAction] = []
+        for frames in arrived:
+            try:
+                for message in decode_bundle(frames, self.token):
+                    if self._emulated is not None and isinstance(message, Hello):
+                        self._emulated.place(message.node, message.address)
+                    actions += self._state.on_message(message, time.monotonic())
+            except ProtocolError as error:
+                log.warning("ignored: %s", error)
+        self._perform(actions)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for launcher in set(self._launchers.values()):
+                for gone in launcher.exits():
+                    log.error("worker %s is gone: %s", gone.node, gone.words)
+                    self._perform(self._state.on_exit(gone.node, gone.words))
+            self._perform(self._state.tick(time.monotonic()))
+
+    def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
+        sends: list[tuple[str, Message]] = []
+        for action in actions:
+            match action:
+                case Send():
+                    sends.append((action.address, action.message))
+                case Deliver():
+                    self._hand_over(action.request, action.event)
+                case Abort():
+                    self._hand_over(action.request, action.error)
+        for address, frames in encode_bundles(sends, self.token).items():
+            self._endpoint.send(address, frames)
+        self._changed.set()
+
+    def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:
+        stream = self._streams.get(request)
+        if stream is not None:
+            stream.put_nowait(event)
+
+    # ------------------------------------------------------------------ workers
+
+    def _make_launchers(self) -> dict[str, Launcher]:
+        if self._embedded:
+            return {"embedded": EmbeddedLauncher(self._build_engine or _real_engine())}
+        local = sum(1 for node in self._state.nodes if self.plan.job.nodes[node].started_by == "local")
+        return {"local": LocalLauncher(local), "external": ExternalLauncher()}
+
+    def _launcher_of(self, node: str) -> Launcher:
+        return self._launchers["embedded" if self._embedded else self.plan.job.nodes[node].started_by]
+
+    def _order(self, node: str) -> WorkerOrder:
+        declared = self.plan.job.nodes[node]
+        host = self.plan.job.coordinator.address.partition(":")[0]
+        listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
+        log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
+        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file)
+
+    def _join_command(self, node: str) -> str | None:
+        order = self._orders.get(node)
+        return None if order is None else self._launcher_of(node).command(order)
+
+
+def context_of(plan: Plan) -> int:
+    """Tokens that a request of this plan's job may use, prompt and answer together."""
+    return plan.job.model.context or read_geometry(plan.job.model.parsed_source).context_length
+
+
+def _bind_address(address: str) -> str:
+    """``host`` or ``host:port`` as an address to listen on, any free port without one."""
+    host, _, port = address.partition(":")
+    return f"tcp://{host}:{port or '*'}"
+
+
+def _real_engine() -> EngineBuilder:
+    from helix_df.runtime.worker.build import build_engine
+
+    return build_engine

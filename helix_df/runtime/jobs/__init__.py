@@ -1,0 +1,1 @@
+"""The jobs of this machine: folders, daemons, and launchers of workers."""

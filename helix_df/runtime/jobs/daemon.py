@@ -1,0 +1,283 @@
+"""The process behind ``helix-df apply``: one coordinator and its API, until somebody ends it.
+
+Owns the order of starting and stopping, and what is written for others to see. Doesn't know routes or workers.
+Run as ``python -m helix_df.runtime.jobs.daemon DIR``, where DIR is a job's folder with a plan in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+
+from helix_df.errors import DeploymentError, HelixError
+from helix_df.models.tokenizer import Tokenizer
+from helix_df.plan.plan import Plan, read_plan
+from helix_df.runtime.api.app import create_app
+from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
+from helix_df.runtime.requests import TokenService
+
+log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
+
+DRAIN_S = 3.0
+"""Seconds that answers in flight get to finish when the job is stopped; what is left is told so."""
+
+
+class Deployment(TokenService, Protocol):
+    """A token service with a life: the coordinator. ``token`` is the job's secret."""
+
+    token: str
+
+    async def start(self) -> None:
+        """Start the workers; returns before they are up."""
+        ...
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Return once every worker is up.
+
+        Raises:
+            DeploymentError: when one failed, or after ``timeout_s``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop everything that was started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a daemon is put together from; tests bring their own."""
+
+    deployment: Callable[[Plan, Path], Deployment]
+    tokenizer: Callable[[Plan], Tokenizer]
+    context: Callable[[Plan], int]
+
+
+def real_parts() -> Parts:
+    """The coordinator, and the tokenizer of the plan's model."""
+    from helix_df.models.tokenizer import load_tokenizer
+    from helix_df.runtime.coordinator.shell import Coordinator, context_of
+
+    return Parts(
+        deployment=lambda plan, log_dir: Coordinator(plan, log_dir=log_dir),
+        tokenizer=lambda plan: load_tokenizer(plan.job.model.parsed_source),
+        context=context_of,
+    )
+
+
+def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = real_parts) -> int:
+    """Run the daemon; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.daemon", description="Runs the job in a folder.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--lock", type=int, help="an inherited file descriptor that holds the folder's lock")
+    parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    job = JobDirectory(options.directory.absolute())
+    lock = job.lock() if options.lock is None else options.lock
+    record = DaemonRecord(os.getpid(), "starting", time.time())
+    job.write_record(record)
+    try:
+        asyncio.run(_until_signal(_Daemon(job, parts(), record, options.start_timeout)))
+    except HelixError as error:
+        log.error("the job ended: %s", error)
+        _record_failure(job, error)
+        return error.exit_code
+    except Exception as error:
+        log.exception("the job ended")
+        _record_failure(
+            job, DeploymentError("the coordinator crashed", found=repr(error), hint=f"see {job.log_path()}")
+        )
+        return 1
+    finally:
+        os.close(lock)
+    return 0
+
+
+class _Daemon:
+    """One run of a job."""
+
+    def __init__(self, job: JobDirectory, parts: Parts, record: DaemonRecord, start_timeout_s: float | None) -> None:
+        self._job = job
+        self._parts = parts
+        self._record = record
+        self._start_timeout_s = start_timeout_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            HelixError: when the job can't start.
+        """
+        plan = read_plan(self._job.plan_path)
+        # The port first: it fails at once and for little reason, loading a model takes long.
+        with bound_socket(plan.job.runtime.host, plan.job.runtime.port) as listener:
+            tokenizer = await asyncio.to_thread(self._parts.tokenizer, plan)
+            deployment = self._parts.deployment(plan, self._job.log_dir)
+            text = TextService(
+                deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
+            )
+            server = api_server(text)
+            answering = asyncio.create_task(asyncio.sleep(0))
+            try:
+                await deployment.start()
+                answering = asyncio.create_task(server.serve(sockets=[listener]))
+                await self._serve(plan, deployment, url_of(listener), stop)
+            finally:
+                self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
+                server.should_exit = True
+                await asyncio.wait((answering,), timeout=DRAIN_S)
+                await deployment.close()  # tells whoever still waits for an answer
+                await answering
+
+    async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
+        joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
+        self._note(replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token))
+        log.info("API at %s", url)
+        timeout_s = self._start_timeout_s or start_timeout(plan)
+        ready = asyncio.create_task(deployment.wait_ready(timeout_s))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                _check_start(ready, deployment)
+                self._note(replace(self._record, state="ready"))
+                await stopped
+        finally:
+            ready.cancel()
+            stopped.cancel()
+            await asyncio.gather(ready, stopped, return_exceptions=True)
+
+    def _note(self, record: DaemonRecord) -> None:
+        self._record = record
+        self._job.write_record(record)
+
+
+def start_timeout(plan: Plan) -> float | None:
+    """Seconds that a plan's workers have to be up; no limit when people have to start some of them."""
+    by_hand = any(plan.job.nodes[stage.node].started_by == "external" for stage in plan.stages)
+    return None if by_hand else plan.job.runtime.start_timeout
+
+
+def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
+    """A job that isn't complete in time goes on if it can serve, and ends if it can't."""
+    error = ready.exception()
+    if error is None:
+        log.info("ready")
+    elif isinstance(error, DeploymentError) and deployment.snapshot().ready:
+        log.warning("serving, though not complete: %s", error)
+    else:
+        raise error
+
+
+def api_server(text: TextService) -> uvicorn.Server:
+    """A server for the API, quiet and without signal handlers."""
+    grace_s = int(DRAIN_S) + 2
+    return _Server(
+        uvicorn.Config(
+            create_app(text),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=grace_s,
+        )
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the daemon decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens on ``host:port``; port 0 is any free one.
+
+    Raises:
+        DeploymentError: when the port is taken or may not be used, or the host isn't this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise DeploymentError("the API's host is unknown", where="runtime.host", found=host) from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(128)
+        except OSError as error:
+            raise _cannot_listen(error, host, port) from error
+        listener.setblocking(False)
+        yield listener
+
+
+def _cannot_listen(error: OSError, host: str, port: int) -> DeploymentError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return DeploymentError(
+            "the API's host is not an address of this machine",
+            where="runtime.host",
+            found=host,
+            hint="127.0.0.1, or 0.0.0.0 for every address",
+        )
+    taken = error.errno == errno.EADDRINUSE
+    return DeploymentError(
+        f"port {port} is taken" if taken else f"port {port} can't be used",
+        where="runtime.port",
+        found=f"{host}:{port} ({error.strerror})",
+        hint="another port in the job, or `port: 0` for any free one",
+    )
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a client on this machine reaches a listening socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _until_signal(daemon: _Daemon) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await daemon.run(stop)
+
+
+def _record_failure(job: JobDirectory, error: HelixError) -> None:
+    last = job.record()
+    failure = Failure(
+        kind=type(error).__name__,
+        problem=error.problem,
+        where=error.where,
+        found=None if error.found is None else str(error.found),
+        expected=error.expected,
+        hint=error.hint,
+    )
+    started = last.started if last is not None else time.time()
+    job.write_record(DaemonRecord(os.getpid(), "failed", started, failure=failure))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

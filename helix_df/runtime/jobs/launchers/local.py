@@ -1,0 +1,135 @@
+"""Workers as processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from helix_df.runtime.jobs.launchers.base import Exit, WorkerOrder
+
+TOKEN_VARIABLE = "HELIX_DF_TOKEN"
+PARENT_VARIABLE = "HELIX_DF_PARENT"
+LAST_WORDS_LINES = 12
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+class LocalLauncher:
+    """One child process a worker, its output in its log file.
+
+    ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
+    thread, since threads that fight for a core are slower than one that has it. If there is a core for each, each is
+    kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._core_of: dict[str, int] = {}
+        self._processes: dict[str, tuple[subprocess.Popen[bytes], Path | None]] = {}
+
+    def start(self, order: WorkerOrder) -> None:
+        """See ``Launcher``."""
+        command = [sys.executable, "-m", "helix_df", *worker_arguments(order)]
+        output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output or subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
+                env=self._environment(order),
+            )
+        finally:
+            if output is not None:
+                output.close()
+        self._pin(order.node, process.pid)
+        self._processes[order.node] = (process, order.log_file)
+
+    def exits(self) -> list[Exit]:
+        """See ``Launcher``."""
+        gone = [node for node, (process, _) in self._processes.items() if process.poll() is not None]
+        found = []
+        for node in gone:
+            process, log_file = self._processes.pop(node)
+            found.append(Exit(node, _last_words(process.returncode, log_file)))
+        return found
+
+    def command(self, order: WorkerOrder) -> str | None:
+        """See ``Launcher``: nothing is left to do by hand."""
+        return None
+
+    def stop(self, grace_s: float) -> None:
+        """See ``Launcher``."""
+        deadline = time.monotonic() + grace_s
+        # A worker that serves goes at the coordinator's word; one that still loads hears only a signal.
+        for act, until in ((subprocess.Popen.terminate, deadline - grace_s / 2), (subprocess.Popen.kill, deadline)):
+            for process, _ in self._processes.values():
+                _wait(process, until - time.monotonic())
+            for process, _ in self._processes.values():
+                if process.poll() is None:
+                    act(process)
+        for process, _ in self._processes.values():
+            process.wait()
+        self._processes.clear()
+
+    def _pin(self, node: str, pid: int) -> None:
+        """Before the new process has threads of its own, which will inherit its core."""
+        free = own_cores(self._workers, usable_cores())
+        if node not in self._core_of and len(self._core_of) < len(free):
+            self._core_of[node] = free[len(self._core_of)]
+        if node in self._core_of:
+            with contextlib.suppress(OSError):  # gone already: `exits` will tell
+                os.sched_setaffinity(pid, {self._core_of[node]})
+
+    def _environment(self, order: WorkerOrder) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment[TOKEN_VARIABLE] = order.token
+        environment[PARENT_VARIABLE] = str(os.getpid())
+        return environment | one_thread_each(environment, self._workers)
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def own_cores(workers: int, cores: tuple[int, ...]) -> tuple[int, ...]:
+    """A core for each of ``workers``; none if cores are too few, can't be asked for, or suffice for several threads."""
+    fits = len(cores) < 2 * workers and workers <= len(cores)
+    return cores[:workers] if fits and hasattr(os, "sched_setaffinity") else ()
+
+
+def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
+    if workers * 2 <= len(usable_cores()) or with_one_thread(environment):
+        return {}
+    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()}
+
+
+def with_one_thread(environment: Mapping[str, str]) -> bool:
+    """Whether a process with this environment computes on one thread."""
+    return _ONE_THREAD in environment.get("XLA_FLAGS", "").split()
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, seconds))
+
+
+def worker_arguments(order: WorkerOrder) -> list[str]:
+    """The arguments of ``helix-df`` that make a worker of this order; the secret is not among them."""
+    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen]
+
+
+def _last_words(code: int, log_file: Path | None) -> str:
+    ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    if log_file is None or not log_file.exists():
+        return ending
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS_LINES:]
+    return "\n".join([ending, *lines])

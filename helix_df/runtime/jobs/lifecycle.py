@@ -1,0 +1,187 @@
+"""Starting and ending the daemon of a job. Doesn't know what it runs, nor how progress is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import helix_df.errors
+from helix_df.errors import DeploymentError, HelixError
+from helix_df.plan.plan import Plan, write_plan
+from helix_df.runtime.api.client import fetch_status
+from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, last_words
+from helix_df.runtime.requests import JobStatus
+
+DAEMON = (sys.executable, "-m", "helix_df.runtime.jobs.daemon")
+STOP_GRACE_S = 30.0
+_KILL_GRACE_S = 5.0
+_POLL_S = 0.05
+_LOOK_S = 0.2
+
+
+def start_daemon(
+    job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = None, command: Sequence[str] = DAEMON
+) -> subprocess.Popen[bytes]:
+    """Start the daemon of a job in a session of its own; returns at once.
+
+    The lock is taken here and inherited by the daemon, so that no second one can start in between.
+
+    Raises:
+        DeploymentError: when the job runs already.
+    """
+    lock = job.lock()
+    try:
+        job.clear()
+        write_plan(plan, job.plan_path)
+        timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
+        with job.log_path().open("ab") as log:
+            return subprocess.Popen(
+                [*command, str(job.path), "--lock", str(lock), *timeout],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+    finally:
+        os.close(lock)
+
+
+def check_alive(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRecord | None:
+    """What a daemon that was just started says of itself; ``None`` before its first word.
+
+    Raises:
+        HelixError: when it ended, as the error that ended it.
+    """
+    code = process.poll()
+    record = job.record()
+    if code is None:
+        return record
+    if record is not None and record.failure is not None:
+        raise revive(record.failure)
+    raise DeploymentError(
+        "the coordinator ended",
+        where=str(job.log_path()),
+        found=f"exit code {code}\n{last_words(job.log_path())}".rstrip(),
+    )
+
+
+def until_serving(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRecord:
+    """Wait until the API of a daemon that was just started is up.
+
+    Raises:
+        HelixError: when the daemon ended, as the error that ended it.
+    """
+    while True:
+        record = check_alive(job, process)
+        if record is not None and record.url is not None:
+            return record
+        time.sleep(_LOOK_S)
+
+
+def until_ready(
+    job: JobDirectory, process: subprocess.Popen[bytes], show: Callable[[JobStatus], None] | None = None
+) -> DaemonRecord:
+    """Wait until every worker is up, and call ``show`` with how far they are, a few times a second.
+
+    Raises:
+        HelixError: as ``until_serving``.
+    """
+    while True:
+        record = check_alive(job, process)
+        if show is not None and record is not None and record.url is not None:
+            with contextlib.suppress(DeploymentError):  # whether it lives is not for the API to say
+                show(fetch_status(record.url))
+        if record is not None and record.state == "ready":
+            return record
+        time.sleep(_LOOK_S)
+
+
+def revive(failure: Failure) -> HelixError:
+    """The error that a daemon wrote down."""
+    kind = getattr(helix_df.errors, failure.kind, DeploymentError)
+    if not (isinstance(kind, type) and issubclass(kind, HelixError)) or kind in (
+        helix_df.errors.SpecErrors,
+        helix_df.errors.RequestError,
+    ):
+        kind = DeploymentError
+    return kind(failure.problem, where=failure.where, found=failure.found, expected=failure.expected, hint=failure.hint)
+
+
+def stop_daemon(job: JobDirectory, grace_s: float = STOP_GRACE_S) -> bool:
+    """End a job's daemon and its workers; returns whether it was running.
+
+    They get ``grace_s`` seconds to go by themselves, and are killed then.
+
+    Raises:
+        DeploymentError: when a process is left all the same.
+    """
+    pid = _daemon_pid(job)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    if not _wait(lambda: not _left(job, pid), grace_s):
+        os.killpg(pid, signal.SIGKILL)
+        if not _wait(lambda: not _left(job, pid), _KILL_GRACE_S):
+            raise DeploymentError(
+                f"job {job.name} can't be stopped", found=f"processes {', '.join(map(str, _session_members(pid)))}"
+            )
+    return True
+
+
+def _daemon_pid(job: JobDirectory) -> int | None:
+    """The daemon's process id, certain as long as it holds the lock; one that has just started may take a moment."""
+    pid: int | None = None
+
+    def found() -> bool:
+        nonlocal pid
+        if not job.is_running():
+            return True
+        record = job.record()
+        pid = None if record is None else record.pid
+        return pid is not None
+
+    if not _wait(found, _KILL_GRACE_S):
+        raise DeploymentError(
+            f"job {job.name} is locked, but its daemon doesn't say who it is", where=str(job.path / "daemon.json")
+        )
+    return pid
+
+
+def _left(job: JobDirectory, pid: int) -> bool:
+    return job.is_running() or bool(_session_members(pid))
+
+
+def _session_members(session: int) -> list[int]:
+    """Processes of a session that still live; a daemon's workers are in its session."""
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    if not stats:  # no /proc: ask for the process group instead
+        try:
+            os.killpg(session, 0)
+        except (ProcessLookupError, PermissionError):
+            return []
+        return [session]
+    members = []
+    for stat in stats:
+        try:
+            state, _, _, owner = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue  # it is gone by now
+        if int(owner) == session and state not in "ZX":
+            members.append(int(stat.parent.name))
+    return members
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -1,0 +1,1 @@
+"""What goes between coordinator and workers: messages, the transport, and emulated links."""

@@ -1,0 +1,182 @@
+"""How frames get from one process to another: the only file that imports zmq.
+
+An endpoint has one address that anyone may send to, and receives everything in one queue. Order is kept between any
+two endpoints; nothing is kept for an endpoint that is gone. Transports are found by the scheme of an address.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any, Protocol
+
+import zmq
+
+from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.runtime.wire.messages import Frames
+
+
+class Endpoint(Protocol):
+    """One end of the job's network. Any thread may send; only one receives."""
+
+    address: str
+
+    def send(self, address: str, frames: Frames) -> None:
+        """Queue frames for ``address``; never blocks, and drops them when nobody is there."""
+        ...
+
+    def receive(self, timeout_s: float | None) -> list[Frames]:
+        """Everything that waits; if nothing does, wait up to ``timeout_s`` seconds for the first (None = for ever)."""
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting ``receive`` return, from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Give the address back. Call it from the receiving thread, or once that has ended."""
+        ...
+
+
+SEND_LIMIT = 10_000
+"""Messages that may wait for one peer; past that the peer is as good as gone."""
+
+
+class ZmqEndpoint:
+    """PULL at the own address, one PUSH a peer; tensors leave and arrive without a copy in Python."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.setsockopt(zmq.RCVHWM, 0)
+        try:
+            self._inbox.bind(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise DeploymentError("can't listen there", where=address, found=str(error)) from error
+        self.address = self._inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+        waker = f"inproc://wake-{id(self)}"
+        self._wakeable = self._context.socket(zmq.PULL)
+        self._wakeable.bind(waker)
+        self._waker = self._context.socket(zmq.PUSH)
+        self._waker.connect(waker)
+        self._lock = threading.Lock()  # zmq sockets may change threads, but only behind a fence
+        self._poller = zmq.Poller()
+        self._poller.register(self._inbox, zmq.POLLIN)
+        self._poller.register(self._wakeable, zmq.POLLIN)
+        self._peers: dict[str, zmq.Socket[bytes]] = {}
+
+    def send(self, address: str, frames: Frames) -> None:
+        """See ``Endpoint``."""
+        with self._lock:
+            if self._context.closed:
+                return
+            peer = self._peers.get(address) or self._connect(address)
+            try:
+                peer.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                peer.close(linger=0)
+                del self._peers[address]
+
+    def _connect(self, address: str) -> zmq.Socket[bytes]:
+        peer = self._context.socket(zmq.PUSH)
+        peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
+        peer.connect(address)
+        self._peers[address] = peer
+        return peer
+
+    def receive(self, timeout_s: float | None) -> list[Frames]:
+        """See ``Endpoint``."""
+        self._poller.poll(None if timeout_s is None else max(0, int(timeout_s * 1000)))
+        received: list[Frames] = []
+        try:
+            while True:
+                frames = self._inbox.recv_multipart(flags=zmq.NOBLOCK, copy=False)
+                received.append([frame.buffer for frame in frames])
+        except zmq.Again:
+            pass
+        try:
+            while True:
+                self._wakeable.recv(flags=zmq.NOBLOCK)
+        except zmq.Again:
+            return received
+
+    def wake(self) -> None:
+        """See ``Endpoint``."""
+        with self._lock:
+            if not self._waker.closed:
+                self._waker.send(b"", flags=zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """See ``Endpoint``. Messages already queued get half a second to leave."""
+        with self._lock:
+            self._context.destroy(linger=500)
+
+
+class LocalEndpoint:
+    """Queues inside one process, for embedding and tests: no socket, no thread, no port."""
+
+    _network: dict[str, LocalEndpoint] = {}  # noqa: RUF012 - the process-wide "network" is meant to be shared
+    _lock = threading.Lock()
+
+    def __init__(self, address: str) -> None:
+        with self._lock:
+            if address.endswith("*"):
+                address = f"{address[:-1]}{id(self):x}"
+            if address in self._network:
+                raise DeploymentError("somebody in this process listens there already", where=address)
+            self.address = address
+            self._network[address] = self
+        self._queue: queue.SimpleQueue[Frames | None] = queue.SimpleQueue()
+
+    def send(self, address: str, frames: Frames) -> None:
+        """See ``Endpoint``."""
+        peer = self._network.get(address)
+        if peer is not None:
+            peer._queue.put([_own(frame) for frame in frames])
+
+    def receive(self, timeout_s: float | None) -> list[Frames]:
+        """See ``Endpoint``."""
+        received: list[Frames] = []
+        try:
+            first = self._queue.get(timeout=timeout_s)
+            while True:
+                if first is not None:
+                    received.append(first)
+                first = self._queue.get_nowait()
+        except queue.Empty:
+            return received
+
+    def wake(self) -> None:
+        """See ``Endpoint``."""
+        self._queue.put(None)
+
+    def close(self) -> None:
+        """See ``Endpoint``."""
+        with self._lock:
+            self._network.pop(self.address, None)
+
+
+def _own(frame: Any) -> Any:
+    # A sender may reuse or donate its buffer once it has sent, which a socket's copy into the kernel makes harmless.
+    return bytes(frame)
+
+
+_SCHEMES: dict[str, type[ZmqEndpoint] | type[LocalEndpoint]] = {
+    "tcp": ZmqEndpoint,
+    "ipc": ZmqEndpoint,
+    "local": LocalEndpoint,
+}
+
+
+def listen(address: str) -> Endpoint:
+    """Open an endpoint at ``scheme://…``; a ``*`` for the port (or name) takes any free one.
+
+    Raises:
+        ProtocolError: for an unknown scheme.
+        DeploymentError: when the address is taken or isn't of this host.
+    """
+    scheme = address.partition("://")[0]
+    if scheme not in _SCHEMES:
+        raise ProtocolError("an unknown transport", found=address, expected=", ".join(f"{s}://…" for s in _SCHEMES))
+    return _SCHEMES[scheme](address)

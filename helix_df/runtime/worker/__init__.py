@@ -1,0 +1,1 @@
+"""A worker: its machine, the engine that computes batches on paged KV cache, and a thin shell."""

@@ -1,0 +1,60 @@
+"""From a welcome to a warm engine: reads the weights of the stage and compiles what serving needs first."""
+
+from __future__ import annotations
+
+import jax
+
+from helix_df.graph.compile import mean_request
+from helix_df.graph.stage_timing import is_measured, node_timing
+from helix_df.models.weights import load_shard
+from helix_df.paths import cache_root
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.wire.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
+from helix_df.runtime.wire.messages import Welcome
+from helix_df.runtime.worker.compile_cache import enable_compile_cache
+from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.kv_pages import PAGE_TOKENS
+from helix_df.runtime.worker.shell import Report, StepEngine
+from helix_df.spec.job import Job
+
+
+def build_engine(welcome: Welcome, report: Report) -> StepEngine:
+    """Load and warm up the engine of one stage, telling ``report`` how far it is; paced if the job emulates that.
+
+    Raises:
+        ModelError: when weights are missing or not as the model's configuration says.
+    """
+    job = Job.model_validate(welcome.job)
+    enable_compile_cache(cache_root() / "compiled")
+    report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
+    source = job.model.parsed_source
+    shard = load_shard(
+        source,
+        read_geometry(source),
+        welcome.layers,
+        dtype=job.model.dtype,
+        seed=job.model.seed,
+        layout=matrix_layout(),
+    )
+    engine = Engine(
+        shard,
+        num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
+        max_batch=job.runtime.max_batch,
+        max_context=job.model.context,
+        max_prefill=job.runtime.max_prefill_tokens,
+        **habits(),
+    )
+    for step in engine.warm_up(only_first=True):
+        report("compiling", step.done / step.total, step.shape)
+    planned_s = _planned(job, welcome) if job.runtime.emulate else None
+    return engine if planned_s is None else PacedEngine(engine, planned_s)
+
+
+def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:
+    """How long batches are to take: as the node's profile says, else longer by its speed; ``None`` as they come."""
+    node, geometry = job.nodes[welcome.node], read_geometry(job.model.parsed_source)
+    if is_measured(job, geometry, node.gpu):
+        requests, layers = mean_request(job, geometry), len(welcome.layers)
+        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, welcome.kv_tokens))
+    return slowed(node.speed, on_cpu=jax.default_backend() == "cpu") if node.speed < 1 else None

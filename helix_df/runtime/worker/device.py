@@ -1,0 +1,48 @@
+"""How the default device of this process likes to compute.
+
+Owns the choices that depend on the device alone, so that workers, profiles and benchmarks make the same ones. Doesn't
+know models or batches.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TypedDict
+
+import jax
+
+from helix_df.models.linear import Layout
+from helix_df.runtime.jobs.launchers.local import with_one_thread
+
+_LAYERS_PER_CALL = {"cpu": 1}
+"""Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
+accelerator each call costs a launch."""
+
+_PAGES_AT_ONCE = {"cpu": 8}
+"""Pages of context that attention reads at a time, by backend. With 128 tokens, the scores of a piece of a prompt stay
+in a core's cache: 512 tokens at the end of 1,100 take a third of the time they take all at once."""
+
+_PANEL_THREADS = 2
+"""Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
+
+
+class Habits(TypedDict):
+    """Options of an ``Engine``: layers to unroll in one program, and pages of context to read at a time (None: all)."""
+
+    layers_per_call: int
+    pages_at_once: int | None
+
+
+def habits() -> Habits:
+    """How an engine should compute."""
+    backend = jax.default_backend()
+    return Habits(layers_per_call=_LAYERS_PER_CALL.get(backend, 8), pages_at_once=_PAGES_AT_ONCE.get(backend))
+
+
+def matrix_layout() -> Layout:
+    """How weight matrices should lie in memory."""
+    return "panels" if jax.default_backend() == "cpu" and _threads() <= _PANEL_THREADS else "rows"
+
+
+def _threads() -> int:
+    return 1 if with_one_thread(os.environ) else len(os.sched_getaffinity(0))

@@ -1,0 +1,270 @@
+"""A worker process: greets the coordinator, loads its layers, and runs batches until told to stop.
+
+A thin shell: ``WorkerState`` decides, the engine computes, the endpoint carries. It receives everything that waits,
+runs one batch, sends the results, and begins again; the sockets' own threads work on while it computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.requests import EngineHealth, StageSpeed
+from helix_df.runtime.wire.emulation import EmulatedEndpoint
+from helix_df.runtime.wire.messages import (
+    HEARTBEAT_S,
+    LOST_AFTER_S,
+    Failed,
+    Forward,
+    Heartbeat,
+    Hello,
+    Loading,
+    Message,
+    Probe,
+    Ready,
+    Release,
+    Stop,
+    Welcome,
+    decode_bundle,
+    encode,
+    encode_bundles,
+)
+from helix_df.runtime.wire.transport import Endpoint
+from helix_df.runtime.worker.stage_speed import time_stage
+from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerAction, WorkerState
+from helix_df.runtime.worker.steps import Step, StepResult
+from helix_df.spec.job import Job
+
+log = logging.getLogger(__name__)
+
+GREET_EVERY_S = 1.0
+
+
+class StepEngine(Protocol):
+    """What a worker computes with."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of KV cache that requests can hold."""
+        ...
+
+    @property
+    def health(self) -> EngineHealth:
+        """How it is; asked by the thread that runs it."""
+        ...
+
+    def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
+        """Run steps of different requests, each result in its step's place."""
+        ...
+
+    def release(self, request: str) -> None:
+        """Free the KV cache of a request."""
+        ...
+
+    def fork(self, parent: str, child: str, tokens: int) -> None:
+        """Let a request begin with the KV cache of another's first tokens, whole pages of them."""
+        ...
+
+    def trim(self, request: str, tokens: int) -> None:
+        """Free the KV cache of a request but for that of its first tokens."""
+        ...
+
+    def warm_up(self) -> Iterator[object]:
+        """Compile what is still cold, a program at a time."""
+        ...
+
+
+Report = Callable[[str, float, str], None]
+"""Called while an engine is built: state (``loading`` or ``compiling``), progress from 0 to 1, and with what."""
+
+EngineBuilder = Callable[[Welcome, Report], StepEngine]
+
+
+class Worker:
+    """One node's worker on an endpoint. ``alive`` says whether whoever started it still wants it."""
+
+    def __init__(
+        self,
+        node: str,
+        endpoint: Endpoint,
+        coordinator: str,
+        token: str,
+        build_engine: EngineBuilder,
+        *,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._node = node
+        self._endpoint = endpoint
+        self._emulated: EmulatedEndpoint | None = None
+        self._coordinator = coordinator
+        self._token = token
+        self._build_engine = build_engine
+        self._alive = alive
+        self._heard = time.monotonic()
+        self._busy = False
+        self._health = EngineHealth()
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Serve until the coordinator says stop or ``alive`` says no.
+
+        Raises:
+            DeploymentError: when the coordinator refuses this worker.
+        """
+        beating = threading.Thread(target=self._beat, name=f"heartbeat-{self._node}", daemon=True)
+        try:
+            welcome = self._greet()
+            if welcome is None:
+                return
+            job = Job.model_validate(welcome.job)
+            links = link_table(job)
+            if job.runtime.emulate:
+                self._emulate(links)
+            beating.start()
+            self._busy = True
+            engine = self._build_engine(welcome, self._report)
+            self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
+            self._serve(engine, _state(welcome, job, links, self._coordinator))
+        except Exception as error:
+            self._say(Failed(self._node, str(error) or type(error).__name__))
+            raise
+        finally:
+            self._done.set()
+            if beating.ident is not None:
+                beating.join()
+            self._endpoint.close()
+
+    def _greet(self) -> Welcome | None:
+        while self._alive():
+            self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            for message in self._hear(GREET_EVERY_S):
+                if isinstance(message, Welcome):
+                    return message
+                if isinstance(message, Stop):
+                    return None
+                self._refuse_if_told(message)
+        return None
+
+    def _emulate(self, links: LinkTable) -> None:
+        self._endpoint = self._emulated = EmulatedEndpoint(self._endpoint, self._node, links)
+        self._emulated.place(COORDINATOR, self._coordinator)
+
+    def _serve(self, engine: StepEngine, state: WorkerState) -> None:
+        still_cold = engine.warm_up()
+        while self._alive():
+            self._health = engine.health
+            at_leisure = not state.requests and self._health.cold_shapes > 0
+            for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
+                if isinstance(message, Stop):
+                    return
+                self._take(message, engine, state)
+            self._busy = True
+            steps = state.next_batch()
+            if steps:
+                self._act(engine, state.on_results(steps, engine.run(steps)))
+            elif at_leisure and not state.requests:
+                # Nobody is here: a good time to compile what later requests will need.
+                next(still_cold)
+
+    def _take(self, message: Message, engine: StepEngine, state: WorkerState) -> None:
+        match message:
+            case Forward():
+                if self._emulated is not None and message.route is not None:
+                    self._emulated.place_all(message.route)
+                self._act(engine, state.on_forward(message))
+            case Release():
+                self._act(engine, state.on_release(message))
+            case Probe() if message.path:
+                self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
+            case Welcome():
+                # The coordinator lost sight of us and has started our requests over elsewhere.
+                self._act(engine, state.forget_all())
+                self._say(Ready(self._node, engine.kv_tokens))
+            case _:
+                self._refuse_if_told(message)
+
+    def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
+        done = list(actions)
+        for action in done:
+            match action:
+                case Free():
+                    engine.release(action.request)
+                case Fork():
+                    engine.fork(action.parent, action.child, action.tokens)
+                case Trim():
+                    engine.trim(action.request, action.tokens)
+        sends = ((action.address, action.message) for action in done if isinstance(action, Send))
+        for address, frames in encode_bundles(sends, self._token).items():
+            self._endpoint.send(address, frames)
+
+    def _hear(self, timeout_s: float | None) -> list[Message]:
+        messages: list[Message] = []
+        if self._busy:
+            # Whatever came in while we were busy is about to be read: silence is counted from here.
+            self._heard = time.monotonic()
+            self._busy = False
+        for frames in self._endpoint.receive(timeout_s):
+            try:
+                messages += decode_bundle(frames, self._token)
+                self._heard = time.monotonic()
+            except ProtocolError as error:
+                log.warning("ignored: %s", error)
+        return messages
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_S):
+            if not self._alive():
+                self._endpoint.wake()
+            # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
+            forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
+            if forgotten:
+                self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            else:
+                self._say(Heartbeat(self._node, self._health, _memory_bytes()))
+
+    def _say(self, message: Message) -> None:
+        self._endpoint.send(self._coordinator, encode(message, self._token))
+
+    def _report(self, state: str, progress: float, detail: str) -> None:
+        log.info("%s %.0f%% %s", state, 100 * progress, detail)
+        self._say(Loading(self._node, state, progress, detail))
+
+    def _refuse_if_told(self, message: Message) -> None:
+        if isinstance(message, Failed):
+            raise DeploymentError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _memory_bytes() -> int:
+    """What this process has in memory now; where the system doesn't tell, the most it ever had."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:
+    geometry = read_geometry(Job.model_validate(welcome.job).model.parsed_source)
+    return time_stage(engine.run, engine.release, welcome.layers, geometry, time.perf_counter)
+
+
+def _state(welcome: Welcome, job: Job, links: LinkTable, coordinator: str) -> WorkerState:
+    declared = ((name, links.find(welcome.node, name)) for name in job.nodes if name != welcome.node)
+    return WorkerState(
+        node=welcome.node,
+        coordinator=coordinator,
+        num_layers=welcome.num_layers,
+        max_batch=job.runtime.max_batch,
+        max_prefill_tokens=job.runtime.max_prefill_tokens,
+        codecs={name: link.codec for name, link in declared if link is not None and link.codec != "none"},
+    )
