@@ -10,9 +10,9 @@ from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
-from helix_df.runtime import messages as m
 from helix_df.runtime.requests import EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire import messages as m
 
 ROUTE = m.Route(
     (Hop("a", LayerRange(0, 2)), Hop("b", LayerRange(2, 4))),
