@@ -29,9 +29,9 @@ def probe(
 
     The YAML goes under a job's `links`. Beyond loopback both sides need the same secret in $HELIX_DF_TOKEN.
     """
-    from helix_df import probing
     from helix_df.cli.console import messages, output
     from helix_df.errors import SpecError
+    from helix_df.measuring import probing
     from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
 
     token = os.environ.get(TOKEN_VARIABLE)

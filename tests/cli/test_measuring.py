@@ -97,7 +97,7 @@ def test_apply_warns_of_each_difference_and_goes_on(monkeypatch, capsys):
 
 
 def test_probe_prints_a_table_and_yaml(cli, monkeypatch):
-    from helix_df import probing
+    from helix_df.measuring import probing
 
     def probed(addresses, token, *, on_link):
         return probing.Probed((Link(("coordinator", "a"), ((64, 0.0002), (1_000_064, 0.0022))),), (), ("a remark",))

@@ -13,8 +13,8 @@ from helix_df.errors import ProtocolError
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime import messages as m
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.packing import dtype_of, pack, unpack
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
