@@ -223,6 +223,10 @@ class World:
                 moved = True
             for address in sorted(self.workers):
                 moved = self.compute(address) or moved
+            if not moved and (due_s := self.coordinator.next_retry_s) is not None:
+                self.now = max(self.now, due_s)
+                self._coordinate(self.coordinator.retry(self.now))
+                moved = True
 
     def forget_prefix(self, address: str, request: str) -> None:
         """A worker loses what it was to keep, and nobody hears of it."""

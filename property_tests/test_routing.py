@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
-from helix_df.rules.routing import FlowRouter, KvLedger, WeightedTurns
+from helix_df.rules.routing import FlowRouter, KvLedger, SmoothRoundRobin
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 1000), min_size=1)
 
 
 @given(WEIGHTS, st.integers(1, 200))
 def test_turns_are_proportional_to_weights_at_every_moment(weights: dict[str, float], turns: int) -> None:
-    choices = WeightedTurns(weights)
+    choices = SmoothRoundRobin(weights)
     taken: Counter[str] = Counter()
     total = sum(weights.values())
     for turn in range(1, turns + 1):
@@ -87,7 +87,8 @@ class HopByHop:
     def __init__(self, edges: list[EdgeFlow]) -> None:
         tails = {edge.tail for edge in edges}
         self.turns = {
-            tail: WeightedTurns({edge.head: edge.tokens_per_s for edge in edges if edge.tail == tail}) for tail in tails
+            tail: SmoothRoundRobin({edge.head: edge.tokens_per_s for edge in edges if edge.tail == tail})
+            for tail in tails
         }
 
     def route(self, eligible: Callable[[str], bool], here: str = COORDINATOR) -> list[str] | None:

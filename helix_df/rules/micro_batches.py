@@ -14,6 +14,9 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
+NO_LIMIT = 10**9
+"""More than any batch holds."""
+
 _ROUNDING = 1e-9
 
 
@@ -37,22 +40,45 @@ def micro_batches(step_s: Sequence[float], network_s: float) -> MicroBatches:
     law at that stage). Computing alone decides the shares: as many as stages where all take alike, one where a single
     stage takes nearly all the time. A batch that crosses a network keeps no stage busy, so more may be under way.
     """
-    slowest = max(step_s)
-    if slowest <= 0:
-        return MicroBatches()
-    shares = max(1, round(sum(step_s) / slowest))
-    return MicroBatches(shares, max(shares, round((sum(step_s) + network_s) / slowest)))
+    total_s, slowest_s = sum(step_s), max(step_s)
+    shares = equal_shares(total_s, slowest_s)
+    return MicroBatches(shares, most_under_way(shares, total_s + network_s, slowest_s))
+
+
+def equal_shares(total_s: float, slowest_s: float) -> int:
+    """Shares for a pipeline whose stages take ``total_s`` for a decode step, the slowest of them ``slowest_s``."""
+    return max(1, round(total_s / slowest_s)) if slowest_s > 0 else 1
+
+
+def most_under_way(shares: int, around_s: float, slowest_s: float) -> int:
+    """Batches of ``shares`` that may be under way on a pipeline once around which takes ``around_s``, networks too."""
+    return max(shares, round(around_s / slowest_s)) if slowest_s > 0 else shares
+
+
+def batch_share(requests: float) -> int:
+    """Requests that a batch takes, when all pipelines' requests over their shares add up to ``requests``."""
+    return math.ceil(requests - _ROUNDING)
+
+
+def batch_room(share: int, under_way: int, most: int, max_batch: int) -> int:
+    """Requests that the next batch may take: a share, or none while as many as may be are under way.
+
+    Where ``max_batch`` makes batches smaller than their share, as many more may be under way: a full batch gains
+    nothing by waiting.
+    """
+    if share > max_batch:
+        most = math.ceil(most * share / max_batch)
+    return share if under_way < most else 0
 
 
 @dataclass(slots=True)
 class Entrance:
     """The first stage of pipelines: who decodes there, and which of its batches are under way.
 
-    A batch is back when the first of its requests is, or has ended: the others come with it. Where ``max_batch`` makes
-    batches smaller than their share, as many more may be under way: a full batch gains nothing by waiting.
+    A batch is back when the first of its requests is, or has ended: the others come with it.
     """
 
-    max_batch: int | None = None
+    max_batch: int = NO_LIMIT
     _pipelines: dict[Hashable, MicroBatches] = field(default_factory=dict)
     _kinds: Counter[MicroBatches] = field(default_factory=Counter)
     _batch_of: dict[Hashable, int] = field(default_factory=dict)
@@ -81,11 +107,9 @@ class Entrance:
         """Requests that the next batch may take."""
         if not self._kinds:
             return 0
-        share = math.ceil(sum(requests / pipeline.shares for pipeline, requests in self._kinds.items()) - _ROUNDING)
+        share = batch_share(sum(requests / pipeline.shares for pipeline, requests in self._kinds.items()))
         most = max(pipeline.most for pipeline in self._kinds)
-        if self.max_batch is not None and share > self.max_batch:
-            most = math.ceil(most * share / self.max_batch)
-        return share if len(self._under_way) < most else 0
+        return batch_room(share, len(self._under_way), most, self.max_batch)
 
     def launch(self, requests: Collection[Hashable]) -> None:
         """A batch with these requests is on its way."""

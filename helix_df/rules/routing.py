@@ -1,8 +1,11 @@
 """Which pipeline a request takes, and when it may start. Pure: used by the runtime and the simulator alike.
 
 Source: Helix (arXiv 2406.01566), section 5: every request gets a pipeline of its own; each vertex of the flow graph
-picks the next hop by interleaved weighted round-robin with the plan's flow as weights, and a node whose expected KV
-use is over its high-water mark is left out. Knows nothing of sockets, clocks or models.
+picks the next hop by interleaved weighted round-robin (IWRR) with the plan's flow as weights, and a node whose expected
+KV use is over its high-water mark is left out. Here IWRR is its *smooth* form, nginx's: where the classical one goes
+round after round through the choices with weight left, and so needs whole weights, this one gives each choice credit by
+its weight and takes the richest, which works for any weights and never takes one choice in bursts. Both take each in
+proportion to its weight. Knows nothing of sockets, clocks or models.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Protocol
 from helix_df.graph.flow import EdgeFlow, Hop
 from helix_df.graph.problem import COORDINATOR, Placement
 from helix_df.layers import LayerRange
+from helix_df.rules.admission import admits
 
 Pipeline = tuple[Hop, ...]
 """The stages of one request, in order; together they run every layer exactly once."""
@@ -29,48 +33,48 @@ class Router(Protocol):
         ...
 
 
-Ways = Mapping[str, tuple[str, ...]]
-"""The next hops from every endpoint, ``COORDINATOR`` being where requests come from and tokens go."""
+Adjacency = Mapping[str, tuple[str, ...]]
+"""The next hops from every endpoint; ``COORDINATOR`` is both source, where requests come from, and sink."""
 
 
-def ways_home(pairs: Collection[tuple[str, str]]) -> Ways:
-    """The ways of (tail, head) pairs, without hops from which none leads back to the coordinator."""
+def leading_to_sink(edges: Collection[tuple[str, str]]) -> Adjacency:
+    """The adjacency of (tail, head) edges, without those from which no path leads to the sink."""
     back: dict[str, list[str]] = {}
-    for tail, head in pairs:
+    for tail, head in edges:
         back.setdefault(head, []).append(tail)
-    home = {COORDINATOR}
+    reach = {COORDINATOR}
     frontier = [COORDINATOR]
     while frontier:
         for tail in back.get(frontier.pop(), ()):
-            if tail not in home:
-                home.add(tail)
+            if tail not in reach:
+                reach.add(tail)
                 frontier.append(tail)
-    ways: dict[str, list[str]] = {}
-    for tail, head in pairs:
-        if head in home:
-            ways.setdefault(tail, []).append(head)
-    return {tail: tuple(heads) for tail, heads in ways.items()}
+    heads: dict[str, list[str]] = {}
+    for tail, head in edges:
+        if head in reach:
+            heads.setdefault(tail, []).append(head)
+    return {tail: tuple(found) for tail, found in heads.items()}
 
 
-def leads_home(ways: Ways, eligible: Callable[[str], bool]) -> bool:
-    """Whether any pipeline leads through eligible nodes only."""
+def has_path(adjacency: Adjacency, eligible: Callable[[str], bool]) -> bool:
+    """Whether any path from source to sink leads through eligible nodes only."""
     seen: set[str] = set()
-    frontier = list(ways.get(COORDINATOR, ()))
+    frontier = list(adjacency.get(COORDINATOR, ()))
     while frontier:
         name = frontier.pop()
         if name == COORDINATOR:
             return True
         if name not in seen and eligible(name):
             seen.add(name)
-            frontier += ways.get(name, ())
+            frontier += adjacency.get(name, ())
     return False
 
 
-class WeightedTurns:
-    """Interleaved weighted round-robin over named choices, which go by their place in ``names``.
+class SmoothRoundRobin:
+    """Smooth weighted round-robin over named choices, which go by their place in ``names``.
 
     Every turn each eligible choice earns its weight as credit, the richest is taken and pays what all earned. Over
-    any stretch of turns in which eligibility doesn't change, a choice is taken in proportion to its weight, give or
+    any segment of turns in which eligibility doesn't change, a choice is taken in proportion to its weight, give or
     take one turn, and never in bursts.
     """
 
@@ -126,7 +130,7 @@ class WeightedTurns:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Segment:
     """Hops that follow from the first without a choice; ``end`` is where the next choice is, or home."""
 
     hops: tuple[Hop, ...]
@@ -138,10 +142,10 @@ class _Stretch:
 class _Vertex:
     """Where a request may go from one endpoint: the first nodes, ``None`` for home, and what follows from each."""
 
-    turns: WeightedTurns
+    turns: SmoothRoundRobin
     firsts: tuple[tuple[int, str | None], ...]
     names: tuple[str, ...]
-    stretches: tuple[_Stretch, ...]
+    segments: tuple[_Segment, ...]
 
     def eligible(self, eligible: Callable[[str], bool]) -> list[int]:
         return [at for at, first in self.firsts if first is None or eligible(first)]
@@ -154,7 +158,7 @@ _Turn = tuple[_Vertex, int, list[float]]
 class FlowRouter:
     """Pipelines in proportion to the plan's flow.
 
-    A node that is not eligible loses its turns to its siblings; a way that ends nowhere costs no turn.
+    A node that is not eligible loses its turns to its siblings; a path that ends nowhere costs no turn.
     """
 
     def __init__(self, placement: Placement, edges: Iterable[EdgeFlow]) -> None:
@@ -162,8 +166,8 @@ class FlowRouter:
         for edge in edges:
             if edge.tokens_per_s > 0:
                 weights.setdefault(edge.tail, {})[edge.head] = edge.tokens_per_s
-        self._turns = {tail: WeightedTurns(heads) for tail, heads in weights.items()}
-        # Where there is only one way on, nobody has to choose: most nodes of a long plan.
+        self._turns = {tail: SmoothRoundRobin(heads) for tail, heads in weights.items()}
+        # Where there is only one next hop, nobody has to choose: most nodes of a long plan.
         choices = {tail for tail, turns in self._turns.items() if len(turns.names) > 1} | {COORDINATOR}
         self._vertices = {
             tail: _vertex(turns, placement[tail].stop if tail != COORDINATOR else 0, self._turns, placement, choices)
@@ -182,13 +186,13 @@ class FlowRouter:
 
     def route(self, eligible: Callable[[str], bool]) -> Pipeline | None:
         """The pipeline whose turn it is; the round-robin state moves on only if there is one."""
-        way = self._walk(eligible)
-        if way is None:
+        path = self._walk(eligible)
+        if path is None:
             return None
         hops: list[Hop] = []
-        for vertex, chosen, credit in way:
+        for vertex, chosen, credit in path:
             vertex.turns.credit = credit
-            hops += vertex.stretches[chosen].hops
+            hops += vertex.segments[chosen].hops
         return tuple(hops)
 
     def exists(self, eligible: Callable[[str], bool]) -> bool:
@@ -197,7 +201,7 @@ class FlowRouter:
 
     def _walk(self, eligible: Callable[[str], bool]) -> list[_Turn] | None:
         """To the next in turn at every vertex; only if that ends nowhere, look further."""
-        way: list[_Turn] = []
+        path: list[_Turn] = []
         vertices = self._vertices
         here = COORDINATOR
         while (vertex := vertices.get(here)) is not None:
@@ -207,13 +211,13 @@ class FlowRouter:
                 chosen, credit = vertex.turns.next(choices)
             else:
                 break
-            stretch = vertex.stretches[chosen]
-            if stretch.rest and not all(map(eligible, stretch.rest)):
+            segment = vertex.segments[chosen]
+            if segment.rest and not all(map(eligible, segment.rest)):
                 break
-            way.append((vertex, chosen, credit))
-            here = stretch.end
+            path.append((vertex, chosen, credit))
+            here = segment.end
             if here == COORDINATOR:
-                return way
+                return path
         return self._search(COORDINATOR, eligible, set())
 
     def _search(self, here: str, eligible: Callable[[str], bool], dead: set[str]) -> list[_Turn] | None:
@@ -223,48 +227,51 @@ class FlowRouter:
             return None
         choices = vertex.eligible(eligible)
         for chosen in vertex.turns.ranked(choices):
-            stretch = vertex.stretches[chosen]
-            if stretch.end in dead or not all(map(eligible, stretch.rest)):
+            segment = vertex.segments[chosen]
+            if segment.end in dead or not all(map(eligible, segment.rest)):
                 continue
             turn = (vertex, chosen, vertex.turns.after(chosen, choices))
-            if stretch.end == COORDINATOR:
+            if segment.end == COORDINATOR:
                 return [turn]
-            rest = self._search(stretch.end, eligible, dead)
+            rest = self._search(segment.end, eligible, dead)
             if rest is not None:
                 return [turn, *rest]
-            dead.add(stretch.end)
+            dead.add(segment.end)
         return None
 
 
 def _vertex(
-    turns: WeightedTurns, done: int, ways: Mapping[str, WeightedTurns], placement: Placement, choices: Collection[str]
+    turns: SmoothRoundRobin,
+    done: int,
+    turns_of: Mapping[str, SmoothRoundRobin],
+    placement: Placement,
+    choices: Collection[str],
 ) -> _Vertex:
-    stretches = tuple(_stretch(head, done, ways, placement, choices) for head in turns.names)
-    firsts = tuple((at, stretch.hops[0].node if stretch.hops else None) for at, stretch in enumerate(stretches))
+    segments = tuple(_segment(head, done, turns_of, placement, choices) for head in turns.names)
+    firsts = tuple((at, segment.hops[0].node if segment.hops else None) for at, segment in enumerate(segments))
     names = tuple(first for _, first in firsts if first is not None)
-    return _Vertex(turns, firsts, names, stretches)
+    return _Vertex(turns, firsts, names, segments)
 
 
-def _stretch(
-    head: str, done: int, ways: Mapping[str, WeightedTurns], placement: Placement, choices: Collection[str]
-) -> _Stretch:
+def _segment(
+    head: str, done: int, turns_of: Mapping[str, SmoothRoundRobin], placement: Placement, choices: Collection[str]
+) -> _Segment:
     """From ``head`` on; what leads nowhere ends at a node that isn't a vertex."""
     hops: list[Hop] = []
     while head != COORDINATOR:
         hops.append(Hop(head, LayerRange(done, placement[head].stop)))
-        if head in choices or head not in ways:
+        if head in choices or head not in turns_of:
             break
         done = placement[head].stop
-        (head,) = ways[head].names
-    return _Stretch(tuple(hops), tuple(hop.node for hop in hops[1:]), head)
+        (head,) = turns_of[head].names
+    return _Segment(tuple(hops), tuple(hop.node for hop in hops[1:]), head)
 
 
 @dataclass(slots=True)
 class KvLedger:
     """Tokens of KV cache that requests are expected to use, node by node.
 
-    ``capacity`` is in tokens. A request enters a node when the expected use, its own included, stays under
-    ``high_water`` times the capacity, or when the node is empty and the request fits it whole.
+    ``capacity`` is in tokens. Whether a request enters a node is for ``admission.admits`` to say.
     """
 
     capacity: dict[str, int]
@@ -278,16 +285,8 @@ class KvLedger:
 
     def admitting(self, expected: int, most: int) -> Callable[[str], bool]:
         """``admits`` for one request and any node."""
-        capacities, in_use, high_water = self.capacity.get, self.used.get, self.high_water
-
-        def admits(node: str) -> bool:
-            capacity = capacities(node, 0)
-            if most > capacity:
-                return False
-            used = in_use(node, 0)
-            return used == 0 or used + expected <= high_water * capacity
-
-        return admits
+        capacity, used, high_water = self.capacity.get, self.used.get, self.high_water
+        return lambda node: admits(used(node, 0), expected, most, capacity(node, 0), high_water)
 
     def reserve(self, request: str, nodes: Iterable[str], expected: int) -> None:
         """Count a request on its nodes.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from helix_df.errors import SimulationError
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
-from helix_df.rules.routing import ways_home
+from helix_df.rules.routing import leading_to_sink
 from helix_df.rules.schedulers.registry import follows_flow
 from helix_df.simulator.options import Options
 from helix_df.simulator.parts import Link, Nic
@@ -36,7 +36,7 @@ class Network:
             for link in setup.links
             if not only_flow or (self._codes[link.tail], self._codes[link.head]) in flowing
         ]
-        self.ways = ways_home(pairs)
+        self.ways = leading_to_sink(pairs)
         self.stages = [self._stage(index, setup, options) for index in range(len(setup.stages))]
         self._links = self._connect(setup)
         self.first_links = [self.link(COORDINATOR, head) for head in self.ways.get(COORDINATOR, ())]

@@ -91,7 +91,7 @@ class World:
         network = self.network
         return View(
             placement={name: stage.layers for name, stage in self.by_name.items()},
-            ways=network.ways,
+            adjacency=network.ways,
             edges=network.edges,
             seed=self.options.seed,
             waiting=self._queue_seen,

@@ -12,20 +12,20 @@ from typing import Protocol, runtime_checkable
 
 from helix_df.graph.flow import EdgeFlow, hops_of
 from helix_df.graph.problem import COORDINATOR, Placement
-from helix_df.rules.routing import Pipeline, Router, Ways
+from helix_df.rules.routing import Adjacency, Pipeline, Router
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """What a scheduler may look at.
 
-    ``ways`` are the next hops from every endpoint, each of which leads to the end. ``waiting`` says how many requests
-    wait on a node now, or, to those who can't look into nodes, how many go through it; ``link_free_in_s`` how many
-    seconds a link is still busy for, as far as that is known.
+    ``adjacency`` are the next hops from every endpoint, each of which leads to the sink. ``waiting`` says how many
+    requests wait on a node now, or, to those who can't look into nodes, how many go through it; ``link_free_in_s`` how
+    many seconds a link is still busy for, as far as that is known.
     """
 
     placement: Placement
-    ways: Ways
+    adjacency: Adjacency
     edges: tuple[EdgeFlow, ...]
     seed: int
     waiting: Callable[[str], int]
@@ -97,7 +97,7 @@ class HopByHop:
         while True:
             heads = [
                 head
-                for head in self.view.ways.get(here, ())
+                for head in self.view.adjacency.get(here, ())
                 if head == COORDINATOR or (head not in dead and eligible(head))
             ]
             if not heads:

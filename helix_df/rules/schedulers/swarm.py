@@ -20,7 +20,7 @@ class Swarm(HopByHop):
 
     def __init__(self, view: View) -> None:
         super().__init__(view)
-        self._mean_s = {(tail, head): FIRST_S for tail, heads in view.ways.items() for head in heads}
+        self._mean_s = {(tail, head): FIRST_S for tail, heads in view.adjacency.items() for head in heads}
         self._priority = dict(self._mean_s)
 
     def observe(self, tail: str, head: str, seconds: float, steps: int) -> None:

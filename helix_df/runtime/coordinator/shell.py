@@ -71,6 +71,7 @@ class Coordinator:
         self._emulated: EmulatedEndpoint | None = None
         self._closing = False
         self._ticker: asyncio.Task[None] | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -206,6 +207,19 @@ class Coordinator:
         for address, frames in encode_bundles(sends, self.token).items():
             self._endpoint.send(address, frames)
         self._changed.set()
+        self._set_retry_timer()
+
+    def _set_retry_timer(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        due_s = self._state.next_retry_s
+        if due_s is None:
+            self._retry_timer = None
+            return
+        self._retry_timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._on_retry)
+
+    def _on_retry(self) -> None:
+        self._perform(self._state.retry(time.monotonic()))
 
     def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:
         stream = self._streams.get(request)

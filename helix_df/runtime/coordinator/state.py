@@ -7,9 +7,8 @@ it served start again elsewhere from the tokens they already have; whoever reads
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -19,8 +18,11 @@ from helix_df.errors import HelixError, RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable, Placement
 from helix_df.plan.plan import Plan
+from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE, expected_answer, expected_kv, on_arrival
+from helix_df.rules.batching import piece_tokens
 from helix_df.rules.micro_batches import MicroBatches, micro_batches
-from helix_df.rules.routing import Pipeline, Router, Ways, leads_home, ways_home
+from helix_df.rules.retries import MOST_REJECTIONS, backoff_s, gives_up
+from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path, leading_to_sink
 from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import follows_flow, get_scheduler
 from helix_df.runtime.coordinator.fleet import Fleet
@@ -77,7 +79,8 @@ class _Request:
 
     ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
     ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
-    rejected once. ``cached`` tokens it didn't have to compute in this attempt.
+    rejected once. ``rejections`` are those for want of KV cache; after one it waits until ``retry_s``. ``cached``
+    tokens it didn't have to compute in this attempt.
     """
 
     asked: GenerationRequest
@@ -88,6 +91,8 @@ class _Request:
     alone: bool = False
     cancelled: bool = False
     cached: int = 0
+    rejections: int = 0
+    retry_s: float = 0.0
 
     @property
     def key(self) -> str:
@@ -103,15 +108,9 @@ class _Request:
         return len(self.asked.prompt) + self.asked.max_tokens
 
     def expected(self, job: Job) -> int:
-        """Tokens of KV cache it is expected to come to; all that it may once that has proved too optimistic.
-
-        Of what it may generate, the share that requests tend to use, but no more than the job's mean answer: whoever
-        leaves max_tokens at the rest of the context doesn't mean to fill it.
-        """
-        if self.cautious:
-            return self.most
-        answer = math.ceil(min(job.runtime.expected_output * self.asked.max_tokens, job.workload.output_length))
-        return min(self.most, max(len(self.tokens), len(self.asked.prompt) + answer))
+        """Tokens of KV cache it is expected to come to; see ``rules.admission``."""
+        answer = expected_answer(self.asked.max_tokens, job.runtime.expected_output, job.workload.output_length)
+        return expected_kv(len(self.tokens), len(self.asked.prompt), answer, self.most, self.cautious)
 
 
 @dataclass(slots=True)
@@ -140,21 +139,22 @@ class CoordinatorState:
     failure: str | None = None
     stopping: bool = False
     _attempts: int = 0
-    _ways: Ways = field(init=False)
+    _adjacency: Adjacency = field(init=False)
     _links: LinkTable = field(init=False)
     _requests: dict[str, _Request] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
+    _backing_off: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         runtime = self.plan.job.runtime
-        self._ways = _ways(self.plan)
+        self._adjacency = _adjacency(self.plan)
         self._links = link_table(self.plan.job)
-        self.fleet = Fleet.of(stage for stage in self.plan.stages if stage.node in self._ways)
+        self.fleet = Fleet.of(stage for stage in self.plan.stages if stage.node in self._adjacency)
         self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
         self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
         view = View(
             placement=self.plan.placement,
-            ways=self._ways,
+            adjacency=self._adjacency,
             edges=self.plan.edges,
             seed=self.plan.job.solver.seed,
             waiting=lambda name: len(self._served_by(name)),
@@ -177,12 +177,22 @@ class CoordinatorState:
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.failure is None and not self.stopping and leads_home(self._ways, self.fleet.is_up)
+        return self.failure is None and not self.stopping and has_path(self._adjacency, self.fleet.is_up)
 
     @property
     def all_up(self) -> bool:
         """Whether every worker serves."""
         return self.fleet.all_up
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be started, or started again."""
+        return len(self._waiting) + len(self._backing_off)
+
+    @property
+    def next_retry_s(self) -> float | None:
+        """When ``retry`` is to be called next, on the clock of ``on_message``; ``None`` while nobody backs off."""
+        return min((self._requests[name].retry_s for name in self._backing_off), default=None)
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -193,8 +203,8 @@ class CoordinatorState:
             ready=self.ready,
             detail=self.failure or "",
             nodes=tuple(self._node_status(name) for name in self.fleet.nodes),
-            waiting=len(self._waiting),
-            running=len(self._requests) - len(self._waiting),
+            waiting=self.waiting,
+            running=len(self._requests) - self.waiting,
             finished=self.counters.finished,
             failed=self.counters.failed,
             prompt_tokens=self.counters.prompt_tokens,
@@ -225,8 +235,15 @@ class CoordinatorState:
         if found.pipeline is not None:
             found.cancelled = True
             return []
-        self._waiting.remove(request)
+        (self._backing_off if request in self._backing_off else self._waiting).remove(request)
         del self._requests[request]
+        return self._admit()
+
+    def retry(self, now: float) -> list[CoordinatorAction]:
+        """Put those back to the head of the queue that have waited long enough after a rejection."""
+        due = [name for name in self._backing_off if self._requests[name].retry_s <= now]
+        self._backing_off = [name for name in self._backing_off if name not in due]
+        self._waiting.extendleft(sorted(due, key=lambda name: -self._requests[name].retry_s))
         return self._admit()
 
     def _refuse(self, asked: GenerationRequest) -> None:
@@ -236,9 +253,10 @@ class CoordinatorState:
             raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
         if asked.id in self._requests:
             raise RequestError("a request of this id is being served", param="id", found=asked.id)
-        if not self.ready:
-            raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
         most = len(asked.prompt) + asked.max_tokens
+        verdict = on_arrival(self.ready, self._fits(most), len(self._waiting), self.plan.job.runtime.max_queue)
+        if verdict == NO_PATH:
+            raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
         if most > self.context:
             raise RequestError(
                 f"prompt ({len(asked.prompt)} tokens) and answer ({asked.max_tokens}) exceed the context",
@@ -246,7 +264,7 @@ class CoordinatorState:
                 code="context_length_exceeded",
                 expected=f"at most {self.context} tokens together",
             )
-        if not leads_home(self._ways, lambda name: self.fleet.is_up(name) and self.ledger.capacity[name] >= most):
+        if verdict == TOO_LARGE:
             room = max(self.ledger.capacity.values())
             raise RequestError(
                 f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
@@ -254,8 +272,12 @@ class CoordinatorState:
                 code="kv_cache_exceeded",
                 expected=f"at most {room} tokens, prompt and answer together",
             )
-        if len(self._waiting) >= self.plan.job.runtime.max_queue:
+        if verdict == QUEUE_FULL:
             raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+
+    def _fits(self, most: int) -> bool:
+        """Whether some pipeline of nodes that are up could hold a request that comes to so many tokens."""
+        return has_path(self._adjacency, lambda name: self.fleet.is_up(name) and self.ledger.capacity[name] >= most)
 
     def _admit(self) -> list[CoordinatorAction]:
         """Start waiting requests, first come first served, for as long as pipelines have room."""
@@ -281,22 +303,18 @@ class CoordinatorState:
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.fleet.address(hop.node) for hop in pipeline)
         route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline), prefix)
-        tokens = np.array(request.tokens, dtype=np.int32)
-        piece = self.plan.job.runtime.max_prefill_tokens
-        pieces = [
-            Send(
-                addresses[0],
-                Forward(
-                    request=request.key,
-                    position=start,
-                    wants_token=start + piece >= len(tokens),
-                    route=route if start == request.cached else None,
-                    tensor=tokens[start : start + piece],
-                ),
-            )
-            for start in range(request.cached, len(tokens), piece)
-        ]
+        pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
         return [*self._tell(releases), *pieces]
+
+    def _pieces(self, request: _Request, route: Route) -> Iterator[Forward]:
+        """What is to be computed of a request's tokens, cut so that each piece fits a batch."""
+        tokens = np.array(request.tokens, dtype=np.int32)
+        start = request.cached
+        while start < len(tokens):
+            stop = start + piece_tokens(len(tokens) - start, self.plan.job.runtime.max_prefill_tokens)
+            first = route if start == request.cached else None
+            yield Forward(request.key, start, stop == len(tokens), first, tokens[start:stop])
+            start = stop
 
     def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
         ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
@@ -333,18 +351,31 @@ class CoordinatorState:
             Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached)),
         ]
 
-    def _on_rejected(self, message: Rejected) -> list[CoordinatorAction]:
+    def _on_rejected(self, message: Rejected, now: float) -> list[CoordinatorAction]:
         request = self._current(message.request)
         if request is None:
             return []
         if message.reason == "no_prefix":
             request.alone = True
             releases = self.prefixes.drop_parent(request.key)
-        else:
-            # Whatever the ledger makes of that node, what is only kept there goes first.
-            request.cautious = True
-            releases = self.prefixes.drop_node(message.node)
-        return [*self._tell(releases), *self._retry(request), *self._admit()]
+            return [*self._tell(releases), *self._retry(request), *self._admit()]
+        # Whatever the ledger makes of that node, what is only kept there goes first.
+        releases = self.prefixes.drop_node(message.node)
+        return [*self._tell(releases), *self._back_off(request, now), *self._admit()]
+
+    def _back_off(self, request: _Request, now: float) -> list[CoordinatorAction]:
+        """A worker had no KV cache left for a request: it waits before it is tried again, or has been tried enough."""
+        request.cautious = True
+        request.rejections += 1
+        actions = self._leave(request)
+        if request.cancelled:
+            return [*actions, *self._forget(request)]
+        if gives_up(request.rejections):
+            self.counters.failed += 1
+            return [*actions, *self._forget(request), Abort(request.asked.id, _no_room())]
+        request.retry_s = now + backoff_s(request.rejections)
+        self._backing_off.append(request.asked.id)
+        return actions
 
     def _finish(self, request: _Request, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         self.counters.finished += 1
@@ -386,7 +417,7 @@ class CoordinatorState:
             case Sampled():
                 return self._on_sampled(message)
             case Rejected():
-                return self._on_rejected(message)
+                return self._on_rejected(message, now)
             case Loading() | Ready() | Failed() | Heartbeat():
                 node = self.fleet.nodes.get(message.node)
                 if node is None or node.address is None:
@@ -445,6 +476,7 @@ class CoordinatorState:
         self.counters.failed += len(aborted)
         self._requests.clear()
         self._waiting.clear()
+        self._backing_off.clear()
         return [*aborted, *(Send(address, Stop()) for address in self.fleet.addresses)]
 
     def _lose(self, name: str, why: str) -> list[CoordinatorAction]:
@@ -455,17 +487,19 @@ class CoordinatorState:
         for request in reversed(served):
             actions += self._retry(request)
         actions += self._tell(self.prefixes.drop_node(name))
-        if not self.ready:
-            actions += self._abort_waiting(f"worker {name} is gone and no full path through the layers is left")
-        return [*actions, *self._admit()]
+        return [*actions, *self._abort_hopeless(name), *self._admit()]
 
-    def _abort_waiting(self, why: str) -> list[CoordinatorAction]:
-        aborted: list[CoordinatorAction] = [Abort(request, _gone(why)) for request in self._waiting]
-        for request in self._waiting:
-            del self._requests[request]
-        self.counters.failed += len(aborted)
-        self._waiting.clear()
-        return aborted
+    def _abort_hopeless(self, lost: str) -> list[CoordinatorAction]:
+        """Give those up that wait and fit no pipeline that is left; all others would wait behind them."""
+        left = "full path through the layers is left" if not self.ready else "pipeline is left whose KV cache holds it"
+        idle = [*self._waiting, *self._backing_off]
+        hopeless = {name for name in idle if not self.ready or not self._fits(self._requests[name].most)}
+        self._waiting = deque(name for name in self._waiting if name not in hopeless)
+        self._backing_off = [name for name in self._backing_off if name not in hopeless]
+        for name in hopeless:
+            del self._requests[name]
+        self.counters.failed += len(hopeless)
+        return [Abort(name, _gone(f"worker {lost} is gone and no {left}")) for name in idle if name in hopeless]
 
     def _job_state(self) -> JobState:
         if self.stopping:
@@ -493,12 +527,21 @@ class CoordinatorState:
         ]
 
 
-def _ways(plan: Plan) -> Ways:
+def _adjacency(plan: Plan) -> Adjacency:
     """The hops that requests may take: those with flow, or every feasible one for a scheduler that isn't led by it."""
     if follows_flow(plan.job.runtime.scheduler):
-        return ways_home([(edge.tail, edge.head) for edge in plan.edges if edge.tokens_per_s > 0])
-    return ways_home([(edge.tail, edge.head) for edge in plan.graph().edges])
+        return leading_to_sink([(edge.tail, edge.head) for edge in plan.edges if edge.tokens_per_s > 0])
+    return leading_to_sink([(edge.tail, edge.head) for edge in plan.graph().edges])
 
 
 def _gone(why: str) -> RequestError:
     return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")
+
+
+def _no_room() -> RequestError:
+    return RequestError(
+        f"the KV cache was full at each of {MOST_REJECTIONS} tries",
+        code="kv_cache_full",
+        status=503,
+        hint="try again later; with a larger runtime.expected_output fewer requests run at once",
+    )

@@ -6,6 +6,8 @@ pages, nor layers: one page number stands for the same page in every layer that 
 
 from __future__ import annotations
 
+from helix_df.rules.pages import pages_for
+
 PAGE_TOKENS = 16
 
 
@@ -46,7 +48,7 @@ class PagePool:
 
     def pages_for(self, tokens: int) -> int:
         """Pages that ``tokens`` tokens fill or begin."""
-        return -(-tokens // self.page_tokens)
+        return pages_for(tokens, self.page_tokens)
 
     def reserve(self, request: str, tokens: int) -> bool:
         """Hold enough pages for the first ``tokens`` tokens of ``request``.

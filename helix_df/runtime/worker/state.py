@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
+from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
 from helix_df.runtime.wire.messages import Forward, Message, Rejected, Release, Route, Sampled
 from helix_df.runtime.worker.steps import Step, StepResult
@@ -157,9 +158,11 @@ class WorkerState:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
         taken = self._take_decodes()
         budget = self.max_prefill_tokens
-        while self._prefill and len(taken) < self.max_batch:
+        while self._prefill:
             piece = self._prefill[0]
-            if piece.request in taken or (len(piece.tensor) > budget and budget < self.max_prefill_tokens):
+            room = self.max_batch - len(taken)
+            fits = takes_piece(len(piece.tensor), room, budget, self.max_prefill_tokens)
+            if piece.request in taken or not fits:
                 break
             taken[piece.request] = self._prefill.popleft()
             budget -= len(piece.tensor)
@@ -168,16 +171,17 @@ class WorkerState:
 
     def _take_decodes(self) -> dict[str, Forward]:
         """Off the front of the queue; of those that enter their pipeline here only as many as there is room for."""
-        room = self._entrance.room()
+        share = self._entrance.room()
         taken: dict[str, Forward] = {}
         left: list[Forward] = []
         entering: list[str] = []
         while self._decode and len(taken) < self.max_batch:
             message = self._decode.popleft()
-            if self._enters(message):
-                if len(entering) == room:
-                    left.append(message)
-                    continue
+            enters = self._enters(message)
+            if not takes_decodes(1, self.max_batch - len(taken), share - len(entering), enters):
+                left.append(message)
+                continue
+            if enters:
                 entering.append(message.request)
             taken[message.request] = message
         self._decode.extendleft(reversed(left))

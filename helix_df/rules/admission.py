@@ -1,0 +1,63 @@
+"""When a request may start: how much KV cache it is expected to use, and whether a node has that much.
+
+Source: Helix (arXiv 2406.01566), section 5.2, "KV cache estimation". Plain numbers in and out, all in tokens of KV
+cache. Doesn't know nodes, pipelines or queues.
+"""
+
+from __future__ import annotations
+
+import math
+
+WAITS, NO_PATH, TOO_LARGE, QUEUE_FULL = 0, 1, 2, 3
+"""What ``on_arrival`` makes of a request: it joins the queue, or is refused and why."""
+
+
+def expected_answer(max_tokens: int, share: float, mean_output: float) -> int:
+    """Tokens that a request is expected to generate.
+
+    The share of ``max_tokens`` that requests tend to use, but no more than the workload's mean answer: whoever leaves
+    ``max_tokens`` at the rest of the context doesn't mean to fill it.
+    """
+    return math.ceil(min(share * max_tokens, mean_output))
+
+
+def expected_kv(tokens: int, prompt: int, answer: int, most: int, cautious: bool) -> int:
+    """Tokens of KV cache that a request is expected to come to.
+
+    Args:
+        tokens: it has now, its prompt and what it has generated.
+        prompt: of these, those it came with.
+        answer: it is expected to generate; ``expected_answer``.
+        most: it can come to.
+        cautious: count all that it can come to, since the expectation has proved too low once.
+    """
+    if cautious:
+        return most
+    return min(most, max(tokens, prompt + answer))
+
+
+def admits(used: float, expected: int, most: int, capacity: float, high_water: float) -> bool:
+    """Whether a node takes a request.
+
+    A request enters when the node's expected use, its own included, stays under ``high_water`` times the capacity, or
+    when the node is empty and the request fits it whole.
+    """
+    return most <= capacity and (used == 0 or used + expected <= high_water * capacity)
+
+
+def on_arrival(path_up: bool, fits: bool, waiting: int, max_queue: int) -> int:
+    """Whether a request joins the queue; else why it is refused.
+
+    Args:
+        path_up: whether any path through the layers is up.
+        fits: whether all that it can come to fits every node of some path that is up.
+        waiting: requests in the queue.
+        max_queue: most that may wait there.
+    """
+    if not path_up:
+        return NO_PATH
+    if not fits:
+        return TOO_LARGE
+    if waiting >= max_queue:
+        return QUEUE_FULL
+    return WAITS
