@@ -18,8 +18,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from helix_df.errors import DeploymentError
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.violations import require_valid
+from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.measurement import Difference
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.api.generation import TextService
@@ -48,7 +50,7 @@ async def deploy(
     from helix_df.models.tokenizer import load_tokenizer
     from helix_df.runtime.coordinator.shell import Coordinator, context_of
 
-    plan = await asyncio.to_thread(plan_of, what)
+    plan = require_single_devices(await asyncio.to_thread(plan_of, what))
     model = plan.job.model
     tokenizer = await asyncio.to_thread(load_tokenizer, model.parsed_source)
     with tempfile.TemporaryDirectory(prefix="helix-df-", ignore_cleanup_errors=True) as logs:
@@ -82,7 +84,7 @@ def apply(
     Raises:
         HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
     """
-    plan = plan_of(what)
+    plan = require_single_devices(plan_of(what))
     directory = job_directory(plan.job.name)
     process = start_daemon(directory, plan, start_timeout_s=timeout_s)
     try:
@@ -139,6 +141,25 @@ async def connect(name_or_url: str | None = None) -> AsyncIterator[RunningJob]:
     url = name_or_url if is_url and name_or_url is not None else find_running(name_or_url)[1]
     async with http_client(url) as http:
         yield RemoteJob(http)
+
+
+def require_single_devices(plan: Plan) -> Plan:
+    """``plan`` itself, if each of its workers runs on one device; an emulated job runs on none of those it names.
+
+    Raises:
+        DeploymentError: with the nodes of several devices.
+    """
+    nodes = plan.job.nodes
+    several = [stage.node for stage in plan.stages if device_count(nodes[stage.node].gpu) > 1]
+    if several and not plan.job.runtime.emulate:
+        raise DeploymentError(
+            "nodes of several devices can be planned and simulated, but not run yet: a worker computes on one device",
+            where=f"job {plan.job.name}",
+            found=", ".join(f"{name}: {nodes[name].gpu}" for name in several),
+            expected="one device a node",
+            hint="declare a node for each device, with links between them as fast as they are",
+        )
+    return plan
 
 
 def plan_of(what: Plan | Job | str | Path) -> Plan:

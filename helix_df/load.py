@@ -1,7 +1,7 @@
 """From a job file to a ``Job``, or to every mistake in it with its line.
 
 Owns the order of the checks and the resolution of relative model paths. The one module of ``spec`` that asks
-``profiles``: which GPUs are known, and how long the model's context is.
+``profiles``: which GPUs are known, and whether the model is one that can be served.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
 from helix_df.profiles.catalogue import devices, find_device
-from helix_df.profiles.read_geometry import catalogue, read_geometry, resolve_path
+from helix_df.profiles.read_geometry import catalogue, check_weights, read_geometry, resolve_path
 from helix_df.spec.checks import check_context, check_pins, cross_check
 from helix_df.spec.explain import explain
 from helix_df.spec.job import Job
@@ -71,9 +71,12 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
 def _check_model(job: Job) -> list[Mistake]:
     try:
         geometry = read_geometry(job.model.parsed_source)
+        check_weights(job.model.parsed_source, geometry)
     except ModelError as error:
         found = None if error.found is None else str(error.found)
-        return [Mistake(("model", "source"), error.problem, found, error.expected, error.hint)]
+        source = str(job.model.parsed_source)
+        problem = error.problem if error.where in (None, source) else f"{error.problem} ({error.where})"
+        return [Mistake(("model", "source"), problem, found, error.expected, error.hint)]
     return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
 
 

@@ -15,12 +15,12 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-from helix_df.models.gguf_weights import gguf_name
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
 from helix_df.models.weights import open_weights
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import geometry_from_config, read_geometry
+from helix_df.profiles.tensor_names import gguf_name
 from helix_df.spec.source import parse_source
 
 _RANDOM: dict[str, Any] = {

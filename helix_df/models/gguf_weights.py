@@ -1,12 +1,11 @@
 """Weights of a GGUF file, turned back into what the Hugging Face checkpoint held.
 
-Owns the tensor names and the row order that GGUF uses for Llama. Doesn't know the block. The file is mapped, and only
+Owns the row order that GGUF uses for Llama, and dequantizing. Doesn't know the block. The file is mapped, and only
 the tensors that are asked for are dequantized.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +16,7 @@ from helix_df.errors import ModelError
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
-
-_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_IN_LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-}
-_OUTSIDE = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
+from helix_df.profiles.tensor_names import gguf_name
 
 
 class GgufReader:
@@ -72,14 +54,6 @@ class GgufReader:
         except ValueError as error:
             raise ModelError("the tensor's data is cut short or damaged", where=where, found=str(error)) from error
         return flat.astype(np.float32, copy=False).reshape(tensor.shape)
-
-
-def gguf_name(name: str) -> str:
-    """The GGUF name of a Hugging Face Llama tensor; an unknown name comes back as it is."""
-    match = _LAYER_NAME.fullmatch(name)
-    if match is None:
-        return _OUTSIDE.get(name, name)
-    return f"blk.{match[1]}.{_IN_LAYER.get(match[2], match[2])}"
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The Llama decoder (arXiv 2302.13971, 2307.09288, 2407.21783) over any range of its layers.
 
 Owns the block (RMSNorm, grouped-query attention with rotary positions, SwiGLU), the shard that holds some blocks, and
-the mapping from checkpoint tensor names to them. Doesn't know where tensors come from, how tokens are batched, or who
+which checkpoint tensor goes where in them. Doesn't know where tensors come from, how tokens are batched, or who
 owns the KV pages: attention is handed in, so the cache-less and the paged path run the same block.
 """
 
@@ -23,6 +23,7 @@ from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.reader import WeightReader
 from helix_df.models.rope import rope_frequencies, rope_tables, rotate
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, model_tensors
 
 _Cache = TypeVar("_Cache")
 Attention = Callable[[Array, Array, Array], tuple[Array, _Cache]]
@@ -159,47 +160,41 @@ def build_llama(
     """
     if layers.stop > geometry.num_layers:
         raise ValueError(f"layers {layers} of a model with {geometry.num_layers}")
-    vocabulary = (geometry.vocab_size, geometry.hidden_size)
-    first, last = layers.start == 0, layers.stop == geometry.num_layers
-    as_head = last and geometry.tie_embeddings
+    shapes = model_tensors(geometry, layers)
 
-    def matrix(name: str, layout: Layout) -> Array:
-        return jnp.asarray(lay_out(reader.tensor(name, vocabulary), layout), dtype)
+    def read(name: str) -> np.ndarray:
+        return reader.tensor(name, shapes[name])
 
-    final_norm = reader.tensor("model.norm.weight", (geometry.hidden_size,)) if last else None
+    def matrix(name: str, layout: Layout) -> Array | None:
+        return jnp.asarray(lay_out(read(name), layout), dtype) if name in shapes else None
+
+    as_head = layers.stop == geometry.num_layers and geometry.tie_embeddings
     return LlamaShard(
         geometry,
         layers,
-        tuple(_build_block(reader, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)),
+        tuple(_build_block(read, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)),
         # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
-        embedding=matrix("model.embed_tokens.weight", layout if as_head else "rows") if first or as_head else None,
-        final_norm=None if final_norm is None else jnp.asarray(final_norm, dtype),
-        head=matrix("lm_head.weight", layout) if last and not geometry.tie_embeddings else None,
+        embedding=matrix(EMBEDDING, layout if as_head else "rows"),
+        final_norm=jnp.asarray(read(FINAL_NORM), dtype) if FINAL_NORM in shapes else None,
+        head=matrix(HEAD, layout),
     )
 
 
 def _build_block(
-    reader: WeightReader, geometry: ModelGeometry, layer: int, dtype: DTypeLike, layout: Layout
+    read_tensor: Callable[[str], np.ndarray], geometry: ModelGeometry, layer: int, dtype: DTypeLike, layout: Layout
 ) -> LlamaBlock:
-    hidden, inner = geometry.hidden_size, geometry.intermediate_size
-    query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
+    def read(name: str) -> np.ndarray:
+        return read_tensor(f"model.layers.{layer}.{name}.weight")
 
-    def read(name: str, *shape: int) -> np.ndarray:
-        return reader.tensor(f"model.layers.{layer}.{name}.weight", shape)
-
-    def matrix(*parts: np.ndarray) -> Array:
-        return jnp.asarray(lay_out(np.concatenate(parts), layout), dtype)
+    def matrix(*names: str) -> Array:
+        return jnp.asarray(lay_out(np.concatenate([read(name) for name in names]), layout), dtype)
 
     return LlamaBlock(
         geometry,
-        attention_norm=jnp.asarray(read("input_layernorm", hidden), dtype),
-        qkv=matrix(
-            read("self_attn.q_proj", query, hidden),
-            read("self_attn.k_proj", key_value, hidden),
-            read("self_attn.v_proj", key_value, hidden),
-        ),
-        output=matrix(read("self_attn.o_proj", hidden, query)),
-        mlp_norm=jnp.asarray(read("post_attention_layernorm", hidden), dtype),
-        gate_up=matrix(read("mlp.gate_proj", inner, hidden), read("mlp.up_proj", inner, hidden)),
-        down=matrix(read("mlp.down_proj", hidden, inner)),
+        attention_norm=jnp.asarray(read("input_layernorm"), dtype),
+        qkv=matrix("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        output=matrix("self_attn.o_proj"),
+        mlp_norm=jnp.asarray(read("post_attention_layernorm"), dtype),
+        gate_up=matrix("mlp.gate_proj", "mlp.up_proj"),
+        down=matrix("mlp.down_proj"),
     )

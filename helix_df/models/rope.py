@@ -31,8 +31,10 @@ def scale_frequencies(frequencies: np.ndarray, scaling: RopeScaling) -> np.ndarr
     """Stretch frequencies as ``scaling`` says; the llama3 ramp is that of Meta's Llama 3.1 reference code.
 
     Raises:
-        ValueError: for a kind other than linear and llama3.
+        ValueError: for a kind other than linear, llama3 and divisors.
     """
+    if scaling.kind == "divisors":
+        return frequencies / np.asarray(scaling.divisors, np.float32)
     if scaling.kind == "linear":
         return frequencies / np.float32(scaling.factor)
     if scaling.kind != "llama3":

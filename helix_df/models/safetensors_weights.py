@@ -6,7 +6,6 @@ read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  # lets numpy hold bfloat16
@@ -15,9 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from helix_df.errors import ModelError
 from helix_df.models.reader import missing_tensor, require_shape
-
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+from helix_df.profiles.checkpoint import INDEX, SINGLE, read_weight_map
 
 
 class SafetensorsReader:
@@ -33,33 +30,49 @@ class SafetensorsReader:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """See ``WeightReader``. Keeps the stored dtype, bfloat16 included."""
-        file = self._folder / (_SINGLE if self._index is None else self._index.get(name, _INDEX))
-        if file.name == _INDEX:
+        file = self._folder / (SINGLE if self._index is None else self._index.get(name, INDEX))
+        if file.name == INDEX:
             raise missing_tensor(name, str(file))
+        array = self._read(file, name)
+        if array is None:
+            raise missing_tensor(name, str(file))
+        return require_shape(array, shape, name, str(file))
+
+    def require_equal(self, one: str, other: str, shape: tuple[int, ...]) -> None:
+        """Compare two tensors that the config ties to each other, where both are stored.
+
+        Raises:
+            ModelError: when they differ.
+        """
+        file = self._folder / (SINGLE if self._index is None else self._index.get(other, INDEX))
+        stored = None if file.name == INDEX else self._read(file, other)
+        if stored is not None and not np.array_equal(stored, self.tensor(one, shape)):
+            raise ModelError(
+                f"the config ties {other} to {one}, but the weights hold two that differ",
+                where=str(file),
+                expected="one of them, or the same twice",
+                hint="set tie_word_embeddings to false in config.json",
+            )
+
+    def _read(self, file: Path, name: str) -> np.ndarray | None:
         try:
             with safe_open(file, framework="numpy") as weights:
-                if name not in weights.keys():  # noqa: SIM118  # safe_open isn't a mapping
-                    raise missing_tensor(name, str(file))
-                array: np.ndarray = weights.get_tensor(name)
+                array: np.ndarray | None = weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ModelError("the weights can't be read", where=str(file), found=str(error)) from error
-        return require_shape(array, shape, name, str(file))
+        return array
 
 
 def _read_index(folder: Path) -> dict[str, str] | None:
     """File name by tensor name, or None when everything lies in one file."""
-    path = folder / _INDEX
-    if path.is_file():
-        try:
-            return dict(json.loads(path.read_text("utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError("the index of the weights is malformed", where=str(path), found=str(error)) from error
-    if (folder / _SINGLE).is_file():
+    if (folder / INDEX).is_file():
+        return read_weight_map(folder)
+    if (folder / SINGLE).is_file():
         return None
     raise ModelError(
         "there are no weights here",
         where=str(folder),
         found=", ".join(sorted(file.name for file in folder.iterdir())) or "an empty directory",
-        expected=f"{_SINGLE}, or {_INDEX} with its files",
+        expected=f"{SINGLE}, or {INDEX} with its files",
         hint="pytorch_model.bin isn't read (it runs code when loaded): convert it to safetensors",
     )

@@ -16,7 +16,8 @@ from helix_df.models.reader import WeightReader
 from helix_df.models.registry import family_builder
 from helix_df.models.safetensors_weights import SafetensorsReader
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.read_geometry import locate_gguf, model_directory
+from helix_df.profiles.read_geometry import check_weights, locate_gguf, model_directory
+from helix_df.profiles.tensor_names import EMBEDDING, HEAD
 from helix_df.spec.source import ModelSource
 
 
@@ -57,8 +58,13 @@ def load_shard(
         layout: of the matrices in memory, see ``models.linear``.
 
     Raises:
-        ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says.
+        ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says, or when nobody
+            would read it.
     """
     layers = layers or LayerRange(0, geometry.num_layers)
     reader = open_weights(source, geometry, seed=seed, base=base)
+    if layers.stop <= geometry.num_layers:
+        check_weights(source, geometry, base, layers)
+    if isinstance(reader, SafetensorsReader) and geometry.tie_embeddings and layers.stop == geometry.num_layers:
+        reader.require_equal(EMBEDDING, HEAD, (geometry.vocab_size, geometry.hidden_size))
     return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)

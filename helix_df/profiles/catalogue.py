@@ -92,6 +92,12 @@ def find_device(name: str) -> Device | None:
     return single.times(int(counted[1])) if single is not None else None
 
 
+def device_count(name: str) -> int:
+    """How many devices ``name`` stands for: 2 for ``2xL4``, 1 for ``L4``, whether the catalogue knows them or not."""
+    counted = _COUNTED.fullmatch(name)
+    return 1 if counted is None else int(counted[1])
+
+
 @cache
 def find_measured(device: str, geometry: ModelGeometry, dtype: str) -> Measured | None:
     """Measured curves of a model of this geometry on this device in this dtype, or ``None``."""

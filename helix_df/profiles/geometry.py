@@ -15,7 +15,8 @@ class RopeScaling:
 
     ``kind`` is ``linear`` (all frequencies divided by ``factor``) or ``llama3`` (Llama 3.1: low frequencies divided by
     ``factor``, high ones kept, a smooth ramp between wavelengths ``original_context / high_freq_factor`` and
-    ``original_context / low_freq_factor``).
+    ``original_context / low_freq_factor``) or ``divisors`` (each frequency divided by its own of ``divisors``, one for
+    each of the ``head_dim / 2`` pairs, as GGUF stores them; ``factor`` is 1).
     """
 
     kind: str
@@ -23,6 +24,7 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

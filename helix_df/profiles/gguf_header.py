@@ -41,11 +41,15 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Metadata by key and tensors by name. Arrays longer than 64 that weren't asked for are left out."""
+    """Metadata by key and tensors by name.
+
+    Arrays longer than 64 that weren't asked for are left out; ``array_lengths`` has the length of every array.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    array_lengths: dict[str, int]
 
 
 class _Cursor:
@@ -82,6 +86,11 @@ class _Cursor:
         for _ in range(count):
             at += 8 + unpack(buffer, at)[0]
         self._at = at
+
+    def peek_length(self) -> int:
+        """The length of the array here, after its element type."""
+        (value,) = _U64.unpack_from(self._buffer, self._at + _U32.size)
+        return int(value)
 
     def value(self, kind: int, wanted: bool) -> Any:
         """The value of type ``kind`` here; None for a long array that isn't wanted (it is skipped)."""
@@ -147,10 +156,13 @@ def _parse(path: Path, buffer: mmap.mmap, arrays: Collection[str]) -> GgufHeader
             expected="magic b'GGUF', version 2 or 3, little-endian",
         )
     tensor_count, key_count = cursor.u64(), cursor.u64()
-    metadata = {}
+    metadata: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
     for _ in range(key_count):
-        key = cursor.string()
-        value = cursor.value(cursor.u32(), key in arrays)
+        key, kind = cursor.string(), cursor.u32()
+        if kind == _ARRAY:
+            lengths[key] = cursor.peek_length()
+        value = cursor.value(kind, key in arrays)
         if value is not None:
             metadata[key] = value
     described = [_describe(cursor) for _ in range(tensor_count)]
@@ -159,7 +171,7 @@ def _parse(path: Path, buffer: mmap.mmap, arrays: Collection[str]) -> GgufHeader
     tensors = {
         name: GgufTensor(name, shape, ggml_type, data_start + offset) for name, shape, ggml_type, offset in described
     }
-    return GgufHeader(path, metadata, tensors)
+    return GgufHeader(path, metadata, tensors, lengths)
 
 
 def _describe(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

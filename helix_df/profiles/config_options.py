@@ -1,0 +1,225 @@
+"""Which options of a Hugging Face ``config.json`` are honoured, harmless, or stop everything.
+
+Owns the lists of keys. A key on none of them stops everything too, unless it says nothing (null, false, empty): an
+option that nobody reads may change the computation, and then the answers would be wrong without anybody being told.
+Doesn't know what the honoured numbers mean (``read_geometry``, ``rope_options``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from helix_df.errors import ModelError
+
+ONLY_LLAMA = (
+    "only the Llama architecture is supported (config.json: model_type llama; GGUF: general.architecture llama)"
+)
+ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM")
+"""Values of ``architectures``; the second is how the first conversions spelt it."""
+
+HONOURED = frozenset(
+    {
+        "architectures",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "model_type",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "vocab_size",
+    }
+)
+"""Keys that ``read_geometry`` and ``rope_options`` read."""
+
+ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
+    {
+        "attention_bias": (False,),
+        "attention_multiplier": (),
+        "attn_logit_softcapping": (),
+        "embedding_multiplier": (1,),
+        "final_logit_softcapping": (),
+        "hidden_act": ("silu", "swish"),
+        "is_decoder": (False, True),
+        "logit_scale": (1,),
+        "logits_scaling": (1,),
+        "mlp_bias": (False,),
+        "partial_rotary_factor": (1,),
+        "residual_multiplier": (1,),
+        "rope_interleaved": (False,),
+        "rope_ratio": (1,),
+    }
+)
+"""Keys that change the computation, and the values by which they don't. Null always is one."""
+
+BOOKKEEPING = frozenset(
+    {
+        "_name_or_path",
+        "attention_dropout",
+        "auto_map",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "eos_token_id",
+        "finetuning_task",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_range",
+        "is_llama_config",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "max_sequence_length",
+        "max_window_layers",
+        "min_length",
+        "model_max_length",
+        "name_or_path",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "prefix",
+        "pretraining_tp",
+        "problem_type",
+        "repetition_penalty",
+        "return_dict",
+        "temperature",
+        "tf_legacy_loss",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "transformers.js_config",
+        "transformers_version",
+        "typical_p",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+    }
+)
+"""Keys that say nothing about the computation: how the model was trained, saved, split or is usually sampled."""
+
+QUANTIZED = ("quantization_config", "compression_config")
+SIDECARS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Where quantizers say what they did: keys of ``config.json``, and files beside it."""
+
+_UNQUANTIZED = "a checkpoint in float32, float16 or bfloat16; quantized weights are read from GGUF (gguf:FILE)"
+
+
+def check_options(config: Mapping[str, Any], where: str) -> None:
+    """Stop at what would change the computation and isn't honoured.
+
+    Raises:
+        ModelError: with the options at fault.
+    """
+    _check_architecture(config, where)
+    for key, supported in ONLY.items():
+        value = config.get(key)
+        if value is not None and value not in supported:
+            raise ModelError(
+                f"this Llama variant sets {key}, which isn't supported",
+                where=where,
+                found=value,
+                expected=" | ".join(map(str, supported)) or "null",
+            )
+    _check_window(config, where)
+    _check_layer_types(config, where)
+    unknown = sorted(key for key, value in config.items() if not _is_known(key) and not _says_nothing(value))
+    if unknown:
+        raise ModelError(
+            "the model's config has options that helix-df doesn't know, and so can't honour",
+            where=where,
+            found=", ".join(f"{key} = {config[key]!r}"[:80] for key in unknown),
+            hint="if they don't change what the model computes, take them out of a copy of config.json",
+        )
+
+
+def check_unquantized(config: Mapping[str, Any], folder: Path) -> None:
+    """Stop at weights that are stored with scales: nobody would read these.
+
+    Raises:
+        ModelError: with the method of quantization.
+    """
+    for key in QUANTIZED:
+        entry = config.get(key)
+        if entry:
+            raise _quantized(str(folder / "config.json"), f"{key}: {_method(entry)}")
+    for name in SIDECARS:
+        if (folder / name).is_file():
+            raise _quantized(str(folder / name), name)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "this directory holds an adapter (LoRA), which isn't applied",
+            where=str(folder / "adapter_config.json"),
+            expected="a whole model",
+            hint="merge the adapter into its base model and save the result",
+        )
+
+
+def _quantized(where: str, found: str) -> ModelError:
+    return ModelError("quantized checkpoints aren't supported", where=where, found=found, expected=_UNQUANTIZED)
+
+
+def _method(entry: object) -> str:
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    method = entry.get("quant_method") or entry.get("quant_algo") or entry.get("format") or "(no method named)"
+    return str(method)
+
+
+def _check_architecture(config: Mapping[str, Any], where: str) -> None:
+    named = config.get("architectures") or []
+    wrong = [name for name in named if name not in ARCHITECTURES]
+    if wrong:
+        raise ModelError(
+            "this model's architecture isn't supported", where=where, found=wrong[0], expected=" | ".join(ARCHITECTURES)
+        )
+
+
+def _check_window(config: Mapping[str, Any], where: str) -> None:
+    """A sliding window that is never shorter than the context is none."""
+    window = config.get("sliding_window")
+    if window is None or config.get("use_sliding_window") is False:
+        return
+    context = config.get("max_position_embeddings", 2048)
+    if not isinstance(window, int) or not isinstance(context, int) or window < context:
+        raise ModelError(
+            "this Llama variant sets sliding_window, which isn't supported", where=where, found=window, expected="null"
+        )
+
+
+def _check_layer_types(config: Mapping[str, Any], where: str) -> None:
+    kinds = config.get("layer_types") or []
+    wrong = [kind for kind in kinds if kind != "full_attention"]
+    if wrong:
+        raise ModelError(
+            "this Llama variant has layers of several kinds, which aren't supported",
+            where=where,
+            found=wrong[0],
+            expected="layer_types of full_attention alone",
+        )
+
+
+def _is_known(key: str) -> bool:
+    known = key in HONOURED or key in ONLY or key in BOOKKEEPING or key in QUANTIZED
+    return known or key in ("sliding_window", "use_sliding_window", "layer_types") or key.startswith("_")
+
+
+def _says_nothing(value: object) -> bool:
+    return value is None or value is False or value in (0, "", [], {})

@@ -1,0 +1,69 @@
+"""How many token ids a model's tokenizer files name, without a tokenizer library.
+
+Owns where ids stand in ``tokenizer.json`` and ``tokenizer_config.json``. Doesn't turn text into ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from helix_df.errors import ModelError
+
+
+def highest_id(folder: Path) -> int:
+    """The highest token id in the tokenizer files of ``folder``; -1 where there are none.
+
+    Raises:
+        ModelError: when one of them is malformed.
+    """
+    return max(*_listed(folder / "tokenizer.json"), *_added(folder / "tokenizer_config.json"), -1, -1)
+
+
+def check_ids(highest: int, rows: int, where: str) -> None:
+    """Stop at a tokenizer with ids that the embedding has no row for.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    if highest >= rows:
+        raise ModelError(
+            "the tokenizer has token ids that the model has no row for",
+            where=where,
+            found=f"ids up to {highest}, an embedding of {rows} rows",
+            expected=f"ids up to {rows - 1}",
+            hint="a tokenizer of another model, or tokens that were added without resizing the embedding",
+        )
+
+
+def _listed(path: Path) -> Iterator[int]:
+    document = _read(path)
+    try:
+        vocabulary = (document.get("model") or {}).get("vocab") or {}
+        # Byte pairs and word pieces have ids by token, Unigram a list in the order of ids.
+        yield max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
+        yield from (int(token["id"]) for token in document.get("added_tokens") or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _malformed(path, error) from error
+
+
+def _added(path: Path) -> Iterator[int]:
+    try:
+        yield from (int(number) for number in _read(path).get("added_tokens_decoder") or ())
+    except (TypeError, ValueError) as error:
+        raise _malformed(path, error) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _malformed(path, error) from error
+
+
+def _malformed(path: Path, error: Exception) -> ModelError:
+    return ModelError("this file of the model can't be read", where=str(path), found=str(error))
