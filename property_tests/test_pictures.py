@@ -11,7 +11,7 @@ from rich.console import Console
 
 from helix_df.graph.problem import Placement, Problem
 from helix_df.pictures.plan_svg import plan_svg
-from helix_df.pictures.plan_text import print_plan
+from helix_df.pictures.plan_text import plan_text
 from helix_df.pictures.progress import history, sparkline
 from helix_df.solvers.api import Incumbent
 from property_tests.strategies import placed_problems
@@ -35,7 +35,7 @@ def test_a_picture_shows_every_stage(placed: tuple[Problem, Placement], width: i
     assert {e.get("data-node") for e in root.iter() if e.get("data-node")} == placement.keys()
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        print_plan(plan, console)
+        console.print(plan_text(plan, console.width))
     lines = capture.get().splitlines()
     assert all(len(line) <= width for line in lines)
     assert sum("█" in line for line in lines) == len(placement)

@@ -56,7 +56,7 @@ class Load:
 
 
 @dataclass(slots=True)
-class Asked:
+class ReplayedRequest:
     """A request and what became of it; times in seconds from the start of the replay.
 
     ``due_s`` is when it arrived, and latencies count from there. ``token_s`` has an entry a token. Without ``ended_s``
@@ -78,7 +78,7 @@ class Replayed:
     was ``gone``.
     """
 
-    requests: tuple[Asked, ...]
+    requests: tuple[ReplayedRequest, ...]
     start_s: float
     end_s: float
     run_out: bool = False
@@ -119,7 +119,7 @@ class _Replay:
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
         self._salt = secrets.randbits(64) if load.fresh else 0
-        self._asked: list[Asked] = []
+        self._asked: list[ReplayedRequest] = []
         self._tokens = 0
         self._gone: DeploymentError | None = None
 
@@ -163,8 +163,8 @@ class _Replay:
                 await asyncio.sleep(request.arrival_s - self._now())
                 group.create_task(self._ask(request, request.arrival_s))
 
-    async def _ask(self, wanted: TraceRequest, due_s: float) -> Asked:
-        asked = Asked(wanted, due_s)
+    async def _ask(self, wanted: TraceRequest, due_s: float) -> ReplayedRequest:
+        asked = ReplayedRequest(wanted, due_s)
         prompt = self._prompt(len(self._asked), wanted.input_tokens)
         self._asked.append(asked)
         answer = self._job.stream(prompt, max_tokens=wanted.output_tokens, temperature=0.0, ignore_eos=True)

@@ -67,6 +67,7 @@ async def _run(name: str | None, trace: Trace, load: Load, scale: float | None, 
 
     from helix_df.benchmarking import bench
     from helix_df.cli.console import messages
+    from helix_df.cli.words import plural
 
     console = messages()
     stop = asyncio.Event()
@@ -75,7 +76,7 @@ async def _run(name: str | None, trace: Trace, load: Load, scale: float | None, 
     def waiting(shapes: int) -> None:
         nonlocal told
         if not told:
-            console.print(f"waiting for the workers, which have {shapes} shapes left to compile")
+            console.print(f"waiting for the workers to compile {plural(shapes, 'more shape')}")
         told = True
 
     with _stopping(stop, console), _bar(console, load) as show:
@@ -106,26 +107,26 @@ def _stopping(stop: asyncio.Event, console: Console) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-class _Bar:
+class _ReplayProgress:
     """Moves a progress bar as tokens come."""
 
     def __init__(self, console: Console, load: Load) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
-            TextColumn("asking"),
+            TextColumn("replaying"),
             BarColumn(),
             TextColumn("{task.completed:.0f} of {task.total:.0f} s, {task.fields[tokens]:,} tokens"),
         )
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self.progress.add_task("asking", total=load.warmup_s + load.seconds, tokens=0)
+        self._task = self.progress.add_task("replaying", total=load.warmup_s + load.seconds, tokens=0)
 
     def __call__(self, now_s: float, tokens: int) -> None:
         self.progress.update(self._task, completed=now_s, tokens=tokens)
 
 
 @contextmanager
-def _bar(console: Console, load: Load) -> Iterator[_Bar]:
-    bar = _Bar(console, load)
+def _bar(console: Console, load: Load) -> Iterator[_ReplayProgress]:
+    bar = _ReplayProgress(console, load)
     with bar.progress:
         yield bar

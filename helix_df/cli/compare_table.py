@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from helix_df.cli.console import print_trimmed
-from helix_df.cli.words import labelled, number, plain_table
+from helix_df.cli.words import labelled, number, plain_table, seconds
 from helix_df.what_if import Simulated, row_of
 
 HEADS = ("nodes", "flow", "decode/s", "prompt/s", "TTFT p50", "TTFT p95", "ITL p50", "ITL p95", "busy", "rejected")
@@ -25,7 +25,7 @@ def render_comparison(results: Sequence[Simulated], console: Console) -> None:
             number(row.flow),
             number(row.decode_tokens_per_s),
             number(row.prompt_tokens_per_s),
-            *map(_seconds, latencies),
+            *map(seconds, latencies),
             f"{row.busy:.0%}",
             f"{row.rejected:,}",
         )
@@ -37,7 +37,3 @@ def render_comparison(results: Sequence[Simulated], console: Console) -> None:
     stopped = ", the last stopped by you" if outcomes[-1].stopped else ""
     common.append(("window", f"{first.start_s:g} s to {first.end_s:g} s of simulated time{stopped}"))
     print_trimmed(console, labelled(common), "", table)
-
-
-def _seconds(value: float) -> str:
-    return "–" if value != value else f"{value:.3f}" if value < 10 else f"{value:.1f}"

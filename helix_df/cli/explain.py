@@ -23,12 +23,13 @@ def explain(
     """
     from helix_df.cli.console import messages, output
     from helix_df.cli.explain_table import render_explanation
+    from helix_df.cli.option_values import duration
     from helix_df.cli.plans import find_plan
     from helix_df.cli.search import watched
     from helix_df.explanation.explain import explain as explained
     from helix_df.explanation.explain import explanation_document
 
-    seconds = _seconds(budget)
+    seconds = duration("--budget", budget)
     plan = find_plan(source, messages())
     found = watched(lambda watch: explained(plan, solver=solver, budget_s=seconds, watch=watch), messages())
     if as_json:
@@ -37,14 +38,3 @@ def explain(
         typer.echo(json.dumps(explanation_document(found), indent=1, sort_keys=True))
         return
     render_explanation(found, output())
-
-
-def _seconds(budget: str) -> float:
-    from helix_df.errors import SpecError
-    from helix_df.spec.mistakes import Refusal
-    from helix_df.spec.units import parse_duration
-
-    try:
-        return parse_duration(budget)
-    except Refusal as error:
-        raise SpecError(error.problem, where="--budget", found=repr(budget), expected=error.expected) from None

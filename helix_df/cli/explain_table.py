@@ -16,8 +16,8 @@ from helix_df.explanation.explain import BindingNode, Explanation, OneMoreGpu
 from helix_df.explanation.idle import IdleNode
 from helix_df.explanation.links import FullLink
 
-MOST_LINKS = 12
-MOST_NODES = 4
+MAX_LINKS = 12
+MAX_NODES = 4
 """Nodes of the cut that are told one by one."""
 
 
@@ -25,8 +25,8 @@ def render_explanation(found: Explanation, console: Console) -> None:
     """Print an explanation: the bottleneck, what would widen it, and who does nothing."""
     parts: list[RenderableType] = [labelled(_summary(found)), "", _gpu_table(found), *_gpu_remarks(found)]
     if found.links:
-        parts += ["", _link_table(found.links[:MOST_LINKS], found.flow)]
-        parts += [f"… and {len(found.links) - MOST_LINKS} more"] if len(found.links) > MOST_LINKS else []
+        parts += ["", _link_table(found.links[:MAX_LINKS], found.flow)]
+        parts += [f"… and {len(found.links) - MAX_LINKS} more"] if len(found.links) > MAX_LINKS else []
     if found.idle:
         parts += ["", labelled(_idle(found.idle))]
     print_trimmed(console, *parts)
@@ -44,8 +44,8 @@ def _summary(found: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def _bottleneck(found: Explanation) -> str:
-    parts = [_node(node) for node in found.cut_nodes[:MOST_NODES]]
-    rest = found.cut_nodes[MOST_NODES:]
+    parts = [_node(node) for node in found.cut_nodes[:MAX_NODES]]
+    rest = found.cut_nodes[MAX_NODES:]
     if rest:
         parts.append(f"{count(rest, 'more node')} ({names([node.node for node in rest])})")
     if len(found.cut_links) == 1:

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from helix_df.cli.console import print_trimmed
-from helix_df.cli.words import labelled
+from helix_df.cli.words import count, labelled, names, number, plain_table
 from helix_df.graph.compile import mean_request
 from helix_df.graph.flow import FlowPath
 from helix_df.graph.limits import requests_at_once
@@ -21,10 +21,9 @@ from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests
 
-MOST_ROWS = 50
-MOST_PATHS = 3
-MOST_LINKS = 8
-MOST_NAMES = 8
+MAX_ROWS = 50
+MAX_PATHS = 3
+MAX_LINKS = 8
 FULL = 1 - 1e-6
 BINDING = 0.95
 """Share of its capacity from which a link counts as binding."""
@@ -41,7 +40,7 @@ _REASONS = {
 def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: bool = False) -> None:
     """Print the plan: summary, nodes, binding links, pipelines."""
     requests = mean_request(plan.job, read_geometry(plan.job.model.parsed_source))
-    shown = plan.stages if every_node else plan.stages[:MOST_ROWS]
+    shown = plan.stages if every_node else plan.stages[:MAX_ROWS]
     left_out = len(plan.stages) - len(shown)
     print_trimmed(
         console,
@@ -65,8 +64,8 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     yield "solver", f"{solver.name}{backend}: {reason} after {solver.seconds:.1f} s{detail}"
     length = f"{requests.input_tokens:.4g} + {requests.output_tokens:.4g} tokens"
     per_s = plan.flow / requests.tokens
-    yield "flow", f"{_number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
-    yield "bound", f"{_number(plan.certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
+    yield "flow", f"{number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
+    yield "bound", f"{number(plan.certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
     yield "depth", _depth(plan, problem.limits.max_hops)
     at_once = requests_at_once(problem, plan.placement)
     wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
@@ -83,14 +82,9 @@ def _depth(plan: Plan, max_hops: int | None) -> str:
 
 
 def _node_table(plan: Plan, problem: Problem, stages: Sequence[Stage], requests: Requests) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     with_regions = len({node.region for node in problem.nodes}) > 1
-    table.add_column("node", overflow="fold")
-    table.add_column("GPU", overflow="fold")
-    if with_regions:
-        table.add_column("region", overflow="fold")
-    for title in ("layers", "held", "capacity", "flow", "use", "KV tokens", "requests"):
-        table.add_column(title, justify="right", no_wrap=True)
+    figures = ("layers", "held", "capacity", "flow", "use", "KV tokens", "requests")
+    table = plain_table("node", "GPU", *(["region"] if with_regions else []), *figures, numbers=figures)
     flows = _flow_by_node(plan)
     nodes = {node.name: node for node in problem.nodes}
     for stage in stages:
@@ -101,8 +95,8 @@ def _node_table(plan: Plan, problem: Problem, stages: Sequence[Stage], requests:
             *([node.region] if with_regions else []),
             str(stage.layers),
             str(len(stage.layers)),
-            _number(stage.tokens_per_s),
-            _number(flow),
+            number(stage.tokens_per_s),
+            number(flow),
             f"{flow / stage.tokens_per_s:.0%}",
             f"{stage.kv_tokens:,}",
             f"{int(stage.kv_tokens // requests.tokens):,}",
@@ -122,21 +116,21 @@ def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
     yield "bottleneck", _bottleneck(plan, problem)
     binding = _binding_links(plan, problem)
     if binding:
-        rest = f", and {len(binding) - MOST_LINKS} more" if len(binding) > MOST_LINKS else ""
-        yield "full links", ", ".join(binding[:MOST_LINKS]) + rest
+        rest = f", and {len(binding) - MAX_LINKS} more" if len(binding) > MAX_LINKS else ""
+        yield "full links", ", ".join(binding[:MAX_LINKS]) + rest
     flows = _flow_by_node(plan)
     idle = [stage.node for stage in plan.stages if not flows.get(stage.node)]
     if idle:
-        yield "idle", f"{_names(idle)}: no flow passes; they stand in when others are busy"
+        yield "idle", f"{names(idle)}: no flow passes; they stand in when others are busy"
     unused = [node for node in problem.nodes if node.name not in plan.placement]
     if unused:
         excluded = problem.limits.excluded
         too_small = [node.name for node in unused if node.max_layers == 0 and node.name not in excluded]
-        yield "unused", _names([node.name for node in unused])
+        yield "unused", names([node.name for node in unused])
         if too_small:
-            yield "", f"not one layer fits on {_names(too_small)}"
+            yield "", f"not one layer fits on {names(too_small)}"
         if excluded:
-            yield "", f"limits.avoid leaves out {_names(sorted(excluded))}"
+            yield "", f"limits.avoid leaves out {names(sorted(excluded))}"
     yield "pipelines", _pipelines(plan.paths())
 
 
@@ -148,18 +142,18 @@ def _bottleneck(plan: Plan, problem: Problem) -> str:
     devices = [name for name in plan.cut.nodes if name not in cards]
     parts = []
     if devices:
-        parts.append(f"{_count(devices, 'node')} at full speed ({_names(devices)})")
+        parts.append(f"{count(devices, 'node')} at full speed ({names(devices)})")
     if cards:
-        parts.append(f"{_count(cards, 'network card')} ({_names(cards)})")
+        parts.append(f"{count(cards, 'network card')} ({names(cards)})")
     if plan.cut.links:
         links = [f"{tail} → {head}" for tail, head in plan.cut.links]
-        parts.append(f"{_count(links, 'link')} ({_names(links)})")
+        parts.append(f"{count(links, 'link')} ({names(links)})")
     if not parts:
         return "none found"
     flows = _flow_by_node(plan)
     full = {stage.node for stage in plan.stages if flows.get(stage.node, 0.0) >= stage.tokens_per_s * FULL}
     others = sorted(full - set(plan.cut.nodes))
-    also = f" Also full: {_names(others)}." if others else ""
+    also = f" Also full: {names(others)}." if others else ""
     return f"{' and '.join(parts)}; more flow needs more capacity there.{also}"
 
 
@@ -175,7 +169,7 @@ def _binding_links(plan: Plan, problem: Problem) -> list[str]:
     for edge in plan.edges:
         capacity = problem.link_capacity(edge.tail, edge.head)
         if edge.tokens_per_s >= BINDING * capacity:
-            text = f"{edge.tail} → {edge.head} ({_number(edge.tokens_per_s)} of {_number(capacity)})"
+            text = f"{edge.tail} → {edge.head} ({number(edge.tokens_per_s)} of {number(capacity)})"
             rows.append((edge.tokens_per_s / capacity, text))
     return [text for _, text in sorted(rows, key=lambda row: -row[0])]
 
@@ -187,7 +181,7 @@ def _pipelines(paths: Sequence[FlowPath]) -> str:
     deep = f"{min(depths)} to {max(depths)} nodes" if min(depths) < max(depths) else f"{depths[0]} nodes"
     if max(depths) == 1:
         deep = "1 node"
-    widest = "" if len(paths) <= MOST_PATHS else f"; the widest {MOST_PATHS}:"
+    widest = "" if len(paths) <= MAX_PATHS else f"; the widest {MAX_PATHS}:"
     return f"{len(paths)}, each of {deep}{widest or ':'}"
 
 
@@ -195,21 +189,8 @@ def _path_table(paths: Sequence[FlowPath]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
-    for path in paths[:MOST_PATHS]:
+    for path in paths[:MAX_PATHS]:
         # No spaces inside a stop, so that lines only break between stops.
         stops = " → ".join(f"{hop.node}[{hop.layers.start},{hop.layers.stop})" for hop in path.hops)
-        grid.add_row(f"{_number(path.tokens_per_s)} tokens/s", stops)
+        grid.add_row(f"{number(path.tokens_per_s)} tokens/s", stops)
     return grid
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}" if value < 10_000 else f"{value:,.0f}"
-
-
-def _count(items: Sequence[str], noun: str) -> str:
-    return f"{len(items)} {noun}" + ("s" if len(items) > 1 else "")
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,25 @@ def find_plan(source: str, progress: Console) -> Plan:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return _planned(path, progress)
     return _of_job(source)
+
+
+def named_plans(sources: Sequence[str], progress: Console) -> dict[str, Plan]:
+    """Several plans by short names: files without folders and endings, where that tells them apart.
+
+    Raises:
+        PlanError, SpecError, Infeasible, SolverError: as ``find_plan``.
+    """
+    return {name: find_plan(source, progress) for name, source in zip(_names(sources), sources, strict=True)}
+
+
+def _names(sources: Sequence[str]) -> list[str]:
+    if len(sources) == 1:
+        return ["as planned"]
+    short = [Path(source).name.removesuffix(".json").removesuffix(".plan").removesuffix(".yaml") for source in sources]
+    for names in (short, list(sources)):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{source} ({place})" for place, source in enumerate(sources, start=1)]
 
 
 def _checked(path: Path) -> Plan:

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.measuring.prober import Link
+    from helix_df.measuring.prober import MeasuredLink
     from helix_df.measuring.probing import Probed
 
 
@@ -30,6 +30,7 @@ def probe(
     The YAML goes under a job's `links`. Beyond loopback both sides need the same secret in $HELIX_DF_TOKEN.
     """
     from helix_df.cli.console import messages, output
+    from helix_df.cli.words import plural
     from helix_df.errors import SpecError
     from helix_df.measuring import probing
     from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
@@ -43,11 +44,11 @@ def probe(
         return
     progress = messages()
 
-    def show(link: Link) -> None:
+    def show(link: MeasuredLink) -> None:
         progress.print(f"{' - '.join(link.between)}: {1e6 * link.latency_s:.0f} us, {link.bytes_per_s / 1e6:.0f} MB/s")
 
     def waiting(shapes: int) -> None:
-        progress.print(f"waiting for the workers, which have {shapes} shapes left to compile")
+        progress.print(f"waiting for the workers to compile {plural(shapes, 'more shape')}")
 
     names = [target.partition("=")[0] for target in targets or () if "=" in target]
     if loopback:
@@ -78,15 +79,12 @@ def _check_address(address: str, where: str) -> None:
 
 
 def _render(found: Probed, console: Console) -> None:
-    from rich.table import Table
-
     from helix_df.cli.console import print_trimmed
+    from helix_df.cli.words import plain_table
 
     sizes = [size for size, _ in found.links[0].round_trips] if found.links else []
-    table = Table(box=None, pad_edge=False)
-    table.add_column("link", header_style="dim")
-    for title in ("latency", "bandwidth", *(f"{_size(size)} and back" for size in sizes)):
-        table.add_column(title, header_style="dim", justify="right")
+    figures = ("latency", "bandwidth", *(f"{_size(size)} round trip" for size in sizes))
+    table = plain_table("link", *figures, numbers=figures)
     for link in found.links:
         trips = (f"{1e3 * seconds:.3f} ms" for _, seconds in link.round_trips)
         table.add_row(

@@ -31,7 +31,7 @@ def profile(
     Compiling doesn't count; every number is a median. The YAML goes under a job's `gpus`.
     """
     from helix_df.cli.console import messages, output
-    from helix_df.cli.numbers import whole_numbers
+    from helix_df.cli.option_values import whole_numbers
     from helix_df.measuring.drift import profile_differences
     from helix_df.measuring.profiling import profile_device, profile_yaml
 
@@ -70,17 +70,15 @@ def _job(source: str, dtype: str) -> Job:
 
 
 def _render(measured: DeviceProfile, console: Console) -> None:
-    from rich.table import Table
-
     from helix_df.cli.console import print_trimmed
+    from helix_df.cli.words import plain_table, plural
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("batch", "size", "layers", "ms", "ms a layer", "spread"):
-        table.add_column(title, header_style="dim", justify="left" if title == "batch" else "right")
+    figures = ("size", "layers", "ms", "ms per layer", "spread")
+    table = plain_table("batch", *figures, numbers=figures)
     for sample in sorted(measured.samples, key=lambda s: (s.kind != "prefill", s.size, s.layers)):
         table.add_row(
             sample.kind,
-            f"{sample.size} {'tokens' if sample.kind == 'prefill' else 'requests'}",
+            plural(sample.size, "token" if sample.kind == "prefill" else "request"),
             str(sample.layers),
             f"{1e3 * sample.median_s:.3f}",
             f"{sample.layer_ms:.3f}",
@@ -97,10 +95,12 @@ def _render(measured: DeviceProfile, console: Console) -> None:
 
 
 def _kv(kv_tokens: tuple[int, ...]) -> str:
+    from helix_df.cli.words import plural
+
     if not kv_tokens:
         return "no layer fits with KV cache for a request"
     shown = sorted({1, max(1, len(kv_tokens) // 2), len(kv_tokens)})
-    beside = (f"{kv_tokens[n - 1]:,} tokens beside {n} layer{'s' if n > 1 else ''}" for n in shown)
+    beside = (f"{plural(kv_tokens[n - 1], 'token')} beside {plural(n, 'layer')}" for n in shown)
     return f"KV cache left: {', '.join(beside)}"
 
 

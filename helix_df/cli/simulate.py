@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helix_df.cli.plans import SOURCE_HELP
-from helix_df.cli.variants import Asked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,9 +67,11 @@ def simulate(
     planned anew by the plan's own solver, unless --keep-placement; --rate alone never plans anew.
     """
     from helix_df.cli.console import messages
-    from helix_df.cli.variants import find_variants
+    from helix_df.cli.option_values import time_limit as limit_seconds
+    from helix_df.cli.plans import named_plans
+    from helix_df.cli.search import watched
     from helix_df.simulator.trace_names import find_trace
-    from helix_df.what_if import Variant
+    from helix_df.what_if import Variant, WhatIf, find_variants, replan
 
     events = _events(fail or [], up=False) + _events(join or [], up=True)
     given = {"rate": rate, "seed": seed, "scheduler": scheduler, "in_flight": in_flight}
@@ -83,8 +84,12 @@ def simulate(
         options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
         return Variant(name, plan, requests, options, "measured" if rules == "artifact" else "planned")
 
-    asked = Asked(add_node or (), remove_node or (), link or (), keep_placement, sweep, time_limit, rate)
-    variants = find_variants(sources, asked, make, messages())
+    limit_s = limit_seconds(time_limit)
+    questions = WhatIf(add_node or (), remove_node or (), link or (), keep_placement, sweep, limit_s, rate)
+    plans = named_plans(sources, messages())
+    variants = find_variants(
+        plans, questions, make, lambda plan, job: watched(lambda watch: replan(plan, job, watch), messages())
+    )
     results = _simulated(variants)
     _report(results, len(variants) > 1, json_file, html, every_node)
 

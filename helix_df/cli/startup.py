@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from helix_df.cli.words import plain_table
 from helix_df.runtime.requests import JobStatus
 
 
@@ -19,13 +20,11 @@ def display(console: Console) -> Iterator[Callable[[JobStatus], None]]:
         with Live(console=console, transient=True) as live:
             yield lambda status: live.update(_table(status))
     else:
-        yield _Lines(console).show
+        yield _StateLines(console).show
 
 
 def _table(status: JobStatus) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("node", "layers", "state", "", "detail"):
-        table.add_column(title, header_style="dim")
+    table = plain_table("node", "layers", "state", "", "detail")
     for node in status.nodes:
         done = round(node.progress * 20)
         bar = "━" * done + "╺" * (20 - done)
@@ -33,7 +32,7 @@ def _table(status: JobStatus) -> Table:
     return table
 
 
-class _Lines:
+class _StateLines:
     """Prints a line whenever a worker's state changes."""
 
     def __init__(self, console: Console) -> None:

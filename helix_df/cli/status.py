@@ -33,9 +33,8 @@ def status(
 def _list(running: list[JobDirectory], as_json: bool, console: Console) -> None:
     import json
 
-    from rich.table import Table
-
     from helix_df.cli.console import print_trimmed
+    from helix_df.cli.words import plain_table
 
     records = [(job, job.record()) for job in running]
     if as_json:
@@ -45,9 +44,7 @@ def _list(running: list[JobDirectory], as_json: bool, console: Console) -> None:
     if not running:
         console.print("no job is running; `helix-df apply JOB.yaml` starts one")
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("job", "state", "API"):
-        table.add_column(title, header_style="dim")
+    table = plain_table("job", "state", "API")
     for job, record in records:
         table.add_row(job.name, record.state if record else "starting", (record.url if record else None) or "")
     print_trimmed(console, table)
@@ -92,11 +89,10 @@ def _reuse(found: JobStatus) -> str:
 
 
 def _table(found: JobStatus) -> Table:
-    from rich.table import Table
+    from helix_df.cli.words import plain_table
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("node", "layers", "state", "running", "KV tokens", "address", "detail"):
-        table.add_column(title, header_style="dim", justify="right" if title in ("running", "KV tokens") else "left")
+    figures = ("running", "KV tokens")
+    table = plain_table("node", "layers", "state", *figures, "address", "detail", numbers=figures)
     for node in found.nodes:
         table.add_row(
             node.name,

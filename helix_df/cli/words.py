@@ -1,4 +1,7 @@
-"""Numbers and lists as the planning commands say them."""
+"""Numbers, lists and tables as every command prints them.
+
+Owns digits, plurals and the look of tables. Doesn't know what is printed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-MOST_NAMES = 8
+MAX_NAMES = 8
 
 
 def number(value: float) -> str:
@@ -22,15 +25,25 @@ def gain(value: float, before: float) -> str:
     return f"{'+' if value > 0 else '−'}{number(abs(value))}{share}"
 
 
-def names(items: Sequence[str], most: int = MOST_NAMES) -> str:
+def names(items: Sequence[str], limit: int = MAX_NAMES) -> str:
     """The first few names, and how many more there are."""
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
+    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
 
 
 def count(items: Sequence[object], noun: str) -> str:
     """``1 node``, ``3 nodes``."""
-    return f"{len(items)} {noun}" + ("s" if len(items) != 1 else "")
+    return plural(len(items), noun)
+
+
+def plural(amount: int, noun: str) -> str:
+    """``1 request``, ``1,024 requests``."""
+    return f"{amount:,} {noun}" + ("s" if amount != 1 else "")
+
+
+def seconds(value: float) -> str:
+    """A latency in seconds without its unit, or a dash where there is none (NaN)."""
+    return "–" if value != value else f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def labelled(rows: Iterable[tuple[str, str]]) -> Table:

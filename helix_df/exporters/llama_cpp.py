@@ -19,7 +19,7 @@ from helix_df.profiles.read_geometry import locate_gguf
 
 NAME = "llama.cpp"
 FIRST_PORT = 50052
-MOST_DEVICES = 15
+MAX_DEVICES = 15
 
 
 def export(plan: Plan) -> Export:
@@ -69,7 +69,7 @@ def _require_expressible(plan: Plan, chain: Sequence[Stage]) -> None:
             expected="nodes of one GPU",
             hint="declare each GPU as a node of its own and plan again",
         )
-    if len(chain) > MOST_DEVICES:
+    if len(chain) > MAX_DEVICES:
         raise refusal(
             "llama.cpp splits over 15 devices at most",
             [f"{len(chain)} nodes: {', '.join(stage.node for stage in chain)}"],

@@ -15,7 +15,7 @@ from helix_df.plan.plan import Plan, Stage
 from helix_df.spec.job import Job
 
 PLACEHOLDER = "MODEL"
-MOST_REASONS = 6
+MAX_REASONS = 6
 _COUNTED = re.compile(r"([1-9][0-9]?)x.+")
 
 
@@ -40,9 +40,9 @@ def linear_chain(plan: Plan, target: str) -> tuple[Stage, ...]:
 def refusal(problem: str, wrong: Iterable[str], expected: str, hint: str | None = None) -> PlanError:
     """The error for a plan that a target can't express."""
     reasons = list(wrong)
-    more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
+    more = [f"and {len(reasons) - MAX_REASONS} more"] if len(reasons) > MAX_REASONS else []
     return PlanError(
-        problem, where="export", found="; ".join([*reasons[:MOST_REASONS], *more]), expected=expected, hint=hint
+        problem, where="export", found="; ".join([*reasons[:MAX_REASONS], *more]), expected=expected, hint=hint
     )
 
 

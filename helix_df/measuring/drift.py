@@ -69,11 +69,11 @@ def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOL
         )
     timing = stage_timing(job, geometry, requests, profile.gpu, layers, kv_tokens)
     prefill = (
-        Difference(f"{profile.gpu}, prefill of {tokens} tokens", 1e3 * timing.prefill_s(tokens), ms, "ms a layer")
+        Difference(f"{profile.gpu}, prefill of {tokens} tokens", 1e3 * timing.prefill_s(tokens), ms, "ms per layer")
         for tokens, ms in profile.curve_ms("prefill")
     )
     decode = (
-        Difference(f"{profile.gpu}, decode of {batch}", 1e3 * timing.decode_s(batch), ms, "ms a layer")
+        Difference(f"{profile.gpu}, decode of {batch}", 1e3 * timing.decode_s(batch), ms, "ms per layer")
         for batch, ms in profile.curve_ms("decode")
     )
     return beyond((*prefill, *decode), tolerance)

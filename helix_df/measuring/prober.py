@@ -26,7 +26,7 @@ TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class MeasuredLink:
     """Two endpoints by name, and the median seconds of a round trip between them for each number of bytes."""
 
     between: tuple[str, str]
@@ -80,7 +80,7 @@ class Prober:
         self._repeat = repeat
         self._number = 0
 
-    def from_here(self, name: str, address: str) -> Link:
+    def from_here(self, name: str, address: str) -> MeasuredLink:
         """The link between here and an endpoint.
 
         Raises:
@@ -88,9 +88,9 @@ class Prober:
         """
         self._trip((address,), 0, name)  # connects
         times = ((size, self._median((address,), size, name)) for size in self._sizes)
-        return Link((self._name, name), tuple(times))
+        return MeasuredLink((self._name, name), tuple(times))
 
-    def between(self, a: tuple[str, str], b: tuple[str, str]) -> Link:
+    def between(self, a: tuple[str, str], b: tuple[str, str]) -> MeasuredLink:
         """The link between two endpoints, each with its name and address.
 
         Raises:
@@ -105,7 +105,7 @@ class Prober:
             alone = self._median((here,), size, names)
             seconds = (self._median(bounced, size, names) - alone) / BOUNCES
             times.append((size, max(seconds, 1e-9)))
-        return Link((tail, head), tuple(times))
+        return MeasuredLink((tail, head), tuple(times))
 
     def _median(self, path: tuple[str, ...], size: int, whom: str) -> float:
         return statistics.median(self._trip(path, size, whom) for _ in range(self._repeat))

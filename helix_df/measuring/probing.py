@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
-from helix_df.measuring.prober import Link, Prober, answer_probes
+from helix_df.measuring.prober import MeasuredLink, Prober, answer_probes
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.profiles.measurement import TOLERANCE, Difference, beyond
 from helix_df.runtime.api.client import fetch_status
@@ -39,7 +39,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 class Probed:
     """Links as measured, where the job declares something else, and what disturbed the measurement."""
 
-    links: tuple[Link, ...]
+    links: tuple[MeasuredLink, ...]
     differences: tuple[Difference, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -47,7 +47,7 @@ class Probed:
 def probe_job(
     name: str | None = None,
     *,
-    on_link: Callable[[Link], None] = lambda link: None,
+    on_link: Callable[[MeasuredLink], None] = lambda link: None,
     on_wait: Callable[[int], None] = lambda shapes: None,
     patience_s: float = 300.0,
 ) -> Probed:
@@ -101,7 +101,7 @@ def host_of(address: str) -> str:
 
 
 def probe_addresses(
-    addresses: Mapping[str, str], token: str, *, on_link: Callable[[Link], None] = lambda link: None
+    addresses: Mapping[str, str], token: str, *, on_link: Callable[[MeasuredLink], None] = lambda link: None
 ) -> Probed:
     """The links from here to listeners (``listen_for_probes``), and between each two of them.
 
@@ -123,7 +123,7 @@ def probe_addresses(
         endpoint.close()
 
 
-def probe_loopback(*, on_link: Callable[[Link], None] = lambda link: None) -> Probed:
+def probe_loopback(*, on_link: Callable[[MeasuredLink], None] = lambda link: None) -> Probed:
     """The link between two processes of this machine."""
     token = secrets.token_hex(16)
     command = [sys.executable, "-m", "helix_df", "probe", "--listen", "127.0.0.1:*"]
@@ -190,7 +190,7 @@ def own_host(address: str) -> str:
     return f"[{own}]" if ":" in own else own
 
 
-def link_differences(job: Job, links: tuple[Link, ...], tolerance: float = TOLERANCE) -> tuple[Difference, ...]:
+def link_differences(job: Job, links: tuple[MeasuredLink, ...], tolerance: float = TOLERANCE) -> tuple[Difference, ...]:
     """Where a measured link is more than ``tolerance`` times what the job declares, or less than that share of it."""
     table = link_table(job)
     found = []
@@ -205,7 +205,7 @@ def link_differences(job: Job, links: tuple[Link, ...], tolerance: float = TOLER
     return beyond(found, tolerance)
 
 
-def links_yaml(links: tuple[Link, ...], *, named: bool) -> str:
+def links_yaml(links: tuple[MeasuredLink, ...], *, named: bool) -> str:
     """The ``links:`` section of a job: by nodes if the names are its own, else a default as slow as the slowest."""
     if not named:
         rate, latency = min(link.bytes_per_s for link in links), max(link.latency_s for link in links)
@@ -229,9 +229,12 @@ def _pairs(plan: Plan) -> tuple[tuple[str, str], ...]:
 
 
 def _all(
-    prober: Prober, addresses: Mapping[str, str], pairs: tuple[tuple[str, str], ...], on_link: Callable[[Link], None]
-) -> tuple[Link, ...]:
-    def measured() -> Iterator[Link]:
+    prober: Prober,
+    addresses: Mapping[str, str],
+    pairs: tuple[tuple[str, str], ...],
+    on_link: Callable[[MeasuredLink], None],
+) -> tuple[MeasuredLink, ...]:
+    def measured() -> Iterator[MeasuredLink]:
         for name, address in addresses.items():
             yield prober.from_here(name, address)
         for a, b in pairs:

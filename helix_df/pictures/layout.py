@@ -13,7 +13,7 @@ from helix_df.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlanRow:
     """A node with its layers, tokens/s through it and tokens/s it serves; ``binds`` if the minimum cut has it."""
 
     node: str
@@ -48,7 +48,7 @@ class Layout:
     facts: tuple[str, ...]
     num_layers: int
     flow: float
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     wires: tuple[Wire, ...]
     unused: tuple[str, ...]
 
@@ -66,7 +66,7 @@ def lay_out(plan: Plan) -> Layout:
         passing[edge.head] = passing.get(edge.head, 0.0) + edge.tokens_per_s
     stages = sorted(plan.stages, key=lambda stage: (stage.layers, stage.node))
     rows = tuple(
-        Row(
+        PlanRow(
             stage.node,
             job.nodes[stage.node].gpu,
             stage.layers,

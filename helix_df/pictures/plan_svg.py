@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helix_df.pictures.layout import Layout, Row, Wire, lay_out, number
+from helix_df.pictures.layout import Layout, PlanRow, Wire, lay_out, number
 from helix_df.pictures.svg import Drawing, colours, shortened, text_width, wrapped
 from helix_df.plan.plan import Plan
 
@@ -155,7 +155,7 @@ def _grid(drawing: Drawing, layout: Layout, frame: _Frame) -> None:
     drawing.text(WIDTH - MARGIN, frame.top - 9, "flow / capacity, tokens/s", "soft", size=11, anchor="end")
 
 
-def _bar(drawing: Drawing, frame: _Frame, place: int, row: Row) -> None:
+def _bar(drawing: Drawing, frame: _Frame, place: int, row: PlanRow) -> None:
     """The layers a node holds; its colour is faint when nothing flows."""
     x, width = frame.x(row.layers.start), frame.x(row.layers.stop) - frame.x(row.layers.start)
     if row.flow <= 0:
@@ -194,7 +194,7 @@ def _wire(drawing: Drawing, frame: _Frame, layout: Layout, wire: Wire) -> None:
     drawing.tip(line, f"{tail} → {head} after layer {wire.layer}: {number(wire.flow)} tokens/s")
 
 
-def _label(drawing: Drawing, frame: _Frame, place: int, row: Row) -> None:
+def _label(drawing: Drawing, frame: _Frame, place: int, row: PlanRow) -> None:
     y = frame.y(place) + 4
     drawing.text(MARGIN, y, shortened(row.node), "bold alarm" if row.binds else "bold")
     drawing.text(MARGIN + frame.name_width + 16, y, shortened(row.gpu), "soft", size=11)
@@ -210,7 +210,7 @@ def _label(drawing: Drawing, frame: _Frame, place: int, row: Row) -> None:
     drawing.text(WIDTH - MARGIN, y, numbers, "soft" if row.flow <= 0 else "", 11, "end")
 
 
-def _range(drawing: Drawing, frame: _Frame, place: int, row: Row) -> None:
+def _range(drawing: Drawing, frame: _Frame, place: int, row: PlanRow) -> None:
     """The range in the bar if it fits, else before it, or after it at the left edge."""
     label, y = f"{row.layers.start}–{row.layers.stop}", frame.y(place) + 4
     start, stop = frame.x(row.layers.start), frame.x(row.layers.stop)

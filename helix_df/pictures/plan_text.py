@@ -5,17 +5,17 @@ Owns the layout of characters. Needs no colour to be read.
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from helix_df.layers import LayerRange
-from helix_df.pictures.layout import Layout, Row, lay_out, number
+from helix_df.pictures.layout import Layout, PlanRow, lay_out, number
 from helix_df.plan.plan import Plan
 
 STYLES = ("blue", "yellow", "green", "magenta", "cyan", "bright_blue", "bright_green", "bright_magenta", "bright_cyan")
 NARROWEST_BAR = 16
-MOST_NAME = 20
+MAX_NAME = 20
 
 
 def plan_text(plan: Plan, width: int) -> RenderableType:
@@ -39,8 +39,8 @@ def plan_text(plan: Plan, width: int) -> RenderableType:
 def _table(layout: Layout, styles: dict[str, str], width: int) -> Table:
     shares = [_share(row) for row in layout.rows]
     flows = [number(row.flow) for row in layout.rows]
-    names = min(MOST_NAME, max([len(row.node) for row in layout.rows] + [4]))
-    gpus = min(MOST_NAME, max([len(gpu) for gpu in layout.gpus] + [3]))
+    names = min(MAX_NAME, max([len(row.node) for row in layout.rows] + [4]))
+    gpus = min(MAX_NAME, max([len(gpu) for gpu in layout.gpus] + [3]))
     taken = names + gpus + max([len(text) for text in [*shares, "use"]]) + max([len(text) for text in [*flows, "flow"]])
     cells = max(NARROWEST_BAR, width - taken - 4 * 2)
     if cells >= layout.num_layers:
@@ -75,10 +75,5 @@ def _scale(num_layers: int, cells: int) -> str:
     return left + " " * (cells - len(left) - len(right)) + right
 
 
-def _share(row: Row) -> str:
+def _share(row: PlanRow) -> str:
     return "idle" if row.flow <= 0 else f"{row.use:>4.0%}{' ◀' if row.binds else ''}"
-
-
-def print_plan(plan: Plan, console: Console) -> None:
-    """Print the picture as wide as the console."""
-    console.print(plan_text(plan, console.width))

@@ -15,7 +15,7 @@ from helix_df.pictures.svg import COLOURS, Drawing
 from helix_df.simulator.outcome import Outcome
 from helix_df.what_if import Simulated
 
-MOST_STRIPS = 60
+MAX_STRIPS = 60
 QUANTILES = np.concatenate([np.linspace(0.0, 0.98, 99), np.linspace(0.982, 1.0, 10)])
 TAIL = 99.5
 """Percentile at which a latency's axis ends."""
@@ -135,7 +135,7 @@ def node_map(one: Simulated, place: int) -> Drawing:
     outcome = one.outcome
     order = sorted(range(len(outcome.nodes)), key=lambda i: (outcome.nodes[i].layers, outcome.nodes[i].name))
     rows = outcome.series.utilisation
-    strips = [Strip(outcome.nodes[i].name, tuple(rows[i].tolist())) for i in order[:MOST_STRIPS]]
+    strips = [Strip(outcome.nodes[i].name, tuple(rows[i].tolist())) for i in order[:MAX_STRIPS]]
     left_out = len(order) - len(strips)
     title = "Nodes at work over time, in the order of their layers" + (
         f"; {left_out} more are left out" * (left_out > 0)

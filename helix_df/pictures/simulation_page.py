@@ -20,10 +20,10 @@ from helix_df.pictures.plan_svg import draw_plan
 from helix_df.pictures.simulation_charts import colour_of, latency_charts, node_map, time_charts
 from helix_df.pictures.svg import STYLE, Drawing
 from helix_df.simulator.outcome import LinkLoad, NodeLoad, Outcome
-from helix_df.what_if import Row, Simulated, row_of
+from helix_df.what_if import ComparisonRow, Simulated, row_of
 
-MOST_NODES = 200
-MOST_LINKS = 12
+MAX_NODES = 200
+MAX_LINKS = 12
 NODE_HEADS = ("busy", "decode batch", "decode/s", "prompt/s", "KV mean", "KV peak", "waiting")
 
 
@@ -54,7 +54,7 @@ class _LinkRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
+class _VariantSection:
     """What is told of one variant alone."""
 
     name: str
@@ -124,7 +124,7 @@ def _tiles(outcome: Outcome) -> Iterator[_Tile]:
 HEADS = ("nodes", "flow", "decode/s", "prompt/s", "TTFT p50", "p95", "ITL p50", "p95", "busy", "rejected")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ComparisonRow) -> tuple[str, ...]:
     return (
         row.name, f"{row.nodes}", number(row.flow), number(row.decode_tokens_per_s), number(row.prompt_tokens_per_s),
         *(seconds(value) for value in (row.ttft_p50_s, row.ttft_p95_s, row.itl_p50_s, row.itl_p95_s)),
@@ -132,20 +132,20 @@ def _cells(row: Row) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _section(one: Simulated, place: int) -> _Section:
+def _section(one: Simulated, place: int) -> _VariantSection:
     outcome = one.outcome
     nodes = sorted(outcome.nodes, key=lambda node: (node.layers, node.name))
     links = sorted(outcome.links, key=lambda link: (-link.utilisation, link.tail, link.head))
-    return _Section(
+    return _VariantSection(
         name=one.name,
         colour=colour_of(place),
         facts=tuple(_facts(one)),
         placement=_inline(draw_plan(one.plan)),
         map=_inline(node_map(one, place)),
-        nodes=tuple(_node_row(one, node) for node in nodes[:MOST_NODES]),
-        more_nodes=max(0, len(nodes) - MOST_NODES),
-        links=tuple(_link_row(link) for link in links[:MOST_LINKS]),
-        more_links=max(0, len(links) - MOST_LINKS),
+        nodes=tuple(_node_row(one, node) for node in nodes[:MAX_NODES]),
+        more_nodes=max(0, len(nodes) - MAX_NODES),
+        links=tuple(_link_row(link) for link in links[:MAX_LINKS]),
+        more_links=max(0, len(links) - MAX_LINKS),
     )
 
 

@@ -96,9 +96,9 @@ def text_width(content: str, size: float = 12, bold: bool = False) -> float:
     return size * (0.64 * len(content) - 0.26 * narrow + 0.32 * wide) * (1.08 if bold else 1.0)
 
 
-def shortened(name: str, most: int = 20) -> str:
+def shortened(name: str, limit: int = 20) -> str:
     """A name cut in its middle, so that the numbers that often end names stay."""
-    return name if len(name) <= most else f"{name[: most - 8]}…{name[-7:]}"
+    return name if len(name) <= limit else f"{name[: limit - 8]}…{name[-7:]}"
 
 
 def wrapped(words: list[str], width: float, size: float, separator: str) -> list[str]:
@@ -112,10 +112,10 @@ def wrapped(words: list[str], width: float, size: float, separator: str) -> list
     return lines
 
 
-def round_step(most: float, parts: int = 5) -> float:
-    """The smallest of 1, 2, 5, 10, … that reaches ``most`` in at most ``parts`` steps: what a scale counts in."""
-    step = 10.0 ** math.floor(math.log10(most / parts))
-    return next(step * factor for factor in (1, 2, 5, 10) if step * factor * parts >= most * (1 - 1e-9))
+def round_step(highest: float, parts: int = 5) -> float:
+    """The smallest of 1, 2, 5, 10, … that reaches ``highest`` in at most ``parts`` steps: what a scale counts in."""
+    step = 10.0 ** math.floor(math.log10(highest / parts))
+    return next(step * factor for factor in (1, 2, 5, 10) if step * factor * parts >= highest * (1 - 1e-9))
 
 
 def colours(names: tuple[str, ...]) -> dict[str, str]:

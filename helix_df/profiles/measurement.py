@@ -147,8 +147,8 @@ def profile_yaml(profile: DeviceProfile) -> str:
         f"  {profile.gpu}:\n"
         f"    memory: {format_size(profile.memory.total_bytes)}\n"
         "    profile:\n"
-        f"      prefill_ms: {_points(profile.curve_ms('prefill'))} # [prompt tokens, ms a layer]\n"
-        f"      decode_ms: {_points(profile.curve_ms('decode'))} # [requests, ms a layer]\n"
+        f"      prefill_ms: {_points(profile.curve_ms('prefill'))} # [prompt tokens, ms per layer]\n"
+        f"      decode_ms: {_points(profile.curve_ms('decode'))} # [requests, ms per layer]\n"
     )
 
 

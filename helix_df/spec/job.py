@@ -215,7 +215,7 @@ class Links(Section):
     nodes: tuple[PairLink, ...] = Field(default=(), description="Between nodes, or a node and `coordinator`.")
 
 
-class Coordinator(Section):
+class CoordinatorHost(Section):
     """The process that takes requests: source and sink of every flow."""
 
     region: Name = Field(default="default", description="Region or site, for links between regions.")
@@ -324,7 +324,7 @@ class Job(Section):
     )
     nodes: dict[Name, Node] = Field(min_length=1, description="The machines by name.")
     links: Links = Field(default=Links(), description="The network.")
-    coordinator: Coordinator = Field(default=Coordinator(), description="The process that takes requests.")
+    coordinator: CoordinatorHost = Field(default=CoordinatorHost(), description="The process that takes requests.")
     workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
     limits: Limits = Field(default=Limits(), description="Depth, KV memory, nodes to use or avoid, pinned layers.")
     solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(

@@ -29,7 +29,7 @@ _HEADINGS = {
     "Links": "links",
     "LinkQuality": "links.default",
     "PairLink": "links.regions[…], links.nodes[…]",
-    "Coordinator": "coordinator",
+    "CoordinatorHost": "coordinator",
     "Workload": "workload",
     "Limits": "limits",
     "SolverChoice": "solver",

@@ -17,7 +17,7 @@ from helix_df.graph.problem import Link
 from helix_df.profiles.catalogue import devices, find_device
 from helix_df.spec.job import COORDINATOR, Job, Links, Node, PairLink
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 LONGEST_NAME = 63
 
 
@@ -270,7 +270,7 @@ def _unknown(noun: str, name: str, known: Collection[str], where: str) -> SpecEr
         f"there is no {noun} called {name!r}{_did_you_mean(name, names)}",
         where=where,
         found=repr(name),
-        expected=" | ".join(names[:MOST_SHOWN]) + (" | …" if len(names) > MOST_SHOWN else ""),
+        expected=" | ".join(names[:MAX_SHOWN]) + (" | …" if len(names) > MAX_SHOWN else ""),
     )
 
 

@@ -37,7 +37,7 @@ class Simulated:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """Figures of one variant: tokens/s, seconds, and ``busy``, the nodes' mean share of time at work.
 
     Latencies are NaN where nothing came to a first, second or last token.
@@ -72,10 +72,10 @@ def compare(variants: Iterable[Variant], watch: Callable[[Variant], Watch | None
     return results
 
 
-def row_of(simulated: Simulated) -> Row:
+def row_of(simulated: Simulated) -> ComparisonRow:
     """The figures of one variant."""
     outcome = simulated.outcome
-    return Row(
+    return ComparisonRow(
         name=simulated.name,
         nodes=len(outcome.nodes),
         flow=outcome.flow,
@@ -102,7 +102,7 @@ def comparison_document(results: Iterable[Simulated]) -> dict[str, Any]:
     }
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: ComparisonRow) -> dict[str, Any]:
     """JSON has no NaN."""
     values = asdict(row)
     return {field.name: value if (value := values[field.name]) == value else None for field in fields(row)}

@@ -19,8 +19,8 @@ LINK = "A-B=BANDWIDTH or A-B=BANDWIDTH,LATENCY, such as eu-us=1Gbps,50ms"
 SWEEP = "rate=1,2,4; seed=…, scheduler=…, in-flight=…, add-node.L4@eu=1,2, or link.eu-us=100Mbps,1Gbps"
 SETTINGS = ("rate", "seed", "scheduler", "in-flight")
 """What a sweep may change beside the job itself."""
-MOST_NODES = 1_000
-MOST_VALUES = 100
+MAX_NODES = 1_000
+MAX_VALUES = 100
 
 
 def read_added(text: str) -> AddNodes:
@@ -32,9 +32,9 @@ def read_added(text: str) -> AddNodes:
     kind, at, region = text.partition("@")
     gpu, colon, count = kind.partition(":")
     wrong = not gpu or (at and not region) or (colon and not (count.isascii() and count.isdigit()))
-    if wrong or not 1 <= int(count or 1) <= MOST_NODES:
+    if wrong or not 1 <= int(count or 1) <= MAX_NODES:
         raise SpecError(
-            f"these nodes can't be read; 1 to {MOST_NODES:,} can be added",
+            f"these nodes can't be read; 1 to {MAX_NODES:,} can be added",
             where="--add-node",
             found=repr(text),
             expected=NODES,
@@ -90,7 +90,7 @@ def _parted(ends: str, job: Job) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SweepStep:
     """One value of a sweep: what it is called, the setting it has, or the change of the job it is."""
 
     name: str
@@ -98,7 +98,7 @@ class Step:
     change: Change | None = None
 
 
-def read_sweep(text: str, job: Job) -> tuple[Step, ...]:
+def read_sweep(text: str, job: Job) -> tuple[SweepStep, ...]:
     """The steps of ``rate=1,2,4`` and its like; values of settings are still text.
 
     Raises:
@@ -106,17 +106,17 @@ def read_sweep(text: str, job: Job) -> tuple[Step, ...]:
     """
     subject, _, values = text.partition("=")
     parts = [value.strip() for value in values.split(",")]
-    if not all(parts) or len(set(parts)) < len(parts) or len(parts) > MOST_VALUES:
+    if not all(parts) or len(set(parts)) < len(parts) or len(parts) > MAX_VALUES:
         raise SpecError(
-            f"a sweep needs up to {MOST_VALUES} different values", where="--sweep", found=repr(text), expected=SWEEP
+            f"a sweep needs up to {MAX_VALUES} different values", where="--sweep", found=repr(text), expected=SWEEP
         )
     if subject in SETTINGS:
-        return tuple(Step(f"{subject} {value}", setting=(subject, value)) for value in parts)
+        return tuple(SweepStep(f"{subject} {value}", setting=(subject, value)) for value in parts)
     read = _reader(subject, job)
     if read is None:
         raise SpecError("this can't be swept", where="--sweep", found=repr(subject), expected=SWEEP)
     changes = [read(value) for value in parts]
-    return tuple(Step(str(change), change=change) for change in changes)
+    return tuple(SweepStep(str(change), change=change) for change in changes)
 
 
 def _reader(subject: str, job: Job) -> Callable[[str], Change] | None:

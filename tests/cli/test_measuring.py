@@ -6,7 +6,7 @@ import pytest
 
 from helix_df.cli.main import main
 from helix_df.load import load_job
-from helix_df.measuring.prober import Link
+from helix_df.measuring.prober import MeasuredLink
 from helix_df.profiles.measurement import Difference
 
 
@@ -30,7 +30,7 @@ def test_profile_writes_yaml_that_a_job_takes(cli, tmp_path):
     sizes = ("--layers", "1", "--prefill", "16", "--decode", "1", "--repeat", "2")
     code, text, _ = cli("profile", "random:tiny", *sizes, "--out", str(out))
     assert code == 0
-    assert "ms a layer" in text
+    assert "ms per layer" in text
     rest = "model: {source: random:tiny}\nnodes: {a: {gpu: measured}}\nlinks: {default: {bandwidth: 1Gbps}}\n"
     job = tmp_path / "job.yaml"
     job.write_text(out.read_text() + rest)
@@ -48,7 +48,7 @@ def test_profile_warns_where_the_job_says_something_else(cli, tmp_path):
     code, _, err = cli("profile", str(job), "--layers", "1", "--prefill", "16", "--decode", "1", "--repeat", "1")
     assert code == 0
     assert err.count("warning: g, ") == 2
-    assert "expected 90000 ms a layer" in err
+    assert "expected 90000 ms per layer" in err
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,9 @@ def test_probe_prints_a_table_and_yaml(cli, monkeypatch):
     from helix_df.measuring import probing
 
     def probed(addresses, token, *, on_link):
-        return probing.Probed((Link(("coordinator", "a"), ((64, 0.0002), (1_000_064, 0.0022))),), (), ("a remark",))
+        return probing.Probed(
+            (MeasuredLink(("coordinator", "a"), ((64, 0.0002), (1_000_064, 0.0022))),), (), ("a remark",)
+        )
 
     monkeypatch.setattr(probing, "probe_addresses", probed)
     code, out, err = cli("probe", "a=127.0.0.1:7000")

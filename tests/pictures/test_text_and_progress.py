@@ -8,7 +8,7 @@ from rich.console import Console
 
 from helix_df.layers import LayerRange
 from helix_df.load import load_job
-from helix_df.pictures.plan_text import bar, print_plan
+from helix_df.pictures.plan_text import bar, plan_text
 from helix_df.pictures.progress import BLOCKS, Moment, history, progress_svg, sparkline
 from helix_df.planning import make_plan
 from helix_df.solvers.api import Incumbent
@@ -22,7 +22,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def printed(plan, width):
     console = Console(width=width, color_system=None, highlight=False)
     with console.capture() as capture:
-        print_plan(plan, console)
+        console.print(plan_text(plan, console.width))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
