@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from helix_df.extras import explained_imports
+
 if TYPE_CHECKING:
     from helix_df.benchmarking import bench
     from helix_df.deployment import apply, connect, deploy, down, status
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
         DeploymentError,
         HelixError,
         Infeasible,
+        MissingExtra,
         ModelError,
         PlanError,
         RequestError,
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
     from helix_df.planning import make_plan
     from helix_df.runtime.api.client import Answer, RunningJob
     from helix_df.spec.job import Job
+    from helix_df.spec.shipped import examples
 
-    __version__: str
+__version__ = "0.1.0"
+"""The one place where the version stands; the build reads it from here."""
 
 __all__ = [
     "Answer",
@@ -42,6 +47,7 @@ __all__ = [
     "HelixError",
     "Infeasible",
     "Job",
+    "MissingExtra",
     "ModelError",
     "Plan",
     "PlanError",
@@ -56,6 +62,7 @@ __all__ = [
     "deploy",
     "diff",
     "down",
+    "examples",
     "explain",
     "export_plan",
     "load_job",
@@ -79,6 +86,7 @@ _HOMES = {
     "deploy": "helix_df.deployment",
     "diff": "helix_df.plan.diff",
     "down": "helix_df.deployment",
+    "examples": "helix_df.spec.shipped",
     "explain": "helix_df.explanation.explain",
     "export_plan": "helix_df.exporters.registry",
     "load_job": "helix_df.load",
@@ -93,15 +101,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("helix-df")
-        except PackageNotFoundError:
-            return "0+sources"
     if name in __all__:
-        return getattr(import_module(_HOMES.get(name, "helix_df.errors")), name)
+        with explained_imports():
+            return getattr(import_module(_HOMES.get(name, "helix_df.errors")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

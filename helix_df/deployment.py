@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_df.errors import DeploymentError
+from helix_df.extras import explained_imports
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.violations import require_valid
 from helix_df.profiles.catalogue import device_count
@@ -47,8 +48,9 @@ async def deploy(
     Raises:
         HelixError: when it can't be planned, the plan isn't right, or the workers don't start.
     """
-    from helix_df.models.tokenizer import load_tokenizer
-    from helix_df.runtime.coordinator.shell import Coordinator, context_of
+    with explained_imports():
+        from helix_df.models.tokenizer import load_tokenizer
+        from helix_df.runtime.coordinator.shell import Coordinator, context_of
 
     plan = require_single_devices(await asyncio.to_thread(plan_of, what))
     model = plan.job.model
@@ -171,7 +173,8 @@ def plan_of(what: Plan | Job | str | Path) -> Plan:
     if isinstance(what, Plan):
         return require_valid(what)
     if isinstance(what, Job):
-        from helix_df.planning import make_plan
+        with explained_imports():
+            from helix_df.planning import make_plan
 
         return make_plan(what)
     path = Path(what)

@@ -106,6 +106,12 @@ class SimulationError(HelixError):
     exit_code = 9
 
 
+class MissingExtra(HelixError):
+    """What was asked for takes packages of an extra of helix-df that isn't installed here."""
+
+    exit_code = 10
+
+
 class RequestError(HelixError):
     """A generation request that can't be served as asked (unknown model, prompt over the context, bad parameter).
 

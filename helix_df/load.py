@@ -54,7 +54,7 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
             "the job file is empty" if document.data is None else "this is not a job",
             where=name,
             expected="a mapping with at least model, nodes and links",
-            hint="start from one of spec/examples",
+            hint="start from an example: helix-df examples quickstart",
         )
     try:
         job = Job.model_validate(document.data)

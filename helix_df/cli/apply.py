@@ -32,6 +32,7 @@ def apply(
 
     Ctrl-C before it is ready takes everything down again.
     """
+    import helix_df.deployment  # noqa: F401 - a search must not end in what serving lacks here
     from helix_df.cli.console import messages, output
     from helix_df.runtime.jobs.directory import job_directory
 

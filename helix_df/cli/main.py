@@ -10,14 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 
+from helix_df import __version__
 from helix_df.errors import HelixError, SpecErrors
+from helix_df.extras import explained_imports
 
 COMMANDS = {
+    "examples": "helix_df.cli.examples:examples",
     "validate": "helix_df.cli.validate:validate",
     "plan": "helix_df.cli.plan:plan",
     "show": "helix_df.cli.show:show",
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("HELIX_DF_DEBUG") == "1"
     try:
-        _app(arguments)(args=arguments, prog_name="helix-df")
+        with explained_imports():
+            _app(arguments)(args=arguments, prog_name="helix-df")
     except HelixError as error:
         if debug:
             raise
@@ -97,10 +100,7 @@ def _load(place: str) -> Callable[..., Any]:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            sys.stdout.write(f"helix-df {version('helix-df')}\n")
-        except PackageNotFoundError:
-            sys.stdout.write("helix-df, run from its sources\n")
+        sys.stdout.write(f"helix-df {__version__}\n")
         raise typer.Exit
 
 

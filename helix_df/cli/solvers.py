@@ -6,7 +6,8 @@ from __future__ import annotations
 def solvers() -> None:
     """List the solvers, built in and installed."""
     from helix_df.cli.console import output
-    from helix_df.errors import SolverError
+    from helix_df.errors import MissingExtra, SolverError
+    from helix_df.extras import explained_imports
     from helix_df.solvers.registry import get_solver, solver_names
 
     console = output()
@@ -14,7 +15,10 @@ def solvers() -> None:
     width = max(len(name) for name in names)
     for name in names:
         try:
-            about = (type(get_solver(name)).__doc__ or "").strip().partition("\n")[0]
+            with explained_imports():
+                about = (type(get_solver(name)).__doc__ or "").strip().partition("\n")[0]
+        except MissingExtra as error:
+            about = f"not installed: {error.hint}"
         except SolverError as error:
             about = f"doesn't load: {error.found}"
         console.print(f"{name:<{width}}  {about}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +15,16 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     That is its syntax, names and units, the model, the solver's name, and that the model fits on the nodes.
     """
     from helix_df.cli.console import output
+    from helix_df.errors import MissingExtra
+    from helix_df.extras import explained_imports
     from helix_df.graph.compile import compile_problem
     from helix_df.graph.feasibility import explain_infeasible
     from helix_df.load import load_job
     from helix_df.solvers.registry import get_solver
 
     job = load_job(job_file)
-    get_solver(job.solver.name)
+    with suppress(MissingExtra), explained_imports():  # it may be installed where the job is planned
+        get_solver(job.solver.name)
     problem = compile_problem(job)
     impossible = explain_infeasible(problem)
     if impossible is not None:

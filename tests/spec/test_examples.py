@@ -64,7 +64,7 @@ def test_published_placements_have_their_published_flow(name, method, partial):
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_committed_clusters_are_what_the_script_writes(name):
-    spec = importlib.util.spec_from_file_location("make_clusters", EXAMPLES / "make_reference_clusters.py")
+    spec = importlib.util.spec_from_file_location("make_clusters", ROOT / "scripts" / "make_reference_clusters.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     profiles = {

@@ -1,6 +1,6 @@
 """Write single24.yaml, geo24.yaml and hetero42.yaml: the Helix paper's clusters in this project's language.
 
-    python spec/examples/make_reference_clusters.py CLUSTERS.json PROFILES.json
+    python scripts/make_reference_clusters.py CLUSTERS.json PROFILES.json
 
 The inputs are the published data of Helix (Mei et al., ASPLOS'25, arXiv 2406.01566; artifact under Apache-2.0) in the
 layout of tests/data. Every number is carried over. One thing can't be: in the geo-distributed cluster the way from the
@@ -110,7 +110,7 @@ def main(clusters_path: str, profiles_path: str) -> None:
     profiles = json.loads(Path(profiles_path).read_text("utf-8"))
     for name, cluster in clusters.items():
         text = cluster_yaml(name, cluster, profiles[cluster["model"]]["gpus"])
-        (Path(__file__).parent / f"{name}.yaml").write_text(text, encoding="utf-8")
+        (Path(__file__).parents[1] / "spec/examples" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

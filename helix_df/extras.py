@@ -1,0 +1,64 @@
+"""Which packages come with which extra of helix-df, and what to say where one isn't installed.
+
+Owns that table, which `pyproject.toml` must agree with, and the error. Imports none of the packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from helix_df.errors import MissingExtra
+
+PLANNING: Final = frozenset({"ortools", "numba"})
+SERVING: Final = frozenset(
+    {
+        "flax",
+        "gguf",
+        "httpx",
+        "jax",
+        "jaxlib",
+        "msgpack",
+        "prometheus_client",
+        "safetensors",
+        "starlette",
+        "tokenizers",
+        "uvicorn",
+        "zmq",
+    }
+)
+EITHER: Final = frozenset({"jinja2"})
+"""What both extras bring along."""
+
+
+@contextmanager
+def explained_imports() -> Iterator[None]:
+    """Turn the failed import of a package that an extra brings into an error that names the extra.
+
+    Raises:
+        MissingExtra: in place of such a ``ModuleNotFoundError``; any other passes.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        raise missing from error
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
+    """What to tell about a failed import; None when no extra brings what is missing."""
+    package = (error.name or "").partition(".")[0]
+    if package in PLANNING:
+        return _missing("planning and simulating need", package, "plan")
+    if package in SERVING:
+        return _missing("serving, and talking to what serves, need", package, "serve")
+    if package in EITHER:
+        return _missing("planning and serving need", package, "all")
+    return None
+
+
+def _missing(what: str, package: str, extra: str) -> MissingExtra:
+    return MissingExtra(f"{what} {package}, which isn't installed", hint=f"pip install 'helix-df[{extra}]'")
