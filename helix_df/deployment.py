@@ -21,6 +21,7 @@ from pathlib import Path
 from helix_df.errors import DeploymentError
 from helix_df.extras import explained_imports
 from helix_df.plan.plan import Plan, read_plan
+from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.measurement import Difference
@@ -36,7 +37,7 @@ __all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "stat
 
 @asynccontextmanager
 async def deploy(
-    what: Plan | Job | str | Path, *, embedded: bool = True, timeout_s: float | None = None
+    what: Plan | Job | str | Path, *, embedded: bool = True, timeout_s: float | None = None, force: bool = False
 ) -> AsyncIterator[RunningJob]:
     """Run a plan (or plan a job, or either's file, and run that) for as long as the block lasts.
 
@@ -44,15 +45,16 @@ async def deploy(
         what: a plan, a job, or the path of a job file or of a plan file (``.json``).
         embedded: every worker is a thread of this process, without any socket; otherwise as the job says.
         timeout_s: for every worker to be up; ``runtime.start_timeout`` of the job by default.
+        force: run a plan although the model here is another than it was made for.
 
     Raises:
-        HelixError: when it can't be planned, the plan isn't right, or the workers don't start.
+        HelixError: when it can't be planned, the plan isn't right or for another model, or the workers don't start.
     """
     with explained_imports():
         from helix_df.models.tokenizer import load_tokenizer
         from helix_df.runtime.coordinator.shell import Coordinator, context_of
 
-    plan = require_single_devices(await asyncio.to_thread(plan_of, what))
+    plan = require_single_devices(await asyncio.to_thread(plan_of, what, force=force))
     model = plan.job.model
     tokenizer = await asyncio.to_thread(load_tokenizer, model.parsed_source)
     with tempfile.TemporaryDirectory(prefix="helix-df-", ignore_cleanup_errors=True) as logs:
@@ -71,6 +73,8 @@ def apply(
     *,
     wait: bool = True,
     timeout_s: float | None = None,
+    force: bool = False,
+    on_note: OnNote = warn,
     on_serving: Callable[[DaemonRecord], None] = lambda record: None,
     on_status: Callable[[JobStatus], None] | None = None,
 ) -> DaemonRecord:
@@ -80,13 +84,15 @@ def apply(
         what: as for ``deploy``.
         wait: return when every worker is up, not as soon as the API is.
         timeout_s: for every worker to be up; ``runtime.start_timeout`` of the job by default.
+        force: run a plan although the model here is another than it was made for.
+        on_note: called where the plan can't say which model it was made for, or ``force`` lets another pass.
         on_serving: called once the API is up, with the commands of workers that people start.
         on_status: called a few times a second until the job is ready.
 
     Raises:
         HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
     """
-    plan = require_single_devices(plan_of(what))
+    plan = require_single_devices(plan_of(what, force=force, on_note=on_note))
     directory = job_directory(plan.job.name)
     process = start_daemon(directory, plan, start_timeout_s=timeout_s)
     try:
@@ -164,14 +170,14 @@ def require_single_devices(plan: Plan) -> Plan:
     return plan
 
 
-def plan_of(what: Plan | Job | str | Path) -> Plan:
-    """The checked plan of a plan, a job or either's file.
+def plan_of(what: Plan | Job | str | Path, *, force: bool = False, on_note: OnNote = warn) -> Plan:
+    """The checked plan of a plan, a job or either's file; ``force`` and ``on_note`` as for ``apply``.
 
     Raises:
-        HelixError: when it can't be read or planned, or isn't right.
+        HelixError: when it can't be read or planned, isn't right, or was made for another model.
     """
     if isinstance(what, Plan):
-        return require_valid(what)
+        return require_valid(require_same_model(what, force=force, on_note=on_note))
     if isinstance(what, Job):
         with explained_imports():
             from helix_df.planning import make_plan
@@ -179,7 +185,8 @@ def plan_of(what: Plan | Job | str | Path) -> Plan:
         return make_plan(what)
     path = Path(what)
     if path.suffix == ".json":
-        return require_valid(read_plan(path), str(path))
+        plan = require_same_model(read_plan(path), str(path), force=force, on_note=on_note)
+        return require_valid(plan, str(path))
     from helix_df.load import load_job
 
     return plan_of(load_job(path))

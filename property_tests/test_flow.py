@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_df.graph.bounds import best_bound, covering_bound, linked_covering_bound, site_bound
+from helix_df.graph.bounds import best_bound, covering_bound, linked_covering_bound, site_shares
 from helix_df.graph.capacities import link_matrix
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
 from helix_df.graph.flow import decompose
@@ -74,7 +74,7 @@ def test_no_flow_is_over_any_bound(placed: Placed, site_of: list[int]) -> None:
     usable = [i for i, node in enumerate(problem.nodes) if node.max_layers]
     # Sites may be any groups: the proof doesn't ask for fast links inside them.
     sites = [group for g in range(3) if (group := [i for i in usable if site_of[i] == g])]
-    bounds = [covering_bound(problem), linked_covering_bound(problem), site_bound(problem, sites)]
+    bounds = [covering_bound(problem), linked_covering_bound(problem), site_shares(problem, sites).bound]
     flow = placement_flow(problem, placement).value
     assert all(flow <= bound * (1 + 1e-9) + TOLERANCE for bound in bounds)
     assert flow <= best_bound(problem).bound * (1 + 1e-9) + TOLERANCE

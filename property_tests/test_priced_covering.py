@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import covering_bound, priced_covering_bound
 from helix_df.graph.max_flow import placement_flow
-from helix_df.graph.price_search import priced_covering_bound
-from helix_df.graph.priced_covering import PROVEN, describe, worth
+from helix_df.graph.priced_covering import EVALUATED, describe, dual_bound
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
+from helix_df.graph.sites import find_sites
 from property_tests.brute_force import best_flow, placement_count
 from property_tests.strategies import ACTIVATION_BYTES, TOKEN_BYTES, gpu_tables, placements, problems
 
@@ -52,10 +52,10 @@ def test_no_prices_rule_out_a_flow_that_exists(placed: tuple[Problem, Placement]
     problem, placement = placed
     flow = placement_flow(problem, placement).value
     assume(flow > 0)
-    cluster = describe(problem)
+    cluster, _ = describe(problem, find_sites(problem).members)
     count = len(cluster.counts)
     prices = np.array(data.draw(st.lists(price, min_size=count, max_size=count)))
-    assert worth(cluster, prices, flow) <= PROVEN
+    assert dual_bound(cluster, prices, flow) <= EVALUATED
 
 
 @given(problem=st.one_of(split_clusters(4, 4), problems(max_nodes=4, max_layers=4)))

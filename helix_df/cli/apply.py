@@ -27,6 +27,9 @@ def apply(
     timeout: Annotated[
         float | None, typer.Option(min=1, help="Seconds for every worker to be up, instead of runtime.start_timeout.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run a plan although the model here is another than it was made for.")
+    ] = False,
 ) -> None:
     """Plan a job, if it isn't a plan yet, and run exactly that plan until `helix-df down`.
 
@@ -36,29 +39,29 @@ def apply(
     from helix_df.cli.console import messages, output
     from helix_df.runtime.jobs.directory import job_directory
 
-    job, plan = _read(source, plan_file, solver, name)
+    job, plan = _read(source, plan_file, solver, name, force)
     directory = job_directory(job.name)
     if directory.is_running():
         _already_running(directory, job, plan, output())
         return
     if plan is None:
         plan = _make_plan(job, messages(), output())
-    record = _start(directory, plan, wait, timeout, messages())
+    record = _start(directory, plan, wait, timeout, force, messages())
     if wait:
         _warn(plan.job.name, messages())
     _say_what_now(plan, record, output())
 
 
-def _read(source: Path, plan_file: Path | None, solver: str | None, name: str | None) -> tuple[Job, Plan | None]:
+def _read(
+    source: Path, plan_file: Path | None, solver: str | None, name: str | None, force: bool
+) -> tuple[Job, Plan | None]:
     from helix_df.errors import PlanError
     from helix_df.load import load_job
-    from helix_df.plan.plan import read_plan
-    from helix_df.plan.violations import require_valid
 
     if source.suffix == ".json":
         if plan_file is not None or solver is not None:
             raise PlanError("a plan is run as it is", where=str(source), hint="leave --plan and --solver away")
-        plan = require_valid(read_plan(source), str(source))
+        plan = _checked(source, force)
         plan = replace(plan, job=_renamed(plan.job, name))
         return plan.job, plan
     job = load_job(source)
@@ -66,7 +69,7 @@ def _read(source: Path, plan_file: Path | None, solver: str | None, name: str | 
         job = job.with_solver(name=solver, backend=None, options={})
     if plan_file is None:
         return _renamed(job, name), None
-    plan = require_valid(read_plan(plan_file), str(plan_file))
+    plan = _checked(plan_file, force)
     if plan.job.model_copy(update={"solver": job.solver}) != job:
         raise PlanError(
             "the plan was made for another job, or for this one as it was before",
@@ -75,6 +78,18 @@ def _read(source: Path, plan_file: Path | None, solver: str | None, name: str | 
         )
     plan = replace(plan, job=_renamed(plan.job, name))
     return plan.job, plan
+
+
+def _checked(path: Path, force: bool) -> Plan:
+    from helix_df.cli.console import messages
+    from helix_df.plan.plan import read_plan
+    from helix_df.plan.same_model import require_same_model
+    from helix_df.plan.violations import require_valid
+
+    def note(text: str) -> None:
+        messages().print(f"warning: {text}", soft_wrap=True)
+
+    return require_valid(require_same_model(read_plan(path), str(path), force=force, on_note=note), str(path))
 
 
 def _renamed(job: Job, name: str | None) -> Job:
@@ -126,7 +141,9 @@ def _make_plan(job: Job, progress: Console, console: Console) -> Plan:
     return plan
 
 
-def _start(directory: JobDirectory, plan: Plan, wait: bool, timeout: float | None, console: Console) -> DaemonRecord:
+def _start(
+    directory: JobDirectory, plan: Plan, wait: bool, timeout: float | None, force: bool, console: Console
+) -> DaemonRecord:
     from helix_df import deployment
     from helix_df.cli.startup import display
 
@@ -136,7 +153,15 @@ def _start(directory: JobDirectory, plan: Plan, wait: bool, timeout: float | Non
 
     try:
         with display(console) as show:
-            return deployment.apply(plan, wait=wait, timeout_s=timeout, on_serving=show_joins, on_status=show)
+            return deployment.apply(
+                plan,
+                wait=wait,
+                timeout_s=timeout,
+                force=force,
+                on_note=lambda note: None,  # told when the plan was read
+                on_serving=show_joins,
+                on_status=show,
+            )
     except BaseException:
         console.print(f"job {directory.name} is down again")
         raise

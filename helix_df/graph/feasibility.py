@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from helix_df.errors import Infeasible
-from helix_df.graph.bounds import best_limited_bound
+from helix_df.graph.bounds import best_limited_covering
 from helix_df.graph.capacities import request_matrix
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Limits, NodeProfile, Placement, Problem
@@ -128,7 +128,7 @@ def _too_tight(problem: Problem) -> Infeasible | None:
                 found=f"at most {int(most)} of {limits.request_tokens:.4g} tokens each",
                 hint="fewer requests, a shorter workload, or more memory",
             )
-    if (limits.max_hops is not None or limits.min_requests) and best_limited_bound(problem) <= 0:
+    if (limits.max_hops is not None or limits.min_requests) and best_limited_covering(problem).flow <= 0:
         return Infeasible("no placement keeps both limits on depth and KV cache", where="limits", hint="loosen one")
     return None
 

@@ -1,7 +1,7 @@
 """Good prices for ``priced_covering``: a small linear program that grows by the layers it takes for too expensive.
 
-Owns the search. What it finds proves nothing by itself: every bound is checked by ``worth``. The simplex method is our
-own, because plans are checked where there is no solver, and whoever checks one has to find the same prices.
+Owns the search. What it finds proves nothing by itself: every bound is checked by ``dual_bound``. The simplex method is
+our own, so that planning gives the same prices everywhere, and plans without a witness are checked without a solver.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from helix_df.graph.priced_covering import (
     crossing_capacity,
     crossing_flow,
     describe,
+    dual_bound,
+    dual_bound_of,
     lowest_proven,
-    worth,
-    worth_of,
 )
 from helix_df.graph.problem import Problem
+from helix_df.graph.sites import find_sites
+from helix_df.graph.witness import NodePrices, site_names
 
 MOST_KINDS = 24
 """Kinds of nodes up to which prices are searched for; with more, only those of the covering bound are tried."""
@@ -57,20 +59,28 @@ TINY = 1e-11
 """Steps of the simplex method at most, and what counts as nothing in it."""
 
 
-def priced_covering_bound(problem: Problem, covering: float) -> float:
-    """The lowest bound by ``priced_covering.worth`` that the search finds; ``covering`` is the covering bound.
+def find_prices(problem: Problem, covering: float) -> NodePrices | None:
+    """The prices that rule out the lowest flow the search finds below ``covering``, the covering bound.
 
-    Never above ``covering``; ``covering`` itself where every layer needs more nodes than are counted one by one.
+    ``None`` when it finds none, as where every layer needs more nodes than are counted one by one.
     """
-    cluster = describe(problem)
+    sites = find_sites(problem).members
+    cluster, kind_of = describe(problem, sites)
     if covering <= 0 or not len(cluster.speed) or covering > MOST * cluster.speed.max():
-        return covering
-    return _search(cluster, covering)
+        return None
+    found = _search(cluster, covering)
+    if found is None:
+        return None
+    flow, prices = found
+    # The first node of each kind stands for all of it.
+    first = {int(kind): node.name for kind, node in zip(kind_of[::-1], problem.nodes[::-1], strict=True) if kind >= 0}
+    by_name = {first[kind]: float(price) for kind, price in enumerate(prices)}
+    return NodePrices(flow, by_name, site_names(problem, sites))
 
 
-# Whoever plans a job asks again and again: the solver, the plan it makes, whoever checks that.
+# Whoever plans a job asks again and again: the solver, the plan it makes.
 @lru_cache(maxsize=REMEMBERED)
-def _search(cluster: Cluster, covering: float) -> float:
+def _search(cluster: Cluster, covering: float) -> tuple[float, Floats] | None:
     search = PriceSearch(cluster)
     bound, best = covering, None
     for _ in range(ROUNDS):
@@ -79,11 +89,11 @@ def _search(cluster: Cluster, covering: float) -> float:
         if prices is None:
             break
         bound, best = lowest_proven(cluster, prices, LOWEST * flow, flow, CLOSE / 10), prices
-    return bound if best is None else lowest_proven(cluster, best, bound * (1 - CLOSE), bound, EXACT)
+    return None if best is None else (lowest_proven(cluster, best, bound * (1 - CLOSE), bound, EXACT), best)
 
 
 class PriceSearch:
-    """Maximises ``worth`` over prices, for one flow after another; layers once found are kept.
+    """Maximises ``dual_bound`` over prices, for one flow after another; layers once found are kept.
 
     Variables: a price for each kind; for each number of nodes the cost of a layer; the least of these; and the price of
     what crosses between sites. All prices together are 1.
@@ -96,10 +106,10 @@ class PriceSearch:
         self.layers: list[tuple[float, Floats]] = []
 
     def ruling_out(self, flow: float) -> Floats | None:
-        """Prices by which ``worth`` is over 1 for ``flow``, or ``None`` if none were found."""
+        """Prices by which ``dual_bound`` is over 1 for ``flow``, or ``None`` if none were found."""
         if self.kinds > MOST_KINDS:
             prices = covering_prices(self.cluster, flow)
-            return prices if worth(self.cluster, prices, flow) > PROVEN else None
+            return prices if dual_bound(self.cluster, prices, flow) > PROVEN else None
         best, most = None, PROVEN
         rules, limits = self._rules(flow)
         goal = np.zeros(self.size)
@@ -110,7 +120,7 @@ class PriceSearch:
             found = maximum(goal, np.array([*rules, *layers]), np.array([*limits, *(0.0 for _ in layers)]))
             prices = found[: self.kinds]
             table = LayerTable(self.cluster, prices, flow)
-            reached, hoped = worth_of(self.cluster, prices, flow, table.costs()), float((goal * found).sum())
+            reached, hoped = dual_bound_of(self.cluster, prices, flow, table.costs()), float((goal * found).sum())
             if reached > most:
                 best, most = prices, reached
             if hoped <= PROVEN or reached - 1 > ENOUGH * (hoped - 1) or not self._add_layers(table, found, flow):
@@ -118,7 +128,7 @@ class PriceSearch:
         return best
 
     def _rules(self, flow: float) -> tuple[list[Floats], list[float]]:
-        """Rows and limits that don't depend on layers: what ``worth`` does with their costs."""
+        """Rows and limits that don't depend on layers: what ``dual_bound`` does with their costs."""
         cost = range(self.kinds, self.kinds + MOST)
         everything = np.zeros(self.size)
         everything[: self.kinds] = self.cluster.counts

@@ -7,13 +7,13 @@ Owns the argument and its check by plain arithmetic, for any prices of nodes. Do
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints, link_matrix, speed_matrix
 from helix_df.graph.problem import Problem
-from helix_df.graph.sites import find_sites
 
 MOST = 5
 """Nodes on a layer that are counted one by one; ``MOST`` stands for that many or more."""
@@ -28,7 +28,11 @@ SAFE = 1e-12
 """Rounding must never cut off a flow that is reached exactly."""
 
 PROVEN = 1 + 1e-9
-"""``worth`` over ``1`` by more than its arithmetic can be wrong."""
+"""``dual_bound`` over ``1`` by far more than its arithmetic can be wrong: what a search must reach."""
+
+EVALUATED = 1 + 1e-10
+"""``dual_bound`` over ``1`` by more than its arithmetic can be wrong (some 1e-13): what an evaluation must reach. The
+rest lets another machine, which adds in another order, prove what was found here."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,19 +63,21 @@ class Cluster:
         return hash(self.content())
 
 
-def describe(problem: Problem) -> Cluster:
-    """The cluster of a problem, without the nodes that serve nothing."""
+def describe(problem: Problem, sites: Sequence[Sequence[int]]) -> tuple[Cluster, Ints]:
+    """The cluster of a problem, without the nodes that serve nothing, and each node's kind (-1 for those).
+
+    ``sites`` are positions of nodes; any grouping will do.
+    """
     speed = speed_matrix(problem)
     kinds, kind = np.unique(speed, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
-    sites = find_sites(problem).members
     held = np.where(speed > 0, np.arange(speed.shape[1]), 0).max(axis=1, initial=0)
     memory = [int(held[list(site)].sum()) for site in sites]
     by_site = [np.bincount(kind[list(site)], minlength=len(kinds)) for site in sites]
     whole = [tuple(count) for count, layers in zip(by_site, memory, strict=True) if layers >= problem.num_layers]
     alone = (number * _alone(kinds, np.array(count), problem.num_layers) for count, number in Counter(whole).items())
     useful = (kinds > 0).any(axis=1)
-    return Cluster(
+    cluster = Cluster(
         problem.num_layers,
         kinds[useful],
         np.bincount(kind, minlength=len(kinds))[useful].astype(float),
@@ -79,6 +85,7 @@ def describe(problem: Problem) -> Cluster:
         max(1, _sites_needed(memory, problem.num_layers) - 1),
         _best_links(problem, sites),
     )
+    return cluster, np.where(useful, np.cumsum(useful) - 1, -1)[kind]
 
 
 def _alone(speed: Floats, counts: Ints, num_layers: int) -> float:
@@ -95,7 +102,7 @@ def _sites_needed(memory: list[int], num_layers: int) -> int:
     return int(np.searchsorted(reached, num_layers)) + 1
 
 
-def _best_links(problem: Problem, sites: tuple[tuple[int, ...], ...]) -> Floats:
+def _best_links(problem: Problem, sites: Sequence[Sequence[int]]) -> Floats:
     """Tokens/s of the best 0, 1, 2, ... links between sites; a link is used in one direction only."""
     site = np.full(len(problem.nodes), -1)
     for g, members in enumerate(sites):
@@ -177,7 +184,7 @@ def _undominated(speed: Floats, cost: Floats) -> Ints:
 
 
 def crossing_capacity(cluster: Cluster, before: int, after: int, flow: float) -> float:
-    """Tokens/s between sites from a layer on ``before`` nodes to the next on ``after`` nodes (proof: ``worth``)."""
+    """Tokens/s between sites from a layer on ``before`` nodes to one on ``after`` (proof: ``dual_bound``)."""
     if len(cluster.links) == 1:
         return 0.0
 
@@ -197,7 +204,7 @@ def crossing_flow(cluster: Cluster, flow: float) -> float:
     return cluster.crossings * max(0.0, flow - cluster.alone)
 
 
-def worth(cluster: Cluster, prices: Floats, flow: float) -> float:
+def dual_bound(cluster: Cluster, prices: Floats, flow: float) -> float:
     """At most 1 if any placement has ``flow`` tokens/s; so more than 1 proves that none has as much.
 
     Proof. Take a placement and a flow of ``F`` through it; scaled down, a larger one will do. Split it into pipelines.
@@ -215,18 +222,18 @@ def worth(cluster: Cluster, prices: Floats, flow: float) -> float:
     ``(a(n) - a + a(n') - a) / (2·g(n, n'))``, and a layer next to two others at most,
     ``Σ_l (a(n_l) - a) ≥ c·Σ_p g(n_{p-1}, n_p) ≥ c·W``, where ``W`` is all that crosses.
 
-    Pipelines inside one site are a flow over its nodes alone, so they carry at most what ``covering_bound`` says of it,
+    Pipelines inside one site are a flow over its nodes alone, so they carry at most what ``LayerCovering`` says of it,
     and nothing where its memory doesn't hold the model. The others cross at least once, and once less than the number
-    of sites that a model needs (``site_bound``): ``W`` is at least ``crossing_flow``.
+    of sites that a model needs (``SiteShares``): ``W`` is at least ``crossing_flow``.
 
     Together ``(L·a + c·W) / Σ_i π_i ≤ 1``. Holds with and without partial inference, for any prices and any grouping of
     nodes into sites.
     """
-    return worth_of(cluster, prices, flow, LayerTable(cluster, prices, flow).costs())
+    return dual_bound_of(cluster, prices, flow, LayerTable(cluster, prices, flow).costs())
 
 
-def worth_of(cluster: Cluster, prices: Floats, flow: float, costs: Floats) -> float:
-    """``worth`` where the costs of a layer are known."""
+def dual_bound_of(cluster: Cluster, prices: Floats, flow: float, costs: Floats) -> float:
+    """``dual_bound`` where the costs of a layer are known."""
     least = float(costs.min())
     total = float((cluster.counts * prices).sum())
     if total <= 0 or not np.isfinite(least):
@@ -251,5 +258,5 @@ def lowest_proven(cluster: Cluster, prices: Floats, low: float, high: float, clo
     """The lowest flow that bisection finds these prices to rule out, up to a share ``close``, if they do ``high``."""
     while high - low > close * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if worth(cluster, prices, middle) > PROVEN else (middle, high)
+        low, high = (low, middle) if dual_bound(cluster, prices, middle) > PROVEN else (middle, high)
     return high

@@ -7,11 +7,12 @@ placements are found or how stages run.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from helix_df.errors import PlanError
 from helix_df.graph.bounds import best_bound
@@ -19,11 +20,18 @@ from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow import EdgeFlow, Flow, FlowPath, MinCut, decompose
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import Placement, Problem
+from helix_df.graph.witness import Witness, read_witness, witness_document
 from helix_df.layers import LayerRange
+from helix_df.profiles.identity import ModelIdentity, read_identity
 from helix_df.spec.job import Job
 
 FORMAT = "helix-df-plan"
-VERSION = 1
+VERSION = 2
+"""Of the file that is written. Raised when an earlier release couldn't read what is written now."""
+
+READABLE = (1, 2)
+"""Versions of the file that are read (docs/compatibility.md). 1 has no witness, and says neither which release made it
+nor of which model."""
 
 __all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "write_plan"]
 
@@ -40,10 +48,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An upper bound on every placement's flow, in tokens/s, and the argument that proves it."""
+    """An upper bound on every placement's flow, in tokens/s, the argument that proves it, and the witness.
+
+    ``witness.evaluate(problem)`` is a bound that no placement exceeds, and at most ``bound``. Plans of version 1 have
+    none.
+    """
 
     kind: str
     bound: float
+    witness: Witness | None = None
 
     def gap(self, flow: float) -> float:
         """``(bound − flow) / bound``: the share of the bound that the plan might still miss."""
@@ -64,7 +77,10 @@ class SolverReport:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A certified placement and its flow, with the job it was made for."""
+    """A certified placement and its flow, with the job and the model it was made for.
+
+    ``made_by``: the release of helix-df that made it. Plans of version 1 have neither that nor ``model``.
+    """
 
     job: Job
     num_layers: int
@@ -74,6 +90,8 @@ class Plan:
     cut: MinCut
     certificate: Certificate
     solver: SolverReport
+    made_by: str | None = None
+    model: ModelIdentity | None = None
 
     @property
     def placement(self) -> Placement:
@@ -95,7 +113,7 @@ class Plan:
 
 
 def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, report: SolverReport) -> Plan:
-    """A plan from a judged placement; its certificate is the lowest bound that can be computed anew."""
+    """A plan from a judged placement; its certificate is the lowest bound that a witness was found for."""
     profiles = {node.name: node for node in problem.nodes}
     stages = tuple(
         Stage(
@@ -107,8 +125,24 @@ def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, repor
         for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
     )
     bound = best_bound(problem)
-    certificate = Certificate(bound.kind, max(bound.bound, flow.value))
-    return Plan(job, problem.num_layers, stages, flow.value, flow.edges, flow.cut, certificate, report)
+    return Plan(
+        job,
+        problem.num_layers,
+        stages,
+        flow.value,
+        flow.edges,
+        flow.cut,
+        Certificate(bound.kind, max(bound.bound, flow.value), bound.witness),
+        report,
+        made_by=_release(),
+        model=read_identity(job.model.parsed_source),
+    )
+
+
+def _release() -> str:
+    """The version of the package around this module, which must not be imported here by name: it imports everything."""
+    release: str = sys.modules[__name__.partition(".")[0]].__version__
+    return release
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -124,13 +158,15 @@ def to_document(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
+        "made_by": plan.made_by,
+        "model": None if plan.model is None else asdict(plan.model),
         "job": plan.job.model_dump(mode="json", exclude_none=True),
         "num_layers": plan.num_layers,
         "stages": [asdict(stage) for stage in plan.stages],
         "flow": plan.flow,
         "edges": [asdict(edge) for edge in plan.edges],
         "cut": asdict(plan.cut),
-        "certificate": asdict(plan.certificate),
+        "certificate": _certificate_document(plan.certificate),
         "solver": asdict(plan.solver),
     }
 
@@ -158,20 +194,45 @@ def from_document(document: object, where: str = "plan") -> Plan:
     """
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise PlanError("this is not a plan file", where=where, expected=f'"format": "{FORMAT}"')
-    if document.get("version") != VERSION:
-        raise PlanError(
-            "the plan file is of another version",
-            where=where,
-            found=document.get("version"),
-            expected=str(VERSION),
-            hint="make it again with `helix-df plan`",
-        )
+    if document.get("version") not in READABLE:
+        raise _another_version(document, where)
     try:
         return _decode(document)
     except ValidationError as error:
-        raise PlanError("the job inside the plan is not valid", where=where, found=error.errors()[0]["msg"]) from error
+        part = {"Job": "the job", "ModelIdentity": "the model"}.get(error.title, "the certificate's witness")
+        raise PlanError(f"{part} inside the plan is not valid", where=where, found=error.errors()[0]["msg"]) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError("the plan file is damaged", where=where, found=f"{type(error).__name__}: {error}") from error
+
+
+def _another_version(document: dict[str, Any], where: str) -> PlanError:
+    version, maker = document.get("version"), document.get("made_by")
+    newer = isinstance(version, int) and version > VERSION
+    return PlanError(
+        "the plan file is of a newer version" if newer else "the plan file is of an unknown version",
+        where=where,
+        found=f"{version}, made by helix-df {maker}" if isinstance(maker, str) else version,
+        expected=" or ".join(map(str, READABLE)),
+        hint=("upgrade helix-df here, or " if newer else "") + "make it again with `helix-df plan`",
+    )
+
+
+def _certificate_document(certificate: Certificate) -> dict[str, Any]:
+    witness = certificate.witness
+    return {
+        "kind": certificate.kind,
+        "bound": certificate.bound,
+        "witness": None if witness is None else witness_document(witness),
+    }
+
+
+def _read_certificate(document: dict[str, Any]) -> Certificate:
+    kind, witness = document["kind"], document.get("witness")
+    return Certificate(kind, document["bound"], None if witness is None else read_witness(kind, witness))
+
+
+def _read_model(document: object) -> ModelIdentity | None:
+    return None if document is None else TypeAdapter(ModelIdentity).validate_python(document)
 
 
 def _decode(document: dict[str, Any]) -> Plan:
@@ -183,6 +244,8 @@ def _decode(document: dict[str, Any]) -> Plan:
         flow=document["flow"],
         edges=tuple(EdgeFlow(**edge) for edge in document["edges"]),
         cut=MinCut(tuple(cut["nodes"]), tuple((tail, head) for tail, head in cut["links"]), cut["capacity"]),
-        certificate=Certificate(**document["certificate"]),
+        certificate=_read_certificate(document["certificate"]),
         solver=SolverReport(**document["solver"]),
+        made_by=document.get("made_by"),
+        model=_read_model(document.get("model")),
     )

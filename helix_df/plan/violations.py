@@ -1,8 +1,9 @@
 """Everything that can be wrong with a plan, found without any solver.
 
 Owns the check of a plan against its job: capacities are computed anew, the flow is checked link by link, the cut proves
-that the placement carries no more, and the certificate that no placement does by more than the gap. Trusts nothing
-that the plan says about itself.
+that the placement carries no more, and the certificate's witness that no placement does by more than the gap. Trusts
+nothing that the plan says about itself: a witness is evaluated, and no bound is searched for, but for plans of earlier
+releases, which have none.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import PlanError
-from helix_df.graph.bounds import Bound, best_bound
+from helix_df.graph.bounds import best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import COORDINATOR, Problem
-from helix_df.plan.plan import Plan
+from helix_df.graph.witness import KINDS
+from helix_df.plan.plan import Certificate, Plan
+from helix_df.profiles.identity import differences, read_identity
 
 BALANCE = 1e-3
 """Tokens/s that a node may gain or lose: the rounding of many links' flows."""
+
+CLAIM = 1e-9
+"""Share by which a claimed bound may be below what its witness proves, for rounding."""
+
+SEARCHED_CLAIM = 1e-6
+"""The same, where the bound has to be searched for again because the plan has no witness."""
 
 
 def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
     """Everything that is wrong with a plan, in words; empty for a right one.
 
     Recomputes capacities from the job and checks the flow (conservation, capacity), the cut (equal to the flow, and a
-    real cut of the graph) and the bound (not below the flow, and the one its argument gives).
+    real cut of the graph) and the bound (not below the flow, nor below what its witness proves: a weaker claim is true
+    as well).
     """
     problem = problem or compile_problem(plan.job)
     wrong = _placement_violations(plan, problem)
@@ -37,7 +47,8 @@ def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
         *wrong,
         *_flow_violations(plan, graph),
         *_cut_violations(plan, graph),
-        *_bound_violations(plan, best_bound(problem)),
+        *_bound_violations(plan, problem),
+        *_claim_violations(plan),
     ]
 
 
@@ -49,10 +60,11 @@ def require_valid(plan: Plan, where: str = "plan", problem: Problem | None = Non
     """
     wrong = violations(plan, problem)
     if wrong:
+        another = [] if plan.model is None else differences(plan.model, read_identity(plan.job.model.parsed_source))
         raise PlanError(
-            "the plan doesn't fit its job",
+            "the model here is another than the plan was made for" if another else "the plan doesn't fit its job",
             where=where,
-            found="; ".join(wrong[:5]),
+            found="; ".join([*another, *wrong][:5]),
             hint="make it again with `helix-df plan`",
         )
     return plan
@@ -143,19 +155,34 @@ def _reaches_sink(graph: FlowGraph, cut_nodes: frozenset[str], cut_links: frozen
     return False
 
 
-def _bound_violations(plan: Plan, proven: Bound) -> list[str]:
+def _bound_violations(plan: Plan, problem: Problem) -> list[str]:
     certificate = plan.certificate
-    if certificate.kind != proven.kind:
-        return [f"the certificate is of kind {certificate.kind!r}; the best that can be checked is {proven.kind!r}"]
-    wrong = []
-    if not _close(certificate.bound, max(proven.bound, plan.flow)):
-        wrong.append(f"the plan claims the bound {certificate.bound}, the argument {proven.kind} proves {proven.bound}")
-    if plan.flow > proven.bound * (1 + 1e-9):
-        wrong.append(f"the flow {plan.flow} is over the bound {proven.bound} that the argument {proven.kind} proves")
+    claimed, kind, witness = certificate.bound, certificate.kind, certificate.witness
+    if kind not in KINDS or (witness is not None and witness.kind != kind):
+        known = ", ".join(KINDS)
+        return [f"the certificate is of the kind {kind!r}, its witness of another; kinds that can be checked: {known}"]
+    if not (math.isfinite(claimed) and claimed >= plan.flow * (1 - CLAIM)):
+        return [f"the plan claims the bound {claimed}, below its flow {plan.flow} or not a number"]
+    proven, tolerance = _proven(certificate, problem)
+    if claimed >= proven * (1 - tolerance):
+        return []
+    if math.isinf(proven):
+        return [f"the plan claims the bound {claimed}, and its witness ({kind}) proves none"]
+    return [f"the plan claims the bound {claimed}, and its witness ({kind}) proves no less than {proven}"]
+
+
+def _proven(certificate: Certificate, problem: Problem) -> tuple[float, float]:
+    """The bound that can be proven of a certificate, and the share by which its claim may be below."""
+    if certificate.witness is not None:
+        return certificate.witness.evaluate(problem), CLAIM
+    return best_bound(problem).bound, SEARCHED_CLAIM
+
+
+def _claim_violations(plan: Plan) -> list[str]:
     claimed = plan.solver.bound
     if claimed is not None and not claimed >= plan.flow * (1 - 1e-6):
-        wrong.append(f"the solver {plan.solver.name} claims the bound {claimed}, below the flow {plan.flow}")
-    return wrong
+        return [f"the solver {plan.solver.name} claims the bound {claimed}, below the flow {plan.flow}"]
+    return []
 
 
 def _close(a: float, b: float) -> bool:

@@ -32,10 +32,15 @@ _COMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What a header says of a tensor. ``shape`` and ``dtype`` are None while its file isn't here."""
+    """What a header says of a tensor: its shape, number format, file, and where in it the tensor's bytes begin.
+
+    All are None while its file isn't here.
+    """
 
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
+    file: Path | None = None
+    offset: int | None = None
 
 
 def check_checkpoint(folder: Path, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
@@ -128,16 +133,19 @@ def read_header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
             described: Mapping[str, Mapping[str, object]] = json.loads(file.read(length))
         for name, entry in described.items():
             if name != "__metadata__":
-                yield name, _stored(entry)
+                yield name, _stored(entry, path, 8 + length)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError("the weights can't be read", where=str(path), found=str(error)) from error
 
 
-def _stored(entry: Mapping[str, object]) -> StoredTensor:
-    shape = entry["shape"]
+def _stored(entry: Mapping[str, object], file: Path, data_start: int) -> StoredTensor:
+    shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list):
         raise TypeError(f"a shape of {shape!r}")
-    return StoredTensor(tuple(int(size) for size in shape), str(entry["dtype"]))
+    if not isinstance(offsets, list):
+        raise TypeError(f"data offsets of {offsets!r}")
+    begin = data_start + int(offsets[0])
+    return StoredTensor(tuple(int(size) for size in shape), str(entry["dtype"]), file, begin)
 
 
 def _check_names(missing: list[str], unread: list[str], where: str) -> None:

@@ -7,20 +7,22 @@ import pytest
 from ortools.linear_solver import pywraplp
 
 from benchmarks.generate import random_cluster
-from helix_df.graph.bounds import covering_bound
+from helix_df.graph.bounds import covering_bound, priced_covering_bound
 from helix_df.graph.capacities import Floats
 from helix_df.graph.max_flow import placement_flow
-from helix_df.graph.price_search import maximum, priced_covering_bound
+from helix_df.graph.price_search import maximum
 from helix_df.graph.priced_covering import (
     GRID,
     MOST,
+    Cluster,
     LayerTable,
     covering_prices,
     crossing_capacity,
     describe,
-    worth,
+    dual_bound,
 )
 from helix_df.graph.problem import Link, Problem
+from helix_df.graph.sites import find_sites
 from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverSolver
@@ -33,6 +35,10 @@ SLOW = Link(10 * ACTIVATION_BYTES, 0.05)
 
 def bound(given: Problem) -> float:
     return priced_covering_bound(given, covering_bound(given))
+
+
+def described_by_sites(given: Problem) -> Cluster:
+    return describe(given, find_sites(given).members)[0]
 
 
 @pytest.mark.parametrize("partial", [True, False])
@@ -70,14 +76,14 @@ def test_a_token_that_crosses_between_single_nodes_has_one_link() -> None:
 
 def test_sites_that_hold_the_model_need_no_links() -> None:
     given = two_sites(100, 40)
-    assert describe(given).alone == pytest.approx(80)
+    assert described_by_sites(given).alone == pytest.approx(80)
     apart = {name: LayerRange(2 * i, 2 * i + 2) for pair in ("ab", "cd") for i, name in enumerate(pair)}
     assert placement_flow(given, apart).value == pytest.approx(80)
     assert 80 <= bound(given) < covering_bound(given)
 
 
 def test_crossings_grow_with_nodes_and_stop_at_the_flow() -> None:
-    described = describe(cluster("geo24"))
+    described = described_by_sites(cluster("geo24"))
     best = float(described.links[1])
     assert crossing_capacity(described, 1, 1, best + 1) == 0
     assert crossing_capacity(described, 1, 1, best) == best
@@ -89,12 +95,12 @@ def test_crossings_grow_with_nodes_and_stop_at_the_flow() -> None:
 
 def test_prices_of_the_covering_bound_prove_the_covering_bound() -> None:
     given = cluster("hetero42")
-    described, most = describe(given), covering_bound(given)
-    assert worth(described, covering_prices(described, 1.001 * most), 1.001 * most) > 1
+    described, most = described_by_sites(given), covering_bound(given)
+    assert dual_bound(described, covering_prices(described, 1.001 * most), 1.001 * most) > 1
 
 
 def test_the_cheapest_layers_carry_the_flow_at_their_cost() -> None:
-    described = describe(cluster("geo24"))
+    described = described_by_sites(cluster("geo24"))
     flow = 1900.0
     table = LayerTable(described, covering_prices(described, flow), flow)
     costs = table.costs()

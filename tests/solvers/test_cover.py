@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.generate import random_cluster
-from helix_df.graph.bounds import best_bound, site_bound
+from helix_df.graph.bounds import best_bound, site_shares
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, Problem
@@ -76,7 +76,9 @@ def test_slow_links_between_sites_lower_the_bound() -> None:
     given = Problem(8, nodes, links, TOKEN_BYTES, ACTIVATION_BYTES)
     assert best_bound(given).kind == "sites"
     assert best_bound(given).bound == pytest.approx(4 * 0.5)
-    assert site_bound(given, [[0, 1, 2, 3]]) == pytest.approx(12.0)  # 4 nodes × 3 layers × 8 tokens/s over 8 layers
+    assert site_shares(given, [[0, 1, 2, 3]]).bound == pytest.approx(
+        12.0
+    )  # 4 nodes × 3 layers × 8 tokens/s over 8 layers
 
 
 def test_the_same_seed_gives_the_same_placement() -> None:
