@@ -21,21 +21,31 @@ if TYPE_CHECKING:
 
 
 def bench(
-    name: Annotated[str | None, typer.Argument(help="The job; not needed while only one runs.")] = None,
-    trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
-    rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Saturate: when a request ends, the next enters.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The job's name; not needed while only one runs.")
+    ] = None,
+    trace: Annotated[str, typer.Option(metavar="TRACE", help=TRACE_HELP)] = "azure",
+    rate: Annotated[float | None, typer.Option(help="Mean requests/s that arrive.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Saturate: when a request ends, the next one starts.")
+    ] = False,
     in_flight: Annotated[
-        int | None, typer.Option("--in-flight", min=1, help="Saturate with so many requests under way; 32 by default.")
+        int | None,
+        typer.Option("--in-flight", min=1, help="Saturate with this many requests in flight; 32 by default."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time that is reported.")] = 60.0,
-    warmup: Annotated[float, typer.Option(help="Time before that.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Length of the window that is reported.")] = 60.0,
+    warmup: Annotated[float, typer.Option(help="Seconds before the window.")] = 10.0,
     scale: Annotated[
-        float | None, typer.Option(help="Of the trace's lengths; by default as long as all requests fit.")
+        float | None,
+        typer.Option(
+            help="Factor on all prompt and output lengths; by default the largest up to 1 at which every request fits."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
-    predict: Annotated[bool, typer.Option(help="Simulate the job's plan under the same requests.")] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything here; - prints it.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trace and the prompts.")] = 0,
+    predict: Annotated[bool, typer.Option(help="Simulate the job's plan with the same requests.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report as JSON; - prints it.")
+    ] = None,
 ) -> None:
     """Replay a trace against a running job: throughput and latency, beside the simulator's prediction.
 

@@ -8,21 +8,21 @@ from rich.console import Console
 
 from helix_df.benchmarking.report import BenchReport
 from helix_df.cli.console import print_trimmed
-from helix_df.cli.words import labelled, number, plain_table
+from helix_df.cli.words import labelled, number, plain_table, plural
 
 _NAMES = {
     "decode_tokens_per_s": "decode, tokens/s",
-    "prompt_tokens_per_s": "prompts, tokens/s",
-    "tokens_per_s": "together, tokens/s",
-    "requests_per_s": "requests ended, 1/s",
+    "prompt_tokens_per_s": "prompt, tokens/s",
+    "tokens_per_s": "total, tokens/s",
+    "requests_per_s": "requests finished, 1/s",
     "ttft_s": "time to first token, s",
-    "itl_s": "between two tokens, s",
-    "end_to_end_s": "end to end, s",
+    "itl_s": "inter-token latency, s",
+    "end_to_end_s": "end-to-end latency, s",
 }
 
 
 def render_report(report: BenchReport, console: Console) -> None:
-    """Print what was asked, what came, and each figure beside its prediction."""
+    """Print the load, the outcome of the requests, and each figure beside its prediction."""
     heads = ("measured", "simulated", "difference") if report.simulated is not None else ("measured",)
     table = plain_table("", *heads, numbers=heads)
     for name, measured, simulated, apart in report.rows():
@@ -39,13 +39,13 @@ def _summary(report: BenchReport) -> Iterator[tuple[str, str]]:
     yield "job", report.job
     yield "trace", f"{report.trace}{scale}; seed {report.load.seed}"
     if report.saturating:
-        yield "load", f"{report.load.in_flight} requests under way at all times"
-    until = ", the job is gone" if replayed.gone is not None else ", stopped by you" if replayed.stopped else ""
-    until = until or (", when all was answered" if replayed.run_out else "")
+        yield "load", f"{plural(report.load.in_flight, 'request')} in flight at all times"
+    until = ", the job stopped" if replayed.gone is not None else ", stopped by you" if replayed.stopped else ""
+    until = until or (", when every request was answered" if replayed.run_out else "")
     yield "window", f"{replayed.start_s:.3g} s to {replayed.end_s:.3g} s{until}"
     yield (
         "requests",
-        f"{measured.came:,} came, {measured.finished:,} ended in the window, {measured.left:,} were under way, "
+        f"{measured.came:,} arrived, {measured.finished:,} finished in the window, {measured.left:,} were unfinished, "
         f"{measured.failed:,} failed",
     )
     for reason, count in report.failures.items():

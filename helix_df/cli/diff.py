@@ -11,10 +11,10 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help=SOURCE_HELP)],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, for the plan that would follow.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The plan to compare it with, given likewise.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two plans: what moves, loads, flows, and is re-routed."""
+    """Compare two plans: flow, layers that move, weights to load, and traffic that is re-routed."""
     from helix_df.cli.console import messages, output
     from helix_df.cli.diff_table import render_diff
     from helix_df.cli.plans import find_plan

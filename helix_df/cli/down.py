@@ -8,10 +8,15 @@ import typer
 
 
 def down(
-    name: Annotated[str | None, typer.Argument(help="The job; not needed while only one runs.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The job's name; not needed while only one runs.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="End every job that runs here.")] = False,
 ) -> None:
-    """End a job and its workers. Ending one that doesn't run is no error."""
+    """End a job and its workers.
+
+    Ending a job that isn't running is no error.
+    """
     from helix_df.runtime.jobs.directory import find_job, running_jobs
     from helix_df.runtime.jobs.lifecycle import stop_daemon
 

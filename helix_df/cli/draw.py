@@ -12,11 +12,11 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def draw(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
-    out: Annotated[Path | None, typer.Option(help="Write an SVG to this file instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an SVG to this file instead of drawing in the terminal.")
+    ] = None,
 ) -> None:
-    """Draw a plan, in the terminal or as an SVG.
-
-    It shows which node holds which layers, how much flows through it, and where it binds."""
+    """Draw a plan: the layers and the flow of each node, and the bottleneck."""
     from helix_df.cli.console import messages, output, print_trimmed
     from helix_df.cli.plans import find_plan
     from helix_df.errors import PlanError

@@ -11,15 +11,17 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def explain(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
-    solver: Annotated[str, typer.Option(help="Who plans anew with one more GPU of each type.")] = "auto",
+    solver: Annotated[
+        str, typer.Option(metavar="SOLVER", help="The solver that re-plans with one more GPU of each type.")
+    ] = "auto",
     budget: Annotated[
-        str, typer.Option(help="Time for all its runs together, e.g. 30s; 0s leaves planning anew out.")
+        str, typer.Option(metavar="TIME", help="For all its runs together, such as 30s; 0s leaves re-planning out.")
     ] = "10s",
     as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
 ) -> None:
-    """Say what binds a plan, and what more would bring.
+    """Explain a plan: its bottleneck, and what more GPUs or faster links would gain.
 
-    Every gain is the exact max flow of the changed graph. Ctrl-C leaves out what is still to be planned anew.
+    Every gain is the exact max flow of the changed graph. Ctrl-C leaves out the re-planning that is still to be done.
     """
     from helix_df.cli.console import messages, output
     from helix_df.cli.explain_table import render_explanation

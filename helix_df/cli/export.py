@@ -11,12 +11,12 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def export(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
-    to: Annotated[str, typer.Option(help="vllm, llama.cpp or parallax.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    to: Annotated[str, typer.Option(metavar="TARGET", help="vllm, llama.cpp or parallax.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print commands and notes as JSON.")] = False,
 ) -> None:
-    """Say a plan in the words of vLLM, llama.cpp or Parallax.
+    """Write the commands that run a plan in vLLM, llama.cpp or Parallax.
 
-    A plan that the target can't run as it is is refused, with the stages that are why.
+    A plan that the target can't run unchanged is refused, with the stages that are the reason.
     """
     from helix_df.cli.console import messages
     from helix_df.cli.plans import find_plan

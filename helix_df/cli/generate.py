@@ -12,20 +12,28 @@ if TYPE_CHECKING:
 
 def generate(
     words: Annotated[
-        list[str], typer.Argument(metavar="[NAME] PROMPT", help="The job (not needed while only one runs); the prompt.")
+        list[str],
+        typer.Argument(
+            metavar="[NAME] PROMPT", help="The job's name (not needed while only one runs), and the prompt."
+        ),
     ],
     chat: Annotated[
         bool, typer.Option("--chat", help="Ask as a user in a chat, instead of continuing the text.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token every time.")] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(max=1, help="Draw from the likeliest tokens of this total probability.")
+    max_tokens: Annotated[int, typer.Option(min=1, help="Generate at most this many tokens.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Sampling temperature; 0 always takes the likeliest token.")
     ] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="For the same answer every time.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; up to four times.")] = None,
+    top_p: Annotated[
+        float,
+        typer.Option(max=1, help="Sample from the likeliest tokens of this total probability (nucleus sampling)."),
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer before this text; may be given up to four times.")
+    ] = None,
 ) -> None:
-    """Stream an answer of a running job."""
+    """Ask a running job, and print the answer as it comes."""
     import asyncio
 
     if len(words) > 2:

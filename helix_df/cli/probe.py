@@ -18,16 +18,19 @@ def probe(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[JOB | [NAME=]HOST:PORT…]",
-            help="A running job, not needed while only one runs; or listeners, with the nodes' names.",
+            metavar="[NAME | [NODE=]HOST:PORT…]",
+            help="A running job's name (not needed while only one runs), or listeners and which nodes they are.",
         ),
     ] = None,
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer probes here until Ctrl-C.")] = None,
-    loopback: Annotated[bool, typer.Option("--loopback", help="Between two processes of this machine.")] = False,
+    loopback: Annotated[
+        bool, typer.Option("--loopback", help="Measure between two processes of this machine.")
+    ] = False,
 ) -> None:
-    """Measure links with the runtime's own messages: of a running job, or to `helix-df probe --listen` elsewhere.
+    """Measure links: those of a running job, or to machines that run `helix-df probe --listen`.
 
-    The YAML goes under a job's `links`. Beyond loopback both sides need the same secret in $HELIX_DF_TOKEN.
+    Messages are the runtime's own. The YAML goes under a job's `links`. Beyond loopback both sides need the same secret
+    in $HELIX_DF_TOKEN.
     """
     from helix_df.cli.console import messages, output
     from helix_df.cli.words import plural

@@ -18,17 +18,25 @@ def profile(
     source: Annotated[
         str, typer.Argument(metavar="MODEL_OR_JOB", help="A job file, a plan (.json), or a model: package:…, hf:…")
     ],
-    node: Annotated[str | None, typer.Option(help="The node of the job that this machine is.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers to run at once; by default 1,2,4.")] = None,
-    prefill: Annotated[str | None, typer.Option(help="Prompt tokens; by default 16,64,256.")] = None,
-    decode: Annotated[str | None, typer.Option(help="Requests decoded together; by default 1,4,8,16.")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NODE", help="Which node of the job this machine is.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="Numbers of layers to run at once; by default 1,2,4.")
+    ] = None,
+    prefill: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="Prompt tokens of the prefills; by default 16,64,256.")
+    ] = None,
+    decode: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="Requests of the decode steps; by default 1,4,8,16.")
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each batch.")] = 7,
-    dtype: Annotated[str, typer.Option(help="For a model without a job.")] = "float32",
-    out: Annotated[Path | None, typer.Option(help="Write the YAML here instead of printing it.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Of a model that is given without a job.")] = "float32",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the YAML to this file instead of printing it.")
+    ] = None,
 ) -> None:
     """Time a model's layers on this device with the runtime's own engine.
 
-    Compiling doesn't count; every number is a median. The YAML goes under a job's `gpus`.
+    Compilation doesn't count; every time is a median. The YAML goes under a job's `gpus`.
     """
     from helix_df.cli.console import messages, output
     from helix_df.cli.option_values import whole_numbers

@@ -45,22 +45,23 @@ def _summary(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "decode", f"{number(outcome.decode_tokens_per_s)} tokens/s"
     share = outcome.tokens_per_s / outcome.flow if outcome.flow else 0.0
     yield (
-        "prompts",
-        f"{number(outcome.prompt_tokens_per_s)} tokens/s; together {share:.0%} of the plan's flow of "
+        "prompt",
+        f"{number(outcome.prompt_tokens_per_s)} tokens/s; total {share:.0%} of the plan's flow of "
         f"{number(outcome.flow)}",
     )
     retries = int(outcome.requests.retries.sum())
+    retried = f"; {retries:,} {'retry' if retries == 1 else 'retries'}" if retries else ""
     yield (
         "requests",
-        f"{len(outcome.requests):,} came, {outcome.finished:,} ended in the window, {outcome.in_flight:,} run, "
-        f"{outcome.waiting:,} wait, {outcome.rejected:,} rejected" + (f", {retries:,} started over" if retries else ""),
+        f"{len(outcome.requests):,} arrived, {outcome.finished:,} finished in the window, "
+        f"{outcome.in_flight:,} in flight, {outcome.waiting:,} waiting, {outcome.rejected:,} rejected{retried}",
     )
 
 
 def _latencies(outcome: Outcome) -> Table:
     heads = [f"p{percent}" for percent in SHOWN]
     table = plain_table("seconds", *heads, numbers=heads)
-    names = (("time to first token", "ttft"), ("between two tokens", "itl"), ("end to end", "e2e"))
+    names = (("time to first token", "ttft"), ("inter-token latency", "itl"), ("end-to-end latency", "e2e"))
     for label, figure in names:
         table.add_row(label, *(_seconds(outcome.percentile(figure, percent)) for percent in SHOWN))
     return table

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="The job; not needed while only one runs.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The job's name; not needed while only one runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
 ) -> None:
-    """Show a running job and its workers, or which jobs run."""
+    """Show a running job and its nodes, or list the running jobs."""
     from helix_df.cli.console import output
     from helix_df.runtime.jobs.directory import running_jobs
 

@@ -22,7 +22,7 @@ def gain(value: float, before: float) -> str:
     if abs(value) < 0.05:
         return "–"
     share = f" ({value / before:+.1%})" if before > 0 else ""
-    return f"{'+' if value > 0 else '−'}{number(abs(value))}{share}"
+    return f"{'+' if value > 0 else '-'}{number(abs(value))}{share}"
 
 
 def names(items: Sequence[str], limit: int = MAX_NAMES) -> str:

@@ -14,9 +14,13 @@ from helix_df.errors import DeploymentError
 
 
 def worker(
-    join: Annotated[str, typer.Option(help="Where the coordinator listens, e.g. tcp://10.0.0.1:7000.")],
-    node: Annotated[str, typer.Option(help="The node of the job that this process serves.")],
-    listen: Annotated[str, typer.Option(help="Where other workers reach this one.")] = "tcp://127.0.0.1:*",
+    join: Annotated[
+        str, typer.Option(metavar="URL", help="Where the coordinator listens, such as tcp://10.0.0.1:7000.")
+    ],
+    node: Annotated[str, typer.Option(metavar="NODE", help="The node of the job that this process serves.")],
+    listen: Annotated[
+        str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
+    ] = "tcp://127.0.0.1:*",
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE

@@ -34,8 +34,8 @@ def latency_charts(results: Sequence[Simulated]) -> list[Drawing]:
     """Time to first token, between tokens and end to end: the share of requests or tokens within a time."""
     figures: tuple[tuple[str, Callable[[Outcome], Samples]], ...] = (
         ("Time to first token", lambda outcome: outcome.ttft_s),
-        ("Between two tokens", lambda outcome: outcome.gaps_s),
-        ("End to end", lambda outcome: outcome.end_to_end_s),
+        ("Inter-token latency", lambda outcome: outcome.gaps_s),
+        ("End-to-end latency", lambda outcome: outcome.end_to_end_s),
     )
     return [_cumulative(title, results, [take(one.outcome) for one in results]) for title, take in figures]
 

@@ -79,7 +79,7 @@ def simulation_page(results: Sequence[Simulated], title: str | None = None) -> s
     return _template().render(
         title=title or results[0].plan.job.name,
         style=Markup(STYLE),
-        alone=len(results) == 1,
+        single=len(results) == 1,
         tiles=tuple(_tiles(results[0].outcome)),
         rows=[(colour_of(place), _cells(row_of(one))) for place, one in enumerate(results)],
         heads=HEADS,
@@ -106,17 +106,17 @@ def _tiles(outcome: Outcome) -> Iterator[_Tile]:
     share = outcome.tokens_per_s / outcome.flow if outcome.flow else 0.0
     yield _Tile("decode", number(outcome.decode_tokens_per_s), "tokens/s")
     yield _Tile(
-        "prompts",
+        "prompt",
         number(outcome.prompt_tokens_per_s),
-        f"tokens/s; together {share:.0%} of the flow of {number(outcome.flow)}",
+        f"tokens/s; total {share:.0%} of the flow of {number(outcome.flow)}",
     )
-    for label, figure in (("first token", "ttft"), ("between tokens", "itl"), ("end to end", "e2e")):
+    for label, figure in (("TTFT", "ttft"), ("ITL", "itl"), ("end to end", "e2e")):
         middle, high = outcome.percentile(figure, 50), outcome.percentile(figure, 95)
         yield _Tile(label, seconds(middle), f"median; p95 {seconds(high)}")
     yield _Tile(
         "requests",
         f"{outcome.finished:,}",
-        f"ended of {len(outcome.requests):,}; {outcome.in_flight:,} run, {outcome.waiting:,} wait, "
+        f"finished of {len(outcome.requests):,}; {outcome.in_flight:,} in flight, {outcome.waiting:,} waiting, "
         f"{outcome.rejected:,} rejected",
     )
 

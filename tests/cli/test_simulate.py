@@ -41,7 +41,7 @@ def test_a_saturating_run_is_told_in_full(plan, capsys):
     code, out, err = run(capsys, plan, *SHORT)
     assert (code, err) == (0, "")
     assert "azure, saturating; seed 0" in out
-    for words in ("decode", "tokens/s", "time to first token", "between two tokens", "KV peak", "busiest links"):
+    for words in ("decode", "tokens/s", "time to first token", "inter-token latency", "KV peak", "busiest links"):
         assert words in out
     assert all(any(line.startswith(f"n{number} ") for line in out.splitlines()) for number in range(24))
     assert all(len(line) <= 120 and line == line.rstrip() for line in out.splitlines())

@@ -48,7 +48,14 @@ def test_a_report_beside_the_prediction(cli, start):
     assert (code, err) == (0, "")
     assert "3 came, 3 ended in the window, 0 were under way, 0 failed" in out
     assert "when all was answered" in out
-    for words in ("measured", "simulated", "difference", "decode, tokens/s", "end to end, s, p99", "of the plan's"):
+    for words in (
+        "measured",
+        "simulated",
+        "difference",
+        "decode, tokens/s",
+        "end-to-end latency, s, p99",
+        "of the plan's",
+    ):
         assert words in out
     assert all(len(line) <= 120 and line == line.rstrip() for line in out.splitlines())
 
