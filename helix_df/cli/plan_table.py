@@ -25,6 +25,9 @@ MAX_ROWS = 50
 MAX_PATHS = 3
 MAX_LINKS = 8
 FULL = 1 - 1e-6
+SAME = 1e-6
+"""Share by which two bounds may differ and count as one."""
+
 BINDING = 0.95
 """Share of its capacity from which a link counts as binding."""
 
@@ -65,11 +68,23 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     length = f"{requests.input_tokens:.4g} + {requests.output_tokens:.4g} tokens"
     per_s = plan.flow / requests.tokens
     yield "flow", f"{number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
-    yield "bound", f"{number(plan.certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
+    yield "bound", _bound(plan)
     yield "depth", _depth(plan, problem.limits.max_hops)
     at_once = requests_at_once(problem, plan.placement)
     wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
     yield "KV cache", (f"{at_once:,} requests of that length at once" if at_once else "less than one request") + wanted
+
+
+def _bound(plan: Plan) -> str:
+    """The most that any placement has, and who says so where the certificate proves less than the solver's search."""
+    certificate, claimed = plan.certificate, plan.solver.bound
+    if claimed is None or claimed >= certificate.bound * (1 - SAME):
+        return f"{number(certificate.bound)} tokens/s is the most any placement can have; gap {plan.gap:.1%}"
+    most = max(claimed, plan.flow)
+    return (
+        f"{number(most)} tokens/s is the most any placement can have, as the solver's search says; gap "
+        f"{1 - plan.flow / most:.1%} ({number(certificate.bound)} and {plan.gap:.1%} by the certificate alone)"
+    )
 
 
 def _depth(plan: Plan, max_hops: int | None) -> str:

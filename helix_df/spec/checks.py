@@ -6,11 +6,11 @@ long the model's context is are arguments.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator
 
 from helix_df.spec.job import COORDINATOR, Job, PairLink
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
+from helix_df.suggestions import did_you_mean
 
 
 def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str], bool]) -> list[Mistake]:
@@ -84,7 +84,7 @@ def _node_gpus(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str
         if node.gpu not in job.gpus and not in_catalogue(node.gpu):
             yield Mistake(
                 ("nodes", name, "gpu"),
-                f"unknown GPU{_did_you_mean(node.gpu, known)}",
+                f"unknown GPU{did_you_mean(node.gpu, known)}",
                 repr(node.gpu),
                 " | ".join(known),
                 "declare it under gpus with memory and a profile; several devices of one node are 2xL4, 4xT4, …",
@@ -168,7 +168,7 @@ def _limits(job: Job) -> Iterator[Mistake]:
 def _unknown_end(path: FieldPath, noun: str, name: str, known: list[str]) -> Mistake:
     return Mistake(
         path,
-        f"there is no {noun} of this name{_did_you_mean(name, known)}",
+        f"there is no {noun} of this name{did_you_mean(name, known)}",
         repr(name),
         " | ".join(known[:20]) + (" | …" if len(known) > 20 else ""),
     )
@@ -196,9 +196,3 @@ def _pairs(
                 hint="links go both ways; keep one of the two",
             )
         seen.setdefault(pair, index)
-
-
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    folded = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    return f"; did you mean '{folded[close[0]]}'?" if close else ""

@@ -5,7 +5,6 @@ Owns the translation of every validation error into a ``Mistake``; pydantic's ow
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from helix_df.spec.job import NAME_RULE, Job
 from helix_df.spec.mistakes import FieldPath, Mistake, Refusal, shown
+from helix_df.suggestions import closest
 
 _EXPECTED = {
     "string_type": "text",
@@ -151,8 +151,7 @@ def _belongs(loc: FieldPath, near: str | None) -> str | None:
 
 
 def _nearest(loc: FieldPath) -> str | None:
-    close = difflib.get_close_matches(str(loc[-1]), _known_keys(loc[:-1]), n=1, cutoff=0.6)
-    return close[0] if close else None
+    return closest(str(loc[-1]), _known_keys(loc[:-1]), cutoff=0.6)
 
 
 def _known_keys(loc: FieldPath) -> list[str]:

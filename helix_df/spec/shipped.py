@@ -5,10 +5,10 @@ Owns that choice and the listing. Doesn't read what is in the files.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from helix_df.errors import SpecError
+from helix_df.suggestions import closest
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -33,10 +33,9 @@ def find_example(name: str) -> Path:
     found = examples()
     if name in found:
         return found[name]
-    near = get_close_matches(name, found, 1)
     raise SpecError(
         "there is no such example",
         found=name,
         expected=", ".join(found),
-        hint=f"helix-df examples {near[0] if near else 'quickstart'}",
+        hint=f"helix-df examples {closest(name, found) or 'quickstart'}",
     )

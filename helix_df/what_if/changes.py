@@ -6,7 +6,6 @@ command line (``read_changes``), and plans nothing (``replan``).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import Link
 from helix_df.profiles.catalogue import devices, find_device
 from helix_df.spec.job import COORDINATOR, Job, Links, Node, PairLink
+from helix_df.suggestions import did_you_mean
 
 MAX_SHOWN = 20
 LONGEST_NAME = 63
@@ -267,14 +267,8 @@ def _updated(job: Job, **parts: Any) -> Job:
 def _unknown(noun: str, name: str, known: Collection[str], where: str) -> SpecError:
     names = list(known)
     return SpecError(
-        f"there is no {noun} called {name!r}{_did_you_mean(name, names)}",
+        f"there is no {noun} called {name!r}{did_you_mean(name, names)}",
         where=where,
         found=repr(name),
         expected=" | ".join(names[:MAX_SHOWN]) + (" | …" if len(names) > MAX_SHOWN else ""),
     )
-
-
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    folded = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    return f"; did you mean '{folded[close[0]]}'?" if close else ""

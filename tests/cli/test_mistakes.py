@@ -218,7 +218,7 @@ def test_a_missing_file_and_a_directory(tmp_path, monkeypatch, capsys):
     [
         ("{", "not JSON"),
         ("{}", "not a plan file"),
-        ('{"format": "helix-df-plan", "version": 99}', "another version"),
+        ('{"format": "helix-df-plan", "version": 99}', "a newer version"),
         ('{"format": "helix-df-plan", "version": 1}', "damaged"),
     ],
 )
