@@ -168,18 +168,24 @@ def _start(
 
 
 def _warn(name: str, console: Console) -> None:
-    """Say where workers are not as fast or slow as planned; that is no reason to fail."""
+    """Say in one line where workers are slower than planned, so that the plan promises too much; no reason to fail.
+
+    A faster worker keeps what the plan promises, as one does that was granted less than its device can do.
+    """
     from helix_df import deployment
     from helix_df.errors import HelixError
 
     try:
-        differences = deployment.differences(name)
+        slower = [difference for difference in deployment.differences(name) if difference.worse]
     except HelixError:
         return
-    for difference in differences:
-        console.print(f"warning: {difference}", soft_wrap=True)
-    if differences:
-        console.print("`helix-df profile` measures what this device does, as YAML for the job's gpus")
+    if slower:
+        worst = max(slower, key=lambda difference: difference.factor)
+        others = f", and {len(slower) - 1} more slower than planned" if len(slower) > 1 else ""
+        console.print(
+            f"warning: {worst}{others}; `helix-df profile` measures what a device does, as YAML for the job's gpus",
+            soft_wrap=True,
+        )
 
 
 def _say_what_now(plan: Plan, record: DaemonRecord, console: Console) -> None:

@@ -105,6 +105,11 @@ class Difference:
         """How many times the larger number is the smaller one."""
         return max(self.declared, self.measured) / min(self.declared, self.measured)
 
+    @property
+    def worse(self) -> bool:
+        """Whether what was measured keeps less than was promised: more time, or less a second."""
+        return self.measured < self.declared if self.unit.endswith("/s") else self.measured > self.declared
+
     def __str__(self) -> str:
         return (
             f"{self.what}: measured {_rounded(self.measured, 3):g} {self.unit}, "

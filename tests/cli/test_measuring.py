@@ -75,7 +75,7 @@ def test_mistakes_are_one_message(cli, arguments, words):
     assert "Traceback" not in err
 
 
-def test_apply_warns_of_each_difference_and_goes_on(monkeypatch, capsys):
+def test_apply_warns_in_one_line_of_what_is_slower_and_goes_on(monkeypatch, capsys):
     from helix_df import deployment
     from helix_df.cli.apply import _warn
     from helix_df.cli.console import messages
@@ -84,12 +84,16 @@ def test_apply_warns_of_each_difference_and_goes_on(monkeypatch, capsys):
     def gone(name):
         raise DeploymentError("gone")
 
-    monkeypatch.setattr(deployment, "differences", lambda name: (Difference(f"{name}: a", 1.0, 2.0, "ms"),))
+    slower, slowest = Difference("job: a", 1.0, 2.0, "ms"), Difference("job: b", 9.0, 3.0, "tokens/s")
+    faster = Difference("job: c", 4.0, 1.0, "ms"), Difference("job: d", 1.0, 5.0, "tokens/s")
+    monkeypatch.setattr(deployment, "differences", lambda name: (slower, slowest, *faster))
     _warn("job", messages())
-    first, hint = capsys.readouterr().err.splitlines()
-    assert first == "warning: job: a: measured 2 ms, expected 1 ms (2.0 times apart)"
-    assert "helix-df profile" in hint
-    monkeypatch.setattr(deployment, "differences", lambda name: ())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "warning: job: b: measured 3 tokens/s, expected 9 tokens/s (3.0 times apart), and 1 more slower than planned; "
+    )
+    assert "helix-df profile" in line
+    monkeypatch.setattr(deployment, "differences", lambda name: faster)
     _warn("job", messages())
     monkeypatch.setattr(deployment, "differences", gone)
     _warn("job", messages())
