@@ -25,20 +25,22 @@ import numpy as np
 
 from benchmarks.fidelity_table import ROWS
 from benchmarks.paper import all_ways, published_setup
-from helix_df.goodput.brief import HELD_OUT, SEARCHED, Brief, GoodputOptions, Part
-from helix_df.goodput.planner import plan_goodput
-from helix_df.goodput.search import FIRST
-from helix_df.goodput.workshop import Ranges, Workshop, arrays, ranges_of
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
 from helix_df.plan.plan import write_plan
+from helix_df.planning import make_plan
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
 from helix_df.simulator.options import Saturate, artifact_offline, artifact_online, options_of
 from helix_df.simulator.setup import Setup, setup_of
 from helix_df.simulator.stepwise import Course, Stepwise
 from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.baselines import baselines
+from helix_df.solvers.goodput.config import HELD_OUT, SEARCHED, Part, SearchConfig
+from helix_df.solvers.goodput.evaluator import Evaluator
+from helix_df.solvers.goodput.options import GoodputOptions
+from helix_df.solvers.goodput.placements import Ranges, arrays, ranges_of
+from helix_df.solvers.goodput.search import FIRST
 from helix_df.solvers.neighbours import Neighbours
-from helix_df.solvers.portfolio import baselines
 from helix_df.spec.job import Job
 
 EXAMPLES = Path(__file__).parent.parent / "spec/examples"
@@ -98,10 +100,10 @@ def _simulated(setup: Setup, course: Course) -> Stepwise:
 
 
 def job_for(court: Court, theirs: Setup, seconds: float) -> Job:
-    """The example with the objective, the rate and the paper's latencies as limits."""
+    """The example with the solver, the rate and the paper's latencies as limits."""
     seen = court.online(theirs, 1000, SEARCHED)
     options = {"rules": court.rules, "timing": "measured"}
-    job = court.job.with_solver(objective="goodput", time_limit=seconds, options=options)
+    job = court.job.with_solver(name="goodput", time_limit=seconds, options=options)
     limits = job.limits.model_copy(
         update={f"{figure}_p95": MARGIN * seen.percentile(figure, 95) for figure in ("ttft", "itl")}
     )
@@ -113,7 +115,7 @@ def show(court: Court, seconds: float, keep: Path | None) -> None:
     theirs, more_ways = published_setup(name, "helix-milp"), all_ways(name)
     job = job_for(court, theirs, seconds)
     began = time.perf_counter()
-    plan = plan_goodput(job)
+    plan = make_plan(job)
     took = time.perf_counter() - began
     ours = setup_of(plan, timing="measured")
     print(f"\n**{name}**: planned in {took:.0f} s; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
@@ -144,19 +146,19 @@ def _row(court: Court, setups: tuple[Setup, Setup, Setup], seed: int, part: Part
     return f"| {figures} | {ratios} | {away} | {waiting[1] / waiting[0]:.2f} | {' | '.join(latencies)} |"
 
 
-def candidates(workshop: Workshop, count: int) -> list[Ranges]:
+def candidates(evaluator: Evaluator, count: int) -> list[Ranges]:
     """The rules' placements, and what random moves make of them."""
     chance = random.Random(0)
     options = SolveOptions()
     found = [
-        ranges_of(*workshop.judge.arrays(placement)) for _, placement in baselines(workshop.problem, options, Watch())
+        ranges_of(*evaluator.judge.arrays(placement)) for _, placement in baselines(evaluator.problem, options, Watch())
     ]
     while len(found) < count:
-        near = Neighbours(workshop.objective, *arrays(chance.choice(found)), chance)
+        near = Neighbours(evaluator.objective, *arrays(chance.choice(found)), chance)
         for _ in range(chance.randint(1, 6)):
             near.move()
         ranges = ranges_of(near.start, near.count)
-        if ranges not in found and workshop.value(near.start, near.count) > 0:
+        if ranges not in found and evaluator.value(near.start, near.count) > 0:
             found.append(ranges)
     return found
 
@@ -170,12 +172,13 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 def show_ranking(name: str, count: int) -> None:
     """Rank correlation with simulated throughput, of the surrogate and of the flow."""
     job = load_job(EXAMPLES / f"{name}.yaml")
-    workshop = Workshop(Brief(job, GoodputOptions(rules="artifact", timing="measured")), compile_problem(job), 0)
-    tried = candidates(workshop, count)
+    config = SearchConfig(job, GoodputOptions(rules="artifact", timing="measured"))
+    evaluator = Evaluator(config, compile_problem(job), 0)
+    tried = candidates(evaluator, count)
     never: Callable[[], bool] = lambda: False  # noqa: E731
-    simulated = [workshop.audition(ranges, never, 0, WINDOW_S, spread=FIRST).tokens_per_s for ranges in tried]
-    estimated = [workshop.value(*arrays(ranges)) for ranges in tried]
-    flows = [workshop.judge.flow(*arrays(ranges)) for ranges in tried]
+    simulated = [evaluator.simulated(ranges, never, 0, WINDOW_S, spread=FIRST).tokens_per_s for ranges in tried]
+    estimated = [evaluator.value(*arrays(ranges)) for ranges in tried]
+    flows = [evaluator.judge.flow(*arrays(ranges)) for ranges in tried]
     ratio = np.percentile(np.array(estimated) / np.array(simulated), (10, 50, 90))
     print(
         f"| {name} | {len(tried)} | {rank_correlation(estimated, simulated):.2f} | "

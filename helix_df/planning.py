@@ -1,42 +1,48 @@
-"""From a job to a plan, by the objective that the job names.
+"""From a job to a plan: the solver that the job names places the layers, an exact maximum flow judges, a plan is made.
 
-Owns the choice between the objectives. Doesn't know how either is planned for.
+Owns the order of these steps. Doesn't know how any solver works, or judges (``solvers.planner``).
 """
 
 from __future__ import annotations
 
-from helix_df.errors import SolverError
+from helix_df.graph.compile import compile_problem
 from helix_df.graph.problem import Problem
 from helix_df.plan.moves import Near
-from helix_df.plan.plan import Plan
-from helix_df.solvers.api import Watch
-from helix_df.solvers.planner import plan_flow
+from helix_df.plan.plan import Plan, SolverReport, assemble
+from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.choice import choose_solver
+from helix_df.solvers.planner import solve_problem
 from helix_df.spec.job import Job
 
 
 def make_plan(
     job: Job, *, watch: Watch | None = None, problem: Problem | None = None, near: Near | None = None
 ) -> Plan:
-    """Plan a job for its objective.
+    """Plan a job with the solver it names.
 
     Args:
         job: what to plan.
         watch: hears of progress and may stop the search, whose best placement then becomes the plan.
         problem: ``compile_problem(job)``, if the caller has it already.
-        near: what runs, and the flow that a GiB moved must gain; for solvers that weigh moves (auto, cover).
+        near: what runs, and the tokens/s that a GiB moved must gain; for solvers that weigh moves.
 
     Raises:
         Infeasible: when the model can't be served on the nodes, or nothing was found that serves it; says why.
         SolverError: for an unknown solver or option, or a solver that broke its contract.
         ModelError, SpecError: as ``compile_problem``.
     """
-    if job.solver.objective == "flow":
-        return plan_flow(job, watch=watch, problem=problem, near=near)
-    if near is not None:
-        raise SolverError(
-            "the objective goodput doesn't weigh moves yet", where="solver.objective", hint="objective: flow"
-        )
-    # The simulator is only loaded by those who plan with it.
-    from helix_df.goodput.planner import plan_goodput
-
-    return plan_goodput(job, watch=watch, problem=problem)
+    watch = watch or Watch()
+    choice = job.solver
+    solver = choose_solver(job, near)
+    problem = problem or compile_problem(job)
+    options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options, near, job)
+    placement, flow, termination = solve_problem(problem, solver, options, watch)
+    report = SolverReport(
+        name=choice.name,
+        backend=choice.backend,
+        reason=termination.reason,
+        detail=termination.detail,
+        bound=termination.bound,
+        seconds=watch.elapsed_s(),
+    )
+    return assemble(job, problem, placement, flow, report)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helix_df.goodput.crowding import Ways
-from helix_df.goodput.routes import edges_of, route
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Problem
+from helix_df.solvers.goodput.flow_split import split_flow
+from helix_df.solvers.goodput.kv_split import shift_shares
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
 from property_tests.strategies import limited_problems, placements, problems
@@ -28,39 +28,41 @@ def test_a_request_runs_every_layer_once_on_its_way(problem: Problem, data: st.D
     placement = data.draw(placements(problem))
     judge = Judge(problem)
     start, count = judge.arrays(placement)
-    routed = route(judge, start, count)
+    split = split_flow(judge, start, count)
     flow = placement_flow(problem, placement)
-    if routed is None:
+    if split is None:
         assert flow.value <= 1e-4
         return
-    assert routed.flow == pytest.approx(flow.value, rel=1e-6, abs=1e-4)
-    assert (routed.share * routed.layers_run).sum() == pytest.approx(problem.num_layers, rel=1e-4)
-    assert (routed.layers_run <= routed.layers_held + 1e-6).all()
+    assert split.flow == pytest.approx(flow.value, rel=1e-6, abs=1e-4)
+    assert (split.share * split.layers_run).sum() == pytest.approx(problem.num_layers, rel=1e-4)
+    assert (split.layers_run <= split.layers_held + 1e-6).all()
     links = {(edge.tail, edge.head): edge.capacity for edge in build_graph(problem, placement).edges}
+    names = [*(node.name for node in problem.nodes), COORDINATOR]
     balance = dict.fromkeys([COORDINATOR, *placement], 0.0)
-    for edge in edges_of(judge, routed):
-        assert 0 < edge.tokens_per_s <= links[edge.tail, edge.head] * (1 + 1e-6) + 1e-4
-        balance[edge.tail] -= edge.tokens_per_s
-        balance[edge.head] += edge.tokens_per_s
-    assert max(map(abs, balance.values())) <= 1e-3 + 1e-6 * routed.flow
+    for tail, head, share in zip(split.tail, split.head, split.link_share, strict=True):
+        tokens_per_s = share * split.flow
+        assert 0 < tokens_per_s <= links[names[tail], names[head]] * (1 + 1e-6) + 1e-4
+        balance[names[tail]] -= tokens_per_s
+        balance[names[head]] += tokens_per_s
+    assert max(map(abs, balance.values())) <= 1e-3 + 1e-6 * split.flow
 
 
 @given(problem=problems(), data=st.data(), ahead=st.booleans())
 @many
 def test_shares_that_shift_to_nodes_with_room_still_flow(problem: Problem, data: st.DataObject, ahead: bool) -> None:
     judge = Judge(problem)
-    routed = route(judge, *judge.arrays(data.draw(placements(problem))))
-    if routed is None:
+    split = split_flow(judge, *judge.arrays(data.draw(placements(problem))))
+    if split is None:
         return
-    room = np.array([data.draw(st.floats(0.05, 2.0)) for _ in routed.nodes])
-    shifted = Ways(routed).shift(room, ahead)
+    room = np.array([data.draw(st.floats(0.05, 2.0)) for _ in split.nodes])
+    shifted = shift_shares(split, room, ahead)
     end = len(problem.nodes)
     for node, share in zip(shifted.nodes, shifted.share, strict=True):
         assert shifted.link_share[shifted.head == node].sum() == pytest.approx(share, abs=1e-6)
         assert shifted.link_share[shifted.tail == node].sum() == pytest.approx(share, abs=1e-6)
     assert shifted.link_share[shifted.tail == end].sum() == pytest.approx(1.0)
     assert shifted.link_share[shifted.head == end].sum() == pytest.approx(1.0)
-    assert ((shifted.link_share > 0) <= (routed.link_share > 0)).all()
+    assert ((shifted.link_share > 0) <= (split.link_share > 0)).all()
 
 
 @given(problem=limited_problems(), data=st.data(), seed=st.integers(0, 1000))

@@ -11,7 +11,7 @@ import typer
 def plan(
     job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")],
     solver: Annotated[str | None, typer.Option(help="Place with this solver instead of the job's.")] = None,
-    objective: Annotated[str | None, typer.Option(help="flow, or goodput: judged by simulation.")] = None,
+    objective: Annotated[str | None, typer.Option(help="flow, or goodput: the same as --solver goodput.")] = None,
     backend: Annotated[str | None, typer.Option(help="The solver's backend, e.g. highs.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Take the best plan after this long, e.g. 30s.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the solver's random choices.")] = None,
@@ -32,6 +32,7 @@ def plan(
     Ctrl-C takes the best plan so far; a second one aborts.
     """
     from helix_df.cli.console import messages, output
+    from helix_df.cli.option_values import time_limit as read_time_limit
     from helix_df.cli.plans import find_plan
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
@@ -41,7 +42,8 @@ def plan(
     from helix_df.planning import make_plan
 
     job = load_job(job_file)
-    job = job.with_solver(**_overrides(job.solver.name, solver, objective, backend, time_limit, seed))
+    limit_s = read_time_limit(time_limit)
+    job = job.with_solver(**_overrides(job.solver.name, solver, objective, backend, limit_s, seed))
     problem = compile_problem(job)
     running = find_plan(near, messages()) if near is not None else None
     staying = stay_near(running, job, move_price) if running is not None else None
@@ -71,39 +73,43 @@ def _overrides(
     solver: str | None,
     objective: str | None,
     backend: str | None,
-    time_limit: str | None,
+    limit_s: float | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    from helix_df.errors import SpecError
-    from helix_df.spec.mistakes import Refusal
-    from helix_df.spec.units import parse_duration
-
     changes: dict[str, Any] = {}
-    if solver is not None:
-        changes["name"] = solver
-    if solver is not None and solver != current:
+    name = _solver_name(current, solver, objective)
+    if name != current:
         # What the job says about its own solver means nothing to another one.
-        changes |= {"backend": None, "options": {}}
-    if objective is not None:
-        if objective not in ("flow", "goodput"):
-            raise SpecError(
-                "there is no such objective", where="--objective", found=repr(objective), expected="flow or goodput"
-            )
-        changes["objective"] = objective
+        changes |= {"name": name, "backend": None, "options": {}}
     if backend is not None:
         changes["backend"] = backend
     if seed is not None:
         changes["seed"] = seed
-    if time_limit is not None:
-        try:
-            changes["time_limit"] = parse_duration(time_limit)
-        except Refusal as error:
-            raise SpecError(
-                error.problem, where="--time-limit", found=repr(time_limit), expected=error.expected
-            ) from None
-        if changes["time_limit"] <= 0:
-            raise SpecError("the time limit must be above zero", where="--time-limit", found=repr(time_limit))
+    if limit_s is not None:
+        changes["time_limit"] = limit_s
     return changes
+
+
+def _solver_name(current: str, solver: str | None, objective: str | None) -> str:
+    """Who is to plan: ``--objective goodput`` asks for the solver goodput, ``flow`` for any other."""
+    from helix_df.errors import SpecError
+
+    if objective not in (None, "flow", "goodput"):
+        raise SpecError(
+            "there is no such objective", where="--objective", found=repr(objective), expected="flow or goodput"
+        )
+    for_goodput = objective == "goodput"
+    if solver is None:
+        if objective is None or for_goodput == (current == "goodput"):
+            return current
+        return "goodput" if for_goodput else "auto"
+    if for_goodput and solver == "auto":
+        return "goodput"
+    if objective is not None and for_goodput != (solver == "goodput"):
+        raise SpecError(
+            "the two ask for different solvers", where="--objective", found=f"--solver {solver} --objective {objective}"
+        )
+    return solver
 
 
 def _write(write: Any, path: Path) -> None:

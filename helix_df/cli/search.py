@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def watched(work: Callable[[Watch], T], console: Console) -> T:
-    """Run ``work`` with a watch that shows incumbents on a terminal and hears Ctrl-C.
+    """Run ``work`` with a watch that shows what is found, and what is being done, and hears Ctrl-C.
 
     Raises:
         KeyboardInterrupt: on the second Ctrl-C.
     """
-    with _progress(console) as show:
-        watch = Watch(show)
+    with _progress(console) as (show, say):
+        watch = Watch(show, say)
         with _stopped_by_ctrl_c(watch, console):
             return _in_thread(lambda: work(watch))
 
@@ -80,18 +80,27 @@ class _Lines:
         text = describe(incumbent)
         if incumbent.flow is not None and text != self._last:
             self._last = text
-            self._console.print(f"{incumbent.elapsed_s:5.1f} s  {text}", soft_wrap=True)
+            self.say(incumbent.elapsed_s, text)
+
+    def say(self, elapsed_s: float, text: str) -> None:
+        """Print what the solver is at."""
+        self._console.print(f"{elapsed_s:5.1f} s  {text}", soft_wrap=True)
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[Incumbent], None]]:
+def _progress(console: Console) -> Iterator[tuple[Callable[[Incumbent], None], Callable[[float, str], None]]]:
     if not console.is_terminal:
-        yield _Lines(console).show
+        lines = _Lines(console)
+        yield lines.show, lines.say
         return
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as progress:
         task: TaskID = progress.add_task("looking for a placement")
-        yield lambda incumbent: progress.update(task, description=describe(incumbent))
+
+        def describing(text: str) -> None:
+            progress.update(task, description=text)
+
+        yield lambda incumbent: describing(describe(incumbent)), lambda _elapsed_s, text: describing(text)
 
 
 def describe(incumbent: Incumbent) -> str:

@@ -12,7 +12,7 @@ import typer
 def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]) -> None:
     """Check a job file without planning it.
 
-    That is its syntax, names and units, the model, the solver's name, and that the model fits on the nodes.
+    That is its syntax, names and units, the model, the solver and its options, and that the model fits on the nodes.
     """
     from helix_df.cli.console import output
     from helix_df.errors import MissingExtra
@@ -20,11 +20,11 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     from helix_df.graph.compile import compile_problem
     from helix_df.graph.feasibility import explain_infeasible
     from helix_df.load import load_job
-    from helix_df.solvers.registry import get_solver
+    from helix_df.solvers.choice import choose_solver
 
     job = load_job(job_file)
     with suppress(MissingExtra), explained_imports():  # it may be installed where the job is planned
-        get_solver(job.solver.name)
+        choose_solver(job)
     problem = compile_problem(job)
     impossible = explain_infeasible(problem)
     if impossible is not None:

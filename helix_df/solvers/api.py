@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from helix_df.graph.even_flow import Spread
 from helix_df.graph.problem import Placement, Problem
 from helix_df.plan.moves import Near
+from helix_df.spec.job import Job
 
 Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
 """Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or
@@ -24,7 +26,8 @@ no placement can serve the problem."""
 class SolveOptions:
     """What the user asks of any solver; ``extra`` holds the solver's own options, unchecked.
 
-    ``near``: what runs and should move little; only for solvers whose ``weighs_moves`` is true.
+    ``near``: what runs and should move little; only for solvers whose ``weighs_moves`` is true. ``job``: what the
+    problem was compiled from, for solvers that simulate; ``None`` where somebody asks about a problem alone.
     """
 
     time_limit_s: float = 30.0
@@ -33,6 +36,7 @@ class SolveOptions:
     backend: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     near: Near | None = None
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,13 @@ class Watch:
     ``stop`` is safe to set from a signal handler or another thread; solvers look at it often and return their best.
     """
 
-    def __init__(self, on_progress: Callable[[Incumbent], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_progress: Callable[[Incumbent], None] | None = None,
+        on_word: Callable[[float, str], None] | None = None,
+    ) -> None:
         self.stop = threading.Event()
-        self._on_progress = on_progress
+        self._on_progress, self._on_word = on_progress, on_word
         self._started = time.monotonic()
 
     def elapsed_s(self) -> float:
@@ -64,6 +72,11 @@ class Watch:
         """Tell the caller of a better placement or bound."""
         if self._on_progress is not None:
             self._on_progress(Incumbent(self.elapsed_s(), flow, bound, solver))
+
+    def say(self, solver: str, words: str) -> None:
+        """Tell the caller what the solver is at, so that nobody takes it for hung."""
+        if self._on_word is not None:
+            self._on_word(self.elapsed_s(), f"{solver}: {words}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +90,22 @@ class Termination:
 
 @dataclass(frozen=True, slots=True)
 class SolveResult:
-    """A placement, or ``None`` with a termination that says why there is none."""
+    """A placement, or ``None`` with a termination that says why there is none.
+
+    ``spread``: which of the placement's maximum flows to route by, for solvers that tell them apart.
+    """
 
     placement: Placement | None
     termination: Termination
+    spread: Spread = "any"
 
 
 class Solver(Protocol):
-    """Anything that places layers. Same problem, options and seed must give the same placement."""
+    """Anything that places layers. Same problem, options and seed must give the same placement.
+
+    What else a solver can do it says with attributes, all of them optional: ``weighs_moves`` (knows ``options.near``),
+    ``keeps_latency`` (keeps ``limits.ttft_p95`` and ``itl_p95``), ``own_options`` (the dataclass of its options).
+    """
 
     name: str
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from helix_df.errors import SolverError
 from helix_df.graph.problem import Problem
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.baselines import Candidate, best_baseline
 from helix_df.solvers.cover import CoverOptions, CoverSearch
 from helix_df.solvers.mip import MipOptions, MipSearch, choose_backend, what_mip_lacks
 from helix_df.solvers.options import read_extra
-from helix_df.solvers.portfolio import Candidate, best_baseline
 
 MIP_NODES = 100
 """Nodes up to which the MIP is tried; beyond, even its first relaxation takes minutes and proves nothing."""
@@ -26,6 +26,7 @@ class AutoSolver:
     """
 
     name = "auto"
+    own_options = MipOptions
     weighs_moves = True
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:

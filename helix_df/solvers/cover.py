@@ -20,11 +20,11 @@ from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.sites import Sites, find_sites, orders
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.attempts import Attempt, Incumbent, nothing, run_attempt, weigh
+from helix_df.solvers.baselines import Candidate, best_baseline
 from helix_df.solvers.lanes import LANES, open_lanes
 from helix_df.solvers.line import Line
 from helix_df.solvers.objective import Objective
 from helix_df.solvers.options import read_extra, refuse_backend
-from helix_df.solvers.portfolio import Candidate, best_baseline
 from helix_df.solvers.rename import renamed
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
@@ -67,6 +67,7 @@ class CoverSolver:
     """
 
     name = "cover"
+    own_options = CoverOptions
     weighs_moves = True
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:

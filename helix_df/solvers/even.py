@@ -28,6 +28,7 @@ class EvenSolver:
     """
 
     name = "even"
+    own_options = EvenOptions
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)

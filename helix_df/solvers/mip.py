@@ -14,12 +14,12 @@ from helix_df.graph.bounds import best_bound
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.baselines import Candidate, best_baseline
 from helix_df.solvers.chains import usable_nodes
 from helix_df.solvers.cover import CoverOptions, CoverSearch
 from helix_df.solvers.mip_links import all_pairs, prune
 from helix_df.solvers.mip_process import MipChild, MipMessage, MipRequest, run_mip
 from helix_df.solvers.options import nearest, read_extra
-from helix_df.solvers.portfolio import Candidate, best_baseline
 from helix_df.solvers.stopping import OPTIMAL, reason_to_stop
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class MipSolver:
     """
 
     name = "mip"
+    own_options = MipOptions
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         own = read_extra(self.name, options.extra, MipOptions)

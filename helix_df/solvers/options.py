@@ -27,7 +27,7 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
 
     Args:
         solver: name of the solver, for messages.
-        extra: what the user wrote.
+        extra: what the user wrote; a class attribute ``renamed`` of the shape maps names of before to those of today.
         shape: frozen dataclass of ``bool``, ``int``, ``float`` or ``str`` fields; a default of ``None`` makes one
             optional.
         ignore: names that belong to somebody else.
@@ -42,7 +42,8 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
     for name, value in extra.items():
         if name in ignore:
             continue
-        if name not in hints:
+        name = getattr(shape, "renamed", {}).get(name, name)
+        if name not in known:
             raise SolverError(
                 f"the solver {solver} has no option {name!r}",
                 where=f"solver.options.{name}",

@@ -29,6 +29,7 @@ class PetalsSolver:
     """
 
     name = "petals"
+    own_options = PetalsOptions
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)

@@ -1,53 +1,22 @@
-"""From a job to a plan: check, solve, judge, assemble.
+"""A solver's placement, judged: checked before it is used, and its flow is what the exact max flow says.
 
-Owns the order of these steps and the distrust between them: a solver's placement is checked before it is used, and its
-flow is what the exact max flow says. Doesn't know how any solver works. Nodes that the solver placed and that carry no
+Owns the distrust. Doesn't know how any solver works. Nodes that the solver placed and that carry no
 flow stay in the plan: they hold layers that requests may need when another node is busy or gone.
 """
 
 from __future__ import annotations
 
 from helix_df.errors import Infeasible, SolverError
-from helix_df.graph.compile import compile_problem
+from helix_df.graph.even_flow import spread_flow
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
 from helix_df.graph.flow import Flow
 from helix_df.graph.limits import broken_limits
-from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
-from helix_df.plan.moves import Near
-from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
-from helix_df.solvers.registry import get_solver
-from helix_df.spec.job import Job
 
 MOST_BROKEN = 3
 """Broken limits that a message lists."""
-
-
-def plan_flow(
-    job: Job, *, watch: Watch | None = None, problem: Problem | None = None, near: Near | None = None
-) -> Plan:
-    """Plan a job for flow, with the solver it names; arguments and errors as ``planning.make_plan``."""
-    watch = watch or Watch()
-    problem = problem or compile_problem(job)
-    choice = job.solver
-    options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options, near)
-    solver = get_solver(choice.name)
-    if near is not None and not getattr(solver, "weighs_moves", False):
-        raise SolverError(
-            f"{choice.name} doesn't weigh moves against flow", where="solver.name", hint="the solver auto or cover"
-        )
-    placement, flow, termination = solve_problem(problem, solver, options, watch)
-    report = SolverReport(
-        name=choice.name,
-        backend=choice.backend,
-        reason=termination.reason,
-        detail=termination.detail,
-        bound=termination.bound,
-        seconds=watch.elapsed_s(),
-    )
-    return assemble(job, problem, placement, flow, report)
 
 
 def solve_problem(
@@ -56,7 +25,8 @@ def solve_problem(
     """A checked placement with a flow above 0, its exact maximum flow, and why the solver stopped.
 
     Raises:
-        Infeasible, SolverError: as ``plan_flow``.
+        Infeasible: when the model can't be served on the nodes, or nothing was found that serves it; says why.
+        SolverError: for an option that the solver doesn't know, or a solver that broke its contract.
     """
     impossible = explain_infeasible(problem)
     if impossible is not None:
@@ -72,7 +42,7 @@ def solve_problem(
     broken = broken_limits(problem, result.placement)
     if broken:
         raise _breaks_limits(solver.name, broken)
-    flow = placement_flow(problem, result.placement)
+    flow = spread_flow(problem, result.placement, result.spread)
     if flow.value <= 0:
         raise explain_no_flow(problem, result.placement)
     return dict(result.placement), flow, result.termination

@@ -19,6 +19,7 @@ BUILT_IN = {
     "auto": "helix_df.solvers.auto:AutoSolver",
     "cover": "helix_df.solvers.cover:CoverSolver",
     "mip": "helix_df.solvers.mip:MipSolver",
+    "goodput": "helix_df.solvers.goodput.solver:GoodputSolver",
     "even": "helix_df.solvers.even:EvenSolver",
     "swarm": "helix_df.solvers.swarm:SwarmSolver",
     "petals": "helix_df.solvers.petals:PetalsSolver",

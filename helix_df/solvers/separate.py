@@ -27,6 +27,7 @@ class SeparateSolver:
     """
 
     name = "separate"
+    own_options = SeparateOptions
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)

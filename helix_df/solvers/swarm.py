@@ -30,6 +30,7 @@ class SwarmSolver:
     """
 
     name = "swarm"
+    own_options = SwarmOptions
 
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)

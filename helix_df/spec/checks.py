@@ -143,11 +143,7 @@ def check_pins(job: Job, num_layers: int) -> list[Mistake]:
 
 def _latency(job: Job) -> Iterator[Mistake]:
     for name, limit in (("ttft_p95", job.limits.ttft_p95), ("itl_p95", job.limits.itl_p95)):
-        if limit is not None and job.solver.objective != "goodput":
-            yield Mistake(
-                ("limits", name), "only the objective goodput keeps limits on latency", hint="solver.objective: goodput"
-            )
-        elif limit is not None and job.workload.rate is None:
+        if limit is not None and job.workload.rate is None:
             yield Mistake(("limits", name), "a limit on latency needs a rate", hint="workload.rate: requests/s")
 
 

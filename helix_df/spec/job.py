@@ -242,10 +242,10 @@ class Limits(Section):
         default=0, ge=0, description="Mean requests whose KV cache must fit on every layer at once."
     )
     ttft_p95: Duration | None = Field(
-        default=None, gt=0, description="Objective goodput: the most that 95 % of requests wait for their first token."
+        default=None, gt=0, description="Solver goodput: the most that 95 % of requests wait for their first token."
     )
     itl_p95: Duration | None = Field(
-        default=None, gt=0, description="Objective goodput: the most that 95 % of tokens take after the one before."
+        default=None, gt=0, description="Solver goodput: the most that 95 % of tokens take after the one before."
     )
     use: tuple[str, ...] = Field(default=(), description="Nodes that must hold layers.")
     avoid: tuple[str, ...] = Field(default=(), description="Nodes that must hold none.")
@@ -259,11 +259,13 @@ class Limits(Section):
 class SolverChoice(Section):
     """Which solver places the layers. ``solver: NAME`` is short for ``solver: {name: NAME}``."""
 
-    name: str = Field(default="auto", description="One of `helix-df solvers`.")
-    objective: Literal["flow", "goodput"] = Field(
-        default="flow",
-        description="`flow`: the most tokens/s that could pass, with a bound; `goodput`: the most generated tokens/s "
-        "in simulation, within the limits on latency.",
+    name: str = Field(
+        default="auto",
+        description="One of `helix-df solvers`. `goodput` plans for the most generated tokens/s in simulation, within "
+        "the limits on latency; the others for the most tokens/s that could pass, with a bound.",
+    )
+    objective: Literal["flow", "goodput"] | None = Field(
+        default=None, description="`goodput` is the same as `name: goodput`; `flow` is what other solvers are for."
     )
     backend: str | None = Field(default=None, description="Of mip: `highs`, `gscip` or `cp-sat`.")
     time_limit: Duration = Field(default=30.0, gt=0, description="Then the best plan so far is taken.")
@@ -273,6 +275,28 @@ class SolverChoice(Section):
         default=True, strict=True, description="A request may skip the layers it has already been through."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Of the solver's own.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_names_the_solver(cls, value: object) -> object:
+        return read_objective(value) if isinstance(value, dict) else value
+
+
+def read_objective(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice of a solver without ``objective``, which used to be how goodput was asked for.
+
+    Raises:
+        Refusal: where it contradicts the solver's name.
+    """
+    objective, name = choice.get("objective"), choice.get("name", "auto")
+    if objective not in ("flow", "goodput"):
+        return choice
+    if objective == "goodput" and name not in ("auto", "goodput"):
+        raise Refusal("the objective goodput has a solver of its own", "name: goodput", "leave objective out")
+    if objective == "flow" and name == "goodput":
+        raise Refusal("the solver goodput doesn't plan for flow", "name: auto", "leave objective out")
+    rest = {key: what for key, what in choice.items() if key != "objective"}
+    return {**rest, "name": "goodput"} if objective == "goodput" else rest
 
 
 def _solver_shorthand(value: object) -> object:
@@ -333,5 +357,11 @@ class Job(Section):
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
 
     def with_solver(self, **changes: Any) -> Job:
-        """The same job with some fields of ``solver`` replaced."""
+        """The same job with some fields of ``solver`` replaced.
+
+        Raises:
+            Refusal: for an ``objective`` that contradicts the solver's name.
+        """
+        if "objective" in changes:
+            changes = read_objective({"name": self.solver.name, **changes})
         return self.model_copy(update={"solver": self.solver.model_copy(update=changes)})

@@ -61,7 +61,7 @@ class SetLink:
 
 @dataclass(frozen=True, slots=True)
 class SetRate:
-    """Requests/s that arrive: ``workload.rate``, at which the objective goodput judges latency."""
+    """Requests/s that arrive: ``workload.rate``, at which the solver goodput judges latency."""
 
     rate: float
 

@@ -14,6 +14,7 @@ from helix_df.plan.diff import stay_near
 from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.planning import make_plan
 from helix_df.solvers.api import Watch
+from helix_df.solvers.choice import weighs_moves
 from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
@@ -27,8 +28,8 @@ def replan(plan: Plan, job: Job, watch: Watch | None = None) -> Plan:
     Raises:
         Infeasible, SolverError: as ``make_plan``.
     """
-    flow = job.solver.objective == "flow" and getattr(get_solver(job.solver.name), "weighs_moves", False)
-    return make_plan(job, watch=watch, near=stay_near(plan, job, 0.0) if flow else None)
+    continues = weighs_moves(get_solver(job.solver.name))
+    return make_plan(job, watch=watch, near=stay_near(plan, job, 0.0) if continues else None)
 
 
 def keep_placement(plan: Plan, job: Job) -> Plan:

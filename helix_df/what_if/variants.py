@@ -13,6 +13,8 @@ from typing import Any
 from helix_df.errors import SpecError
 from helix_df.plan.plan import Plan
 from helix_df.rules.schedulers.registry import get_scheduler
+from helix_df.solvers.choice import keeps_latency
+from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 from helix_df.what_if.changes import Change, SetRate, changed
 from helix_df.what_if.compare import Variant
@@ -101,7 +103,7 @@ def _changed(
     words = ", ".join(map(str, every))
     name = words if only else f"{start.name}, {words}"
     job = start.plan.job
-    judged = what_if.rate is not None and job.solver.objective == "goodput"
+    judged = what_if.rate is not None and keeps_latency(get_solver(job.solver.name))
     job = changed(job, [*every, *([SetRate(what_if.rate)] if judged and what_if.rate else [])])
     if what_if.time_limit_s is not None:
         job = job.with_solver(time_limit=what_if.time_limit_s)

@@ -14,6 +14,7 @@ from rich.console import Console
 from helix_df.cli.main import COMMANDS, main
 from helix_df.cli.plan_table import render_plan
 from helix_df.cli.search import describe, watched
+from helix_df.errors import SpecError
 from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job, parse_job
 from helix_df.plan.plan import read_plan
@@ -239,3 +240,21 @@ def test_planning_starts_without_jax():
     )  # fmt: skip
     assert result.stderr.endswith("[]")
     assert result.stdout.startswith("job ")
+
+
+@pytest.mark.parametrize(
+    ("options", "solver"),
+    [
+        (["--objective", "goodput"], "goodput"),
+        (["--solver", "auto", "--objective", "goodput"], "goodput"),
+        (["--solver", "even", "--objective", "flow"], "even"),
+    ],
+)
+def test_an_objective_is_a_solver(options, solver):
+    from helix_df.cli.plan import _solver_name
+
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert _solver_name("cover", given.get("--solver"), given.get("--objective")) == solver
+    assert _solver_name("goodput", None, "flow") == "auto"
+    with pytest.raises(SpecError, match="different solvers"):
+        _solver_name("cover", "even", "goodput")

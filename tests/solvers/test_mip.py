@@ -13,12 +13,12 @@ from helix_df.graph.problem import COORDINATOR, Link
 from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, SolveResult, Watch
 from helix_df.solvers.auto import MIP_NODES, AutoSolver
+from helix_df.solvers.baselines import Candidate
 from helix_df.solvers.chains import usable_nodes
 from helix_df.solvers.mip import BACKENDS, MipOptions, MipSearch, MipSolver
 from helix_df.solvers.mip_links import all_pairs, prune
 from helix_df.solvers.mip_model import Formulation, Unit, build_model
 from helix_df.solvers.mip_process import MipChild, MipRequest, run_mip
-from helix_df.solvers.portfolio import Candidate
 from tests.clusters import cluster
 from tests.problems import node, problem
 

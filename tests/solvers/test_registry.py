@@ -48,7 +48,7 @@ def test_an_unknown_name_lists_all_and_the_nearest() -> None:
         get_solver("swam")
     text = str(caught.value)
     assert "no solver is called 'swam'" in text
-    assert "auto, cover, mip, even, swarm, petals, separate" in text
+    assert "auto, cover, mip, goodput, even, swarm, petals, separate" in text
     assert "did you mean 'swarm'?" in text
 
 

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints
-from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.judge import Judge
-from helix_df.graph.problem import COORDINATOR
 
 LEAST_SHARE = 1e-9
 """Shares below are the rounding of capacities."""
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class FlowSplit:
     """How requests go through a placement.
 
     Attributes:
@@ -29,7 +27,8 @@ class Routed:
         start: first layer held, by such a node.
         layers_run: mean layers that a request runs there; fewer than held where it skips some.
         layers_held: by such a node.
-        tail, head: ends of links as positions of nodes, the coordinator one past the last.
+        tail, head: ends of links as positions of nodes, the coordinator one past the last; links stand in the order in
+            which their tails end, so that all links into a node come before those out of it.
         link_share: of requests, by link.
     """
 
@@ -43,8 +42,14 @@ class Routed:
     head: Ints
     link_share: Floats
 
+    def ends(self) -> tuple[Ints, Ints]:
+        """Tail and head of links as positions in ``nodes``, the coordinator one past the last."""
+        place = np.full(int(max(self.tail.max(), self.head.max())) + 1, len(self.nodes))
+        place[self.nodes] = np.arange(len(self.nodes))
+        return place[self.tail], place[self.head]
 
-def route(judge: Judge, start: Ints, count: Ints) -> Routed | None:
+
+def split_flow(judge: Judge, start: Ints, count: Ints) -> FlowSplit | None:
     """How a maximum flow splits; ``None`` when nothing flows."""
     links = judge.link_flows(start, count)
     if links is None:
@@ -59,16 +64,12 @@ def route(judge: Judge, start: Ints, count: Ints) -> Routed | None:
     stop = np.append(start + count, 0)
     through, layers = np.zeros(end + 1), np.zeros(end + 1)
     np.add.at(through, head, share)
+    # The coordinator, where requests begin, stops at 0; a link always leads to a node that stops later.
+    order = np.argsort(stop[tail], kind="stable")
+    tail, head, share = tail[order], head[order], share[order]
     inner = head != end
     np.add.at(layers, head[inner], share[inner] * (stop[head[inner]] - stop[tail[inner]]))
     nodes = np.flatnonzero(through[:end] > LEAST_SHARE)
-    return Routed(
+    return FlowSplit(
         flow, nodes, through[nodes], start[nodes], layers[nodes] / through[nodes], count[nodes], tail, head, share
     )
-
-
-def edges_of(judge: Judge, routed: Routed) -> tuple[EdgeFlow, ...]:
-    """The flow with names."""
-    names = [*(node.name for node in judge.problem.nodes), COORDINATOR]
-    ends = zip(routed.tail.tolist(), routed.head.tolist(), routed.link_share.tolist(), strict=True)
-    return tuple(EdgeFlow(names[tail], names[head], share * routed.flow) for tail, head, share in ends)

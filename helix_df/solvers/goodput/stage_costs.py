@@ -28,7 +28,7 @@ TimingOf = Callable[[NodeProfile, int], LayerTiming]
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class RequestMoments:
     """Mean prompt and output tokens of a request, and the mean square of prompt tokens, for waits."""
 
     input_tokens: float
@@ -37,7 +37,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class StageCosts:
     """Timing of node ``i`` with ``k`` layers is row ``row[i, k]`` of the tables; seconds are those of one layer.
 
     Attributes:
@@ -60,7 +60,7 @@ class Shop:
     """
 
     problem: Problem
-    workload: Workload
+    workload: RequestMoments
     timings: tuple[LayerTiming, ...]
     row: Ints
     decode_s: Floats
@@ -89,7 +89,7 @@ class Shop:
         )
 
 
-def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options: Options) -> Shop:
+def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMoments, options: Options) -> StageCosts:
     """Tabulate everything that placements of a problem are made of."""
     widest = max((node.max_layers for node in problem.nodes), default=0)
     row = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
@@ -105,7 +105,7 @@ def open_shop(problem: Problem, timing_of: TimingOf, workload: Workload, options
             row[i, k] = known[key]
             kv_tokens[i, k] = node.kv_tokens[k - 1]
     latency, rate, token_bytes = _links(problem)
-    return Shop(
+    return StageCosts(
         problem,
         workload,
         tuple(timings),

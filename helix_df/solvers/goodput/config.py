@@ -7,11 +7,9 @@ half only judges what it found, so that a plan fitted to one trace doesn't pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
-from helix_df.errors import SolverError
-from helix_df.goodput.shop import Workload
 from helix_df.graph.compile import mean_request
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
@@ -20,6 +18,8 @@ from helix_df.simulator.azure import azure_offline, azure_online, lengths
 from helix_df.simulator.options import artifact_offline, artifact_online, options_of
 from helix_df.simulator.stepwise import Course
 from helix_df.simulator.trace import Trace
+from helix_df.solvers.goodput.options import GoodputOptions
+from helix_df.solvers.goodput.stage_costs import RequestMoments
 from helix_df.spec.job import Job
 
 Part = tuple[float, float]
@@ -36,46 +36,11 @@ WHOLE_S = 600.0
 ONLINE_WARM_UP_S = 120.0
 """Of arrivals that don't count: at first there is room for all."""
 
-SEARCH_ONLINE_S, FINAL_ONLINE_S = 480.0, 1080.0
-"""Of arrivals that do, for placements of the search and in the finals."""
+SEARCH_ONLINE_S, VALIDATION_ONLINE_S = 480.0, 1080.0
+"""Of arrivals that do, for placements of the search and in the validation."""
 
 
-@dataclass(frozen=True, slots=True)
-class GoodputOptions:
-    """``solver.options`` of the objective ``goodput``; work is counted, so that a seed gives the same plan.
-
-    ``explore``: placements that each of two chains estimates; ``auditions``: of them that are simulated; ``orders``:
-    other orders of the best ones' stages that are simulated; ``climbs``: changes that are simulated afterwards;
-    ``finals``: placements judged over the whole window and on arrivals; ``visits``, ``final_visits``: token visits to
-    nodes that a simulation may have in the search and in the finals, which limits its window; ``rules`` of the
-    simulation; ``timing``: of nodes, as planned or as measured in the catalogue.
-    """
-
-    explore: int = 12000
-    auditions: int = 24
-    orders: int = 24
-    climbs: int = 8000
-    finals: int = 12
-    visits: int = 30_000_000
-    final_visits: int = 30_000_000
-    rules: str = "runtime"
-    timing: str = "planned"
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("rules", self.rules, ("runtime", "artifact")),
-            ("timing", self.timing, ("planned", "measured")),
-        ):
-            if value not in known:
-                raise SolverError(
-                    f"there are no such {name}",
-                    where=f"solver.options.{name}",
-                    found=repr(value),
-                    expected=" or ".join(known),
-                )
-
-
-class Brief:
+class SearchConfig:
     """A job to plan for, with the traces and rules to judge plans by."""
 
     def __init__(self, job: Job, own: GoodputOptions) -> None:
@@ -93,12 +58,14 @@ class Brief:
         return mean_request(self.job, self.geometry)
 
     @cached_property
-    def workload(self) -> Workload:
+    def workload(self) -> RequestMoments:
         """Mean request, and the spread of recorded prompts."""
         inputs = [pair[0] for pair in lengths()]
         mean = sum(inputs) / len(inputs)
         spread = sum(tokens**2 for tokens in inputs) / len(inputs) / mean**2
-        return Workload(self.requests.input_tokens, self.requests.output_tokens, spread * self.requests.input_tokens**2)
+        return RequestMoments(
+            self.requests.input_tokens, self.requests.output_tokens, spread * self.requests.input_tokens**2
+        )
 
     def offline(self, seed: int, part: Part, seconds: float) -> Course:
         """A saturating trace and the rules to run it by."""

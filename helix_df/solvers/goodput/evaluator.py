@@ -1,0 +1,183 @@
+"""What a placement of one job is worth: by the estimate at once, by simulation in a fraction of a second.
+
+Owns how each is carried out, as pure functions of their arguments that may run on any thread. Doesn't choose placements
+(``search``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from helix_df.graph.capacities import Ints
+from helix_df.graph.even_flow import Spread, spread_flow
+from helix_df.graph.judge import Judge
+from helix_df.graph.problem import NodeProfile, Problem
+from helix_df.graph.stage_timing import TimingChoice, node_timing
+from helix_df.plan.moves import Near
+from helix_df.profiles.timing import LayerTiming
+from helix_df.simulator.setup import Setup, assemble_setup
+from helix_df.simulator.stepwise import Course, Stepwise
+from helix_df.solvers.goodput.config import (
+    HELD_OUT,
+    SEARCH_ONLINE_S,
+    SEARCHED,
+    VALIDATION_ONLINE_S,
+    WARM_UP_S,
+    WHOLE_S,
+    SearchConfig,
+)
+from helix_df.solvers.goodput.flow_split import split_flow
+from helix_df.solvers.goodput.placements import Ranges, Scored, arrays
+from helix_df.solvers.goodput.racing import APART_S, RaceResult, TokenCurve, race
+from helix_df.solvers.goodput.stage_costs import StageCosts, tabulate_costs
+from helix_df.solvers.goodput.surrogate import Estimate, estimate
+from helix_df.solvers.objective import Objective
+
+SHORTEST_S = 120.0
+"""Of simulated windows: below, the first prompts weigh too much."""
+
+SECOND = 500
+"""What is added to the seed for a second look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """What simulations of the search are for ``seconds`` of, and held against.
+
+    ``score``: tokens/s from which a second look is taken, and latency matters; ``baseline``: whoever falls behind it is
+    given up.
+    """
+
+    seconds: float
+    score: float = 0.0
+    baseline: TokenCurve = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """p95 of TTFT and ITL in seconds, NaN where no token came, and the token visits that were simulated."""
+
+    ttft_p95_s: float
+    itl_p95_s: float
+    visits: float
+
+
+class Evaluator:
+    """Everything that judgements of one job's placements share."""
+
+    def __init__(self, config: SearchConfig, problem: Problem, seed: int, near: Near | None = None) -> None:
+        self.config, self.problem, self.seed = config, problem, seed
+        self.judge = Judge(problem)
+        self.objective = Objective(self.judge, near)
+        course = config.offline(seed, SEARCHED, WHOLE_S)
+        self.costs: StageCosts = tabulate_costs(problem, self.timing_of, config.workload, course.options)
+
+    def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
+        """Seconds a layer takes on a node that holds so many."""
+        config = self.config
+        kv_tokens = node.kv_tokens[layers - 1]
+        timing: TimingChoice = "measured" if config.own.timing == "measured" else "planned"
+        return node_timing(config.job, config.geometry, config.requests, node.name, layers, kv_tokens, timing)
+
+    def estimate(self, start: Ints, count: Ints) -> Estimate | None:
+        """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""
+        if not self.objective.admits(start, count):
+            return None
+        split = split_flow(self.judge, start, count)
+        return estimate(self.costs, split) if split is not None else None
+
+    def value(self, start: Ints, count: Ints) -> float:
+        """Generated tokens/s by the estimate; 0 for what carries nothing or breaks a limit."""
+        found = self.estimate(start, count)
+        return found.decode_tokens_per_s if found is not None else 0.0
+
+    def worth(self, start: Ints, count: Ints) -> float | None:
+        """``value`` less what moving there costs; ``None`` for what carries nothing or breaks a limit."""
+        value = self.value(start, count)
+        return value - self.objective.cost(start, count) if value > 0 else None
+
+    def setup(self, ranges: Ranges, spread: Spread = "any") -> Setup:
+        """A placement as the simulator wants it, with the flow that its plan will have."""
+        placement = self.judge.placement(*arrays(ranges))
+        flow = spread_flow(self.problem, placement, spread)
+        stages = tuple(self.costs.stage(i, start, count) for i, (start, count) in enumerate(ranges) if count)
+        return assemble_setup(self.config.job.name, self.problem, stages, flow.edges, flow.value)
+
+    def window_s(self, ranges: Ranges, visits: int | None, longest_s: float, rate: float | None = None) -> float:
+        """Simulated seconds with about ``visits`` token visits, if limited, saturated or at ``rate`` requests/s."""
+        if visits is None:
+            return longest_s
+        split = split_flow(self.judge, *arrays(ranges))
+        if split is None:
+            return SHORTEST_S
+        tokens_per_s = estimate(self.costs, split).decode_tokens_per_s
+        if rate is not None:
+            tokens_per_s = min(tokens_per_s, rate * self.costs.workload.output_tokens)
+        visits_per_s = tokens_per_s * float(split.share.sum())
+        return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
+
+    def hops(self, ranges: Ranges) -> float:
+        """Nodes that a request passes on average: visits for each token."""
+        split = split_flow(self.judge, *arrays(ranges))
+        return float(split.share.sum()) if split is not None else 0.0
+
+    def simulated(
+        self,
+        ranges: Ranges,
+        stop: Callable[[], bool],
+        seed: int,
+        seconds: float,
+        baseline: TokenCurve = (),
+        spread: Spread = "any",
+    ) -> RaceResult:
+        """A simulation of the search; nothing when stopped, far behind the baseline, or when nothing flows."""
+        if self.value(*arrays(ranges)) <= 0:
+            return RaceResult(0.0, ())
+        return self._race(self.setup(ranges, spread), self.config.offline(seed, SEARCHED, seconds), baseline, stop)
+
+    def screened(self, ranges: Ranges, threshold: Threshold, spread: Spread, stop: Callable[[], bool]) -> Scored:
+        """A placement simulated on what the search may see, and on arrivals if latency matters.
+
+        What clears the threshold is simulated on a second draw of requests, and the mean counts.
+        """
+        if self.value(*arrays(ranges)) <= 0:
+            return Scored(0.0, ranges, spread=spread)
+        setup, hops = self.setup(ranges, spread), self.hops(ranges)
+        course = self.config.offline(self.seed, SEARCHED, threshold.seconds)
+        run = self._race(setup, course, threshold.baseline, stop)
+        score, tokens = run.tokens_per_s, run.tokens
+        if score > threshold.score:
+            again = self._race(setup, self.config.offline(self.seed + SECOND, SEARCHED, threshold.seconds), (), stop)
+            score, tokens = (score + again.tokens_per_s) / 2, tokens + again.tokens
+        visits = tokens * hops
+        if not self.config.judges_latency or score <= threshold.score:
+            return Scored(score, ranges, curve=run.curve, spread=spread, visits=visits)
+        seconds = self.window_s(ranges, self.config.own.visits, SEARCH_ONLINE_S, self.config.job.workload.rate)
+        found = self._latencies(setup, hops, self.config.online(self.seed, SEARCHED, seconds), stop)
+        latencies = found.ttft_p95_s, found.itl_p95_s
+        return Scored(score, ranges, *latencies, run.curve, spread, visits + found.visits)
+
+    def validated(self, ranges: Ranges, seed: int, spread: Spread, stop: Callable[[], bool]) -> Scored:
+        """A placement judged over the whole window on requests that the search hasn't seen."""
+        most = self.config.own.validation_visits
+        seconds = self.window_s(ranges, most, WHOLE_S)
+        courses = [self.config.offline(draw, HELD_OUT, seconds) for draw in (seed, seed + SECOND)]
+        setup, hops = self.setup(ranges, spread), self.hops(ranges)
+        runs = [self._race(setup, course, (), stop) for course in courses]
+        score, visits = sum(run.tokens_per_s for run in runs) / len(runs), sum(run.tokens for run in runs) * hops
+        if not self.config.judges_latency:
+            return Scored(score, ranges, spread=spread, visits=visits)
+        seconds = self.window_s(ranges, most, VALIDATION_ONLINE_S, self.config.job.workload.rate)
+        found = self._latencies(setup, hops, self.config.online(seed, HELD_OUT, seconds), stop)
+        return Scored(score, ranges, found.ttft_p95_s, found.itl_p95_s, (), spread, visits + found.visits)
+
+    def _race(self, setup: Setup, course: Course, baseline: TokenCurve, stop: Callable[[], bool]) -> RaceResult:
+        return race(Stepwise(setup, course), course.options.warmup_s, course.options.seconds, baseline, stop)
+
+    def _latencies(self, setup: Setup, hops: float, course: Course, stop: Callable[[], bool]) -> Latencies:
+        run = Stepwise(setup, course)
+        until_s = 0.0
+        while run.advance(until_s) and not stop():
+            until_s += APART_S
+        return Latencies(run.percentile("ttft", 95), run.percentile("itl", 95), run.decode_tokens * hops)
