@@ -92,7 +92,7 @@ def test_another_machine_and_a_node_that_goes_are_told():
 def test_words():
     assert [number(0.04), number(9999.94), number(12345.6)] == ["0.0", "9,999.9", "12,346"]
     assert [gain(0.0, 5.0), gain(5.0, 10.0), gain(-5.0, 10.0), gain(5.0, 0.0)] == [
-        "–", "+5.0 (+50.0%)", "−5.0 (-50.0%)", "+5.0",
+        "–", "+5.0 (+50.0%)", "-5.0 (-50.0%)", "+5.0",
     ]  # fmt: skip
     assert [size(0), size(999), size(1500), size(13.7e9), size(2e13)] == ["0 B", "999 B", "1.5 kB", "13.7 GB", "20 TB"]
     assert names([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"

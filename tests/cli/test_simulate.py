@@ -65,7 +65,7 @@ def test_a_file_brings_its_own_arrivals(plan, capsys):
     Path("own.csv").write_text("arrival_s,input_tokens,output_tokens\n1,50,5\n2,60,6\n")
     code, out, _ = run(capsys, plan, "--trace", "own.csv", "--warmup", "0", "--seconds", "300")
     assert code == 0
-    assert "2 came, 2 ended in the window" in out
+    assert "2 arrived, 2 finished in the window" in out
 
 
 @pytest.mark.parametrize("scheduler", ["flow", "flow-tokens", "random", "shortest-queue", "swarm"])

@@ -46,8 +46,8 @@ def test_a_report_beside_the_prediction(cli, start):
     ready(*start("ok"))
     code, out, err = cli(*OWN)
     assert (code, err) == (0, "")
-    assert "3 came, 3 ended in the window, 0 were under way, 0 failed" in out
-    assert "when all was answered" in out
+    assert "3 arrived, 3 finished in the window, 0 were unfinished, 0 failed" in out
+    assert "when every request was answered" in out
     for words in (
         "measured",
         "simulated",
@@ -85,20 +85,20 @@ def test_mistakes(cli, start):
 def test_ctrl_c_reports_what_is_done(cli, start, monkeypatch):
     """The daemon stops in the middle of its answers for ever; the signal comes with the third token."""
     ready(*start("pauses"))
-    show = command._Bar.__call__
+    show = command._ReplayProgress.__call__
 
     def interrupted(bar, now_s, tokens):
         show(bar, now_s, tokens)
         if tokens == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(command._Bar, "__call__", interrupted)
+    monkeypatch.setattr(command._ReplayProgress, "__call__", interrupted)
     before = signal.getsignal(signal.SIGINT)
     Path("long.csv").write_text("arrival_s,input_tokens,output_tokens\n0,5,9\n")
     code, out, err = cli("--trace", "long.csv", "--warmup", "0", "--seconds", "100000")
     assert code == 0
     assert "stopped by you" in out
-    assert "1 came, 0 ended in the window, 1 were under way" in out
+    assert "1 arrived, 0 finished in the window, 1 were unfinished" in out
     assert "stopping here" in err
     assert signal.getsignal(signal.SIGINT) is before
 
