@@ -16,12 +16,14 @@ from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, SolverReport, assemble
-from helix_df.runtime.coordinator.state import Abort, CoordinatorState, Deliver
+from helix_df.runtime.coordinator.actions import Abort, Deliver
+from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.messages import Hello, Message, Ready, Rejected, Release, Welcome, decode, encode
+from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.messages import Hello, Message, Ready, Rejected, Release, Send, Welcome, decode, encode
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
 
@@ -237,7 +239,7 @@ class World:
     def drop_prefixes(self) -> None:
         """Let go of all that is kept, as when every node were full."""
         for node in self.coordinator.nodes:
-            self._coordinate(self.coordinator._tell(self.coordinator.prefixes.drop_node(node)))
+            self._coordinate(self.coordinator.requests_state.drop_prefixes(node))
         self.settle()
 
     def pages(self) -> dict[str, int]:
@@ -292,6 +294,8 @@ class World:
                 case Abort():
                     assert action.request not in self.aborted
                     self.aborted[action.request] = str(action.error)
+                case IllegalEventSeen():
+                    raise AssertionError(action.error)
 
     def _work(self, worker: ToyWorker, actions: list[object]) -> None:
         for action in actions:

@@ -19,10 +19,10 @@ from helix_df.paths import cache_root
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.measurement import Kind, Memory, Sample
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.requests import PAGE_TOKENS
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import habits, matrix_layout
 from helix_df.runtime.worker.engine import Engine
-from helix_df.runtime.worker.kv_pages import PAGE_TOKENS
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.job import Job
 

@@ -11,6 +11,9 @@ from typing import Literal, Protocol
 
 from helix_df.runtime.sampling import SamplingParams
 
+PAGE_TOKENS = 16
+"""Tokens of a page in a worker's KV cache."""
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -118,6 +121,7 @@ class JobStatus:
     """A running job at one moment. ``ready`` means that a full path through the layers is up.
 
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
+    ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     """
 
     name: str
@@ -134,6 +138,7 @@ class JobStatus:
     generated_tokens: int
     prefix_hits: int = 0
     cached_tokens: int = 0
+    illegal_events: int = 0
 
 
 class TokenService(Protocol):

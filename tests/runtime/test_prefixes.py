@@ -17,8 +17,8 @@ from helix_df.runtime.coordinator.prefix_index import PrefixIndex
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route
-from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerState
+from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Send
+from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerState
 from helix_df.runtime.worker.steps import StepResult
 from tests.runtime.tiny import PLACEMENT, answer, tiny_plan
 

@@ -7,11 +7,10 @@ import pytest
 from helix_df.errors import RequestError
 from helix_df.layers import LayerRange
 from helix_df.rules.retries import MOST_REJECTIONS, backoff_s
-from helix_df.runtime.coordinator.state import Abort, CoordinatorAction
+from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.messages import Forward, Message, Rejected
-from helix_df.runtime.worker.state import Send
+from helix_df.runtime.wire.messages import Forward, Message, Rejected, Send
 from property_tests.runtime_world import World, toy_plan
 
 
@@ -60,7 +59,7 @@ def test_others_start_meanwhile_and_the_one_who_waited_comes_first_then():
     assert other.startswith("s/")
     coordinator.submit(asked("t", max_tokens=60))
     coordinator.retry(1.0)
-    assert list(coordinator._waiting) == ["r", "t"]
+    assert list(coordinator.requests_state.queue) == ["r", "t"]
 
 
 def test_whoever_is_cancelled_while_waiting_is_forgotten():

@@ -10,8 +10,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator, context_of
 from helix_df.runtime.coordinator.state import CoordinatorState
-from helix_df.runtime.wire.messages import Forward, Hello, Ready
-from helix_df.runtime.worker.state import Send
+from helix_df.runtime.wire.messages import Forward, Hello, Ready, Send
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 TWINS = {"a1": LayerRange(0, 2), "a2": LayerRange(0, 2), "b1": LayerRange(2, 4), "b2": LayerRange(2, 4)}

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from helix_df.rules.routing import KvLedger
-from helix_df.runtime.requests import Prefix
-from helix_df.runtime.worker.kv_pages import PAGE_TOKENS
+from helix_df.runtime.requests import PAGE_TOKENS, Prefix
 
 
 @dataclass(slots=True)

@@ -20,17 +20,18 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.coordinator.state import Abort, CoordinatorAction, CoordinatorState, Deliver
+from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.jobs.launchers.base import Launcher, WorkerOrder
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
 from helix_df.runtime.jobs.launchers.local import LocalLauncher
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
+from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
-from helix_df.runtime.wire.messages import Frames, Hello, Message, decode_bundle, encode_bundles
+from helix_df.runtime.wire.messages import Frames, Hello, Message, Send, decode_bundle, encode_bundles
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.runtime.worker.shell import EngineBuilder
-from helix_df.runtime.worker.state import Send
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +205,9 @@ class Coordinator:
                     self._hand_over(action.request, action.event)
                 case Abort():
                     self._hand_over(action.request, action.error)
+                case IllegalEventSeen():
+                    if action.is_news:
+                        log.warning("%s (the %d. time)", action.error, action.times)
         for address, frames in encode_bundles(sends, self.token).items():
             self._endpoint.send(address, frames)
         self._changed.set()

@@ -181,6 +181,15 @@ class Stop:
 
 Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Probe | Stop
 
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """An action of either machine: send a message to an address."""
+
+    address: str
+    message: Message
+
+
 _TYPES: dict[str, type[Any]] = {
     kind.TAG: kind
     for kind in (Hello, Welcome, Loading, Ready, Failed, Heartbeat, Forward, Sampled, Rejected, Release, Probe, Stop)

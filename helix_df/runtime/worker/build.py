@@ -9,12 +9,12 @@ from helix_df.graph.stage_timing import is_measured, node_timing
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.requests import PAGE_TOKENS
 from helix_df.runtime.wire.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import habits, matrix_layout
 from helix_df.runtime.worker.engine import Engine
-from helix_df.runtime.worker.kv_pages import PAGE_TOKENS
 from helix_df.runtime.worker.shell import Report, StepEngine
 from helix_df.spec.job import Job
 

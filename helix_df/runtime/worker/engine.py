@@ -14,11 +14,11 @@ from jax import Array
 
 from helix_df.layers import LayerRange
 from helix_df.models.llama import LlamaShard
-from helix_df.runtime.requests import EngineHealth, TopLogprobs
+from helix_df.runtime.requests import PAGE_TOKENS, EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.compile_cache import compiled_programs
-from helix_df.runtime.worker.kv_pages import PAGE_TOKENS, PagePool
+from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import SamplerRows, log_probabilities, pick_greedily, sample, sampler_rows
 from helix_df.runtime.worker.steps import Step, StepResult

@@ -7,8 +7,7 @@ pages, nor layers: one page number stands for the same page in every layer that 
 from __future__ import annotations
 
 from helix_df.rules.pages import pages_for
-
-PAGE_TOKENS = 16
+from helix_df.runtime.requests import PAGE_TOKENS
 
 
 class PagePool:

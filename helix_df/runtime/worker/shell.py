@@ -34,6 +34,7 @@ from helix_df.runtime.wire.messages import (
     Probe,
     Ready,
     Release,
+    Send,
     Stop,
     Welcome,
     decode_bundle,
@@ -42,7 +43,7 @@ from helix_df.runtime.wire.messages import (
 )
 from helix_df.runtime.wire.transport import Endpoint
 from helix_df.runtime.worker.stage_speed import time_stage
-from helix_df.runtime.worker.state import Fork, Free, Send, Trim, WorkerAction, WorkerState
+from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
 

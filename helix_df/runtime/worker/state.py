@@ -18,19 +18,11 @@ from helix_df.codecs import Codec
 from helix_df.errors import ProtocolError
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
-from helix_df.runtime.wire.messages import Forward, Message, Rejected, Release, Route, Sampled
+from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
 from helix_df.runtime.worker.steps import Step, StepResult
 
 MOST_RELEASED = 10_000
 """Releases to remember of requests that have not been here yet; a late step is never that late."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message to an address."""
-
-    address: str
-    message: Message
 
 
 @dataclass(frozen=True, slots=True)

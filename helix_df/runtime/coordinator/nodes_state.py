@@ -1,0 +1,308 @@
+"""The workers of a job as its coordinator sees them: who has joined, how far each is, who has fallen silent.
+
+Event and time in, actions out. Doesn't know requests: what it means for them that a worker is up or down is
+``requests_state``'s to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from helix_df.graph.flow import Hop
+from helix_df.graph.problem import Placement
+from helix_df.layers import LayerRange
+from helix_df.plan.plan import Plan
+from helix_df.rules.routing import Adjacency
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, NodeState, NodeStatus, StageSpeed
+from helix_df.runtime.transitions import IllegalEvent, TransitionTable
+from helix_df.runtime.wire.messages import (
+    LOST_AFTER_S,
+    Failed,
+    Heartbeat,
+    Hello,
+    Loading,
+    Ready,
+    Send,
+    Stop,
+    Welcome,
+)
+
+NodeEvent = Literal["hello", "loading", "compiling", "ready", "heartbeat", "exit", "silence"]
+"""``exit``: its worker has failed or is gone. A worker that is refused, since another serves the node, is no event."""
+
+NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
+    "node",
+    "waiting",
+    {
+        "waiting": {"hello": "joined", "exit": "failed"},
+        "joined": {
+            "hello": "joined",
+            "heartbeat": "joined",
+            "loading": "loading",
+            "compiling": "compiling",
+            "ready": "ready",
+            "silence": "lost",
+            "exit": "failed",
+        },
+        "loading": {
+            "loading": "loading",
+            "heartbeat": "loading",
+            "hello": "joined",
+            "compiling": "compiling",
+            "ready": "ready",
+            "silence": "lost",
+            "exit": "failed",
+        },
+        "compiling": {
+            "compiling": "compiling",
+            "heartbeat": "compiling",
+            "hello": "joined",
+            "ready": "ready",
+            "silence": "lost",
+            "exit": "failed",
+        },
+        "ready": {"ready": "ready", "heartbeat": "ready", "hello": "joined", "silence": "lost", "exit": "failed"},
+        # What a worker said before it was given up may still be on its way.
+        "lost": {
+            "hello": "joined",
+            "loading": "lost",
+            "compiling": "lost",
+            "ready": "lost",
+            "heartbeat": "lost",
+            "exit": "lost",
+        },
+        "failed": {
+            "hello": "joined",
+            "loading": "failed",
+            "compiling": "failed",
+            "ready": "failed",
+            "heartbeat": "failed",
+            "exit": "failed",
+        },
+    },
+)
+"""What happens to a node. A worker that greets again, in whatever state, begins again."""
+
+_AWAY: frozenset[NodeState] = frozenset({"waiting", "lost", "failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUp:
+    """A worker serves, with room for so many tokens of KV cache."""
+
+    node: str
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDown:
+    """A worker serves no more, and why; what it held is gone."""
+
+    node: str
+    why: str
+
+
+NodeAction = Send | NodeUp | NodeDown
+
+
+@dataclass(slots=True)
+class ServedNode:
+    """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke."""
+
+    layers: LayerRange
+    kv_tokens: int
+    tokens_per_s: float
+    state: NodeState = "waiting"
+    address: str | None = None
+    pid: int | None = None
+    progress: float = 0.0
+    detail: str = ""
+    heard: float = 0.0
+    health: EngineHealth = NEW_ENGINE
+    memory_bytes: int = 0
+    speed: StageSpeed | None = None
+
+    def move(self, event: NodeEvent, name: str) -> NodeState:
+        """Take an event, and say what it makes of the node.
+
+        Raises:
+            IllegalEvent: when it can't happen in this state.
+        """
+        self.state = NODE.after(self.state, event, name)
+        return self.state
+
+    def status(self, name: str, *, kv_used: int, kv_kept: int, kv_capacity: int | None, running: int) -> NodeStatus:
+        """The node at this moment, with what the coordinator counts on it; ``kv_capacity`` None is as planned."""
+        cold = self.health.cold_shapes
+        return NodeStatus(
+            name=name,
+            state=self.state,
+            layers=(self.layers.start, self.layers.stop),
+            address=self.address,
+            progress=self.progress,
+            detail=self.detail or (f"{cold} shapes left to compile" if cold else ""),
+            cold_shapes=cold,
+            speed=self.speed,
+            kv_used_tokens=kv_used,
+            kv_capacity_tokens=self.kv_tokens if kv_capacity is None else kv_capacity,
+            running=running,
+            kv_kept_tokens=kv_kept,
+            kv_held_tokens=self.health.kv_held_tokens,
+            compiled_programs=self.health.compiled_programs,
+            memory_bytes=self.memory_bytes,
+        )
+
+
+@dataclass(slots=True)
+class NodesState:
+    """Nodes by name, and whether all of them were once up together. ``failure`` is why the job never came up."""
+
+    plan: Plan
+    nodes: dict[str, ServedNode] = field(default_factory=dict)
+    was_ready: bool = False
+    failure: str | None = None
+    closed: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, adjacency: Adjacency) -> NodesState:
+        """The nodes that requests may go through; nobody has joined yet."""
+        stages = (stage for stage in plan.stages if stage.node in adjacency)
+        nodes = {stage.node: ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in stages}
+        return cls(plan, nodes)
+
+    # ------------------------------------------------------------------ what others ask
+
+    @property
+    def placement(self) -> Placement:
+        """Layers of the nodes."""
+        return {name: node.layers for name, node in self.nodes.items()}
+
+    @property
+    def all_up(self) -> bool:
+        """Whether every worker serves."""
+        return all(node.state == "ready" for node in self.nodes.values())
+
+    def is_up(self, name: str) -> bool:
+        """Whether the node's worker serves."""
+        return self.nodes[name].state == "ready"
+
+    def address(self, name: str) -> str:
+        """Where the worker of a node that is up listens."""
+        address = self.nodes[name].address
+        assert address is not None, f"{name} is up without an address"
+        return address
+
+    def step_s(self, hop: Hop) -> float:
+        """Seconds of a decode step, as its worker timed one before it served; else what the plan makes of a token."""
+        node = self.nodes[hop.node]
+        whole_s = node.speed.decode_s if node.speed is not None else 1 / node.tokens_per_s
+        return whole_s * len(hop.layers) / len(node.layers)
+
+    # ------------------------------------------------------------------ events
+
+    def on_hello(self, hello: Hello, now: float) -> list[NodeAction]:
+        """A worker greets: it is taken in, or told why not."""
+        refusal = self._refusal(hello, now)
+        if refusal is not None:
+            return [Send(hello.address, Failed(hello.node, refusal))]
+        node = self.nodes[hello.node]
+        # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
+        starts_over = self._moved(hello) or node.state == "ready"
+        node.move("hello", hello.node)
+        node.progress, node.detail = 0.0, ""
+        node.address, node.pid, node.heard = hello.address, hello.pid, now
+        down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
+        return [*down, Send(hello.address, self._welcome(hello.node, node))]
+
+    def on_progress(self, message: Loading | Ready | Heartbeat, now: float) -> list[NodeAction]:
+        """A worker says how it is.
+
+        Raises:
+            IllegalEvent: when it is too early for that, or there is no such node.
+        """
+        node = self._node(message.node, message.TAG)
+        match message:
+            case Loading():
+                state = node.move("compiling" if message.state == "compiling" else "loading", message.node)
+            case Ready():
+                state = node.move("ready", message.node)
+            case Heartbeat():
+                state = node.move("heartbeat", message.node)
+        if state in _AWAY or node.address is None:
+            return []
+        node.heard = now
+        return self._note(node, node.address, message)
+
+    def on_exit(self, name: str, words: str) -> list[NodeAction]:
+        """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it.
+
+        Raises:
+            IllegalEvent: when there is no such node.
+        """
+        if self.closed:
+            return []
+        node = self._node(name, "exit")
+        was_away = node.state in ("lost", "failed")
+        node.move("exit", name)
+        if was_away:
+            return []
+        if not self.was_ready:
+            self.failure = self.failure or f"worker {name} failed: {words}"
+        return self._lose(name, words)
+
+    def tick(self, now: float) -> list[NodeAction]:
+        """Notice workers that have been silent for too long."""
+        actions: list[NodeAction] = []
+        for name, node in self.nodes.items():
+            silent_s = now - node.heard
+            if node.state not in _AWAY and silent_s > LOST_AFTER_S:
+                node.move("silence", name)
+                actions += self._lose(name, f"silent for {silent_s:.0f} s")
+        return actions
+
+    def close(self) -> list[NodeAction]:
+        """Tell every worker to exit."""
+        self.closed = True
+        return [Send(node.address, Stop()) for node in self.nodes.values() if node.address is not None]
+
+    def _note(self, node: ServedNode, address: str, message: Loading | Ready | Heartbeat) -> list[NodeAction]:
+        match message:
+            case Loading():
+                node.progress, node.detail = message.progress, message.detail
+                return []
+            case Ready():
+                node.progress, node.detail = 1.0, ""
+                node.speed = message.speed or node.speed
+                self.was_ready = self.was_ready or self.all_up
+                return [NodeUp(message.node, message.kv_tokens)]
+            case Heartbeat():
+                node.health, node.memory_bytes = message.health, message.memory_bytes
+                return [Send(address, Heartbeat(message.node))]
+
+    def _lose(self, name: str, why: str) -> list[NodeAction]:
+        node = self.nodes[name]
+        node.detail, node.address = why, None
+        return [NodeDown(name, why)]
+
+    def _welcome(self, name: str, node: ServedNode) -> Welcome:
+        job = self.plan.job.model_dump(mode="json", exclude_none=True)
+        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, job)
+
+    def _refusal(self, hello: Hello, now: float) -> str | None:
+        """Why this worker can't serve the node, if it can't."""
+        node = self.nodes.get(hello.node)
+        if node is None:
+            return "the plan gives this node no layers to serve"
+        if self._moved(hello) and now - node.heard < LOST_AFTER_S:
+            return "another worker serves this node already"
+        return None
+
+    def _moved(self, hello: Hello) -> bool:
+        return self.nodes[hello.node].address not in (None, hello.address)
+
+    def _node(self, name: str, event: str) -> ServedNode:
+        node = self.nodes.get(name)
+        if node is None:
+            raise IllegalEvent("node", name, "not in the plan", event)
+        return node

@@ -1,0 +1,104 @@
+"""One request as the coordinator sees it: its states, what it has, and what it may come to.
+
+Doesn't know queues, pipelines' choice or workers: what moves a request is ``requests_state``'s to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from helix_df.rules.admission import expected_answer, expected_kv
+from helix_df.rules.routing import Pipeline
+from helix_df.runtime.requests import GenerationRequest
+from helix_df.runtime.transitions import TransitionTable
+from helix_df.spec.job import Job
+
+RequestState = Literal["new", "waiting", "backing_off", "running", "leaving", "over"]
+"""``leaving``: cancelled, with a step still under way, so that its KV cache can't be freed yet."""
+
+RequestEvent = Literal[
+    "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
+    "token_out_of_turn",
+]  # fmt: skip
+
+REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
+    "request",
+    "new",
+    {
+        "new": {"submit": "waiting"},
+        "waiting": {"start": "running", "cancel": "over", "abort": "over"},
+        "backing_off": {"due": "waiting", "cancel": "over", "abort": "over"},
+        "running": {
+            "token": "running",
+            "last_token": "over",
+            "cancel": "leaving",
+            "no_prefix": "waiting",
+            "lost": "waiting",
+            "kv_full": "backing_off",
+            "give_up": "over",
+            "abort": "over",
+        },
+        "leaving": {
+            "cancel": "leaving",
+            "token": "over",
+            "no_prefix": "over",
+            "lost": "over",
+            "kv_full": "over",
+            "abort": "over",
+        },
+        "over": {"cancel": "over"},
+    },
+)
+"""What happens to a request. Messages of an earlier attempt are nobody's and never get here."""
+
+
+@dataclass(slots=True)
+class ServedRequest:
+    """A request and, while it runs, its pipeline.
+
+    ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
+    ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
+    rejected once. ``rejections`` are those for want of KV cache; after one it waits until ``retry_s``. ``cached``
+    tokens it didn't have to compute in this attempt.
+    """
+
+    asked: GenerationRequest
+    tokens: list[int]
+    state: RequestState = "new"
+    attempt: int = 0
+    pipeline: Pipeline | None = None
+    cautious: bool = False
+    alone: bool = False
+    cached: int = 0
+    rejections: int = 0
+    retry_s: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The name of its present attempt."""
+        return f"{self.asked.id}/{self.attempt}"
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.asked.prompt)
+
+    @property
+    def most(self) -> int:
+        """Tokens of KV cache it may come to."""
+        return len(self.asked.prompt) + self.asked.max_tokens
+
+    def expected(self, job: Job) -> int:
+        """Tokens of KV cache it is expected to come to; see ``rules.admission``."""
+        answer = expected_answer(self.asked.max_tokens, job.runtime.expected_output, job.workload.output_length)
+        return expected_kv(len(self.tokens), len(self.asked.prompt), answer, self.most, self.cautious)
+
+    def move(self, event: RequestEvent) -> RequestState:
+        """Take an event, and say what it makes of the request.
+
+        Raises:
+            IllegalEvent: when it can't happen in this state.
+        """
+        self.state = REQUEST.after(self.state, event, self.asked.id)
+        return self.state

@@ -1,0 +1,393 @@
+"""Requests at the coordinator: which starts when and on which pipeline, and what follows from tokens and losses.
+
+Event and time in, actions out. A request is answered exactly once: by tokens up to a finish, or by an abort. When a
+worker of its pipeline is lost or out of KV cache it starts again elsewhere from the tokens it has. Which nodes are up
+is ``nodes_state``'s to say; this only asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from helix_df.errors import RequestError
+from helix_df.graph.compile import link_table
+from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.plan.plan import Plan
+from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE, on_arrival
+from helix_df.rules.batching import piece_tokens
+from helix_df.rules.micro_batches import MicroBatches, micro_batches
+from helix_df.rules.retries import MOST_REJECTIONS, backoff_s, gives_up
+from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path
+from helix_df.rules.schedulers.api import View
+from helix_df.rules.schedulers.registry import get_scheduler
+from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.nodes_state import NodesState
+from helix_df.runtime.coordinator.page_ledger import PageLedger
+from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
+from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
+from helix_df.runtime.requests import GenerationRequest, TokenEvent
+from helix_df.runtime.transitions import IllegalEvent
+from helix_df.runtime.wire.messages import Forward, Rejected, Route, Sampled, Send
+
+
+@dataclass(slots=True)
+class RequestCounters:
+    """What has come of all requests so far."""
+
+    finished: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(slots=True)
+class RequestsState:
+    """All requests that aren't over, the queue, and the account of KV cache.
+
+    ``running_on`` counts the running requests by node. Once ``closed``, nothing is taken any more.
+    """
+
+    plan: Plan
+    context: int
+    page_tokens: int
+    nodes: NodesState
+    adjacency: Adjacency
+    router: Router = field(init=False)
+    ledger: PageLedger = field(init=False)
+    prefixes: PrefixCache = field(init=False)
+    counters: RequestCounters = field(default_factory=RequestCounters)
+    running_on: Counter[str] = field(default_factory=Counter)
+    closed: bool = False
+    requests: dict[str, ServedRequest] = field(default_factory=dict)
+    queue: deque[str] = field(default_factory=deque)
+    backing_off: list[str] = field(default_factory=list)
+    _links: LinkTable = field(init=False)
+    _attempts: int = 0
+
+    def __post_init__(self) -> None:
+        runtime = self.plan.job.runtime
+        self._links = link_table(self.plan.job)
+        self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
+        self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
+        view = View(
+            placement=self.plan.placement,
+            adjacency=self.adjacency,
+            edges=self.plan.edges,
+            seed=self.plan.job.solver.seed,
+            waiting=lambda name: self.running_on[name],
+            link_free_in_s=lambda _tail, _head: 0.0,  # nobody tells the coordinator
+        )
+        self.router = get_scheduler(runtime.scheduler)(view)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a full path through the layers is up."""
+        return self.nodes.failure is None and not self.closed and has_path(self.adjacency, self.nodes.is_up)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be started, or started again."""
+        return len(self.queue) + len(self.backing_off)
+
+    @property
+    def running(self) -> int:
+        """Requests that have a pipeline."""
+        return len(self.requests) - self.waiting
+
+    @property
+    def next_retry_s(self) -> float | None:
+        """When somebody who backs off is due; ``None`` while nobody does."""
+        return min((self.requests[name].retry_s for name in self.backing_off), default=None)
+
+    # ------------------------------------------------------------------ from clients
+
+    def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
+        """Take a request.
+
+        Raises:
+            RequestError: when it can never be served, too many wait, or no path is up.
+        """
+        self._refuse(asked)
+        request = self.requests[asked.id] = ServedRequest(asked, list(asked.prompt))
+        request.move("submit")
+        self.queue.append(asked.id)
+        self.counters.prompt_tokens += len(asked.prompt)
+        return self.admit()
+
+    def cancel(self, name: str) -> list[CoordinatorAction]:
+        """Give a request up; its KV cache is freed once its step in flight has come home."""
+        request = self.requests.get(name)
+        if request is None:
+            return []  # it is over
+        queue = self.backing_off if request.state == "backing_off" else self.queue
+        if request.move("cancel") == "leaving":
+            return []
+        queue.remove(name)
+        del self.requests[name]
+        return self.admit()
+
+    def close(self, why: str) -> list[CoordinatorAction]:
+        """Abort what runs and waits, for good."""
+        self.closed = True
+        return self._abort(list(self.requests), why)
+
+    def _refuse(self, asked: GenerationRequest) -> None:
+        if not asked.prompt:
+            raise RequestError("the prompt has no tokens", param="prompt")
+        if asked.max_tokens < 1:
+            raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
+        if asked.id in self.requests:
+            raise RequestError("a request of this id is being served", param="id", found=asked.id)
+        most = len(asked.prompt) + asked.max_tokens
+        verdict = on_arrival(self.ready, self._fits(most), len(self.queue), self.plan.job.runtime.max_queue)
+        if verdict == NO_PATH:
+            raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
+        if most > self.context:
+            raise RequestError(
+                f"prompt ({len(asked.prompt)} tokens) and answer ({asked.max_tokens}) exceed the context",
+                param="max_tokens",
+                code="context_length_exceeded",
+                expected=f"at most {self.context} tokens together",
+            )
+        if verdict == TOO_LARGE:
+            room = max(self.ledger.capacity.values())
+            raise RequestError(
+                f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
+                param="max_tokens",
+                code="kv_cache_exceeded",
+                expected=f"at most {room} tokens, prompt and answer together",
+            )
+        if verdict == QUEUE_FULL:
+            raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+
+    def _fits(self, most: int) -> bool:
+        """Whether some pipeline of nodes that are up could hold a request that comes to so many tokens."""
+        return has_path(self.adjacency, lambda name: self.nodes.is_up(name) and self.ledger.capacity[name] >= most)
+
+    # ------------------------------------------------------------------ starts
+
+    def admit(self) -> list[CoordinatorAction]:
+        """Start waiting requests, first come first served, for as long as pipelines have room."""
+        actions: list[CoordinatorAction] = []
+        while self.queue:
+            request = self.requests[self.queue[0]]
+            expected = request.expected(self.plan.job)
+            pipeline = self.router.route(self._has_room(expected, request.most))
+            if pipeline is None:
+                break
+            self.queue.popleft()
+            actions += self._start(request, pipeline, expected)
+        return actions
+
+    def retry(self, now: float) -> list[CoordinatorAction]:
+        """Put those back to the head of the queue that have waited long enough after a rejection."""
+        due = [name for name in self.backing_off if self.requests[name].retry_s <= now]
+        for name in due:
+            self.requests[name].move("due")
+        self.backing_off = [name for name in self.backing_off if name not in due]
+        self.queue.extendleft(sorted(due, key=lambda name: -self.requests[name].retry_s))
+        return self.admit()
+
+    def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
+        is_up, admits = self.nodes.is_up, self.ledger.admitting(expected, most)
+        return lambda name: is_up(name) and admits(name)
+
+    def _start(self, request: ServedRequest, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
+        request.move("start")
+        self._attempts += 1
+        request.pipeline, request.attempt = pipeline, self._attempts
+        self.running_on.update(hop.node for hop in pipeline)
+        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
+        request.cached = prefix.tokens if prefix is not None else 0
+        addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
+        route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline), prefix)
+        pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
+        return [*self._tell(releases), *pieces]
+
+    def _pieces(self, request: ServedRequest, route: Route) -> Iterator[Forward]:
+        """What is to be computed of a request's tokens, cut so that each piece fits a batch."""
+        tokens = np.array(request.tokens, dtype=np.int32)
+        start = request.cached
+        while start < len(tokens):
+            stop = start + piece_tokens(len(tokens) - start, self.plan.job.runtime.max_prefill_tokens)
+            first = route if start == request.cached else None
+            yield Forward(request.key, start, stop == len(tokens), first, tokens[start:stop])
+            start = stop
+
+    def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
+        ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
+        links = (self._links.find(tail, head) for tail, head in pairwise(ends))
+        network_s = sum(link.latency_s for link in links if link is not None)
+        return micro_batches([self.nodes.step_s(hop) for hop in pipeline], network_s)
+
+    # ------------------------------------------------------------------ from workers
+
+    def on_sampled(self, message: Sampled) -> list[CoordinatorAction]:
+        """A token has come home; the next step follows, or the end.
+
+        Raises:
+            IllegalEvent: for an attempt that never was, or a token out of turn.
+        """
+        request = self._running(message.request, "token")
+        if request is None:
+            return []
+        if request.state == "leaving":
+            request.move("token")
+            return [*self._leave(request, message.position), *self._forget(request), *self.admit()]
+        if message.position != len(request.tokens):
+            request.move("token_out_of_turn")
+        cached = 0 if request.generated else request.cached
+        if message.token in request.asked.stop_ids:
+            return self._finish(request, TokenEvent(None, "stop", cached_tokens=cached), message.position)
+        request.tokens.append(message.token)
+        self.counters.generated_tokens += 1
+        if request.generated >= request.asked.max_tokens:
+            event = TokenEvent(message.token, "length", message.logprobs, cached)
+            return self._finish(request, event, message.position)
+        request.move("token")
+        assert request.pipeline is not None, "a running request has no pipeline"
+        step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
+        return [
+            *self._tell(self.prefixes.on_token(request.key, len(request.tokens))),
+            Send(self.nodes.address(request.pipeline[0].node), step),
+            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached)),
+        ]
+
+    def on_rejected(self, message: Rejected, now: float) -> list[CoordinatorAction]:
+        """A worker couldn't go on with a request; it is tried again, or has been tried enough.
+
+        Raises:
+            IllegalEvent: for an attempt that never was.
+        """
+        request = self._running(message.request, message.reason)
+        if request is None:
+            return []
+        if message.reason == "no_prefix":
+            request.alone = True
+            releases = self.prefixes.drop_parent(request.key)
+            return [*self._tell(releases), *self._start_over(request, "no_prefix"), *self.admit()]
+        # Whatever the ledger makes of that node, what is only kept there goes first.
+        releases = self.prefixes.drop_node(message.node)
+        return [*self._tell(releases), *self._back_off(request, now), *self.admit()]
+
+    def _running(self, key: str, event: RequestEvent) -> ServedRequest | None:
+        """The running request of an attempt, or ``None`` for what is over or was tried again."""
+        name, _, attempt = key.rpartition("/")
+        request = self.requests.get(name)
+        if request is not None and request.pipeline is not None and request.key == key:
+            return request
+        if not (attempt.isdecimal() and 0 < int(attempt) <= self._attempts):
+            raise IllegalEvent("request", key, "new", event, "submit")
+        return None
+
+    def _back_off(self, request: ServedRequest, now: float) -> list[CoordinatorAction]:
+        """A worker had no KV cache left for a request: it waits before it is tried again, or has been tried enough."""
+        request.cautious = True
+        request.rejections += 1
+        is_wanted = request.state == "running"
+        enough = is_wanted and gives_up(request.rejections)
+        state = request.move("give_up" if enough else "kv_full")
+        actions = self._leave(request)
+        if state == "backing_off":
+            request.retry_s = now + backoff_s(request.rejections)
+            self.backing_off.append(request.asked.id)
+            return actions
+        self._forget(request)
+        if not is_wanted:
+            return actions
+        self.counters.failed += 1
+        return [*actions, Abort(request.asked.id, _no_room())]
+
+    def _finish(self, request: ServedRequest, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
+        request.move("last_token")
+        self.counters.finished += 1
+        done = [*self._leave(request, computed), *self._forget(request), *self.admit()]
+        return [Deliver(request.asked.id, event), *done]
+
+    def _start_over(self, request: ServedRequest, why: RequestEvent) -> list[CoordinatorAction]:
+        """Back to the head of the queue, with the tokens it has; or out, if nobody wants it any more."""
+        state = request.move(why)
+        actions = self._leave(request)
+        if state == "over":
+            return [*actions, *self._forget(request)]
+        self.queue.appendleft(request.asked.id)
+        return actions
+
+    def _leave(self, request: ServedRequest, computed: int = 0) -> list[CoordinatorAction]:
+        """Free what a running request holds on its pipeline, but for what is worth keeping of ``computed`` tokens."""
+        self.running_on.subtract(hop.node for hop in request.pipeline or ())
+        request.pipeline = None
+        return self._tell(self.prefixes.end(request.key, request.tokens[:computed]))
+
+    def _tell(self, releases: Releases) -> list[CoordinatorAction]:
+        return [
+            Send(self.nodes.address(hop.node), release)
+            for route, release in releases
+            for hop in route
+            if self.nodes.is_up(hop.node)
+        ]
+
+    def _forget(self, request: ServedRequest) -> list[CoordinatorAction]:
+        del self.requests[request.asked.id]
+        return []
+
+    # ------------------------------------------------------------------ from nodes
+
+    def on_up(self, node: str, kv_tokens: int) -> list[CoordinatorAction]:
+        """A worker serves, with room for so many tokens of KV cache."""
+        self.ledger.capacity[node] = kv_tokens
+        return self.admit()
+
+    def on_down(self, node: str) -> list[CoordinatorAction]:
+        """A worker is lost: what ran there starts over elsewhere, and who fits nowhere is told."""
+        self.ledger.capacity.pop(node, None)
+        actions: list[CoordinatorAction] = []
+        for request in reversed(self._served_by(node)):
+            actions += self._start_over(request, "lost")
+        return [*actions, *self.drop_prefixes(node), *self._abort_hopeless(node), *self.admit()]
+
+    def drop_prefixes(self, node: str) -> list[CoordinatorAction]:
+        """Keep nothing any more of requests that are over, on routes through a node."""
+        return self._tell(self.prefixes.drop_node(node))
+
+    def _abort_hopeless(self, lost: str) -> list[CoordinatorAction]:
+        """Give those up that wait and fit no pipeline that is left; all others would wait behind them."""
+        ready = self.ready
+        left = "pipeline is left whose KV cache holds it" if ready else "full path through the layers is left"
+        idle = [*self.queue, *self.backing_off]
+        hopeless = [name for name in idle if not ready or not self._fits(self.requests[name].most)]
+        return self._abort(hopeless, f"worker {lost} is gone and no {left}")
+
+    def _abort(self, names: list[str], why: str) -> list[CoordinatorAction]:
+        gone = frozenset(names)
+        self.queue = deque(name for name in self.queue if name not in gone)
+        self.backing_off = [name for name in self.backing_off if name not in gone]
+        for name in names:
+            self.requests.pop(name).move("abort")
+        self.counters.failed += len(names)
+        return [Abort(name, _unavailable(why)) for name in names]
+
+    def _served_by(self, node: str) -> list[ServedRequest]:
+        return [
+            request
+            for request in self.requests.values()
+            if request.pipeline is not None and any(hop.node == node for hop in request.pipeline)
+        ]
+
+
+def _unavailable(why: str) -> RequestError:
+    return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")
+
+
+def _no_room() -> RequestError:
+    return RequestError(
+        f"the KV cache was full at each of {MOST_REJECTIONS} tries",
+        code="kv_cache_full",
+        status=503,
+        hint="try again later; with a larger runtime.expected_output fewer requests run at once",
+    )
