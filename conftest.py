@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("HELIX_DF_CHECKS", "1")  # before anything of helix_df is imported; child processes have it, too
+
 import pytest
 from hypothesis import HealthCheck, settings
 

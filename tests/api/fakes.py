@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,8 +51,10 @@ class FakeService:
         self.go_on = asyncio.Event()
         self.ended = asyncio.Event()
         self.open = 0
+        self.asking_threads: set[int] = set()
 
     def snapshot(self) -> JobStatus:
+        self.asking_threads.add(threading.get_ident())
         return self.status
 
     async def submit(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:

@@ -37,7 +37,7 @@ from helix_df.runtime.api.answers import (
     with_token_ids,
 )
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, parse_body
-from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, merge
+from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.stream import EventStream, read_json_body, until_disconnect
 
@@ -137,10 +137,10 @@ class _Api:
 
     async def _ask(self, body: Body, dialect: Dialect, echo: bool = False) -> _Asked:
         self._require_model(body.model)
-        self._require_ready()
+        limits = self._require_ready()
         requests = body.requests()
         # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
-        prompts = await asyncio.to_thread(lambda: tuple(self._text.prepare(item) for item in requests))
+        prompts = await asyncio.to_thread(lambda: tuple(self._text.prepare(item, limits) for item in requests))
         envelope = Envelope(f"{dialect.prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.model_name)
         echoes = [self._echo(item) if echo else "" for item in requests for _ in range(body.n)]
         return _Asked(body, prompts, echoes, dialect, envelope)
@@ -217,10 +217,11 @@ class _Api:
                 status=404,
             )
 
-    def _require_ready(self) -> None:
+    def _require_ready(self) -> TokenLimits:
         status = self._text.snapshot()
         if not status.ready:
             raise RequestError(f"The job is not ready: {why_not_ready(status)}", code="not_ready", status=503)
+        return self._text.limits(status)
 
 
 class _Counted:

@@ -106,10 +106,10 @@ class LocalJob(RunningJob):
         return self._text.snapshot()
 
     def _pieces(self, request: TextRequest) -> AsyncGenerator[TextPiece, None]:
-        return self._text.stream(self._text.prepare(request), f"local-{uuid.uuid4().hex}")
+        return self._text.stream(self._text.prepare(request, self._text.limits()), f"local-{uuid.uuid4().hex}")
 
     async def _answer(self, request: TextRequest) -> Answer:
-        prepared = self._text.prepare(request)
+        prepared = self._text.prepare(request, self._text.limits())
         text, tokens, cached, finish = "", 0, 0, None
         async with aclosing(self._text.stream(prepared, f"local-{uuid.uuid4().hex}")) as pieces:
             async for piece in pieces:

@@ -60,6 +60,14 @@ class TextRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """Tokens that prompt and answer may have together, and that fit in the KV cache of any pipeline, whichever way."""
+
+    context: int
+    smallest_kv: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that was found servable: the prompt's token ids, the most tokens to generate, and how to draw them."""
 
@@ -128,8 +136,15 @@ class TextService:
         """The text of token ids."""
         return self._tokenizer.decode(token_ids)
 
-    def prepare(self, request: TextRequest) -> Prepared:
+    def limits(self, status: JobStatus | None = None) -> TokenLimits:
+        """What requests may come to at this moment; ``status`` is the job's, if it is known already."""
+        ready = [node for node in (status or self.snapshot()).nodes if node.state == "ready"]
+        return TokenLimits(self.context, min((node.kv_capacity_tokens for node in ready), default=self.context))
+
+    def prepare(self, request: TextRequest, limits: TokenLimits) -> Prepared:
         """Tokenize and check a request, without sending it anywhere.
+
+        The only method that may run in any thread: it asks the tokenizer, and never the service.
 
         Raises:
             RequestError: when it can't be served as asked, with the numbers that don't fit.
@@ -140,7 +155,7 @@ class TextService:
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
-            max_tokens=self._token_limit(len(prompt), request.max_tokens, field),
+            max_tokens=_token_limit(len(prompt), request.max_tokens, field, limits),
             sampling=SamplingParams(
                 temperature=request.temperature,
                 top_p=request.top_p,
@@ -190,35 +205,6 @@ class TextService:
         if not ids:
             raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
         return ids
-
-    def _token_limit(self, prompt: int, asked: int | None, field: str) -> int:
-        if prompt >= self.context:
-            raise RequestError(
-                f"This model's maximum context length is {self.context} tokens. However, your {field} resulted in "
-                f"{prompt} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
-                param=field,
-                code="context_length_exceeded",
-            )
-        left = self.context - prompt
-        if asked is None:
-            fits = self._smallest_kv_cache() - prompt
-            return min(left, fits) if fits > 0 else left
-        if asked < 1:
-            raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="1 or more")
-        if asked > left:
-            raise RequestError(
-                f"This model's maximum context length is {self.context} tokens. However, you requested "
-                f"{prompt + asked} tokens ({prompt} in the {field}, {asked} in the completion). "
-                f"Please reduce the length of the {field} or ask for at most {left} tokens.",
-                param=field,
-                code="context_length_exceeded",
-            )
-        return asked
-
-    def _smallest_kv_cache(self) -> int:
-        """Tokens that fit in the KV cache of any pipeline, whichever nodes it goes through."""
-        sizes = [node.kv_capacity_tokens for node in self.snapshot().nodes if node.state == "ready"]
-        return min(sizes, default=self.context)
 
 
 class _Answer:
@@ -293,6 +279,31 @@ async def _close(events: AsyncIterator[TokenEvent]) -> None:
     close = getattr(events, "aclose", None)
     if close is not None:
         await close()
+
+
+def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits) -> int:
+    if prompt >= limits.context:
+        raise RequestError(
+            f"This model's maximum context length is {limits.context} tokens. However, your {field} resulted in "
+            f"{prompt} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
+            param=field,
+            code="context_length_exceeded",
+        )
+    left = limits.context - prompt
+    if asked is None:
+        fits = limits.smallest_kv - prompt
+        return min(left, fits) if fits > 0 else left
+    if asked < 1:
+        raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="1 or more")
+    if asked > left:
+        raise RequestError(
+            f"This model's maximum context length is {limits.context} tokens. However, you requested "
+            f"{prompt + asked} tokens ({prompt} in the {field}, {asked} in the completion). "
+            f"Please reduce the length of the {field} or ask for at most {left} tokens.",
+            param=field,
+            code="context_length_exceeded",
+        )
+    return asked
 
 
 def _check_stops(stop: tuple[str, ...]) -> None:

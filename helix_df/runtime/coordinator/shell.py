@@ -20,6 +20,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.checks import OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.jobs.launchers.base import Launcher, WorkerOrder
@@ -64,7 +65,8 @@ class Coordinator:
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
         self._build_engine = build_engine
-        self._state = CoordinatorState(plan, context_of(plan))
+        self._owned = CoordinatorState(plan, context_of(plan))
+        self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
         self._launchers: dict[str, Launcher] = {}
         self._orders: dict[str, WorkerOrder] = {}
@@ -83,6 +85,7 @@ class Coordinator:
             DeploymentError: when the coordinator's address can't be listened on.
         """
         self._loop = asyncio.get_running_loop()
+        self._loop_thread.bind()
         host = _bind_address(self.plan.job.coordinator.address)
         self._endpoint: Endpoint = listen("local://*" if self._embedded else host)
         if self.plan.job.runtime.emulate:
@@ -121,6 +124,12 @@ class Coordinator:
         """Wait until something has happened to the job."""
         self._changed.clear()
         await self._changed.wait()
+
+    @property
+    def _state(self) -> CoordinatorState:
+        """The machines; no thread but the event loop's may touch them."""
+        self._loop_thread.check()
+        return self._owned
 
     @property
     def address(self) -> str:

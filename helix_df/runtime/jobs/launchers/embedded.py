@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 
@@ -19,7 +20,7 @@ class EmbeddedLauncher:
     def __init__(self, build_engine: EngineBuilder) -> None:
         self._build_engine = build_engine
         self._threads: dict[str, threading.Thread] = {}
-        self._ended: list[Exit] = []
+        self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
     def start(self, order: WorkerOrder) -> None:
@@ -30,8 +31,7 @@ class EmbeddedLauncher:
 
     def exits(self) -> list[Exit]:
         """See ``Launcher``."""
-        ended, self._ended = self._ended, []
-        return ended
+        return [self._ended.get_nowait() for _ in range(self._ended.qsize())]
 
     def command(self, order: WorkerOrder) -> str | None:
         """See ``Launcher``: nothing is left to do by hand."""
@@ -57,4 +57,4 @@ class EmbeddedLauncher:
             worker.run()
         except Exception as error:
             log.exception("worker %s ended", order.node)
-            self._ended.append(Exit(order.node, str(error) or type(error).__name__))
+            self._ended.put(Exit(order.node, str(error) or type(error).__name__))
