@@ -20,11 +20,11 @@ from pathlib import Path
 
 from helix_df.errors import DeploymentError
 from helix_df.extras import explained_imports
+from helix_df.measuring.differences import Difference
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.profiles.catalogue import device_count
-from helix_df.profiles.measurement import Difference
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, find_job, find_running, job_directory

@@ -14,7 +14,6 @@ from helix_df.benchmarking.replay import Load, OnToken, Replayed, replay
 from helix_df.benchmarking.report import BenchReport
 from helix_df.errors import DeploymentError, SimulationError
 from helix_df.plan.plan import Plan, read_plan
-from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.api.client import RemoteJob, RunningJob, http_client
 from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.requests import JobStatus
@@ -79,7 +78,7 @@ async def bench_job(
 ) -> BenchReport:
     """``bench`` for a job at hand, such as ``deploy`` gives one, that runs ``plan`` and is at rest."""
     status = status or await job.status()
-    geometry = read_geometry(plan.job.model.parsed_source)
+    geometry = plan.geometry
     context = min(plan.job.model.context or geometry.context_length, geometry.context_length)
     room = min((context, *(node.kv_capacity_tokens for node in status.nodes if node.state == "ready")))
     sent, factor = fitted(trace, room, scale)

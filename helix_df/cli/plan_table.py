@@ -13,12 +13,11 @@ from rich.table import Table
 
 from helix_df.cli.console import print_trimmed
 from helix_df.cli.words import count, labelled, names, number, plain_table
-from helix_df.graph.compile import mean_request
+from helix_df.graph.compile import origin_of
 from helix_df.graph.flow import FlowPath
 from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
 from helix_df.plan.plan import Plan, Stage
-from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests
 
 MAX_ROWS = 50
@@ -42,7 +41,7 @@ _REASONS = {
 
 def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: bool = False) -> None:
     """Print the plan: summary, nodes, binding links, pipelines."""
-    requests = mean_request(plan.job, read_geometry(plan.job.model.parsed_source))
+    requests = (problem.origin or origin_of(plan.job)).requests
     shown = plan.stages if every_node else plan.stages[:MAX_ROWS]
     left_out = len(plan.stages) - len(shown)
     print_trimmed(

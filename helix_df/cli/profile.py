@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from helix_df.profiles.measurement import DeviceProfile
+    from helix_df.measuring.device_profile import DeviceProfile
     from helix_df.spec.job import Job
 
 

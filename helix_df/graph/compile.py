@@ -1,7 +1,7 @@
 """From a job to the numbers a solver is asked about.
 
-Owns the choice of each node's throughput (declared, measured, roofline) and the table of links. Doesn't know YAML, and
-reads no weights: a model's geometry is enough.
+Owns the step from where a speed comes from (``speed_source``) to each node's throughput, and the table of links.
+Doesn't know YAML, and reads no weights: a model's geometry is enough.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import SpecError
-from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Problem
+from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Origin, Problem
+from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
 from helix_df.layers import LayerRange
-from helix_df.profiles.catalogue import Device, find_device, find_measured
+from helix_df.profiles.catalogue import Measured, find_device
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import declared_curves
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import (
     Requests,
@@ -24,14 +24,12 @@ from helix_df.profiles.throughput import (
     from_table,
     kv_tokens_by_layers,
 )
-from helix_df.spec.job import GpuType, Job, LinkQuality, Node, Profile
+from helix_df.profiles.timing import declared_curves
+from helix_df.spec.job import GpuType, Job, LinkQuality, Node
 
 TOKEN_BYTES = 2
 """Bytes of a token id on the way to and from the coordinator: a vocabulary of 65,536 fits, and the paper's data counts
 the same. Such links carry thousands of times less than those between nodes, so more would change no plan."""
-
-DEFAULT_EFFICIENCY = Profile.model_fields["efficiency"].default
-"""Share of a catalogued device's peaks that is reached, where the job says nothing."""
 
 NOTHING = Throughput((), ())
 """What a node does that the job excludes."""
@@ -44,8 +42,8 @@ def compile_problem(job: Job) -> Problem:
         ModelError: when the model's geometry can't be read.
         SpecError: for a GPU type that neither the job nor the catalogue describes.
     """
-    geometry = read_geometry(job.model.parsed_source)
-    requests = mean_request(job, geometry)
+    origin = origin_of(job)
+    geometry, requests = origin.geometry, origin.requests
     by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in {node.gpu for node in job.nodes.values()}}
     nodes = tuple(
         _node_profile(name, node, NOTHING if name in job.limits.avoid else by_gpu[node.gpu])
@@ -60,7 +58,18 @@ def compile_problem(job: Job) -> Problem:
         element_bytes=job.model.element_bytes,
         partial_inference=job.solver.partial_inference,
         limits=_limits(job, requests),
+        origin=origin,
     )
+
+
+def origin_of(job: Job) -> Origin:
+    """The geometry of a job's model, read from where it lies, and the job's mean request.
+
+    Raises:
+        ModelError: when the model's geometry can't be read.
+    """
+    geometry = read_geometry(job.model.parsed_source)
+    return Origin(geometry, mean_request(job, geometry))
 
 
 def _node_profile(name: str, node: Node, throughput: Throughput) -> NodeProfile:
@@ -106,46 +115,29 @@ def _link(quality: LinkQuality) -> Link:
 def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> Throughput:
     """What a GPU type does with 1, 2, 3, … layers of the model.
 
-    A declared profile comes first, then measured curves of the very same device and model, then a roofline.
+    The source is ``speed_source``'s choice.
 
     Raises:
         SpecError: when nobody says how much memory or speed the type has.
     """
-    declared = job.gpus.get(gpu, GpuType())
-    device = find_device(gpu)
-    profile = declared.profile
-    if profile is not None and profile.tokens_per_s is not None:
-        kv_tokens = profile.kv_tokens or _kv_tokens(job, geometry, requests, gpu, device)
-        return from_table(profile.tokens_per_s, kv_tokens, geometry.num_layers)
-    if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
-        kv_tokens = profile.kv_tokens or _kv_tokens(job, geometry, requests, gpu, device)
-        curves = declared_curves(profile.prefill_ms, profile.decode_ms, kv_tokens, requests.max_batch)
-        return from_curves(curves, requests, geometry.num_layers)
-    measured = find_measured(gpu, geometry, job.model.dtype)
-    if measured is not None and declared == GpuType():
-        return from_curves(measured, requests, geometry.num_layers)
-    roofline = _roofline(job, gpu, profile, device)
-    kv_tokens = _kv_tokens(job, geometry, requests, gpu, device)
-    return from_roofline(geometry, job.model.element_bytes, roofline, kv_tokens, requests)
+    source = speed_source(job, geometry, gpu)
+    if isinstance(source, Measured):
+        return from_curves(source, requests, geometry.num_layers)
+    profile = job.gpus.get(gpu, GpuType()).profile
+    given = profile.kv_tokens if profile is not None and not isinstance(source, Roofline) else None
+    kv_tokens = given or _kv_tokens(job, geometry, requests, gpu)
+    match source:
+        case DeclaredTable():
+            return from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
+        case DeclaredCurves():
+            curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
+            return from_curves(curves, requests, geometry.num_layers)
+        case Roofline():
+            return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
 
 
-def _roofline(job: Job, gpu: str, profile: Profile | None, device: Device | None) -> Roofline:
-    if profile is not None and profile.compute is not None and profile.bandwidth is not None:
-        return Roofline(profile.efficiency * profile.compute, profile.efficiency * profile.bandwidth)
-    if device is None:
-        raise SpecError(
-            "nobody knows how fast this GPU is", where=f"gpus.{gpu}", expected="a profile, or a name in the catalogue"
-        )
-    return Roofline(
-        DEFAULT_EFFICIENCY * device.flop_per_s[job.model.dtype],
-        DEFAULT_EFFICIENCY * device.bytes_per_s,
-    )
-
-
-def _kv_tokens(
-    job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, device: Device | None
-) -> tuple[int, ...]:
-    declared = job.gpus.get(gpu, GpuType()).memory
+def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> tuple[int, ...]:
+    declared, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
     memory = declared if declared is not None else device.memory_bytes if device is not None else math.nan
     if math.isnan(memory):
         raise SpecError(

@@ -1,6 +1,7 @@
 """What a solver is asked: nodes with throughput by layers held, links between them, and a number of layers to cover.
 
-Owns the numeric view of a job after profiles are applied. Doesn't know YAML, GPUs or how a placement is found.
+Owns the numeric view of a job after profiles are applied. Doesn't know YAML, GPUs or how a placement is found; keeps
+the model's geometry and the mean request for those who have to know what the numbers were made from.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 
 from helix_df.codecs import Codec, packed_bytes
 from helix_df.layers import LayerRange
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.throughput import Requests
 
 COORDINATOR = "coordinator"
 """Source and sink of every flow, as an endpoint of links."""
@@ -105,11 +108,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a problem was compiled from, beside the job: the model's geometry and the mean request."""
+
+    geometry: ModelGeometry
+    requests: Requests
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A placement problem.
 
     ``token_bytes`` travel to and from the coordinator for each token; ``activation_bytes`` between two nodes, in
-    elements of ``element_bytes``, unless the link has a codec.
+    elements of ``element_bytes``, unless the link has a codec. ``origin`` is ``None`` where a problem was made by hand.
     """
 
     num_layers: int
@@ -120,6 +131,7 @@ class Problem:
     partial_inference: bool = True
     limits: Limits = Limits()
     element_bytes: int = 4
+    origin: Origin | None = None
 
     def node(self, name: str) -> NodeProfile:
         """The node of that name.

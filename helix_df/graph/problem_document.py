@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from helix_df.graph.problem import Limits, Link, LinkTable, NodeProfile, Placement, Problem
+from pydantic import TypeAdapter
+
+from helix_df.graph.problem import Limits, Link, LinkTable, NodeProfile, Origin, Placement, Problem
 from helix_df.layers import LayerRange
 
 
@@ -36,6 +38,7 @@ def to_document(problem: Problem) -> dict[str, Any]:
             "excluded": sorted(limits.excluded),
             "fixed": placement_document(limits.fixed),
         },
+        "origin": None if problem.origin is None else asdict(problem.origin),
     }
 
 
@@ -66,6 +69,7 @@ def from_document(document: dict[str, Any]) -> Problem:
             excluded=frozenset(limits["excluded"]),
             fixed=read_placement(limits["fixed"]),
         ),
+        origin=TypeAdapter(Origin | None).validate_python(document["origin"]),
     )
 
 

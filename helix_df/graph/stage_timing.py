@@ -1,19 +1,19 @@
-"""Seconds of a node's batches: which of the sources of ``profiles.timing`` a job's GPU types have.
+"""Seconds of a node's batches, from the source that its speed comes from (``speed_source``).
 
-Owns that choice. The simulator counts with it, and emulated workers keep to it.
+Owns the step from that source to curves of a stage (``profiles.timing``). The simulator counts with it, and emulated
+workers keep to it.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from helix_df.graph.compile import DEFAULT_EFFICIENCY
-from helix_df.profiles.catalogue import find_device, find_measured
+from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, find_roofline, speed_source
+from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import declared_curves
 from helix_df.profiles.throughput import Requests, Roofline
-from helix_df.profiles.timing import LayerTiming, declared_timing, measured_timing, roofline_timing
-from helix_df.spec.job import GpuType, Job
+from helix_df.profiles.timing import LayerTiming, declared_curves, declared_timing, measured_timing, roofline_timing
+from helix_df.spec.job import Job
 
 TimingChoice = Literal["planned", "measured"]
 
@@ -32,14 +32,6 @@ def node_timing(
     return timing.stretched(1 / job.nodes[node].speed)
 
 
-def is_measured(job: Job, geometry: ModelGeometry, gpu: str) -> bool:
-    """Whether batches of a GPU type were timed: curves in the job, or the catalogue's where the job says nothing."""
-    declared = job.gpus.get(gpu, GpuType())
-    if declared.profile is not None:
-        return declared.profile.prefill_ms is not None and declared.profile.decode_ms is not None
-    return declared == GpuType() and find_measured(gpu, geometry, job.model.dtype) is not None
-
-
 def stage_timing(
     job: Job,
     geometry: ModelGeometry,
@@ -49,35 +41,27 @@ def stage_timing(
     kv_tokens: int,
     choice: TimingChoice = "planned",
 ) -> LayerTiming:
-    """Seconds a layer takes on a GPU type that holds ``layers`` layers; sources as in ``profiles.timing``."""
-    declared = job.gpus.get(gpu, GpuType())
-    profile = declared.profile
-    if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
-        curves = declared_curves(profile.prefill_ms, profile.decode_ms, (kv_tokens,), requests.max_batch)
+    """Seconds a layer takes on a GPU type that holds ``layers`` layers.
+
+    ``planned``: the closed form of the timing is what planning counts with. ``measured``: the catalogue's measured
+    curves wherever there are some, even where the job declares a table or a roofline.
+    """
+    source = speed_source(job, geometry, gpu)
+    if isinstance(source, DeclaredCurves):
+        curves = declared_curves(source.prefill_ms, source.decode_ms, (kv_tokens,), requests.max_batch)
         return measured_timing(curves, layers)
     measured = find_measured(gpu, geometry, job.model.dtype)
-    shape = measured_timing(measured, layers) if measured is not None else None
-    if shape is not None and (choice == "measured" or declared == GpuType()):
-        return shape
-    if shape is None:
-        roofline = _roofline(job, gpu)
-        shape = roofline_timing(geometry, job.model.element_bytes, roofline, requests) if roofline else None
-    table = declared.profile.tokens_per_s if declared.profile is not None else None
-    if table is not None:
-        return declared_timing(table[layers - 1], kv_tokens, layers, shape, requests)
-    if shape is None or (measured is not None and declared.profile is not None):
-        roofline = _roofline(job, gpu)
-        assert roofline is not None, f"{gpu} was planned with without anybody knowing its speed"
-        return roofline_timing(geometry, job.model.element_bytes, roofline, requests)
-    return shape
-
-
-def _roofline(job: Job, gpu: str) -> Roofline | None:
-    """The declared roofline, else the catalogue's, else none."""
-    profile = job.gpus.get(gpu, GpuType()).profile
-    if profile is not None and profile.compute is not None and profile.bandwidth is not None:
-        return Roofline(profile.efficiency * profile.compute, profile.efficiency * profile.bandwidth)
-    device = find_device(gpu)
-    if device is None:
-        return None
-    return Roofline(DEFAULT_EFFICIENCY * device.flop_per_s[job.model.dtype], DEFAULT_EFFICIENCY * device.bytes_per_s)
+    if measured is not None and choice == "measured":
+        return measured_timing(measured, layers)
+    element_bytes = job.model.element_bytes
+    match source:
+        case Measured():
+            return measured_timing(source, layers)
+        case Roofline():
+            return roofline_timing(geometry, element_bytes, source, requests)
+        case DeclaredTable():
+            roofline = find_roofline(job, gpu)
+            shape = measured_timing(measured, layers) if measured is not None else None
+            if shape is None and roofline is not None:
+                shape = roofline_timing(geometry, element_bytes, roofline, requests)
+            return declared_timing(source.tokens_per_s[layers - 1], kv_tokens, layers, shape, requests)

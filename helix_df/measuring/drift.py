@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from helix_df.graph.compile import mean_request
+from helix_df.graph.compile import mean_request, origin_of
 from helix_df.graph.stage_timing import node_timing, stage_timing
+from helix_df.measuring.device_profile import DeviceProfile
+from helix_df.measuring.differences import TOLERANCE, Difference, beyond
 from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.catalogue import find_device
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import TOLERANCE, DeviceProfile, Difference, beyond, declared_curves
-from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import Requests, from_curves
+from helix_df.profiles.timing import declared_curves
 from helix_df.runtime.requests import JobStatus, StageSpeed
 from helix_df.spec.job import GpuType, Job
 
@@ -33,7 +34,7 @@ def stage_differences(
     A plan from curves or a roofline says how long the timed batches should take. A table of tokens/s doesn't, so there
     the timed batches only bound what is possible, and a difference is told if even the nearer bound is too far off.
     """
-    geometry = read_geometry(plan.job.model.parsed_source)
+    geometry = plan.geometry
     requests = mean_request(plan.job, geometry)
     found = [
         difference
@@ -49,8 +50,8 @@ def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOL
     nobody_said = job.gpus.get(profile.gpu, GpuType()).profile is None and find_device(profile.gpu) is None
     if nobody_said or not profile.kv_tokens:
         return ()
-    geometry = read_geometry(job.model.parsed_source)
-    requests = mean_request(job, geometry)
+    origin = origin_of(job)
+    geometry, requests = origin.geometry, origin.requests
     layers = min(max(sample.layers for sample in profile.samples), len(profile.kv_tokens))
     kv_tokens = profile.kv_tokens[layers - 1]
     table = _table(job, profile.gpu)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
+from helix_df.measuring.differences import TOLERANCE, Difference, beyond
 from helix_df.measuring.prober import MeasuredLink, Prober, answer_probes
 from helix_df.plan.plan import Plan, read_plan
-from helix_df.profiles.measurement import TOLERANCE, Difference, beyond
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE

@@ -1,7 +1,7 @@
 """Times the runtime's own engine on this device: milliseconds a layer for prefills and decode steps.
 
 Owns which layers are loaded and which batches run. Compiling never counts: a batch is timed once it has run before.
-Doesn't know what the numbers are used for (``profiles.measurement``).
+Doesn't know what the numbers are used for (``device_profile``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 from helix_df.errors import SpecError
 from helix_df.layers import LayerRange
+from helix_df.measuring.device_profile import Kind, Memory, Sample
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import Kind, Memory, Sample
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.requests import PAGE_TOKENS
 from helix_df.runtime.worker.compile_cache import enable_compile_cache

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helix_df.errors import SpecError
-from helix_df.graph.compile import mean_request
-from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.measurement import DeviceProfile, Memory, Sample, profile_yaml
-from helix_df.profiles.read_geometry import read_geometry
+from helix_df.graph.compile import origin_of
+from helix_df.graph.problem import Origin
+from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
 from helix_df.profiles.throughput import kv_tokens_by_layers
 from helix_df.runtime.jobs.launchers.local import one_thread_each, with_one_thread
 from helix_df.spec.job import GpuType, Job
@@ -103,11 +102,12 @@ def profile_device(
     _share_cores(job, node)
     from helix_df.measuring.profiler import time_batches
 
-    geometry = read_geometry(job.model.parsed_source)
-    batches = _batches(job, geometry, layers, prefill, decode, repeat)
+    origin = origin_of(job)
+    geometry = origin.geometry
+    batches = _batches(job, origin, layers, prefill, decode, repeat)
     timed = time_batches(job, batches, clock, on_sample)
     memory = _memory(job, gpu, timed.memory)
-    kv_tokens = kv_tokens_by_layers(geometry, job.model.element_bytes, memory.total_bytes, mean_request(job, geometry))
+    kv_tokens = kv_tokens_by_layers(geometry, job.model.element_bytes, memory.total_bytes, origin.requests)
     return DeviceProfile(
         gpu=gpu,
         device=timed.device + (", one thread" if with_one_thread(os.environ) else ""),
@@ -128,10 +128,10 @@ def _share_cores(job: Job, node: str | None) -> None:
         os.environ.update(one_thread_each(os.environ, local))
 
 
-def _batches(job: Job, geometry: ModelGeometry, layers: Any, prefill: Any, decode: Any, repeat: int) -> Batches:
+def _batches(job: Job, origin: Origin, layers: Any, prefill: Any, decode: Any, repeat: int) -> Batches:
     from helix_df.measuring.profiler import Batches
 
-    requests = mean_request(job, geometry)
+    geometry, requests = origin.geometry, origin.requests
     context = min(job.model.context or geometry.context_length, geometry.context_length)
     inner = max(1, geometry.num_layers - 2)
     for where, sizes in (("--layers", layers), ("--prefill", prefill), ("--decode", decode), ("--repeat", (repeat,))):

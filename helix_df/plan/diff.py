@@ -76,7 +76,7 @@ def diff(old: Plan, new: Plan) -> PlanDiff:
         ModelError: when the model's geometry can't be read.
     """
     _require_same_model(old, new.job, new.num_layers)
-    geometry = read_geometry(new.job.model.parsed_source)
+    geometry = new.geometry
     before, after = old.placement, new.placement
     replaced = {name for name in before.keys() & after.keys() if _is_another_machine(old.job, new.job, name)}
     moves = []

@@ -22,7 +22,9 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.witness import Witness, read_witness, witness_document
 from helix_df.layers import LayerRange
+from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.identity import ModelIdentity, read_identity
+from helix_df.profiles.read_geometry import read_geometry
 from helix_df.spec.job import Job
 
 FORMAT = "helix-df-plan"
@@ -103,6 +105,15 @@ class Plan:
         """How far the flow may be from the best possible one, as a share of the bound."""
         return self.certificate.gap(self.flow)
 
+    @property
+    def geometry(self) -> ModelGeometry:
+        """Of the model that the plan was made for; read from where it lies for plans of version 1.
+
+        Raises:
+            ModelError: as ``read_geometry``, for those.
+        """
+        return read_geometry(self.job.model.parsed_source) if self.model is None else self.model.geometry
+
     def graph(self, problem: Problem | None = None) -> FlowGraph:
         """The flow graph of the placement."""
         return build_graph(problem or compile_problem(self.job), self.placement)
@@ -135,7 +146,7 @@ def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, repor
         Certificate(bound.kind, max(bound.bound, flow.value), bound.witness),
         report,
         made_by=_release(),
-        model=read_identity(job.model.parsed_source),
+        model=read_identity(job.model.parsed_source, None if problem.origin is None else problem.origin.geometry),
     )
 
 

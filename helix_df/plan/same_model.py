@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 from helix_df.errors import PlanError
 from helix_df.plan.plan import Plan
@@ -24,7 +25,8 @@ def warn(note: str) -> None:
 def require_same_model(plan: Plan, where: str = "plan", *, force: bool = False, on_note: OnNote = warn) -> Plan:
     """The plan itself, if the model that its job names is still the one that it was made for.
 
-    A plan of version 1 doesn't say; that is told to ``on_note``. So is a difference with ``force``.
+    A plan of version 1 doesn't say; that is told to ``on_note``. So is a difference with ``force``, and the plan that
+    is returned then names the model that is here.
 
     Raises:
         PlanError: where the model is another, without ``force``.
@@ -36,7 +38,8 @@ def require_same_model(plan: Plan, where: str = "plan", *, force: bool = False, 
             "`helix-df plan` makes one that does"
         )
         return plan
-    told = differences(plan.model, read_identity(plan.job.model.parsed_source))
+    found = read_identity(plan.job.model.parsed_source)
+    told = differences(plan.model, found)
     if told and not force:
         raise PlanError(
             "the model here is another than the plan was made for",
@@ -45,6 +48,7 @@ def require_same_model(plan: Plan, where: str = "plan", *, force: bool = False, 
             expected="the model as it was when the plan was made",
             hint="make the plan again with `helix-df plan`, or run it as it is with --force (Python: force=True)",
         )
-    if told:
-        on_note(f"the model {plan.job.model.source} is another than {where} was made for: {'; '.join(told)}")
-    return plan
+    if not told:
+        return plan
+    on_note(f"the model {plan.job.model.source} is another than {where} was made for: {'; '.join(told)}")
+    return replace(plan, model=found)

@@ -16,7 +16,7 @@ that serves mean requests: ``tokens/s = (in + out) / (k · (P(in) + out · D(b) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from helix_df.profiles.catalogue import Curve, Measured
@@ -73,6 +73,29 @@ def measured_timing(measured: Measured, layers: int) -> LayerTiming:
     limit = measured.max_batch[min(layers, len(measured.max_batch)) - 1]
     points = tuple(point for point in measured.decode if point[0] > 0)
     return LayerTiming(measured.prefill, ((0.0, points[0][1]), *points), measured.max_prompts, limit)
+
+
+def declared_curves(
+    prefill_ms: Sequence[tuple[int, float]],
+    decode_ms: Sequence[tuple[int, float]],
+    kv_tokens: Sequence[int],
+    max_batch: int,
+) -> Measured:
+    """The curves of a job as planning takes them, in seconds a layer.
+
+    What is smaller than the first point takes as long as it: batches are padded up to a smallest one.
+    """
+    return Measured(
+        prefill=_from_zero(prefill_ms),
+        decode=_from_zero(decode_ms),
+        kv_tokens=tuple(kv_tokens),
+        max_batch=(max_batch,) * len(kv_tokens),
+    )
+
+
+def _from_zero(curve_ms: Sequence[tuple[int, float]]) -> tuple[tuple[float, float], ...]:
+    points = tuple((float(size), ms / 1e3) for size, ms in curve_ms)
+    return ((0.0, points[0][1]), *points)
 
 
 def roofline_timing(geometry: ModelGeometry, element_bytes: int, roofline: Roofline, requests: Requests) -> LayerTiming:

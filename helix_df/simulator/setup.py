@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from helix_df.errors import SimulationError
-from helix_df.graph.compile import compile_problem, mean_request
+from helix_df.graph.compile import compile_problem, origin_of
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.timing import LayerTiming
 
 
@@ -96,13 +95,14 @@ def setup_of(
     """
     job = plan.job
     problem = problem or compile_problem(job)
-    geometry = read_geometry(job.model.parsed_source)
-    requests = mean_request(job, geometry)
+    origin = problem.origin or origin_of(job)
     stages = tuple(
         StageSetup(
             name=stage.node,
             layers=stage.layers,
-            timing=node_timing(job, geometry, requests, stage.node, len(stage.layers), stage.kv_tokens, timing),
+            timing=node_timing(
+                job, origin.geometry, origin.requests, stage.node, len(stage.layers), stage.kv_tokens, timing
+            ),
             kv_tokens=stage.kv_tokens,
             nic_bytes_per_s=job.nodes[stage.node].nic,
         )

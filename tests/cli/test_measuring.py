@@ -6,8 +6,8 @@ import pytest
 
 from helix_df.cli.main import main
 from helix_df.load import load_job
+from helix_df.measuring.differences import Difference
 from helix_df.measuring.prober import MeasuredLink
-from helix_df.profiles.measurement import Difference
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
-from helix_df.measuring.prober import BOUNCES, Link, Prober, answer_probes
+from helix_df.measuring.prober import BOUNCES, MeasuredLink, Prober, answer_probes
 from helix_df.measuring.probing import link_differences, links_yaml, own_host, secret_for
 from helix_df.measuring.profiling import model_job, node_gpu, profile_device, profile_yaml
 from helix_df.planning import make_plan
@@ -180,8 +180,8 @@ solver: even
 
 def test_links_are_written_as_the_job_reads_them_and_held_against_it():
     links = (
-        Link(("coordinator", "a"), ((0, 0.002), (1_000_000, 0.004))),
-        Link(("a", "b"), ((0, 0.02), (1_000_000, 0.22))),
+        MeasuredLink(("coordinator", "a"), ((0, 0.002), (1_000_000, 0.004))),
+        MeasuredLink(("a", "b"), ((0, 0.02), (1_000_000, 0.22))),
     )
     job = parse_job(JOB + links_yaml(links, named=True))
     assert [(link.between, link.bandwidth, link.latency) for link in job.links.nodes] == [

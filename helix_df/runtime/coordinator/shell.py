@@ -19,7 +19,6 @@ from helix_df.errors import DeploymentError, HelixError, ProtocolError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
-from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.checks import OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.state import CoordinatorState
@@ -264,7 +263,7 @@ class Coordinator:
 
 def context_of(plan: Plan) -> int:
     """Tokens that a request of this plan's job may use, prompt and answer together."""
-    return plan.job.model.context or read_geometry(plan.job.model.parsed_source).context_length
+    return plan.job.model.context or plan.geometry.context_length
 
 
 def _bind_address(address: str) -> str:

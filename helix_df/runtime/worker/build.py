@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 
 from helix_df.graph.compile import mean_request
-from helix_df.graph.stage_timing import is_measured, node_timing
+from helix_df.graph.speed_source import is_measured
+from helix_df.graph.stage_timing import node_timing
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry

@@ -8,9 +8,10 @@ from helix_df.errors import SpecError
 from helix_df.graph.compile import compile_problem, gpu_throughput, mean_request
 from helix_df.graph.stage_timing import stage_timing
 from helix_df.load import parse_job
+from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
+from helix_df.measuring.differences import Difference, beyond
 from helix_df.measuring.drift import profile_differences, stage_differences
 from helix_df.planning import make_plan
-from helix_df.profiles.measurement import DeviceProfile, Difference, Memory, Sample, beyond, profile_yaml
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.timing import closed_form
 from helix_df.runtime.requests import StageSpeed
