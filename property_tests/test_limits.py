@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,10 @@ from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Limits, Placement, Problem
-from helix_df.graph.problem_document import from_document, to_document
 from helix_df.plan.plan import Plan
 from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
+from helix_df.solvers.documents import decode, encode
 from property_tests.brute_force import all_placements, placement_count
 from property_tests.strategies import job_for, limited_problems, placements
 
@@ -136,4 +137,4 @@ def test_the_fast_judge_and_the_graph_agree_on_hops(problem: Problem, data: st.D
 @given(problem=limited_problems())
 @small
 def test_a_problem_survives_its_document(problem: Problem) -> None:
-    assert from_document(to_document(problem)) == problem
+    assert decode(Problem, json.loads(json.dumps(encode(problem)))) == problem

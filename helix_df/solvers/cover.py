@@ -1,7 +1,7 @@
 """``cover``: ranges that cover the line of layers evenly, then moved while the exact max flow gains.
 
-Owns the order of attempts, what is kept and when to stop. Doesn't know how an attempt is carried out (``attempts``),
-where it runs (``lanes``) or how sites are found (``sites``).
+Owns the order of restarts, what is kept and when to stop. Doesn't know how a restart is carried out (``restarts``),
+where it runs (``parallel_restarts``) or how sites are found (``sites``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.sites import Sites, find_sites, orders
 from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.attempts import Attempt, Incumbent, nothing, run_attempt, weigh
 from helix_df.solvers.baselines import Candidate, best_baseline
-from helix_df.solvers.lanes import LANES, open_lanes
-from helix_df.solvers.line import Line
+from helix_df.solvers.interval_cover import SitePath
 from helix_df.solvers.objective import Objective
 from helix_df.solvers.options import read_extra, refuse_backend
+from helix_df.solvers.parallel_restarts import SIDE_BY_SIDE, open_restarts
 from helix_df.solvers.rename import renamed
+from helix_df.solvers.restarts import Restart, WeighedPlacement, nothing, run_restart, weigh
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
 
@@ -33,7 +33,7 @@ FEW_NODES = 12
 """Nodes up to which moves from many random starts do better than covering, because links decide as much as layers."""
 
 QUICK = 16
-"""The very first attempt takes this share of the iterations."""
+"""The very first restart takes this share of the iterations."""
 
 MOST_ORDERS = 6
 """Orders of up to three sites that are tried."""
@@ -47,7 +47,7 @@ class CoverOptions:
     """``solver.options`` of cover.
 
     ``restarts``: attempts at covering the line; ``iterations``: changes tried in the first of them; ``polish``: moves
-    judged by max flow after an attempt that gains; ``enumerate``: placements up to which all are tried instead, about a
+    judged by max flow after a restart that gains; ``enumerate``: placements up to which all are tried instead, about a
     second for as many as by default.
     """
 
@@ -61,7 +61,7 @@ class CoverSolver:
     """Cover every layer with as many tokens/s as possible, as a packing of ranges on a line.
 
     With partial inference and links that don't bind, the flow is the minimum over layers of the capacity that covers
-    the layer, so placing layers is covering a line; ``LineSearch`` does that, site by site where links are slow.
+    the layer, so placing layers is covering a line; ``interval_cover`` does that, site by site where links are slow.
     ``Polish`` then judges small moves by the exact flow. Tiny problems are solved by trying every placement. Same
     problem, options and seed give the same placement, unless the time limit or an interruption cuts the search off.
     """
@@ -120,7 +120,7 @@ class CoverSearch:
         return f"best by {self.incumbent.source}" if self.incumbent.source else "no placement found"
 
     def run(self) -> Reason:
-        """Search until proven, told to stop, out of time or out of attempts."""
+        """Search until proven, told to stop, out of time or out of restarts."""
         if self.bound <= 0:
             return "infeasible"
         if self._enough() is None and self._placements() <= self.own.enumerate:
@@ -156,24 +156,24 @@ class CoverSearch:
         for order in orders(self.sites, MOST_ORDERS) if packing.small else ():
             placed = packing.best(order, self.flow, self.bound * (1 + 1e-6))
             if placed is not None and self._take(*self.objective.keep_nodes(*placed), "packing stages"):
-                moves = Attempt("moves", self.chance.getrandbits(32), 0, self.own.polish)
-                self._keep_best([run_attempt(self.objective, moves, self.incumbent, self.bound, self._stop)])
+                moves = Restart("moves", self.chance.getrandbits(32), 0, self.own.polish)
+                self._keep_best([run_restart(self.objective, moves, self.incumbent, self.bound, self._stop)])
             if self._enough() is not None or self._late():
                 return
 
     def _rounds(self) -> None:
-        """Attempts side by side, ``LANES`` in a round, each from the incumbent of the round before.
+        """Restarts side by side, ``SIDE_BY_SIDE`` in a round, each from the incumbent of the round before.
 
-        So what is found doesn't depend on how fast a lane is, nor on how many cores there are.
+        So what is found doesn't depend on how fast a process is, nor on how many cores there are.
         """
-        with open_lanes(self.objective, self.bound, small=len(self.judge.most) <= FEW_NODES) as lanes:
-            waiting = self._attempts()
-            while attempts := tuple(islice(waiting, LANES)):
-                self._keep_best(lanes.run(attempts, self.incumbent, self._stop))
+        with open_restarts(self.objective, self.bound, small=len(self.judge.most) <= FEW_NODES) as runner:
+            waiting = self._restarts()
+            while restarts := tuple(islice(waiting, SIDE_BY_SIDE)):
+                self._keep_best(runner.run(restarts, self.incumbent, self._stop))
                 if self._enough() is not None or self._stop():
                     return
 
-    def _keep_best(self, found: Iterable[Incumbent]) -> None:
+    def _keep_best(self, found: Iterable[WeighedPlacement]) -> None:
         for incumbent in found:
             if incumbent.worth > self.incumbent.worth:
                 self.incumbent = incumbent
@@ -181,41 +181,41 @@ class CoverSearch:
                 if self.options.near is not None:
                     self._take(*renamed(self.objective, incumbent.start, incumbent.count), incumbent.source)
 
-    def _attempts(self) -> Iterator[Attempt]:
+    def _restarts(self) -> Iterator[Restart]:
         if len(self.judge.most) <= FEW_NODES:
             return self._scattered()
         if self.judge.problem.limits.max_hops is not None:
-            return self._ladders(self.judge.problem.limits.max_hops)
-        return self._lines()
+            return self._aligned_stages(self.judge.problem.limits.max_hops)
+        return self._interval_covers()
 
     def _seed(self) -> int:
         return self.chance.getrandbits(32)
 
-    def _scattered(self) -> Iterator[Attempt]:
+    def _scattered(self) -> Iterator[Restart]:
         """Moves from the incumbent and, more often, from anywhere."""
         for number in range(self.own.restarts):
-            yield Attempt("scatter" if number % 4 else "moves", self._seed(), 0, self.own.polish // 2)
+            yield Restart("scatter" if number % 4 else "moves", self._seed(), 0, self.own.polish // 2)
 
-    def _ladders(self, max_hops: int) -> Iterator[Attempt]:
-        """Ladders with as many rungs as allowed and with fewer, then moves from the best, with more and more work."""
+    def _aligned_stages(self, max_hops: int) -> Iterator[Restart]:
+        """As many stages as allowed and with fewer, then moves from the best, with more and more work."""
         fewest = -(-self.judge.num_layers // max(1, int(self.judge.most.max())))
-        rungs = list(range(min(max_hops, self.judge.num_layers), fewest - 1, -1))[:4] or [max_hops]
+        stages = list(range(min(max_hops, self.judge.num_layers), fewest - 1, -1))[:4] or [max_hops]
         for number in range(self.own.restarts):
-            turn, place = divmod(number, len(rungs))
+            turn, place = divmod(number, len(stages))
             iterations = self._sized(self.own.iterations, turn) // (1 if number else QUICK)
-            yield Attempt("ladder", self._seed(), iterations, self.own.polish, rungs=rungs[place])
+            yield Restart("aligned_stages", self._seed(), iterations, self.own.polish, stages=stages[place])
 
-    def _lines(self) -> Iterator[Attempt]:
+    def _interval_covers(self) -> Iterator[Restart]:
         """Every arrangement once, in an order that chance decides, then again with more and more iterations."""
         arrangements = list(_arrangements(self.judge, self.sites)) or [()]
         first, rest = arrangements[:2], arrangements[2:]
         self.chance.shuffle(rest)
         # Something better soon, for those who stop early.
-        yield Attempt("lines", self._seed(), max(1, self.own.iterations // QUICK), self.own.polish, first[0])
+        yield Restart("interval_cover", self._seed(), max(1, self.own.iterations // QUICK), self.own.polish, first[0])
         for number in range(self.own.restarts):
             turn, place = divmod(number, len(arrangements))
             iterations = self._sized(self.own.iterations, turn)
-            yield Attempt("lines", self._seed(), iterations, self.own.polish, (*first, *rest)[place])
+            yield Restart("interval_cover", self._seed(), iterations, self.own.polish, (*first, *rest)[place])
 
     def _sized(self, iterations: int, turn: int) -> int:
         return int(iterations * min(max(len(self.judge.most) / 60, 1.0), 4.0) * 2**turn)
@@ -244,7 +244,7 @@ class CoverSearch:
             self.bound = max(self.flow, 0.0)
 
 
-def _arrangements(judge: Judge, sites: Sites) -> Iterator[tuple[Line, ...]]:
+def _arrangements(judge: Judge, sites: Sites) -> Iterator[tuple[SitePath, ...]]:
     """One line over all sites in several orders and with several widths of crossings; and a line a site."""
     shapes = (0.0, 1.0, -1.0)
     several = len(sites.members) > 1
@@ -254,7 +254,7 @@ def _arrangements(judge: Judge, sites: Sites) -> Iterator[tuple[Line, ...]]:
         few = len(rates) <= 2
         for skews in product(shapes, repeat=len(rates)) if few else [(0.0,) * len(rates)]:
             for overlap in (0, 1) if several else (0,):
-                yield (Line(members, rates, tuple(skews), overlap),)
+                yield (SitePath(members, rates, tuple(skews), overlap),)
     whole = tuple(site for site in sites.members if int(judge.most[list(site)].sum()) >= judge.num_layers)
     if several and whole:
-        yield tuple(Line((site,)) for site in whole)
+        yield tuple(SitePath((site,)) for site in whole)

@@ -169,6 +169,7 @@ class MipSearch:
         )
         model = build_model(formulation).export_model().SerializeToString()
         request = MipRequest(
+            model=model,
             backend=self.backend,
             time_limit_s=max(LEAST_S, deadline_s - self.watch.elapsed_s() - LEAST_S),
             seed=self.options.seed % 2**31,
@@ -178,7 +179,7 @@ class MipSearch:
             hint=formulation.hint(self.start.placement) if self.start else {},
         )
         try:
-            with run_mip(model, request) as child:
+            with run_mip(request) as child:
                 return self._follow(child, formulation, deadline_s + GRACE_S)
         except SolverError as error:
             if self.best is None:

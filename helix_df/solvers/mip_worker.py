@@ -1,74 +1,65 @@
-"""The child process that runs one MathOpt solve: model in, one JSON line for every improvement out.
+"""The child process that runs one MathOpt solve: a request in, an answer for every improvement out.
 
 Owns the differences between backends: HiGHS calls nobody back, so its file of improving solutions is followed; GSCIP
 and CP-SAT report through callbacks. A process of its own, because HiGHS can't be interrupted: the parent kills it and
-has lost nothing. Knows nothing of placements. Run as ``python -m helix_df.solvers.mip_worker DIRECTORY``.
+has lost nothing. Knows nothing of placements. Run as ``python -m helix_df.solvers.mip_worker``.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import shutil
-import signal
-import sys
 import threading
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
+
+from helix_df.solvers.child import Parent, be_child
+from helix_df.solvers.mip_process import MipMessage, MipRequest
 
 FOLLOW_S = 0.05
 """Seconds between looks at HiGHS' file of improving solutions."""
 
 
-class Worker:
-    """One solve, described by ``model.pb`` and ``request.json`` in ``directory``."""
+class MipWorker:
+    """One solve."""
 
-    def __init__(self, directory: Path, output: TextIO) -> None:
-        self.directory = directory
-        self.request: dict[str, Any] = json.loads((directory / "request.json").read_text())
-        self.wanted = set(self.request["decisions"])
-        self.output = output
-        proto = model_pb2.ModelProto.FromString((directory / "model.pb").read_bytes())
-        self.model = mathopt.Model.from_model_proto(proto)
+    def __init__(self, request: MipRequest, parent: Parent) -> None:
+        self.request, self.parent = request, parent
+        self.wanted = set(request.decisions)
+        self.model = mathopt.Model.from_model_proto(model_pb2.ModelProto.FromString(request.model))
 
     def run(self) -> None:
         solve = {"highs": self._solve_highs, "gscip": self._solve_gscip, "cp-sat": self._solve_cp_sat}
-        result = solve[self.request["backend"]]()
+        result = solve[self.request.backend]()
         reason = result.termination.reason
         values = self._named(result.variable_values()) if result.has_primal_feasible_solution() else None
         bound = _finite(result.termination.objective_bounds.dual_bound)
-        self.send(values=values, bound=bound, status=reason.name.lower())
-
-    def send(self, **message: object) -> None:
-        """Tell the parent."""
-        self.output.write(json.dumps(message) + "\n")
-        self.output.flush()
+        self.parent.answer(MipMessage(values, bound, reason.name.lower()))
 
     def _named(self, values: dict[Any, float]) -> dict[str, float]:
         return {x.name: value for x, value in values.items() if x.name in self.wanted and value > 0.5}
 
     def _parameters(self) -> Any:
         return mathopt.SolveParameters(
-            time_limit=datetime.timedelta(seconds=self.request["time_limit_s"]),
-            random_seed=self.request["seed"],
-            relative_gap_tolerance=self.request["gap"],
+            time_limit=datetime.timedelta(seconds=self.request.time_limit_s),
+            random_seed=self.request.seed,
+            relative_gap_tolerance=self.request.gap,
         )
 
     def _hint(self) -> Any:
-        values = self.request["hint"]
+        values = self.request.hint
         if not values:
             return mathopt.ModelSolveParameters()
         hint = mathopt.SolutionHint(variable_values={x: values[x.name] for x in self.model.variables()})
         return mathopt.ModelSolveParameters(solution_hints=[hint])
 
     def _solve_highs(self) -> Any:
-        improving = self.directory / "improving.sol"
+        improving = Path(self.request.scratch) / "improving.sol"
         parameters = self._parameters()
-        parameters.highs.int_options["threads"] = self.request["threads"]
+        parameters.highs.int_options["threads"] = self.request.threads
         parameters.highs.bool_options["mip_improving_solution_save"] = True
         parameters.highs.string_options["mip_improving_solution_file"] = str(improving)
         follower = _Follower(improving, self)
@@ -83,14 +74,15 @@ class Worker:
 
     def _solve_cp_sat(self) -> Any:
         parameters = self._parameters()
-        parameters.threads = self.request["threads"]
+        parameters.threads = self.request.threads
         return self._solve_with_callback(mathopt.SolverType.CP_SAT, parameters)
 
     def _solve_with_callback(self, solver: Any, parameters: Any) -> Any:
         def improved(data: Any) -> Any:
             stats = data.mip_stats
             begun = stats.number_of_solutions_found > 0  # GSCIP checks a hint before it solves, with a bound of 0
-            self.send(values=self._named(data.solution), bound=_finite(stats.dual_bound) if begun else None)
+            bound = _finite(stats.dual_bound) if begun else None
+            self.parent.answer(MipMessage(self._named(data.solution), bound))
             return mathopt.CallbackResult()
 
         return mathopt.solve(
@@ -114,7 +106,7 @@ class _Follower(threading.Thread):
     A solution there is ``Objective X``, ``# Columns N`` and N lines ``name value``; it is sent once all N are there.
     """
 
-    def __init__(self, path: Path, worker: Worker) -> None:
+    def __init__(self, path: Path, worker: MipWorker) -> None:
         super().__init__(daemon=True)
         self.path = path
         self.worker = worker
@@ -154,30 +146,21 @@ class _Follower(threading.Thread):
             self.values[name] = float(value)
             if len(self.values) == self.expected:
                 wanted = self.worker.wanted
-                self.worker.send(values={x: v for x, v in self.values.items() if x in wanted and v > 0.5})
+                found = {x: v for x, v in self.values.items() if x in wanted and v > 0.5}
+                self.worker.parent.answer(MipMessage(found))
 
 
-def main() -> None:
-    """Run the solve; a failure is a line too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    directory = Path(sys.argv[1])
-    threading.Thread(target=_die_with_parent, args=(directory,), daemon=True).start()
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a backend prints must not mix with the lines
+def serve(parent: Parent) -> None:
+    """Run the solve; a failure is an answer too."""
+    request = parent.ask(MipRequest)
+    # Then nobody else cleans up.
+    parent.end_when_gone(lambda: shutil.rmtree(request.scratch, ignore_errors=True))
     try:
-        Worker(directory, output).run()
+        MipWorker(request, parent).run()
     except Exception as error:  # MathOpt turns every status into some other exception; the parent explains it
         reason = error.__context__ or error
-        output.write(json.dumps({"error": f"{type(reason).__name__}: {reason}"}) + "\n")
-        output.flush()
-
-
-def _die_with_parent(directory: Path) -> None:
-    """The parent holds the other end of stdin, which closes when the parent is killed; then nobody else cleans up."""
-    sys.stdin.buffer.read()
-    shutil.rmtree(directory, ignore_errors=True)
-    os._exit(1)
+        parent.answer(MipMessage(error=f"{type(reason).__name__}: {reason}"))
 
 
 if __name__ == "__main__":
-    main()
+    be_child(serve)

@@ -5,13 +5,13 @@ Owns which moves are kept. Doesn't know what moves there are (``neighbours``) or
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 
 import numpy as np
 
 from helix_df.graph.capacities import Ints
+from helix_df.solvers.annealing import anneal
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.objective import Objective
 
@@ -35,24 +35,35 @@ class Polish:
         self.level = 0.0
         self.best: tuple[Ints, Ints] | None = None
         self.best_flow = self.best_worth = 0.0
-        self._weigh()
+        self.first_heat = 0.0
+        self.value()
 
     def run(self, steps: int, heat: float, bound: float, stop: Callable[[], bool]) -> None:
         """Try ``steps`` moves, from temperature ``heat`` (share of the flow) down to 0, until one has ``bound``."""
-        value = self._weigh()
-        for step in range(steps) if self.near.usable else ():
-            if step % 16 == 0 and (stop() or self.best_worth >= bound):
-                break
-            kept = self.near.start.copy(), self.near.count.copy()
-            self.near.move()
-            changed = self._weigh()
-            temperature = heat * self.level * (1 - step / steps) ** 2 + 1e-9
-            if changed >= value or self.chance.random() < math.exp((changed - value) / temperature):
-                value = changed
-            else:
-                self.near.start, self.near.count = kept
+        self.first_heat = heat
+        if self.near.usable:
+            anneal(self, steps, self.chance, lambda: stop() or self.best_worth >= bound)
 
-    def _weigh(self) -> float:
+    def before(self, _step: int, value: float) -> float:
+        """As ``Walk``, like all methods up to ``value``."""
+        return value
+
+    def heat(self) -> float:
+        return self.first_heat * self.level
+
+    def save(self) -> tuple[Ints, Ints]:
+        return self.near.start.copy(), self.near.count.copy()
+
+    def change(self) -> None:
+        self.near.move()
+
+    def kept(self, value: float) -> None:
+        """Nothing to remember: ``value`` keeps the best."""
+
+    def restore(self, saved: tuple[Ints, Ints]) -> None:
+        self.near.start, self.near.count = saved
+
+    def value(self) -> float:
         """What the search climbs: worth, and the shape that shows the way; keeps the best placement allowed."""
         start, count = self.near.start, self.near.count
         flow = self.judge.flow(start, count)

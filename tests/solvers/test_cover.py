@@ -12,7 +12,7 @@ from helix_df.graph.problem import COORDINATOR, Link, LinkTable, Problem
 from helix_df.graph.sites import find_sites, orders
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.cover import CoverSolver
-from helix_df.solvers.line import Line, LineSearch
+from helix_df.solvers.interval_cover import IntervalCoverSearch, SitePath
 from helix_df.solvers.objective import Objective
 from helix_df.solvers.stages import StagePacking
 from tests.clusters import cluster
@@ -61,8 +61,8 @@ def test_a_line_counts_crossings_as_wide_as_they_must_be() -> None:
     links = LinkTable(regions, near, LinkTable.symmetric([("x", "y", far)]))
     given = Problem(4, nodes, links, TOKEN_BYTES, ACTIVATION_BYTES)
     judge = Judge(given)
-    line = Line(((0, 1), (2, 3)), (5.0,), (0.0,))
-    found = LineSearch(Objective(judge), line, seed=0).run(20.0, 400, lambda: False)
+    path = SitePath(((0, 1), (2, 3)), (5.0,), (0.0,))
+    found = IntervalCoverSearch(Objective(judge), path, seed=0).run(20.0, 400, lambda: False)
     assert found is not None
     assert judge.flow(found.start, found.count) >= found.target * (1 - 1e-6)
     assert found.target == pytest.approx(20.0, rel=0.02)

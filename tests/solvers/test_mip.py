@@ -95,14 +95,14 @@ def test_stopping_ends_the_child_and_keeps_the_start(monkeypatch: pytest.MonkeyP
     assert result.termination.reason == "interrupted"
     assert result.placement is not None
     (child,) = children
-    assert child._process.poll() is not None
+    assert child.child.process.poll() is not None
 
 
 def test_a_child_that_dies_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     listen = MipChild.next
 
     def kill_first(child: MipChild, timeout_s: float) -> object:
-        child._process.kill()
+        child.child.process.kill()
         return listen(child, 30.0)
 
     monkeypatch.setattr(MipChild, "next", kill_first)
@@ -125,8 +125,8 @@ def test_a_gap_ends_the_search_early() -> None:
 def test_a_backend_error_is_a_solver_error(backend: str) -> None:
     formulation = Formulation(SMALL, SMALL.nodes, ((0, 1),), 15.0, Unit(1.0, False))
     model = build_model(formulation).export_model().SerializeToString()
-    never = MipRequest(backend, -1.0, 0, 1, 0.0, formulation.decisions(), {})  # no backend takes a negative time
-    with run_mip(model, never) as child, pytest.raises(SolverError) as caught:
+    never = MipRequest(model, backend, -1.0, 0, 1, 0.0, formulation.decisions(), {})  # no backend takes a negative time
+    with run_mip(never) as child, pytest.raises(SolverError) as caught:
         child.next(30.0)
     assert f"the backend {backend} failed" in str(caught.value)
     assert "INVALID_ARGUMENT" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Attempts give the same wherever they run, and a lost child costs time only."""
+"""Restarts give the same wherever they run, and a lost child costs time only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from helix_df.graph.bounds import best_bound
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Problem
 from helix_df.solvers.api import SolveOptions, Watch
-from helix_df.solvers.attempts import Attempt, nothing
 from helix_df.solvers.cover import CoverSolver
-from helix_df.solvers.lanes import Lanes, TwoProcesses
-from helix_df.solvers.line import Line
+from helix_df.solvers.interval_cover import SitePath
 from helix_df.solvers.objective import Objective
+from helix_df.solvers.parallel_restarts import ParallelRestarts, SerialRestarts
+from helix_df.solvers.restarts import Restart, nothing
 from tests.problems import node, problem
 
 QUICK = {"restarts": 3, "iterations": 200, "polish": 50}
@@ -28,21 +28,21 @@ def uneven() -> Problem:
     return problem(20, *fast, *slow)
 
 
-def attempts(given: Problem) -> tuple[Attempt, ...]:
-    line = Line((tuple(range(len(given.nodes))),))
-    return Attempt("lines", 1, 150, 30, (line,)), Attempt("ladder", 2, 150, 30, rungs=6)
+def restarts(given: Problem) -> tuple[Restart, ...]:
+    path = SitePath((tuple(range(len(given.nodes))),))
+    return Restart("interval_cover", 1, 150, 30, (path,)), Restart("aligned_stages", 2, 150, 30, stages=6)
 
 
 def test_a_child_finds_what_this_process_finds():
     given = uneven()
     objective = Objective(Judge(given))
     bound = best_bound(given).bound
-    here = Lanes(objective, bound).run(attempts(given), nothing(objective), lambda: False)
-    lanes = TwoProcesses(objective, bound)
+    here = SerialRestarts(objective, bound).run(restarts(given), nothing(objective), lambda: False)
+    runner = ParallelRestarts(objective, bound)
     try:
-        found = lanes.run(attempts(given), nothing(objective), lambda: False)
+        found = runner.run(restarts(given), nothing(objective), lambda: False)
     finally:
-        lanes.child.close()
+        runner.child.close()
     for one, other in zip(here, found, strict=True):
         assert one.flow == other.flow > 0
         assert one.start.tolist() == other.start.tolist()
@@ -52,13 +52,13 @@ def test_a_child_finds_what_this_process_finds():
 def test_a_lost_child_is_replaced_by_this_process():
     given = uneven()
     objective = Objective(Judge(given))
-    lanes = TwoProcesses(objective, best_bound(given).bound)
-    lanes.child.process.kill()
+    runner = ParallelRestarts(objective, best_bound(given).bound)
+    runner.child.process.kill()
     try:
-        found = lanes.run(attempts(given), nothing(objective), lambda: False)
+        found = runner.run(restarts(given), nothing(objective), lambda: False)
     finally:
-        lanes.child.close()
-    assert [incumbent.flow > 0 for incumbent in found] == [True, True]
+        runner.child.close()
+    assert [one.flow > 0 for one in found] == [True, True]
 
 
 @pytest.mark.parametrize("limit", [{}, {"max_hops": 6}])

@@ -1,8 +1,8 @@
 """Covering the line of layers: local search for ranges whose capacities add up to a target on every layer.
 
 Owns the search for one line of sites, each with a stretch of layers of its own that overlaps the next one's a little.
-Knows nothing of single links: crossings between sites are respected by making their ends wide (``LineSearch``). What a
-placement is worth is for the max flow to judge.
+Knows nothing of single links: crossings between sites are respected by making their ends wide
+(``IntervalCoverSearch``). What a placement is worth is for the max flow to judge.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.judge import Judge
+from helix_df.solvers.annealing import anneal
 from helix_df.solvers.objective import Objective
 
 FALL = 0.985
 """What the target is multiplied with while it can't be reached. Coming from above leaves the stretches well shaped."""
+
+HEAT = 0.1
+"""First temperature, as a share of the target."""
 
 PATIENCE = 16
 """A target may take this share of all iterations before it falls."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SitePath:
     """Sites in the order in which requests visit them, as positions of nodes.
 
     ``crossings[g]`` is what a typical link from site ``g`` to the next carries, in tokens/s. ``skews[g]`` says who is
@@ -41,12 +45,12 @@ class Line:
     overlap: int = 0
 
 
-Kept = tuple[Ints, Ints, Floats, Floats, Floats, list[int]]
-"""What a change may spoil: start, count, counted, covered, fitting and meets."""
+SavedCover = tuple[Ints, Ints, Floats, Floats, Floats, list[int]]
+"""What a change may spoil: start, count, counted, covered, fitting and boundaries."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Cover:
     """Ranges that cover every layer with ``target`` tokens/s, crossings counted as wide as they must be."""
 
     target: float
@@ -70,7 +74,7 @@ def site_layers(judge: Judge, nodes: tuple[int, ...], target: float) -> float:
     return float(counted.max(axis=1).sum() / target)
 
 
-class LineSearch:
+class IntervalCoverSearch:
     """Ruin and recreate: take a few neighbouring nodes off the line and put each back where it fills most.
 
     The objective is the sum over layers of what is missing to the target; when nothing is, the target rises. Between
@@ -79,14 +83,14 @@ class LineSearch:
     ``b'`` of them must share the work; then ``u_i·v_j/F ≤ F/(b·b') ≤ c`` routes all of it.
     """
 
-    def __init__(self, objective: Objective, line: Line, seed: int) -> None:
+    def __init__(self, objective: Objective, path: SitePath, seed: int) -> None:
         self.objective, self.judge = objective, objective.judge
         judge = self.judge
-        self.line = line
+        self.path = path
         self.chance = random.Random(seed)
         self.noise = np.random.default_rng(seed)
-        self.nodes = np.array([node for site in line.sites for node in site], dtype=np.int64)
-        self.site = np.array([g for g, site in enumerate(line.sites) for _ in site], dtype=np.int64)
+        self.nodes = np.array([node for site in path.sites for node in site], dtype=np.int64)
+        self.site = np.array([g for g, site in enumerate(path.sites) for _ in site], dtype=np.int64)
         self.start = np.zeros(len(self.nodes), dtype=np.int64)
         self.count = np.zeros_like(self.start)
         self.counted = np.zeros(len(self.nodes))
@@ -95,61 +99,65 @@ class LineSearch:
         self.fit = None if objective.requests is None else objective.requests / wanted
         """Share of the requests a limit asks for that fits on node ``i`` beside ``k`` layers."""
         self.fitting = np.zeros(judge.num_layers)
-        self.meets: list[int] = []
+        self.boundaries: list[int] = []
         self.target = 0.0
         self.senders: list[int] = []
         self.receivers: list[int] = []
+        self.best: Cover | None = None
+        self.patience = 1
 
-    def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Found | None:
+    def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Cover | None:
         """The best covering found; ``None`` if there is none. Deterministic unless stopped.
 
         While nothing is found the target falls, by ``FALL`` each ``PATIENCE``-th of the iterations.
         """
-        self.meets = self._even_meets(target)
+        self.boundaries = self._even_boundaries(target)
         self._aim(target)
         fastest_first = sorted(range(len(self.nodes)), key=lambda p: -float(self.judge.speed[self.nodes[p]].max()))
         for position in fastest_first:
             self._insert(position)
-        missing, best = self._missing(), None
-        patience = max(1, iterations // PATIENCE)
-        for iteration in range(iterations):
-            if missing <= 1e-9 * self.target:
-                best = self._found()
-                self._aim(max(self.target * 1.002, float(self.covered.min()) * 1.0005))
-                missing = self._missing()
-            elif best is None and iteration % patience == patience - 1:
-                self._aim(self.target * FALL)
-                missing = self._missing()
-            if iteration % 16 == 0 and stop():
-                break
-            heat = 0.1 * self.target * (1 - iteration / iterations) ** 2 + 1e-9
-            kept = self._save()
-            self._change()
-            changed = self._missing()
-            if changed <= missing or self.chance.random() < math.exp((missing - changed) / heat):
-                missing = changed
-            else:
-                self._restore(kept)
-        return best
+        self.best, self.patience = None, max(1, iterations // PATIENCE)
+        anneal(self, iterations, self.chance, stop)
+        return self.best
 
-    def _even_meets(self, target: float) -> list[int]:
+    def before(self, step: int, value: float) -> float:
+        """As ``Walk``, like all methods up to ``restore``: raise the target that is reached, lower one that isn't."""
+        if -value <= 1e-9 * self.target:
+            self.best = self._found()
+            self._aim(max(self.target * 1.002, float(self.covered.min()) * 1.0005))
+        elif self.best is None and step % self.patience == self.patience - 1:
+            self._aim(self.target * FALL)
+        else:
+            return value
+        return self.value()
+
+    def heat(self) -> float:
+        return HEAT * self.target
+
+    def value(self) -> float:
+        return -self._missing()
+
+    def kept(self, value: float) -> None:
+        """Nothing to remember: what is found is kept when the target is reached."""
+
+    def _even_boundaries(self, target: float) -> list[int]:
         """Where stretches meet, in proportion to what the sites can hold."""
         layers = self.judge.num_layers
-        weights = [site_layers(self.judge, site, target) for site in self.line.sites]
+        weights = [site_layers(self.judge, site, target) for site in self.path.sites]
         total, so_far = sum(weights), 0.0
-        meets: list[int] = []
+        boundaries: list[int] = []
         for g, weight in enumerate(weights[:-1]):
             so_far += weight
-            lowest = meets[-1] + 1 if meets else 1
-            meets.append(min(max(round(layers * so_far / total), lowest), layers - len(weights) + 1 + g))
-        return meets
+            lowest = boundaries[-1] + 1 if boundaries else 1
+            boundaries.append(min(max(round(layers * so_far / total), lowest), layers - len(weights) + 1 + g))
+        return boundaries
 
     def _aim(self, target: float) -> None:
         self.target = target
         self.senders, self.receivers = [], []
-        for rate, skew in zip(self.line.crossings, self.line.skews, strict=True):
+        for rate, skew in zip(self.path.crossings, self.path.skews, strict=True):
             # With an overlap a part α crosses a layer earlier: pairs shrink with α², flow with α. The worst is α = ½.
-            pairs = max(1.0, target * (1 + self.line.overlap) / rate)
+            pairs = max(1.0, target * (1 + self.path.overlap) / rate)
             senders = max(1, math.ceil(pairs ** (0.5 + skew / 2) - 1e-9))
             self.senders.append(senders)
             self.receivers.append(max(1, math.ceil(pairs / senders - 1e-9)))
@@ -160,17 +168,17 @@ class LineSearch:
 
     def _stretch(self, site: int) -> tuple[int, int]:
         layers = self.judge.num_layers
-        begin = 0 if site == 0 else max(0, self.meets[site - 1] - self.line.overlap)
-        end = layers if site == len(self.meets) else self.meets[site]
+        begin = 0 if site == 0 else max(0, self.boundaries[site - 1] - self.path.overlap)
+        end = layers if site == len(self.boundaries) else self.boundaries[site]
         return begin, end
 
     def _shares(self, site: int) -> tuple[tuple[int, float], tuple[int, float]]:
         """For ranges that begin up to, and that end from, a layer: the most they count with, as part of a crossing."""
         entry, leave = (-1, self.target), (self.judge.num_layers + 1, self.target)
         if site > 0:
-            entry = (self.meets[site - 1], self.target / self.receivers[site - 1])
-        if site < len(self.meets):
-            leave = (self.meets[site] - self.line.overlap, self.target / self.senders[site])
+            entry = (self.boundaries[site - 1], self.target / self.receivers[site - 1])
+        if site < len(self.boundaries):
+            leave = (self.boundaries[site] - self.path.overlap, self.target / self.senders[site])
         return entry, leave
 
     def _put(self, p: int, start: int, count: int) -> None:
@@ -227,8 +235,8 @@ class LineSearch:
             return missing
         return missing + self.target * float(np.maximum(1.0 - self.fitting, 0.0).sum())
 
-    def _change(self) -> None:
-        if self.meets and self.chance.random() < 0.08:
+    def change(self) -> None:
+        if self.boundaries and self.chance.random() < 0.08:
             chosen = self._shift()
         elif self.chance.random() < 0.65:
             chosen = self._neighbours()
@@ -253,11 +261,11 @@ class LineSearch:
 
     def _shift(self) -> list[int]:
         """Move the point where two sites meet by a layer; the nodes there must find new places."""
-        g = self.chance.randrange(len(self.meets))
-        old = self.meets[g]
+        g = self.chance.randrange(len(self.boundaries))
+        old = self.boundaries[g]
         new = old + self.chance.choice((-1, 1))
-        low = self.meets[g - 1] if g else 0
-        high = self.meets[g + 1] if g + 1 < len(self.meets) else self.judge.num_layers
+        low = self.boundaries[g - 1] if g else 0
+        high = self.boundaries[g + 1] if g + 1 < len(self.boundaries) else self.judge.num_layers
         if not low < new < high:
             return []
         stop = self.start + self.count
@@ -265,18 +273,18 @@ class LineSearch:
         chosen = [int(p) for p in np.flatnonzero(there)]
         for p in chosen:
             self._remove(p)
-        self.meets[g] = new
+        self.boundaries[g] = new
         return chosen
 
-    def _found(self) -> Found:
+    def _found(self) -> Cover:
         start = np.zeros(len(self.judge.most), dtype=np.int64)
         count = np.zeros_like(start)
         start[self.nodes], count[self.nodes] = self.start, self.count
-        return Found(self.target, start, count)
+        return Cover(self.target, start, count)
 
-    def _save(self) -> Kept:
+    def save(self) -> SavedCover:
         counted, covered, fitting = self.counted.copy(), self.covered.copy(), self.fitting.copy()
-        return self.start.copy(), self.count.copy(), counted, covered, fitting, list(self.meets)
+        return self.start.copy(), self.count.copy(), counted, covered, fitting, list(self.boundaries)
 
-    def _restore(self, kept: Kept) -> None:
-        self.start, self.count, self.counted, self.covered, self.fitting, self.meets = kept
+    def restore(self, saved: SavedCover) -> None:
+        self.start, self.count, self.counted, self.covered, self.fitting, self.boundaries = saved
