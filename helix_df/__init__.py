@@ -13,6 +13,7 @@ from helix_df.extras import explained_imports
 
 if TYPE_CHECKING:
     from helix_df.benchmarking import bench
+    from helix_df.check import check_job
     from helix_df.deployment import apply, connect, deploy, down, status
     from helix_df.errors import (
         DeploymentError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from helix_df.plan.diff import diff
     from helix_df.plan.plan import Plan, read_plan, write_plan
     from helix_df.planning import make_plan
+    from helix_df.plans import find_plan
     from helix_df.runtime.api.client import Answer, RunningJob
     from helix_df.spec.job import Job
     from helix_df.spec.shipped import examples
@@ -58,6 +60,7 @@ __all__ = [
     "__version__",
     "apply",
     "bench",
+    "check_job",
     "connect",
     "deploy",
     "diff",
@@ -65,6 +68,7 @@ __all__ = [
     "examples",
     "explain",
     "export_plan",
+    "find_plan",
     "load_job",
     "make_plan",
     "plan_svg",
@@ -82,6 +86,7 @@ _HOMES = {
     "RunningJob": "helix_df.runtime.api.client",
     "apply": "helix_df.deployment",
     "bench": "helix_df.benchmarking",
+    "check_job": "helix_df.check",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
     "diff": "helix_df.plan.diff",
@@ -89,6 +94,7 @@ _HOMES = {
     "examples": "helix_df.spec.shipped",
     "explain": "helix_df.explanation.explain",
     "export_plan": "helix_df.exporters.registry",
+    "find_plan": "helix_df.plans",
     "load_job": "helix_df.load",
     "make_plan": "helix_df.planning",
     "plan_svg": "helix_df.pictures.plan_svg",

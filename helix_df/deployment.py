@@ -20,10 +20,12 @@ from pathlib import Path
 
 from helix_df.errors import DeploymentError
 from helix_df.extras import explained_imports
+from helix_df.load import load_job
 from helix_df.measuring.differences import Difference
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
+from helix_df.plans import plan_job, plan_to_run
 from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.api.generation import TextService
@@ -32,7 +34,7 @@ from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_rea
 from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
 
-__all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "status"]
+__all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "runs_already", "status"]
 
 
 @asynccontextmanager
@@ -103,6 +105,26 @@ def apply(
         stop_daemon(directory)
         process.wait()
         raise
+
+
+def runs_already(job: Job, plan: Plan | None = None) -> bool:
+    """Whether a job runs here under its name with this plan; with any plan of this very job, if none is given.
+
+    Raises:
+        DeploymentError: when something else runs under that name.
+    """
+    directory = job_directory(job.name)
+    if not directory.is_running():
+        return False
+    running = read_plan(directory.plan_path)
+    if running.job == job and (plan is None or running.placement == plan.placement):
+        return True
+    record = directory.record()
+    raise DeploymentError(
+        f"job {job.name} is running with another plan",
+        where=record.url if record is not None else None,
+        hint=f"`helix-df down {job.name}` stops it; `--name` runs this one beside it",
+    )
 
 
 def status(name: str | None = None) -> JobStatus:
@@ -179,14 +201,6 @@ def plan_of(what: Plan | Job | str | Path, *, force: bool = False, on_note: OnNo
     if isinstance(what, Plan):
         return require_valid(require_same_model(what, force=force, on_note=on_note))
     if isinstance(what, Job):
-        with explained_imports():
-            from helix_df.planning import make_plan
-
-        return make_plan(what)
+        return plan_job(what)
     path = Path(what)
-    if path.suffix == ".json":
-        plan = require_same_model(read_plan(path), str(path), force=force, on_note=on_note)
-        return require_valid(plan, str(path))
-    from helix_df.load import load_job
-
-    return plan_of(load_job(path))
+    return plan_to_run(path, force=force, on_note=on_note) if path.suffix == ".json" else plan_job(load_job(path))

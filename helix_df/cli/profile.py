@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from helix_df.measuring.device_profile import DeviceProfile
-    from helix_df.spec.job import Job
 
 
 def profile(
@@ -41,9 +40,9 @@ def profile(
     from helix_df.cli.console import messages, output
     from helix_df.cli.option_values import whole_numbers
     from helix_df.measuring.drift import profile_differences
-    from helix_df.measuring.profiling import profile_device, profile_yaml
+    from helix_df.measuring.profiling import job_to_profile, profile_device, profile_yaml
 
-    job = _job(source, dtype)
+    job = job_to_profile(source, dtype)
     progress = messages()
     measured = profile_device(
         job,
@@ -62,19 +61,6 @@ def profile(
         output().print(f"\nwritten to {out}")
     for difference in profile_differences(job, measured):
         progress.print(f"warning: {difference}", soft_wrap=True)
-
-
-def _job(source: str, dtype: str) -> Job:
-    from helix_df.load import load_job
-    from helix_df.measuring.profiling import model_job
-    from helix_df.plan.plan import read_plan
-
-    path = Path(source)
-    if path.suffix == ".json":
-        return read_plan(path).job
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return load_job(path)
-    return model_job(source, dtype)
 
 
 def _render(measured: DeviceProfile, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,21 +13,12 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
 
     That is its syntax, names and units, the model, the solver and its options, and that the model fits on the nodes.
     """
+    from helix_df.check import check_job
     from helix_df.cli.console import output
-    from helix_df.errors import MissingExtra
-    from helix_df.extras import explained_imports
-    from helix_df.graph.compile import compile_problem
-    from helix_df.graph.feasibility import explain_infeasible
     from helix_df.load import load_job
-    from helix_df.solvers.choice import choose_solver
 
     job = load_job(job_file)
-    with suppress(MissingExtra), explained_imports():  # it may be installed where the job is planned
-        choose_solver(job)
-    problem = compile_problem(job)
-    impossible = explain_infeasible(problem)
-    if impossible is not None:
-        raise impossible
+    problem = check_job(job)
     room = sum(node.max_layers for node in problem.nodes)
     output().print(
         f"{job.name} is valid: {job.model.source} has {problem.num_layers} layers, "

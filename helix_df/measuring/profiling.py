@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from helix_df.errors import SpecError
 from helix_df.graph.compile import origin_of
 from helix_df.graph.problem import Origin
+from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
+from helix_df.plan.plan import read_plan
 from helix_df.profiles.throughput import kv_tokens_by_layers
 from helix_df.runtime.jobs.launchers.local import one_thread_each, with_one_thread
 from helix_df.spec.job import GpuType, Job
@@ -24,7 +26,7 @@ from helix_df.spec.job import GpuType, Job
 if TYPE_CHECKING:
     from helix_df.measuring.profiler import Batches
 
-__all__ = ["model_job", "node_gpu", "profile_device", "profile_yaml"]
+__all__ = ["job_to_profile", "model_job", "node_gpu", "profile_device", "profile_yaml"]
 
 LAYERS = (1, 2, 4)
 PREFILL = (16, 64, 256)
@@ -40,8 +42,6 @@ def model_job(source: str, dtype: str = "float32") -> Job:
     Raises:
         SpecError: for what is no model's source.
     """
-    from helix_df.load import parse_job
-
     text = (
         f"name: profile\nmodel: {{source: {_quoted(source)}, dtype: {dtype}}}\n"
         f"gpus: {{{MODEL_GPU}: {{memory: 1TiB, profile: {{prefill_ms: [[1, 1]], decode_ms: [[1, 1]]}}}}}}\n"
@@ -49,6 +49,20 @@ def model_job(source: str, dtype: str = "float32") -> Job:
     )
     job = parse_job(text, name=source, base=Path())
     return job.model_copy(update={"gpus": {MODEL_GPU: GpuType()}})
+
+
+def job_to_profile(source: str, dtype: str = "float32") -> Job:
+    """The job of a job file or a plan file; one of one node for what else names a model, such as ``hf:DIR``.
+
+    Raises:
+        SpecError, PlanError: when it can't be read.
+    """
+    path = Path(source)
+    if path.suffix == ".json":
+        return read_plan(path).job
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return load_job(path)
+    return model_job(source, dtype)
 
 
 def node_gpu(job: Job, node: str | None) -> str:

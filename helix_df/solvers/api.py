@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from helix_df.graph.even_flow import Spread
 from helix_df.graph.problem import Placement, Problem
 from helix_df.plan.moves import Near
 from helix_df.spec.job import Job
+
+if TYPE_CHECKING:
+    from helix_df.graph.even_flow import Spread
 
 Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
 """Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or

@@ -9,7 +9,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from helix_df.codecs import Codec
 from helix_df.errors import SpecError
@@ -355,6 +365,19 @@ class Job(Section):
         default=SolverChoice(), description="Which solver places the layers; just its name will do."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
+
+    def with_name(self, name: str) -> Job:
+        """The same job under another name.
+
+        Raises:
+            SpecError: for what can't be a name.
+        """
+        try:
+            return self.model_copy(update={"name": TypeAdapter(Name).validate_python(name)})
+        except ValidationError as error:
+            raise SpecError(
+                "this can't be a job's name", where="--name", found=repr(name), expected=NAME_RULE
+            ) from error
 
     def with_solver(self, **changes: Any) -> Job:
         """The same job with some fields of ``solver`` replaced.

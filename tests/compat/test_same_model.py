@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helix_df.cli.apply import _read
 from helix_df.deployment import apply, plan_of
 from helix_df.errors import PlanError
 from helix_df.load import parse_job
 from helix_df.plan.plan import Plan, from_document, read_plan, to_document, write_plan
 from helix_df.plan.same_model import require_same_model
 from helix_df.planning import make_plan
+from helix_df.plans import job_and_plan
 from helix_df.profiles.identity import differences, read_identity
 from helix_df.spec.source import ModelSource, parse_source
 from tests.cases.files import checkpoint, gguf_file
@@ -88,22 +88,23 @@ def test_a_plan_for_another_model_is_refused_and_says_the_way_out(tmp_path):
     write_plan(plan_for(source), path)
     assert plan_of(path).model is not None
     checkpoint(tmp_path, config={"rms_norm_eps": 0.5})
-    for run in (lambda: plan_of(path), lambda: apply(path), lambda: _read(path, None, None, None, False)):
+    for run in (lambda: plan_of(path), lambda: apply(path), lambda: job_and_plan(path)):
         with pytest.raises(PlanError, match="another than the plan was made for") as error:
             run()
         assert "rms_norm_eps" in str(error.value.found)
         assert "--force" in str(error.value.hint)
 
 
-def test_force_runs_it_with_a_warning(tmp_path, capsys):
+def test_force_runs_it_with_a_warning(tmp_path):
     source = checkpoint(tmp_path)
     path = tmp_path / "job.plan.json"
     write_plan(plan_for(source), path)
     checkpoint(tmp_path, config={"rms_norm_eps": 0.5})
     with pytest.warns(UserWarning, match="rms_norm_eps"):
         assert plan_of(path, force=True).job.name == "helix"
-    assert _read(path, None, None, None, True)[1] is not None
-    assert "warning: the model" in capsys.readouterr().err
+    notes: list[str] = []
+    assert job_and_plan(path, force=True, on_note=notes.append)[1] is not None
+    assert [note.partition(" hf:")[0] for note in notes] == ["the model"]
 
 
 def test_a_plan_of_an_earlier_release_gives_a_note():

@@ -1,0 +1,36 @@
+"""Everything about a job that can be checked without solving it.
+
+Owns what `validate` promises. Needs none of the packages that solvers need.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from helix_df.errors import MissingExtra
+from helix_df.extras import explained_imports
+from helix_df.graph.compile import compile_problem
+from helix_df.graph.feasibility import explain_infeasible
+from helix_df.graph.problem import Problem
+from helix_df.spec.job import Job
+
+
+def check_job(job: Job) -> Problem:
+    """Check what can be checked without solving: solver and options, the model, and that it fits on the nodes.
+
+    A solver that only lacks packages here is let pass; they may be installed where the job is planned.
+
+    Raises:
+        Infeasible: when no placement exists; says why.
+        SolverError: as ``choose_solver``.
+        ModelError, SpecError: as ``compile_problem``.
+    """
+    with suppress(MissingExtra), explained_imports():
+        from helix_df.solvers.choice import choose_solver
+
+        choose_solver(job)
+    problem = compile_problem(job)
+    impossible = explain_infeasible(problem)
+    if impossible is not None:
+        raise impossible
+    return problem
