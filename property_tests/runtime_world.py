@@ -309,6 +309,8 @@ class World:
                     worker.engine.fork(action.parent, action.child, action.tokens)
                 case Trim():
                     worker.engine.trim(action.request, action.tokens)
+                case IllegalEventSeen():
+                    raise AssertionError(action.error)
 
     def _send(self, sender: str, receiver: str, message: Message) -> None:
         frames = [bytes(frame) for frame in encode(message, "secret")]

@@ -73,11 +73,18 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
         soft_wrap=True,
     )
     print_trimmed(console, _table(found))
+    for where, count in _illegal(found):
+        console.print(f"\n{where} was told {count} things that can't be; `helix-df logs` says which", soft_wrap=True)
     for node in found.nodes:
         if node.state == "failed":
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":
             console.print(f"\n{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True)
+
+
+def _illegal(found: JobStatus) -> list[tuple[str, int]]:
+    counts = [("the coordinator", found.illegal_events), *((node.name, node.illegal_events) for node in found.nodes)]
+    return [(where, count) for where, count in counts if count]
 
 
 def _kept(node: NodeStatus) -> str:

@@ -95,7 +95,7 @@ class NodeStatus:
     timed before it said that it is ready. ``kv_used_tokens`` is what running requests are expected to use,
     ``kv_kept_tokens`` what is kept beside it of those that are over; both are the coordinator's count. What the worker
     last said of itself: ``kv_held_tokens`` in pages that somebody owns, ``compiled_programs`` so far, and the
-    ``memory_bytes`` that its process has.
+    ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for.
     """
 
     name: str
@@ -114,6 +114,7 @@ class NodeStatus:
     kv_held_tokens: int = 0
     compiled_programs: int = 0
     memory_bytes: int = 0
+    illegal_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,9 @@ class _JobCollector(Collector):
         yield CounterMetricFamily("helix_generated_tokens", "Tokens generated", status.generated_tokens)
         yield CounterMetricFamily("helix_prefix_hits", "Starts from KV cache of another request", status.prefix_hits)
         yield CounterMetricFamily("helix_cached_tokens", "Tokens found in KV cache by these", status.cached_tokens)
+        yield CounterMetricFamily(
+            "helix_illegal_events", "Events the coordinator has no transition for", status.illegal_events
+        )
         yield from _node_metrics(status)
 
 
@@ -104,6 +107,9 @@ def _node_metrics(status: JobStatus) -> Iterator[Metric]:
     )
     compiled = CounterMetricFamily("helix_node_compiled_programs", "Programs compiled or loaded", labels=["node"])
     memory = GaugeMetricFamily("helix_node_memory_bytes", "Memory of the worker's process", labels=["node"])
+    illegal = CounterMetricFamily(
+        "helix_node_illegal_events", "Events the worker has no transition for", labels=["node"]
+    )
     state = GaugeMetricFamily("helix_node_state", "1 for the state that the node is in", labels=["node", "state"])
     for node in status.nodes:
         used.add_metric([node.name], node.kv_used_tokens)
@@ -113,6 +119,7 @@ def _node_metrics(status: JobStatus) -> Iterator[Metric]:
         held.add_metric([node.name], node.kv_held_tokens)
         compiled.add_metric([node.name], node.compiled_programs)
         memory.add_metric([node.name], node.memory_bytes)
+        illegal.add_metric([node.name], node.illegal_events)
         for name in _NODE_STATES:
             state.add_metric([node.name, name], float(node.state == name))
-    yield from (used, kept, room, held, running, compiled, memory, state)
+    yield from (used, kept, room, held, running, compiled, memory, illegal, state)

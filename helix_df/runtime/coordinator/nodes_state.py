@@ -121,6 +121,7 @@ class ServedNode:
     heard: float = 0.0
     health: EngineHealth = NEW_ENGINE
     memory_bytes: int = 0
+    illegal_events: int = 0
     speed: StageSpeed | None = None
 
     def move(self, event: NodeEvent, name: str) -> NodeState:
@@ -151,6 +152,7 @@ class ServedNode:
             kv_held_tokens=self.health.kv_held_tokens,
             compiled_programs=self.health.compiled_programs,
             memory_bytes=self.memory_bytes,
+            illegal_events=self.illegal_events,
         )
 
 
@@ -278,6 +280,7 @@ class NodesState:
                 return [NodeUp(message.node, message.kv_tokens)]
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
+                node.illegal_events = message.illegal_events
                 return [Send(address, Heartbeat(message.node))]
 
     def _lose(self, name: str, why: str) -> list[NodeAction]:

@@ -22,7 +22,7 @@ from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, Prefix, StageSpe
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import pack, unpack
 
-VERSION = 3
+VERSION = 4
 
 HEARTBEAT_S = 2.0
 """How often a worker says that it lives."""
@@ -106,12 +106,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process."""
+    """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process.
+
+    ``illegal_events`` have come to me so far that my machine has no transition for.
+    """
 
     TAG: ClassVar[str] = "heartbeat"
     node: str
     health: EngineHealth = NEW_ENGINE
     memory_bytes: int = 0
+    illegal_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.requests import EngineHealth, StageSpeed
+from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
@@ -50,6 +51,10 @@ from helix_df.spec.job import Job
 log = logging.getLogger(__name__)
 
 GREET_EVERY_S = 1.0
+
+
+class _RefusedError(DeploymentError):
+    """The coordinator doesn't want this worker."""
 
 
 class StepEngine(Protocol):
@@ -114,6 +119,7 @@ class Worker:
         self._alive = alive
         self._heard = time.monotonic()
         self._busy = False
+        self._illegal_events = 0
         self._health = EngineHealth()
         self._done = threading.Event()
 
@@ -137,6 +143,8 @@ class Worker:
             engine = self._build_engine(welcome, self._report)
             self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
             self._serve(engine, _state(welcome, job, links, self._coordinator))
+        except _RefusedError:
+            raise  # the node is another worker's, which has not failed
         except Exception as error:
             self._say(Failed(self._node, str(error) or type(error).__name__))
             raise
@@ -205,6 +213,10 @@ class Worker:
                     engine.fork(action.parent, action.child, action.tokens)
                 case Trim():
                     engine.trim(action.request, action.tokens)
+                case IllegalEventSeen():
+                    self._illegal_events += 1
+                    if action.is_news:
+                        log.warning("%s (the %d. time)", action.error, action.times)
         sends = ((action.address, action.message) for action in done if isinstance(action, Send))
         for address, frames in encode_bundles(sends, self._token).items():
             self._endpoint.send(address, frames)
@@ -232,7 +244,7 @@ class Worker:
             if forgotten:
                 self._say(Hello(self._node, self._endpoint.address, os.getpid()))
             else:
-                self._say(Heartbeat(self._node, self._health, _memory_bytes()))
+                self._say(Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events))
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
@@ -243,7 +255,7 @@ class Worker:
 
     def _refuse_if_told(self, message: Message) -> None:
         if isinstance(message, Failed):
-            raise DeploymentError("the coordinator refuses this worker", where=self._node, found=message.reason)
+            raise _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
 
 
 def _memory_bytes() -> int:

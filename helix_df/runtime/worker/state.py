@@ -13,13 +13,57 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from helix_df.codecs import Codec
-from helix_df.errors import ProtocolError
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
+from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
 from helix_df.runtime.worker.steps import Step, StepResult
+
+HeldState = Literal["unknown", "held", "computing", "kept", "released"]
+"""``unknown``: not here yet, or rejected, or over. ``released``: over before it came. ``kept``: of one that is over the
+beginning lives on, for others to begin with."""
+
+HeldEvent = Literal[
+    "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "release", "keep"
+]  # fmt: skip
+
+HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
+    "request on a worker",
+    "unknown",
+    {
+        # Late steps of what was rejected here are nobody's.
+        "unknown": {
+            "step": "unknown",
+            "result": "unknown",
+            "kv_full": "unknown",
+            "no_prefix": "unknown",
+            "first": "held",
+            "release": "released",
+        },
+        "held": {"step": "held", "take": "computing", "release": "unknown", "keep": "kept"},
+        "computing": {
+            "step": "computing",
+            "result": "held",
+            "kv_full": "unknown",
+            "release": "unknown",
+            "keep": "kept",
+        },
+        "kept": {"step": "kept", "keep": "kept", "result": "kept", "kv_full": "kept", "release": "unknown"},
+        # The first step finds the door closed.
+        "released": {
+            "first": "released",
+            "no_prefix": "released",
+            "step": "released",
+            "result": "released",
+            "kv_full": "released",
+            "release": "released",
+        },
+    },
+)
+"""What happens to an attempt at a request on one worker."""
 
 MOST_RELEASED = 10_000
 """Releases to remember of requests that have not been here yet; a late step is never that late."""
@@ -49,15 +93,21 @@ class Trim:
     tokens: int
 
 
-WorkerAction = Send | Free | Fork | Trim
+WorkerAction = Send | Free | Fork | Trim | IllegalEventSeen
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
-    """A request whose KV cache lives here: its route, and which hop of it this worker is."""
+    """A request that runs here: its route, and which hop of it this worker is.
 
+    ``computed`` tokens of it are in the KV cache; the next step to arrive is at position ``due``.
+    """
+
+    state: HeldState
     route: Route
     hop: int
+    computed: int
+    due: int
 
 
 @dataclass(slots=True)
@@ -74,13 +124,14 @@ class WorkerState:
     max_batch: int
     max_prefill_tokens: int
     codecs: Mapping[str, Codec] = field(default_factory=dict)
+    illegal: IllegalEvents = field(default_factory=IllegalEvents)
     _held: dict[str, _Held] = field(default_factory=dict)
+    _kept: dict[str, int] = field(default_factory=dict)
+    _released: dict[str, None] = field(default_factory=dict)
     _decode: deque[Forward] = field(default_factory=deque)
     _prefill: deque[Forward] = field(default_factory=deque)
     _running: dict[str, Forward] = field(default_factory=dict)
-    _released: dict[str, None] = field(default_factory=dict)
     _entrance: Entrance = field(init=False)
-    _computed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._entrance = Entrance(self.max_batch)
@@ -93,7 +144,7 @@ class WorkerState:
     @property
     def kept(self) -> tuple[str, ...]:
         """Requests that are over, and of whose KV cache the beginning lives on."""
-        return tuple(request for request in self._computed if request not in self._held)
+        return tuple(self._kept)
 
     @property
     def idle(self) -> bool:
@@ -102,49 +153,73 @@ class WorkerState:
             return False
         return not self._decode or (self._entrance.room() == 0 and all(map(self._enters, self._decode)))
 
+    def state_of(self, request: str) -> HeldState:
+        """Where a request is in its life on this worker."""
+        held = self._held.get(request)
+        if held is not None:
+            return held.state
+        if request in self._kept:
+            return "kept"
+        return "released" if request in self._released else "unknown"
+
     def on_forward(self, message: Forward) -> list[WorkerAction]:
         """Queue a step; a request's first may begin with the KV cache of another.
 
         A request that was released or rejected is not known any more; its late steps are dropped. So is one whose
         prefix isn't here, and the coordinator is told to try it again.
-
-        Raises:
-            ProtocolError: when the route doesn't lead through this worker.
         """
-        if message.request in self._released:
-            return []
-        actions: list[WorkerAction] = []
-        if message.route is not None:
-            hop, prefix = self._hop(message.route), message.route.prefix
-            if prefix is not None and self._computed.get(prefix.parent, 0) < prefix.tokens:
-                return [Send(self.coordinator, Rejected(message.request, self.node, "no_prefix"))]
-            self._held[message.request] = _Held(message.route, hop)
-            self._computed[message.request] = message.position
-            if hop == 0:
-                self._entrance.enter(message.request, message.route.micro_batches)
-            if prefix is not None:
-                actions.append(Fork(prefix.parent, message.request, prefix.tokens))
-        if message.request not in self._held:
-            return []
-        # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
-        in_pieces = any(waiting.request == message.request for waiting in self._prefill)
-        decode = message.route is None and len(message.tensor) == 1 and not in_pieces
-        self._entrance.back(message.request)
-        (self._decode if decode else self._prefill).append(message)
-        return actions
+        try:
+            return self._step_arrives(message) if message.route is None else self._begin(message, message.route)
+        except IllegalEvent as error:
+            return [self.illegal.note(error)]
 
     def on_release(self, message: Release) -> list[WorkerAction]:
         """Forget a request, the steps that still wait included, and all or the rest of its KV cache."""
-        if message.request not in self._computed:
+        actions = self._forget(message.request, message.keep)
+        if not actions:
             # Its first step may still be on the way from another worker, and must find the door closed.
             self._released[message.request] = None
             if len(self._released) > MOST_RELEASED:
                 del self._released[next(iter(self._released))]
-        return self._forget(message.request, message.keep)
+        return actions
 
     def forget_all(self) -> list[WorkerAction]:
         """Forget every request, and what is kept of those that are over."""
-        return [action for request in tuple(self._computed) for action in self._forget(request)]
+        return [action for request in (*self._kept, *self._held) for action in self._forget(request)]
+
+    def _begin(self, message: Forward, route: Route) -> list[WorkerAction]:
+        request, prefix, hop = message.request, route.prefix, self._hop(route)
+        lacks_prefix = prefix is not None and self._computed(prefix.parent) < prefix.tokens
+        event: HeldEvent = "misrouted" if hop is None else "no_prefix" if lacks_prefix else "first"
+        state = HELD.after(self.state_of(request), event, request)
+        if state == "unknown":
+            return [Send(self.coordinator, Rejected(request, self.node, "no_prefix"))]
+        if state == "released" or hop is None:
+            return []
+        stop = message.position + len(message.tensor)
+        self._held[request] = _Held(state, route, hop, computed=message.position, due=stop)
+        if hop == 0:
+            self._entrance.enter(request, route.micro_batches)
+        self._prefill.append(message)
+        return [] if prefix is None else [Fork(prefix.parent, request, prefix.tokens)]
+
+    def _step_arrives(self, message: Forward) -> list[WorkerAction]:
+        held = self._held.get(message.request)
+        in_turn = held is None or message.position == held.due
+        state = HELD.after(self.state_of(message.request), "step" if in_turn else "step_out_of_turn", message.request)
+        if held is None:
+            return []  # it is over here, or was rejected
+        held.state, held.due = state, message.position + len(message.tensor)
+        # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
+        in_pieces = any(waiting.request == message.request for waiting in self._prefill)
+        self._entrance.back(message.request)
+        (self._decode if len(message.tensor) == 1 and not in_pieces else self._prefill).append(message)
+        return []
+
+    def _computed(self, request: str) -> int:
+        """Tokens of a request in the KV cache, whether it runs or is over."""
+        held = self._held.get(request)
+        return self._kept.get(request, 0) if held is None else held.computed
 
     def next_batch(self) -> tuple[Step, ...]:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
@@ -159,6 +234,8 @@ class WorkerState:
             taken[piece.request] = self._prefill.popleft()
             budget -= len(piece.tensor)
         self._running = taken
+        for request in taken:
+            self._held[request].state = HELD.after(self._held[request].state, "take", request)
         return tuple(self._step(message) for message in taken.values())
 
     def _take_decodes(self) -> dict[str, Forward]:
@@ -185,28 +262,27 @@ class WorkerState:
 
     def on_results(self, steps: Sequence[Step], results: Sequence[StepResult]) -> list[WorkerAction]:
         """Send what was computed to the next stage, or the token home."""
-        actions: list[WorkerAction] = []
-        for step, result in zip(steps, results, strict=True):
-            held = self._held.get(step.request)
-            if held is None:
-                continue
-            position = step.position + len(step.inputs)
-            if result.kv_full:
-                actions += self._forget(step.request)
-                actions.append(Send(self.coordinator, Rejected(step.request, self.node, "kv_full")))
-                continue
-            self._computed[step.request] = position
-            if result.token is not None:
-                actions.append(Send(self.coordinator, Sampled(step.request, position, result.token, result.logprobs)))
-            elif step.layers.stop < self.num_layers:
-                actions.append(self._pass_on(held, step, result))
-        return actions
+        pairs = zip(steps, results, strict=True)
+        return [action for step, result in pairs for action in self._on_result(step, result)]
 
-    def _hop(self, route: Route) -> int:
-        for index, hop in enumerate(route.hops):
-            if hop.node == self.node:
-                return index
-        raise ProtocolError(f"a route that doesn't lead through {self.node}", found=str(route.hops))
+    def _on_result(self, step: Step, result: StepResult) -> list[WorkerAction]:
+        held = self._held.get(step.request)
+        try:
+            state = HELD.after(self.state_of(step.request), "kv_full" if result.kv_full else "result", step.request)
+        except IllegalEvent as error:
+            return [self.illegal.note(error)]
+        if held is None:
+            return []  # released meanwhile
+        if state == "unknown":
+            return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, "kv_full"))]
+        held.state, held.computed = state, step.position + len(step.inputs)
+        if result.token is not None:
+            sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
+            return [Send(self.coordinator, sampled)]
+        return [self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else []
+
+    def _hop(self, route: Route) -> int | None:
+        return next((index for index, hop in enumerate(route.hops) if hop.node == self.node), None)
 
     def _step(self, message: Forward) -> Step:
         held = self._held[message.request]
@@ -228,15 +304,18 @@ class WorkerState:
         return Send(held.route.addresses[held.hop + 1], forward)
 
     def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
-        computed = self._computed.pop(request, None)
-        if computed is None:
-            return []
+        """Let a request go but for its first ``keep`` tokens, as far as they are computed."""
+        kept = min(keep, self._computed(request))
+        state = HELD.after(self.state_of(request), "keep" if kept else "release", request)
+        return [] if state == "released" else self._drop(request, kept)
+
+    def _drop(self, request: str, kept: int) -> list[WorkerAction]:
+        self._kept.pop(request, None)
         if self._held.pop(request, None) is not None:
             self._entrance.leave(request)
             self._decode = deque(message for message in self._decode if message.request != request)
             self._prefill = deque(message for message in self._prefill if message.request != request)
-        kept = min(keep, computed)
         if not kept:
             return [Free(request)]
-        self._computed[request] = kept
+        self._kept[request] = kept
         return [Trim(request, kept)]
