@@ -123,7 +123,7 @@ def record(setup: Setup) -> None:
     check_placement(problem, result.placement or {}, "mip")
     flow = placement_flow(problem, result.placement).value if result.placement else None
     why = result.termination
-    end = End(seconds, flow, why.bound, why.reason, why.detail, memory.peak_mib)
+    end = End(seconds, flow, why.bound, why.limit or why.reason, why.detail, memory.peak_mib)
     print(json.dumps({"end": asdict(end)}), flush=True)
 
 

@@ -44,5 +44,6 @@ def make_plan(
         detail=termination.detail,
         bound=termination.bound,
         seconds=watch.elapsed_s(),
+        limit=termination.limit,
     )
     return assemble(job, problem, placement, flow, report)

@@ -34,9 +34,13 @@ _REASONS = {
     "optimal": "proved optimal",
     "gap": "close enough to its bound",
     "finished": "ran to its end",
-    "time_limit": "stopped at the time limit",
+    "time": "cut off by the time limit",
+    "interrupt": "stopped by you",
+    # As plans of before have it.
+    "time_limit": "cut off by the time limit",
     "interrupted": "stopped by you",
 }
+"""By the limit that ended a solve, or else by the reason."""
 
 
 def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: bool = False) -> None:
@@ -61,7 +65,7 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     yield "job", job.name
     yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.dtype}"
     backend = f" ({solver.backend})" if solver.backend else ""
-    reason = _REASONS.get(solver.reason, solver.reason)
+    reason = _REASONS.get(solver.limit or solver.reason, solver.reason)
     detail = f"; {solver.detail}" if solver.detail else ""
     yield "solver", f"{solver.name}{backend}: {reason} after {solver.seconds:.1f} s{detail}"
     length = f"{requests.input_tokens:.4g} + {requests.output_tokens:.4g} tokens"

@@ -67,7 +67,10 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class SolverReport:
-    """Which solver made the plan, why it stopped, what it claims as bound, and the seconds it took."""
+    """Which solver made the plan, why it stopped, what it claims as bound, and the seconds it took.
+
+    ``limit``: which one cut it off, if one did.
+    """
 
     name: str
     backend: str | None
@@ -75,6 +78,7 @@ class SolverReport:
     detail: str
     bound: float | None
     seconds: float
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,15 @@ from helix_df.spec.job import Job
 if TYPE_CHECKING:
     from helix_df.graph.even_flow import Spread
 
-Reason = Literal["optimal", "gap", "finished", "time_limit", "interrupted", "infeasible"]
-"""Why a solver stopped: proven optimal, close enough to a bound, a heuristic at its end, out of time, asked to stop, or
-no placement can serve the problem."""
+Reason = Literal["optimal", "gap", "finished", "infeasible", "limit"]
+"""Why a solve ended: proven optimal, close enough to a bound, a heuristic at its end, no placement can serve the
+problem, or a limit cut it off."""
+
+Limit = Literal["time", "interrupt"]
+"""Which limit cut a solve off: ``solver.time_limit``, or somebody who asked to stop."""
+
+Ending = Reason | Limit
+"""How a search ended, in one word, while it is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,22 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """Why the solver stopped, the bound it claims in tokens/s (if it proves one), and a sentence for the user."""
+    """Why the solve ended, the bound it claims in tokens/s (if it proves one), and a sentence for the user.
+
+    ``limit``: which one cut it off, where the reason is ``limit``.
+    """
 
     reason: Reason
     bound: float | None = None
     detail: str = ""
+    limit: Limit | None = None
+
+    @classmethod
+    def of(cls, ending: Ending, bound: float | None = None, detail: str = "") -> Termination:
+        """Reason and limit of how a search ended."""
+        if ending == "time" or ending == "interrupt":
+            return cls("limit", bound, detail, ending)
+        return cls(ending, bound, detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ class AutoSolver:
         plain = replace(options, extra={}, backend=None)
         start = best_baseline(problem, plain, watch)
         cover = CoverSearch(problem, plain, effort, watch, started_s + share * options.time_limit_s, start)
-        reason = cover.run()
-        if reason in ("optimal", "gap", "interrupted", "infeasible") or not with_mip:
-            return SolveResult(cover.best, Termination(reason, cover.bound, cover.detail))
+        ending = cover.run()
+        if ending in ("optimal", "gap", "interrupt", "infeasible") or not with_mip:
+            return SolveResult(cover.best, Termination.of(ending, cover.bound, cover.detail))
         best = Candidate(cover.best, cover.flow, cover.incumbent.source) if cover.best is not None else None
         return MipSearch(problem, options, own, backend, watch, best).run(deadline_s)

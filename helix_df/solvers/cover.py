@@ -18,7 +18,7 @@ from helix_df.graph.capacities import Ints
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.sites import Sites, find_sites, orders
-from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.api import Ending, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.baselines import Candidate, best_baseline
 from helix_df.solvers.interval_cover import SitePath
 from helix_df.solvers.objective import Objective
@@ -76,8 +76,8 @@ class CoverSolver:
         deadline_s = watch.elapsed_s() + options.time_limit_s
         start = best_baseline(problem, options, watch)
         search = CoverSearch(problem, options, own, watch, deadline_s, start)
-        reason = search.run()
-        return SolveResult(search.best, Termination(reason, search.bound, search.detail))
+        ending = search.run()
+        return SolveResult(search.best, Termination.of(ending, search.bound, search.detail))
 
 
 class CoverSearch:
@@ -119,20 +119,20 @@ class CoverSearch:
         """Who found it, in words."""
         return f"best by {self.incumbent.source}" if self.incumbent.source else "no placement found"
 
-    def run(self) -> Reason:
+    def run(self) -> Ending:
         """Search until proven, told to stop, out of time or out of restarts."""
         if self.bound <= 0:
             return "infeasible"
         if self._enough() is None and self._placements() <= self.own.enumerate:
             self._try_all()
-            return "interrupted" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
+            return "interrupt" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
         if self._enough() is None and self.judge.problem.limits.max_hops is None:
             self._pack_stages()
         if self._enough() is None and not self._late():
             self._rounds()
-        return self._enough() or ("time_limit" if self._late() else "finished")
+        return self._enough() or ("time" if self._late() else "finished")
 
-    def _enough(self) -> Reason | None:
+    def _enough(self) -> Ending | None:
         return reason_to_stop(self.incumbent.worth, self.bound, self.options, self.watch)
 
     def _late(self) -> bool:

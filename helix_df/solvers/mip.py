@@ -13,7 +13,7 @@ from helix_df.errors import SolverError
 from helix_df.graph.bounds import best_bound
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
-from helix_df.solvers.api import Reason, SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.api import Ending, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.baselines import Candidate, best_baseline
 from helix_df.solvers.chains import usable_nodes
 from helix_df.solvers.cover import CoverOptions, CoverSearch
@@ -151,12 +151,12 @@ class MipSearch:
         reason = self._enough()
         if reason is None and deadline_s - self.watch.elapsed_s() >= LEAST_S:
             reason = self._search(deadline_s)
-        return SolveResult(self.best, self._termination(reason or "time_limit"))
+        return SolveResult(self.best, self._termination(reason or "time"))
 
-    def _enough(self) -> Reason | None:
+    def _enough(self) -> Ending | None:
         return reason_to_stop(self.flow, self.bound, self.options, self.watch)
 
-    def _search(self, deadline_s: float) -> Reason:
+    def _search(self, deadline_s: float) -> Ending:
         from helix_df.solvers.mip_model import Formulation, Unit, build_model
 
         formulation = Formulation(
@@ -201,7 +201,7 @@ class MipSearch:
         self.pruned = len(pairs) - len(kept)
         return tuple(kept)
 
-    def _follow(self, child: MipChild, formulation: Formulation, kill_s: float) -> Reason:
+    def _follow(self, child: MipChild, formulation: Formulation, kill_s: float) -> Ending:
         while True:
             message = child.next(POLL_S)
             if message is not None:
@@ -212,7 +212,7 @@ class MipSearch:
             if message is not None and message.status is not None:
                 return self._ending(message.status)
             if self.watch.elapsed_s() > kill_s:
-                return "time_limit"
+                return "time"
 
     def _take(self, message: MipMessage, formulation: Formulation) -> None:
         if message.bound is not None and not self.pruned:
@@ -228,7 +228,7 @@ class MipSearch:
                 self.best, self.flow = placement, flow
                 self.watch.report(f"mip/{self.backend}", flow, self.bound)
 
-    def _ending(self, status: str) -> Reason:
+    def _ending(self, status: str) -> Ending:
         if status == "optimal" and self.best is None:
             return self._nothing_flows()
         if status == "optimal":
@@ -236,19 +236,19 @@ class MipSearch:
         if status == "infeasible" and not self.pruned and self.best is None:
             return "infeasible"
         if status in ("feasible", "no_solution_found"):
-            return "time_limit"
+            return "time"
         if status == "infeasible":
             return "finished"
         raise SolverError(f"the backend {self.backend} failed", where="solver.backend", found=f"it ended with {status}")
 
-    def _nothing_flows(self) -> Reason:
+    def _nothing_flows(self) -> Ending:
         """The end of a complete search without a placement: too little flow for the backend's arithmetic, if any."""
         if self.pruned or self.bound > 10 * OPTIMAL * best_bound(self.problem).bound:
             return "finished"
         self.notes.append(f"no placement carries more than {self.bound:.3g} tokens/s")
         return "infeasible"
 
-    def _termination(self, reason: Reason) -> Termination:
+    def _termination(self, ending: Ending) -> Termination:
         notes = list(self.notes)
         if self.best is None:
             notes.append("no placement found")
@@ -256,4 +256,4 @@ class MipSearch:
             notes.append(f"nothing better than {self.start.source}")
         if self.pruned:
             notes.append(f"{self.pruned} slow links left out (options: max_links_per_node)")
-        return Termination(reason, self.bound, "; ".join(notes))
+        return Termination.of(ending, self.bound, "; ".join(notes))

@@ -40,7 +40,8 @@ class PetalsSolver:
             swarm.join(node)
         for done in range(rounds):
             if watch.stop.is_set():
-                return SolveResult(swarm.placement, Termination("interrupted", detail=f"after {done} rounds of moves"))
+                detail = f"after {done} rounds of moves"
+                return SolveResult(swarm.placement, Termination.of("interrupt", detail=detail))
             if not swarm.rebalance(nodes):
                 break
         return SolveResult(swarm.placement, Termination("finished", detail="no node gains by moving"))

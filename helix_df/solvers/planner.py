@@ -63,7 +63,7 @@ def _no_placement(solver: Solver, termination: Termination) -> Infeasible:
     return Infeasible(
         "no placement can serve the model" if proven else f"the solver {solver.name} found no placement",
         where="solver.name",
-        found=termination.detail or termination.reason,
+        found=termination.detail or termination.limit or termination.reason,
         hint=None if proven else "more time, or looser limits" if solver.name == "auto" else "the solver auto",
     )
 

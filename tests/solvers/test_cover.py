@@ -91,5 +91,5 @@ def test_the_same_seed_gives_the_same_placement() -> None:
 def test_stopping_keeps_the_best() -> None:
     watch = Watch(lambda incumbent: watch.stop.set() if incumbent.solver == "cover" else None)
     result = CoverSolver().solve(cluster("hetero42"), SolveOptions(), watch)
-    assert result.termination.reason == "interrupted"
+    assert result.termination.limit == "interrupt"
     assert placement_flow(cluster("hetero42"), result.placement or {}).value > 4892

@@ -149,7 +149,7 @@ def test_work_follows_the_time_limit_unless_it_is_said():
 
 def test_a_time_limit_that_cuts_the_search_off_is_told():
     cut = make_plan(job(time_limit=1e-3))
-    assert cut.solver.reason == "time_limit"
+    assert (cut.solver.reason, cut.solver.limit) == ("limit", "time")
     assert violations(cut) == []
 
 

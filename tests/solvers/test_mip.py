@@ -72,13 +72,13 @@ def test_a_limited_time_keeps_the_start(backend: str) -> None:
     result = run(large, backend, time_limit_s=1.5, extra={})
     assert result.placement is not None
     assert placement_flow(large, result.placement).value >= 4892.2
-    assert result.termination.reason == "time_limit"
+    assert result.termination.limit == "time"
     assert result.termination.bound <= covering_bound(large) * (1 + 1e-6)
 
 
 def test_no_time_is_the_best_baseline() -> None:
     result = run(cluster("hetero42"), time_limit_s=0.001, extra={})
-    assert result.termination.reason == "time_limit"
+    assert result.termination.limit == "time"
     assert result.placement is not None
 
 
@@ -92,7 +92,7 @@ def test_stopping_ends_the_child_and_keeps_the_start(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(MipChild, "next", stop_instead)
     result = run(cluster("hetero42"), watch=watch, extra={})
-    assert result.termination.reason == "interrupted"
+    assert result.termination.limit == "interrupt"
     assert result.placement is not None
     (child,) = children
     assert child.child.process.poll() is not None
@@ -153,7 +153,7 @@ def test_auto_leaves_large_problems_to_cover(monkeypatch: pytest.MonkeyPatch) ->
     large = problem(80, *copies[: MIP_NODES + 1])
     result = AutoSolver().solve(large, SolveOptions(time_limit_s=2.0), Watch())
     assert result.placement is not None
-    assert result.termination.reason == "time_limit"
+    assert result.termination.limit == "time"
     assert result.termination.detail == "best by covering the layers"
 
 
@@ -161,7 +161,7 @@ def test_auto_stops_at_once_when_told_to() -> None:
     watch = Watch()
     watch.stop.set()
     result = AutoSolver().solve(cluster("geo24"), SolveOptions(), watch)
-    assert result.termination.reason == "interrupted"
+    assert result.termination.limit == "interrupt"
     assert result.placement is not None
 
 

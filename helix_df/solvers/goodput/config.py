@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
-from helix_df.graph.compile import mean_request
-from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.read_geometry import read_geometry
-from helix_df.profiles.throughput import Requests
+from helix_df.graph.compile import origin_of
+from helix_df.graph.problem import Origin
 from helix_df.simulator.azure import azure_offline, azure_online, lengths
 from helix_df.simulator.options import artifact_offline, artifact_online, options_of
 from helix_df.simulator.stepwise import Course
@@ -48,14 +46,9 @@ class SearchConfig:
         self._courses: dict[tuple[str, int, Part, float], Course] = {}
 
     @cached_property
-    def geometry(self) -> ModelGeometry:
-        """Of the model."""
-        return read_geometry(self.job.model.parsed_source)
-
-    @cached_property
-    def requests(self) -> Requests:
-        """The mean request."""
-        return mean_request(self.job, self.geometry)
+    def origin(self) -> Origin:
+        """The model's geometry and the mean request."""
+        return origin_of(self.job)
 
     @cached_property
     def workload(self) -> RequestMoments:
@@ -64,7 +57,9 @@ class SearchConfig:
         mean = sum(inputs) / len(inputs)
         spread = sum(tokens**2 for tokens in inputs) / len(inputs) / mean**2
         return RequestMoments(
-            self.requests.input_tokens, self.requests.output_tokens, spread * self.requests.input_tokens**2
+            self.origin.requests.input_tokens,
+            self.origin.requests.output_tokens,
+            spread * self.origin.requests.input_tokens**2,
         )
 
     def offline(self, seed: int, part: Part, seconds: float) -> Course:
@@ -103,8 +98,8 @@ class SearchConfig:
     def _scaled(self, trace: Trace) -> Trace:
         """The trace with the job's mean lengths instead of the recorded ones."""
         pairs = lengths()
-        inputs = self.requests.input_tokens / (sum(a for a, _ in pairs) / len(pairs))
-        outputs = self.requests.output_tokens / (sum(b for _, b in pairs) / len(pairs))
+        inputs = self.origin.requests.input_tokens / (sum(a for a, _ in pairs) / len(pairs))
+        outputs = self.origin.requests.output_tokens / (sum(b for _, b in pairs) / len(pairs))
         scaled = tuple(
             replace(
                 request,

@@ -77,8 +77,9 @@ class Evaluator:
         """Seconds a layer takes on a node that holds so many."""
         config = self.config
         kv_tokens = node.kv_tokens[layers - 1]
-        timing: TimingChoice = "measured" if config.own.timing == "measured" else "planned"
-        return node_timing(config.job, config.geometry, config.requests, node.name, layers, kv_tokens, timing)
+        choice: TimingChoice = "measured" if config.own.timing == "measured" else "planned"
+        geometry, requests = config.origin.geometry, config.origin.requests
+        return node_timing(config.job, geometry, requests, node.name, layers, kv_tokens, choice)
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.problem import Problem
-from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
+from helix_df.solvers.api import Ending, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.goodput.config import SearchConfig
 from helix_df.solvers.goodput.evaluator import Evaluator
 from helix_df.solvers.goodput.options import GoodputOptions
@@ -61,9 +61,8 @@ class GoodputSolver:
 
 
 def _termination(search: GoodputSearch, watch: Watch, detail: str) -> Termination:
-    if watch.stop.is_set():
-        return Termination("interrupted", detail=detail)
-    return Termination("time_limit" if search.cut_off else "finished", detail=detail)
+    ending: Ending = "interrupt" if watch.stop.is_set() else "time" if search.cut_off else "finished"
+    return Termination.of(ending, detail=detail)
 
 
 def _within_limits(found: Sequence[Scored], limits: Limits) -> Scored:
