@@ -160,9 +160,10 @@ def _release() -> str:
     return release
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Plan, path: str | Path) -> None:
     """Write the plan file in one step, so that a reader never sees half of it."""
     text = json.dumps(to_document(plan), indent=1, sort_keys=True) + "\n"
+    path = Path(path)
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
@@ -186,14 +187,14 @@ def to_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """Read a plan file.
 
     Raises:
         PlanError: when the file is missing, is no plan, or is of a version this release doesn't know.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError("the plan file can't be read", where=str(path), found=error.strerror) from error
     except ValueError as error:

@@ -25,7 +25,8 @@ class EmbeddedLauncher:
 
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
-        thread = threading.Thread(target=self._run, args=(order,), name=f"worker-{order.node}", daemon=True)
+        # No daemon: an interpreter that ends while such a thread compiles would abort. It waits for it instead.
+        thread = threading.Thread(target=self._run, args=(order,), name=f"worker-{order.node}")
         self._threads[order.node] = thread
         thread.start()
 
@@ -44,6 +45,9 @@ class EmbeddedLauncher:
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _wanted(self) -> bool:
+        return not self._stopping.is_set() and threading.main_thread().is_alive()
+
     def _run(self, order: WorkerOrder) -> None:
         try:
             worker = Worker(
@@ -52,7 +56,7 @@ class EmbeddedLauncher:
                 order.coordinator,
                 order.token,
                 self._build_engine,
-                alive=lambda: not self._stopping.is_set(),
+                alive=self._wanted,
             )
             worker.run()
         except Exception as error:
