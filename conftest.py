@@ -1,10 +1,12 @@
-"""What all tests share: hypothesis is deterministic, and CI can insist on the live oracle."""
+"""What all tests share: hypothesis is deterministic, slow tests are marked, and CI can insist on the live oracle."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("HELIX_DF_CHECKS", "1")  # before anything of helix_df is imported; child processes have it, too
+
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,17 @@ settings.load_profile("helix-df")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-oracle", action="store_true", help="fail if torch and transformers are not installed")
+
+
+# Files and tests that take long, as measured; scripts/slow-tests writes it. Others carry the mark themselves.
+SLOW = frozenset((Path(__file__).parent / "tests/slow.txt").read_text("utf-8").splitlines())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test in SLOW or test.partition("::")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -113,3 +113,11 @@ def test_constraints_name_names_and_versions_only():
     pinned = {line.partition("==")[0] for line in lines}
     wanted = {re.split(r"[<>=\[]", each)[0] for extra in EXTRAS.values() for each in extra} - {"helix-df"}
     assert {name.lower() for name in wanted} <= pinned
+
+
+def test_every_dependency_has_its_reason():
+    told = (ROOT / "docs/dependencies.md").read_text("utf-8").lower()
+    wanted = [*PROJECT["project"]["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+    names = {re.split(r"[<>=\[]", each)[0].lower() for each in wanted} - {"helix-df"}
+    unnamed = {name for name in names if name.removeprefix("pytest-").removeprefix("types-") not in told}
+    assert unnamed - {"types-pyyaml", "types-networkx"} == set()
