@@ -12,15 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints
-from helix_df.solvers.annealing import anneal
-from helix_df.solvers.interval_cover import FALL, HEAT, PATIENCE, Cover
+from helix_df.solvers.covering_walk import Cover, CoveringWalk
 from helix_df.solvers.objective import Objective
 
 OUT = -1
 """The stage of a node that holds nothing."""
 
 
-class AlignedStagesSearch:
+class AlignedStagesSearch(CoveringWalk[tuple[Ints, Ints]]):
     """Ruin and recreate over stages: a few nodes leave theirs, each joins again where it fills most.
 
     The objective is the sum over layers of what is missing to the target; when nothing is, the target rises.
@@ -33,38 +32,16 @@ class AlignedStagesSearch:
         self.boundaries = np.array([round(layers * r / stages) for r in range(stages + 1)], dtype=np.int64)
         self.free = [int(i) for i in np.flatnonzero(self.judge.most) if i not in objective.fixed]
         self.stage = np.full(len(self.judge.most), OUT, dtype=np.int64)
-        self.target = 0.0
-        self.best: Cover | None = None
-        self.patience = 1
 
     def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Cover | None:
         """The best placement found and the target it serves, or ``None``. Deterministic unless stopped."""
         self.target = target
         for node in sorted(self.free, key=lambda i: -float(self.judge.speed[i].max())):
             self._join(node)
-        self.best, self.patience = None, max(1, iterations // PATIENCE)
-        anneal(self, iterations, self.chance, stop)
-        return self.best
+        return self.climb(iterations, self.chance, stop)
 
-    def before(self, step: int, value: float) -> float:
-        """As ``Walk``, like all methods up to ``restore``: raise the target that is reached, lower one that isn't."""
-        if -value <= 1e-9 * self.target:
-            self.best = self._found()
-            self.target = max(self.target * 1.002, self._weakest() * 1.0005)
-        elif self.best is None and step % self.patience == self.patience - 1:
-            self.target *= FALL
-        else:
-            return value
-        return self.value()
-
-    def heat(self) -> float:
-        return HEAT * self.target
-
-    def value(self) -> float:
-        return -self._missing()
-
-    def kept(self, value: float) -> None:
-        """Nothing to remember: what is found is kept when the target is reached."""
+    def aim(self, target: float) -> None:
+        self.target = target
 
     def save(self) -> tuple[Ints, Ints]:
         return self.boundaries.copy(), self.stage.copy()
@@ -92,7 +69,7 @@ class AlignedStagesSearch:
             np.add.at(requests, stages, self.objective.requests[on, held])
         return covered, requests
 
-    def _weakest(self) -> float:
+    def weakest(self) -> float:
         return float(self._covered()[0].min())
 
     def _lack(self) -> tuple[Floats, Floats]:
@@ -102,7 +79,7 @@ class AlignedStagesSearch:
         lack = np.maximum(1 - requests / wanted, 0.0) if wanted else np.zeros(len(covered))
         return np.maximum(self.target - covered, 0.0), lack * self.target
 
-    def _missing(self) -> float:
+    def missing(self) -> float:
         tokens, requests = self._lack()
         return float((self._lengths() * (tokens + requests)).sum())
 
@@ -153,7 +130,7 @@ class AlignedStagesSearch:
             return list(dict.fromkeys([*tight, *self.chance.sample(there, 12)]))
         return there
 
-    def _found(self) -> Cover:
+    def found(self) -> Cover:
         on = self.stage >= 0
         start = np.where(on, self.boundaries[:-1][self.stage], 0)
         count = np.where(on, self._lengths()[self.stage], 0)

@@ -17,17 +17,8 @@ import numpy as np
 
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.judge import Judge
-from helix_df.solvers.annealing import anneal
+from helix_df.solvers.covering_walk import Cover, CoveringWalk
 from helix_df.solvers.objective import Objective
-
-FALL = 0.985
-"""What the target is multiplied with while it can't be reached. Coming from above leaves the stretches well shaped."""
-
-HEAT = 0.1
-"""First temperature, as a share of the target."""
-
-PATIENCE = 16
-"""A target may take this share of all iterations before it falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +40,6 @@ SavedCover = tuple[Ints, Ints, Floats, Floats, Floats, list[int]]
 """What a change may spoil: start, count, counted, covered, fitting and boundaries."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cover:
-    """Ranges that cover every layer with ``target`` tokens/s, crossings counted as wide as they must be."""
-
-    target: float
-    start: Ints
-    count: Ints
-
-
 @cache
 def _windows(most: int, width: int) -> tuple[Ints, Ints, Ints, Ints]:
     """All (count, start) of ranges in a stretch, and where their sums begin and end in flat rows of prefix sums."""
@@ -74,7 +56,7 @@ def site_layers(judge: Judge, nodes: tuple[int, ...], target: float) -> float:
     return float(counted.max(axis=1).sum() / target)
 
 
-class IntervalCoverSearch:
+class IntervalCoverSearch(CoveringWalk[SavedCover]):
     """Ruin and recreate: take a few neighbouring nodes off the line and put each back where it fills most.
 
     The objective is the sum over layers of what is missing to the target; when nothing is, the target rises. Between
@@ -100,11 +82,8 @@ class IntervalCoverSearch:
         """Share of the requests a limit asks for that fits on node ``i`` beside ``k`` layers."""
         self.fitting = np.zeros(judge.num_layers)
         self.boundaries: list[int] = []
-        self.target = 0.0
         self.senders: list[int] = []
         self.receivers: list[int] = []
-        self.best: Cover | None = None
-        self.patience = 1
 
     def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Cover | None:
         """The best covering found; ``None`` if there is none. Deterministic unless stopped.
@@ -112,33 +91,11 @@ class IntervalCoverSearch:
         While nothing is found the target falls, by ``FALL`` each ``PATIENCE``-th of the iterations.
         """
         self.boundaries = self._even_boundaries(target)
-        self._aim(target)
+        self.aim(target)
         fastest_first = sorted(range(len(self.nodes)), key=lambda p: -float(self.judge.speed[self.nodes[p]].max()))
         for position in fastest_first:
             self._insert(position)
-        self.best, self.patience = None, max(1, iterations // PATIENCE)
-        anneal(self, iterations, self.chance, stop)
-        return self.best
-
-    def before(self, step: int, value: float) -> float:
-        """As ``Walk``, like all methods up to ``restore``: raise the target that is reached, lower one that isn't."""
-        if -value <= 1e-9 * self.target:
-            self.best = self._found()
-            self._aim(max(self.target * 1.002, float(self.covered.min()) * 1.0005))
-        elif self.best is None and step % self.patience == self.patience - 1:
-            self._aim(self.target * FALL)
-        else:
-            return value
-        return self.value()
-
-    def heat(self) -> float:
-        return HEAT * self.target
-
-    def value(self) -> float:
-        return -self._missing()
-
-    def kept(self, value: float) -> None:
-        """Nothing to remember: what is found is kept when the target is reached."""
+        return self.climb(iterations, self.chance, stop)
 
     def _even_boundaries(self, target: float) -> list[int]:
         """Where stretches meet, in proportion to what the sites can hold."""
@@ -152,7 +109,7 @@ class IntervalCoverSearch:
             boundaries.append(min(max(round(layers * so_far / total), lowest), layers - len(weights) + 1 + g))
         return boundaries
 
-    def _aim(self, target: float) -> None:
+    def aim(self, target: float) -> None:
         self.target = target
         self.senders, self.receivers = [], []
         for rate, skew in zip(self.path.crossings, self.path.skews, strict=True):
@@ -229,7 +186,10 @@ class IntervalCoverSearch:
         flat = sums.ravel()
         return np.asarray(flat[high] - flat[low])
 
-    def _missing(self) -> float:
+    def weakest(self) -> float:
+        return float(self.covered.min())
+
+    def missing(self) -> float:
         missing = float(np.maximum(self.target - self.covered, 0.0).sum())
         if self.fit is None:
             return missing
@@ -276,7 +236,7 @@ class IntervalCoverSearch:
         self.boundaries[g] = new
         return chosen
 
-    def _found(self) -> Cover:
+    def found(self) -> Cover:
         start = np.zeros(len(self.judge.most), dtype=np.int64)
         count = np.zeros_like(start)
         start[self.nodes], count[self.nodes] = self.start, self.count

@@ -16,7 +16,8 @@ import numpy as np
 from helix_df.graph.capacities import Ints
 from helix_df.graph.judge import Judge
 from helix_df.solvers.aligned_stages import AlignedStagesSearch
-from helix_df.solvers.interval_cover import Cover, IntervalCoverSearch, SitePath, site_layers
+from helix_df.solvers.covering_walk import Cover
+from helix_df.solvers.interval_cover import IntervalCoverSearch, SitePath, site_layers
 from helix_df.solvers.objective import Objective
 from helix_df.solvers.polish import Polish
 
