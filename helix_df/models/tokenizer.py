@@ -80,7 +80,9 @@ class LibraryCodec:
 
     def encode(self, text: str) -> list[int]:
         """See ``Codec``."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # A batch of one lets other threads run meanwhile; a single text would hold them all up, for seconds if long.
+        (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -36,10 +36,11 @@ from helix_df.runtime.api.answers import (
     why_not_ready,
     with_token_ids,
 )
-from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, parse_body
+from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
-from helix_df.runtime.api.stream import EventStream, read_json_body, until_disconnect
+from helix_df.runtime.api.parsing import BodyReader
+from helix_df.runtime.api.stream import EventStream, until_disconnect
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class _Api:
         self._text = text
         self._metrics = metrics
         self._created = created
-        self._max_body_bytes = max_body_bytes
+        self._bodies = BodyReader(max_body_bytes)
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -127,23 +128,26 @@ class _Api:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def completions(self, request: Request) -> Response:
-        body = parse_body(CompletionBody, await read_json_body(request, self._max_body_bytes))
+        body = await self._bodies.read(CompletionBody, request)
         asked = await self._ask(body, CompletionDialect(), echo=body.echo)
         return await self._answer(request, asked)
 
     async def chat(self, request: Request) -> Response:
-        body = parse_body(ChatBody, await read_json_body(request, self._max_body_bytes))
+        body = await self._bodies.read(ChatBody, request)
         return await self._answer(request, await self._ask(body, ChatDialect()))
 
     async def _ask(self, body: Body, dialect: Dialect, echo: bool = False) -> _Asked:
         self._require_model(body.model)
         limits = self._require_ready()
-        requests = body.requests()
         # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
-        prompts = await asyncio.to_thread(lambda: tuple(self._text.prepare(item, limits) for item in requests))
+        requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
         envelope = Envelope(f"{dialect.prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.model_name)
         echoes = [self._echo(item) if echo else "" for item in requests for _ in range(body.n)]
         return _Asked(body, prompts, echoes, dialect, envelope)
+
+    def _prepare(self, body: Body, limits: TokenLimits) -> tuple[tuple[TextRequest, ...], tuple[Prepared, ...]]:
+        requests = body.requests()
+        return requests, tuple(self._text.prepare(item, limits) for item in requests)
 
     async def _answer(self, request: Request, asked: _Asked) -> Response:
         if asked.body.stream:
@@ -211,7 +215,7 @@ class _Api:
     def _require_model(self, name: str) -> None:
         if name != self._text.model_name:
             raise RequestError(
-                f"The model '{name}' does not exist; this server has '{self._text.model_name}'.",
+                f"The model '{shortened(name)}' does not exist; this server has '{self._text.model_name}'.",
                 param="model",
                 code="model_not_found",
                 status=404,

@@ -1,22 +1,24 @@
 """The bodies of OpenAI's generation requests: which fields are taken, and a clear refusal of all others.
 
 Owns names, defaults and ranges of the HTTP fields. A parameter that would change the answer and isn't supported is
-refused, never ignored. Doesn't know tokens, and doesn't serve anything.
+refused, never ignored. Doesn't know bytes (``parsing``) or tokens, and doesn't serve anything.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from helix_df.errors import RequestError
 from helix_df.runtime.api.generation import MAX_STOPS, Chat, Prompt, TextRequest
 from helix_df.runtime.sampling import MAX_LOGPROBS
 
 MAX_CHOICES = 128
+MAX_REPEATED = 200
+"""Characters of a client's words that an error repeats."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 """The roles of a chat, and what the model's template calls them."""
 
@@ -58,6 +60,21 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 """Parameters that aren't supported, and the values by which they ask for nothing."""
 
 
+class FirstErrorOnly:
+    """Annotates a list that is checked up to its first wrong item: nobody reads a million errors, but making them takes
+    gigabytes. (Pydantic's own ``FailFast`` can't be part of a union.)"""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return cast(CoreSchema, {**handler(source), "fail_fast": True})
+
+
+_FIRST = FirstErrorOnly()
+Strings = Annotated[list[str], _FIRST]
+TokenIds = Annotated[list[int], _FIRST]
+TokenIdLists = Annotated[list[TokenIds], _FIRST]
+Messages = Annotated[list[dict[str, Any]], _FIRST]
+
+
 class StreamOptions(BaseModel):
     """``stream_options``."""
 
@@ -70,7 +87,7 @@ class StreamOptions(BaseModel):
 class Body(BaseModel):
     """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str = Field(description="the name of a model that /v1/models lists")
     max_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
@@ -79,7 +96,7 @@ class Body(BaseModel):
     top_k: int = Field(0, ge=0, description="a whole number, 0 for all tokens")
     n: int = Field(1, ge=1, le=MAX_CHOICES, description=f"a whole number from 1 to {MAX_CHOICES}")
     seed: int | None = Field(None, description="a whole number")
-    stop: str | list[str] = Field([], description=f"a string or a list of up to {MAX_STOPS} strings")
+    stop: str | Strings = Field([], description=f"a string or a list of up to {MAX_STOPS} strings")
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
     ignore_eos: bool = Field(False, description="true or false")
@@ -97,7 +114,7 @@ class Body(BaseModel):
             RequestError: with the field at fault.
         """
         if self.stream_options is not None and not self.stream:
-            raise _invalid("stream_options", "it is only allowed when stream is true")
+            raise invalid("stream_options", "it is only allowed when stream is true")
 
     def requests(self) -> tuple[TextRequest, ...]:
         """One request for each prompt of the body."""
@@ -120,7 +137,7 @@ class Body(BaseModel):
 class CompletionBody(Body):
     """``POST /v1/completions``."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: str | Strings | TokenIds | TokenIdLists = Field(
         description="a string, a list of strings, a list of token ids or a list of such lists"
     )
     max_tokens: int = Field(16, ge=1, description="a whole number, 1 or more")
@@ -132,11 +149,11 @@ class CompletionBody(Body):
         """See ``Body``."""
         super().check()
         if self.best_of is not None and self.best_of != self.n:
-            raise _unsupported("best_of", "other than n")
+            raise unsupported("best_of", "other than n")
         if self.echo and self.logprobs is not None:
-            raise _unsupported("logprobs", "together with echo")
+            raise unsupported("logprobs", "together with echo")
         if len(self.prompts()) * self.n > MAX_CHOICES:
-            raise _invalid("prompt", f"prompts times n may be {MAX_CHOICES} at most")
+            raise invalid("prompt", f"prompts times n may be {MAX_CHOICES} at most")
 
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
         """The prompts, one or several."""
@@ -152,14 +169,14 @@ class CompletionBody(Body):
         """See ``Body``."""
         prompts = self.prompts()
         if not prompts:
-            raise _invalid("prompt", "it is empty")
+            raise invalid("prompt", "it is empty")
         return tuple(self._request(prompt, self.max_tokens, self.logprobs) for prompt in prompts)
 
 
 class ChatBody(Body):
     """``POST /v1/chat/completions``."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1, description="a list of at least one message")
+    messages: Messages = Field(min_length=1, description="a list of at least one message")
     max_completion_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
     logprobs: bool = Field(False, description="true or false")
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
@@ -168,9 +185,9 @@ class ChatBody(Body):
         """See ``Body``."""
         super().check()
         if self.top_logprobs and not self.logprobs:
-            raise _invalid("top_logprobs", "it needs logprobs to be true")
+            raise invalid("top_logprobs", "it needs logprobs to be true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _invalid("max_tokens", "it contradicts max_completion_tokens; send only the latter")
+            raise invalid("max_tokens", "it contradicts max_completion_tokens; send only the latter")
 
     def requests(self) -> tuple[TextRequest, ...]:
         """See ``Body``."""
@@ -179,54 +196,16 @@ class ChatBody(Body):
         return (self._request(Chat(messages), limit, self.top_logprobs if self.logprobs else None),)
 
 
-AnyBody = TypeVar("AnyBody", bound=Body)
-
-
-def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
-    """The request in a body of JSON.
-
-    Raises:
-        RequestError: when it isn't JSON, or names the first parameter that is unknown, unsupported or out of range.
-    """
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"The body of the request is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(document, dict):
-        raise RequestError("The body of the request is not a JSON object", code="invalid_json")
-    given = {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
-    for name in UNSUPPORTED.keys() & given.keys():
-        if given.pop(name) not in UNSUPPORTED[name]:
-            raise _unsupported(name)
-    try:
-        body = kind.model_validate(given)
-    except ValidationError as error:
-        raise _explain(kind, error) from error
-    body.check()
-    return body
-
-
-def _explain(kind: type[Body], error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0])
-    if first["type"] == "missing":
-        return RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return RequestError(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-    expected = kind.model_fields[name].description or first["msg"]
-    return _invalid(name, f"expected {expected}")
-
-
 def _message(raw: dict[str, Any], where: str) -> dict[str, str]:
     given = {name: value for name, value in raw.items() if value not in (None, []) and name != "name"}
     role = given.pop("role", None)
     if not isinstance(role, str) or role not in ROLES:
         if role in ("tool", "function"):
-            raise _unsupported(f"{where}.role", f"'{role}'")
-        raise _invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
+            raise unsupported(f"{where}.role", f"'{role}'")
+        raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
     content = _content(given.pop("content", "" if role == "assistant" else None), f"{where}.content")
     if given:
-        raise _unsupported(f"{where}.{min(given)}")
+        raise unsupported(f"{where}.{shortened(min(given))}")
     return {"role": ROLES[role], "content": content}
 
 
@@ -234,23 +213,31 @@ def _content(content: object, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _invalid(where, "expected a string or a list of text parts")
+        raise invalid(where, "expected a string or a list of text parts")
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
-            raise _unsupported(f"{where}[{index}]", f"of type '{kind}'; only text is")
+            raise unsupported(f"{where}[{index}]", f"of type '{shortened(kind)}'; only text is")
         if not isinstance(part.get("text"), str):
-            raise _invalid(f"{where}[{index}].text", "expected a string")
+            raise invalid(f"{where}[{index}].text", "expected a string")
         texts.append(part["text"])
     return "".join(texts)
 
 
-def _invalid(name: str, why: str) -> RequestError:
+def shortened(text: object) -> str:
+    """What a client sent, as far as an error repeats it."""
+    words = str(text)
+    return words if len(words) <= MAX_REPEATED else f"{words[:MAX_REPEATED]}…"
+
+
+def invalid(name: str, why: str) -> RequestError:
+    """The error for a parameter with a value that it can't have."""
     return RequestError(f"Invalid value for '{name}': {why}.", param=name, code="invalid_value")
 
 
-def _unsupported(name: str, what: str = "") -> RequestError:
+def unsupported(name: str, what: str = "") -> RequestError:
+    """The error for a parameter that OpenAI's API has and this one hasn't."""
     phrase = f"'{name}' {what}".strip()
     return RequestError(
         f"Unsupported parameter: {phrase} is not supported by this server.", param=name, code="unsupported_parameter"

@@ -66,14 +66,19 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
             status=415,
             expected="Content-Type: application/json",
         )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > limit_bytes:
-            raise RequestError(
-                f"The body of the request is over {limit_bytes} bytes.", code="request_too_large", status=413
-            )
+            raise _too_large(limit_bytes)
     return bytes(body)
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    return RequestError(f"The body of the request is over {limit_bytes} bytes.", code="request_too_large", status=413)
 
 
 class EventStream(Response):

@@ -1,0 +1,107 @@
+"""From the bytes of a request to a checked body, at a bounded price.
+
+Owns how much a body may hold, and which error is told: the first. Parsing holds the interpreter for as long as it
+takes, whichever thread it runs in, so what would take long is refused before: a body of four million bytes may hold a
+text of that length or two million token ids, but not a million objects. Doesn't know the parameters (``bodies``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from helix_df.errors import RequestError
+from helix_df.runtime.api.bodies import HARMLESS, UNSUPPORTED, Body, invalid, shortened, unsupported
+from helix_df.runtime.api.stream import read_json_body
+
+SMALL_BYTES = 64 * 1024
+"""Bodies up to this are parsed where they are read: sooner done than handed to a thread."""
+
+MAX_PARTS = 200_000
+"""Objects, lists and fields in a body. Each costs as much as a hundred characters of text."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+class BodyReader:
+    """Reads bodies of up to ``limit_bytes``; of large ones, one after another, off the event loop."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._large = asyncio.Lock()
+
+    async def read(self, kind: type[AnyBody], request: Request) -> AnyBody:
+        """The checked body of a request.
+
+        Raises:
+            RequestError: as ``read_json_body`` and ``parse_body``.
+        """
+        raw = await read_json_body(request, self._limit_bytes)
+        if len(raw) <= SMALL_BYTES:
+            return parse_body(kind, raw)
+        async with self._large:
+            return await asyncio.to_thread(parse_body, kind, raw)
+
+
+def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
+    """The request in a body of JSON.
+
+    Raises:
+        RequestError: when it isn't JSON, holds too many parts, or names the first parameter that is unknown,
+            unsupported or out of range.
+    """
+    document = _read_object(raw)
+    given = {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
+    for name in UNSUPPORTED.keys() & given.keys():
+        if given.pop(name) not in UNSUPPORTED[name]:
+            raise unsupported(name)
+    for name in given:
+        if name not in kind.model_fields:
+            raise _unknown(name)
+    try:
+        body = kind.model_validate(given)
+    except ValidationError as error:
+        raise _explain(kind, error) from None  # the error holds all that was sent
+    body.check()
+    return body
+
+
+def _read_object(raw: bytes) -> dict[str, Any]:
+    if raw.count(b"[") + raw.count(b"{") + raw.count(b":") > MAX_PARTS and _parts(raw) > MAX_PARTS:
+        raise RequestError(
+            f"The body of the request holds more than {MAX_PARTS} objects, lists and fields.",
+            code="request_too_complex",
+        )
+    try:
+        document = from_json(raw.removeprefix(_BYTE_ORDER_MARK), allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body of the request is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(document, dict):
+        raise RequestError("The body of the request is not a JSON object", code="invalid_json")
+    return document
+
+
+def _parts(raw: bytes) -> int:
+    """Objects, lists and fields: brackets and colons outside strings."""
+    outside = raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    return sum(piece.count(b"[") + piece.count(b"{") + piece.count(b":") for piece in outside)
+
+
+def _explain(kind: type[Body], error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        return RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+    expected = kind.model_fields[name].description or first["msg"]
+    return invalid(name, f"expected {expected}")
+
+
+def _unknown(name: str) -> RequestError:
+    short = shortened(name)
+    return RequestError(f"Unknown parameter: '{short}'.", param=short, code="unknown_parameter")
