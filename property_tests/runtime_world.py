@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from helix_df.errors import RequestError
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, SolverReport, assemble
-from helix_df.runtime.coordinator.actions import Abort, Deliver
+from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.messages import Hello, Message, Ready, Rejected, Release, Send, Welcome, decode, encode
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerState
+from helix_df.runtime.worker.recorded import RecordedWorker
+from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
 
@@ -115,6 +119,30 @@ class ToyEngine:
         return [(layer, table[position // PAGE], position % PAGE) for position in range(start, stop)]
 
 
+Outcome = list[CoordinatorAction] | list[WorkerAction] | RequestError
+"""What a machine did about one event."""
+
+
+def plain(outcome: Outcome, tensors: bool) -> object:
+    """An outcome that can be compared; with the numbers of its ``tensors`` or without."""
+    if isinstance(outcome, RequestError):
+        return str(outcome)
+    return [_plain(action, tensors) for action in outcome]
+
+
+def _plain(action: CoordinatorAction | WorkerAction, tensors: bool) -> object:
+    match action:
+        case Send():
+            frames = encode(action.message, "secret")
+            return action.address, [bytes(frame) for frame in (frames if tensors else frames[:1])]
+        case Abort():
+            return action.request, str(action.error)
+        case IllegalEventSeen():
+            return str(action.error), action.times
+        case _:
+            return action
+
+
 @dataclass
 class ToyWorker:
     """A worker's state machine with its engine, as the shell would join them."""
@@ -123,6 +151,8 @@ class ToyWorker:
     address: str
     engine: ToyEngine | None = None
     state: WorkerState | None = None
+    recorded: RecordedWorker | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
 
 
 def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool) -> Plan:
@@ -151,6 +181,7 @@ class World:
     context: int = 10_000
     now: float = 0.0
     coordinator: CoordinatorState = field(init=False)
+    recorded: RecordedCoordinator = field(init=False)
     workers: dict[str, ToyWorker] = field(default_factory=dict)
     wires: dict[tuple[str, str], deque[list[object]]] = field(default_factory=dict)
     asked: dict[str, GenerationRequest] = field(default_factory=dict)
@@ -159,9 +190,12 @@ class World:
     cancelled: set[str] = field(default_factory=set)
     rejected: list[str] = field(default_factory=list)
     born: int = 0
+    everyone: list[ToyWorker] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.coordinator = CoordinatorState(self.plan, self.context, PAGE)
+        self.recorded = RecordedCoordinator(CoordinatorState(self.plan, self.context, PAGE), lambda: self.now)
+        self.coordinator = self.recorded.state
         for node in self.coordinator.nodes:
             self.join(node)
         self.settle()
@@ -172,7 +206,11 @@ class World:
         request = GenerationRequest(
             f"r{len(self.asked)}", prompt, max_tokens, SamplingParams(), frozenset({STOP_TOKEN})
         )
-        actions = self.coordinator.submit(request)
+        try:
+            actions = self.recorded.submit(request)
+        except RequestError as refused:
+            self.outcomes.append(refused)
+            raise
         self.asked[request.id] = request
         self.answers[request.id] = []
         self._coordinate(actions)
@@ -180,18 +218,19 @@ class World:
 
     def cancel(self, request: str) -> None:
         self.cancelled.add(request)
-        self._coordinate(self.coordinator.cancel(request))
+        self._coordinate(self.recorded.cancel(request))
 
     def join(self, node: str) -> None:
         self.born += 1
         worker = ToyWorker(node, f"toy://{node}/{self.born}")
         self.workers[worker.address] = worker
+        self.everyone.append(worker)
         self._send(worker.address, COORDINATOR, Hello(node, worker.address, self.born))
 
     def kill(self, node: str) -> None:
         """The process ends; what it sent may still arrive, what was sent to it does not."""
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
-        self._coordinate(self.coordinator.on_exit(node, "killed"))
+        self._coordinate(self.recorded.on_exit(node, "killed"))
 
     def busy_wires(self) -> list[tuple[str, str]]:
         return sorted(wire for wire, frames in self.wires.items() if frames)
@@ -202,17 +241,18 @@ class World:
         if wire[1] == COORDINATOR:
             if isinstance(message, Rejected):
                 self.rejected.append(message.reason)
-            self._coordinate(self.coordinator.on_message(message, self.now))
+            self._coordinate(self.recorded.on_message(message, self.now))
         elif wire[1] in self.workers:
             self._hear(self.workers[wire[1]], message)
 
     def compute(self, address: str) -> bool:
         worker = self.workers[address]
-        if worker.state is None or worker.engine is None:
+        if worker.recorded is None or worker.engine is None:
             return False
-        steps = worker.state.next_batch()
+        steps = worker.recorded.next_batch()
         if steps:
-            self._work(worker, worker.state.on_results(steps, worker.engine.run(steps)))
+            worker.outcomes.append([])
+            self._work(worker, worker.recorded.on_results(steps, worker.engine.run(steps)))
         return bool(steps)
 
     def settle(self) -> None:
@@ -227,19 +267,19 @@ class World:
                 moved = self.compute(address) or moved
             if not moved and (due_s := self.coordinator.next_retry_s) is not None:
                 self.now = max(self.now, due_s)
-                self._coordinate(self.coordinator.retry(self.now))
+                self._coordinate(self.recorded.retry(self.now))
                 moved = True
 
     def forget_prefix(self, address: str, request: str) -> None:
         """A worker loses what it was to keep, and nobody hears of it."""
         worker = self.workers[address]
-        assert worker.state is not None
-        self._work(worker, worker.state.on_release(Release(request)))
+        assert worker.recorded is not None
+        self._work(worker, worker.recorded.on_release(Release(request)))
 
     def drop_prefixes(self) -> None:
         """Let go of all that is kept, as when every node were full."""
         for node in self.coordinator.nodes:
-            self._coordinate(self.coordinator.requests_state.drop_prefixes(node))
+            self._act(self.coordinator.requests_state.drop_prefixes(node))
         self.settle()
 
     def pages(self) -> dict[str, int]:
@@ -267,24 +307,39 @@ class World:
         open_requests = {"waiting": status.waiting, "running": status.running}
         return engines | pools | states | counts | {name: count for name, count in open_requests.items() if count}
 
+    def replay(self) -> None:
+        """All machines that ever were do the same again, by their logs."""
+        again = replay(self.recorded.events.read())
+        assert [plain(done, True) for _, done in again.steps] == [plain(done, True) for done in self.outcomes]
+        assert again.state.snapshot() == self.coordinator.snapshot()
+        for worker in self.everyone:
+            if worker.recorded is not None:
+                steps = replay(worker.recorded.events.read()).steps
+                assert [plain(done, False) for _, done in steps] == [plain(done, False) for done in worker.outcomes]
+
     # how it moves
 
     def _hear(self, worker: ToyWorker, message: Message) -> None:
         if isinstance(message, Welcome):
-            if worker.state is not None:
-                assert worker.engine is not None
-                self._work(worker, worker.state.forget_all())
+            if worker.recorded is not None:
+                self._work(worker, worker.recorded.forget_all())
             worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)
             worker.state = worker.state or WorkerState(worker.node, COORDINATOR, message.num_layers, 4, 8)
+            worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
             self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
-        elif worker.state is not None:
+        elif worker.recorded is not None:
             match message.TAG:
                 case "forward":
-                    self._work(worker, worker.state.on_forward(message))  # type: ignore[arg-type]
+                    self._work(worker, worker.recorded.on_forward(message))  # type: ignore[arg-type]
                 case "release":
-                    self._work(worker, worker.state.on_release(message))  # type: ignore[arg-type]
+                    self._work(worker, worker.recorded.on_release(message))  # type: ignore[arg-type]
 
-    def _coordinate(self, actions: list[object]) -> None:
+    def _coordinate(self, actions: list[CoordinatorAction]) -> None:
+        self.coordinator.validate()
+        self.outcomes.append(actions)
+        self._act(actions)
+
+    def _act(self, actions: list[CoordinatorAction]) -> None:
         for action in actions:
             match action:
                 case Send():
@@ -297,7 +352,10 @@ class World:
                 case IllegalEventSeen():
                     raise AssertionError(action.error)
 
-    def _work(self, worker: ToyWorker, actions: list[object]) -> None:
+    def _work(self, worker: ToyWorker, actions: list[WorkerAction]) -> None:
+        worker.outcomes.append(actions)
+        assert worker.state is not None
+        worker.state.validate()
         for action in actions:
             assert worker.engine is not None
             match action:
@@ -311,6 +369,8 @@ class World:
                     worker.engine.trim(action.request, action.tokens)
                 case IllegalEventSeen():
                     raise AssertionError(action.error)
+        if worker.engine is not None:
+            worker.engine.pool.validate()
 
     def _send(self, sender: str, receiver: str, message: Message) -> None:
         frames = [bytes(frame) for frame in encode(message, "secret")]

@@ -105,6 +105,7 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.settle()
+        self.world.replay()
         for node, tokens in self.world.pages().items():
             assert tokens == self.world.counted()[node] or node in self.robbed, node
         self.world.drop_prefixes()

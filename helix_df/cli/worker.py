@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,9 @@ def worker(
     listen: Annotated[
         str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
     ] = "tcp://127.0.0.1:*",
+    events: Annotated[
+        Path | None, typer.Option(help="File for the log of what this worker is told; in memory without one.")
+    ] = None,
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
@@ -49,4 +53,4 @@ def worker(
         return not asked_to_end and (parent is None or os.getppid() == int(parent))
 
     signal.signal(signal.SIGTERM, end)
-    Worker(node, open_endpoint(listen), join, token, build_engine, alive=alive).run()
+    Worker(node, open_endpoint(listen), join, token, build_engine, alive=alive, events=events).run()

@@ -111,6 +111,17 @@ class Entrance:
         most = max(pipeline.most for pipeline in self._kinds)
         return batch_room(share, len(self._under_way), most, self.max_batch)
 
+    def validate(self, requests: Collection[Hashable]) -> None:
+        """Check that exactly ``requests`` decode here, and that batches under way are somebody's.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        assert set(self._pipelines) == set(requests), "who enters here"
+        assert self._kinds == Counter(self._pipelines.values()), "requests by pipeline"
+        assert self._batch_of.keys() <= self._pipelines.keys(), "who is on the way"
+        assert self._under_way <= set(self._batch_of.values()), "a batch of nobody is under way"
+
     def launch(self, requests: Collection[Hashable]) -> None:
         """A batch with these requests is on its way."""
         if requests:

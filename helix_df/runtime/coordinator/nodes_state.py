@@ -201,6 +201,20 @@ class NodesState:
         whole_s = node.speed.decode_s if node.speed is not None else 1 / node.tokens_per_s
         return whole_s * len(hop.layers) / len(node.layers)
 
+    def silent(self, now: float) -> dict[str, float]:
+        """Workers that have said nothing for too long, and for how many seconds."""
+        quiet_s = {name: now - node.heard for name, node in self.nodes.items() if node.state not in _AWAY}
+        return {name: seconds for name, seconds in quiet_s.items() if seconds > LOST_AFTER_S}
+
+    def validate(self) -> None:
+        """Check that those and only those have an address who are here.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        for name, node in self.nodes.items():
+            assert (node.address is None) == (node.state in _AWAY), f"{name} is {node.state} at {node.address}"
+
     # ------------------------------------------------------------------ events
 
     def on_hello(self, hello: Hello, now: float) -> list[NodeAction]:
@@ -256,11 +270,9 @@ class NodesState:
     def tick(self, now: float) -> list[NodeAction]:
         """Notice workers that have been silent for too long."""
         actions: list[NodeAction] = []
-        for name, node in self.nodes.items():
-            silent_s = now - node.heard
-            if node.state not in _AWAY and silent_s > LOST_AFTER_S:
-                node.move("silence", name)
-                actions += self._lose(name, f"silent for {silent_s:.0f} s")
+        for name, silent_s in self.silent(now).items():
+            self.nodes[name].move("silence", name)
+            actions += self._lose(name, f"silent for {silent_s:.0f} s")
         return actions
 
     def close(self) -> list[NodeAction]:

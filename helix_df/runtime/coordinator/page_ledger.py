@@ -7,7 +7,8 @@ the same pages, so the coordinator knows them without asking. Doesn't know token
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from helix_df.rules.routing import KvLedger
@@ -102,6 +103,33 @@ class PageLedger(KvLedger):
         """Tokens that a request holds and no running one does."""
         pages = self._holdings[request].pages
         return self.page_tokens * sum(1 for page in pages if not self._holders[page][0])
+
+    def validate(self, running: Collection[str]) -> None:
+        """Check that exactly ``running`` requests are counted as such, and that all counts are the sums they should be.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        assert {name for name, held in self._holdings.items() if held.running} == set(running), "who runs"
+        assert set(self._held) == set(running), "who has reserved"
+        holders: dict[int, tuple[int, int]] = {}
+        nodes_of: dict[int, tuple[str, ...]] = {}
+        used, kept, grown = Counter[str](), Counter[str](), Counter[str]()
+        for nodes, expected in self._held.values():
+            used.update(dict.fromkeys(nodes, expected))
+        for held in self._holdings.values():
+            for page in held.pages:
+                run, rest = holders.get(page, (0, 0))
+                holders[page] = (run + held.running, rest + (not held.running))
+                assert nodes_of.setdefault(page, held.nodes) == held.nodes, "a page on two routes"
+            grown.update(dict.fromkeys(held.nodes, held.spare if held.running else 0))
+        assert holders == self._holders, "who holds which page"
+        for page, (run, _) in holders.items():
+            (used if run else kept).update(dict.fromkeys(nodes_of[page], self.page_tokens))
+        for name, counts, sums in (("used", self.used, used), ("kept", self.kept, kept), ("grown", self.grown, grown)):
+            found = {node: tokens for node, tokens in counts.items() if tokens}
+            assert found == {node: tokens for node, tokens in sums.items() if tokens}, f"{name}: {found}, not {sums}"
+        assert not any(self.excess(node) for node in kept), "more is kept than there is room for"
 
     def _pages(self, known: Sequence[int], tokens: int) -> tuple[int, ...]:
         count = tokens // self.page_tokens

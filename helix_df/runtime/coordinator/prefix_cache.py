@@ -7,7 +7,7 @@ nobody needs the room, the least recently used goes first. Pure: what workers ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from helix_df.rules.routing import Pipeline
@@ -117,6 +117,20 @@ class PrefixCache:
     def drop_node(self, node: str) -> Releases:
         """Nothing is kept any more on routes through a node."""
         return self._retire_all(request for request in self._kept if self._leads_through(request, {node}))
+
+    def validate(self, running: Collection[str]) -> None:
+        """Check that exactly those are here who run, are kept or are needed, and that need is mutual.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        leaving = {name for name, entry in self._entries.items() if entry.leaving}
+        assert set(self._entries) == {*running, *self._kept, *leaving}, "entries without a reason"
+        assert not leaving & {*running, *self._kept}, "somebody leaves and stays"
+        for name, entry in self._entries.items():
+            assert entry.parent is None or name in self._entries[entry.parent].needed, f"{name} isn't waited for"
+            assert all(self._entries[child].parent == name for child in entry.needed), f"{name} waits for nobody"
+            assert entry.needed or not entry.leaving, f"{name} is of no use"
 
     def _is_covered(self, route: Pipeline, tokens: Sequence[int]) -> bool:
         """Whether somebody else has as much, who then counts as just used."""

@@ -104,6 +104,29 @@ class RequestsState:
         """When somebody who backs off is due; ``None`` while nobody does."""
         return min((self.requests[name].retry_s for name in self.backing_off), default=None)
 
+    def validate(self) -> None:
+        """Check that every request is in one place alone, the one of its state, and that all accounts add up.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        by_state = {name: request.state for name, request in self.requests.items()}
+        assert len(set(self.queue)) == len(self.queue), f"somebody waits twice: {self.queue}"
+        assert {name for name, state in by_state.items() if state == "waiting"} == set(self.queue), by_state
+        assert {name for name, state in by_state.items() if state == "backing_off"} == set(self.backing_off), by_state
+        running = [request for request in self.requests.values() if request.pipeline is not None]
+        assert {request.asked.id for request in running} == {
+            name for name, state in by_state.items() if state in ("running", "leaving")
+        }, by_state
+        hops = [hop.node for request in running for hop in request.pipeline or ()]
+        assert +self.running_on == Counter(hops), "requests by node"
+        if self.closed:
+            return
+        assert all(self.nodes.is_up(node) for node in hops), "somebody runs on a node that is down"
+        keys = frozenset(request.key for request in running)
+        self.ledger.validate(keys)
+        self.prefixes.validate(keys)
+
     # ------------------------------------------------------------------ from clients
 
     def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:

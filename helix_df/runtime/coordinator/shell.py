@@ -19,8 +19,9 @@ from helix_df.errors import DeploymentError, HelixError, ProtocolError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
-from helix_df.runtime.checks import OneThread
+from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.jobs.launchers.base import Launcher, WorkerOrder
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
@@ -29,6 +30,7 @@ from helix_df.runtime.jobs.launchers.local import LocalLauncher
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
+from helix_df.runtime.wire.event_log import EventLog
 from helix_df.runtime.wire.messages import Frames, Hello, Message, Send, decode_bundle, encode_bundles
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.runtime.worker.shell import EngineBuilder
@@ -64,7 +66,9 @@ class Coordinator:
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
         self._build_engine = build_engine
-        self._owned = CoordinatorState(plan, context_of(plan))
+        self._owned = RecordedCoordinator(
+            CoordinatorState(plan, context_of(plan)), time.monotonic, log_dir and log_dir / "coordinator.events"
+        )
         self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
         self._launchers: dict[str, Launcher] = {}
@@ -127,8 +131,18 @@ class Coordinator:
     @property
     def _state(self) -> CoordinatorState:
         """The machines; no thread but the event loop's may touch them."""
+        return self._machines.state
+
+    @property
+    def _machines(self) -> RecordedCoordinator:
+        """The same with their events taken down."""
         self._loop_thread.check()
         return self._owned
+
+    @property
+    def events(self) -> EventLog:
+        """What the machines have been told so far; prompts are in it."""
+        return self._machines.events
 
     @property
     def address(self) -> str:
@@ -141,10 +155,11 @@ class Coordinator:
             return
         self._closing = True
         self._ticker.cancel()
-        self._perform(self._state.stop())
+        self._perform(self._machines.stop())
         await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers.values()))
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
+        self.events.close()
 
     # ------------------------------------------------------------------ requests
 
@@ -153,7 +168,7 @@ class Coordinator:
         stream: asyncio.Queue[TokenEvent | HelixError] = asyncio.Queue()
         self._streams[request.id] = stream
         try:
-            self._perform(self._state.submit(request))
+            self._perform(self._machines.submit(request))
             while True:
                 event = await stream.get()
                 if isinstance(event, HelixError):
@@ -164,7 +179,7 @@ class Coordinator:
         finally:
             del self._streams[request.id]
             if not self._closing:
-                self._perform(self._state.cancel(request.id))
+                self._perform(self._machines.cancel(request.id))
 
     def snapshot(self) -> JobStatus:
         """See ``TokenService``."""
@@ -189,7 +204,7 @@ class Coordinator:
                 for message in decode_bundle(frames, self.token):
                     if self._emulated is not None and isinstance(message, Hello):
                         self._emulated.place(message.node, message.address)
-                    actions += self._state.on_message(message, time.monotonic())
+                    actions += self._machines.on_message(message, time.monotonic())
             except ProtocolError as error:
                 log.warning("ignored: %s", error)
         self._perform(actions)
@@ -200,8 +215,8 @@ class Coordinator:
             for launcher in set(self._launchers.values()):
                 for gone in launcher.exits():
                     log.error("worker %s is gone: %s", gone.node, gone.words)
-                    self._perform(self._state.on_exit(gone.node, gone.words))
-            self._perform(self._state.tick(time.monotonic()))
+                    self._perform(self._machines.on_exit(gone.node, gone.words))
+            self._perform(self._machines.tick(time.monotonic()))
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
         sends: list[tuple[str, Message]] = []
@@ -220,6 +235,8 @@ class Coordinator:
             self._endpoint.send(address, frames)
         self._changed.set()
         self._set_retry_timer()
+        if CHECKED:
+            self._state.validate()
 
     def _set_retry_timer(self) -> None:
         if self._retry_timer is not None:
@@ -231,7 +248,7 @@ class Coordinator:
         self._retry_timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._on_retry)
 
     def _on_retry(self) -> None:
-        self._perform(self._state.retry(time.monotonic()))
+        self._perform(self._machines.retry(time.monotonic()))
 
     def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:
         stream = self._streams.get(request)

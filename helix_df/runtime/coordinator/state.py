@@ -147,6 +147,15 @@ class CoordinatorState:
         aborted = self.requests_state.close("the job is being stopped")
         return [*aborted, *self._pass_on(self.nodes_state.close())]
 
+    def validate(self) -> None:
+        """Check every sum that both machines keep; costs more than an event.
+
+        Raises:
+            AssertionError: when one is wrong.
+        """
+        self.nodes_state.validate()
+        self.requests_state.validate()
+
     def _react(self, message: Message, now: float) -> list[CoordinatorAction]:
         match message:
             case Sampled():

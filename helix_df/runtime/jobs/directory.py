@@ -82,6 +82,10 @@ class JobDirectory:
         """The log of a local worker, or of the coordinator."""
         return self.log_dir / f"{node}.log"
 
+    def events_path(self, node: str = "coordinator") -> Path:
+        """The events that a local worker, or the coordinator, was told; prompts are in it, so only the user reads."""
+        return self.log_dir / f"{node}.events"
+
     def is_running(self) -> bool:
         """Whether a daemon lives here."""
         try:
@@ -136,8 +140,9 @@ class JobDirectory:
     def clear(self) -> None:
         """Forget the last run: its record and its logs."""
         (self.path / "daemon.json").unlink(missing_ok=True)
-        for log in self.log_dir.glob("*.log"):
-            log.unlink()
+        for pattern in ("*.log", "*.events", "*.events.older"):
+            for log in self.log_dir.glob(pattern):
+                log.unlink()
 
 
 def state_root() -> Path:
@@ -224,6 +229,11 @@ def last_words(path: Path, lines: int = LAST_WORDS_LINES) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def event_names(job: JobDirectory) -> Iterator[str]:
+    """The nodes (and ``coordinator``) that left a log of events."""
+    return (path.stem for path in sorted(job.log_dir.glob("*.events")))
 
 
 def log_names(job: JobDirectory) -> Iterator[str]:

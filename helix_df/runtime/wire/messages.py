@@ -6,7 +6,7 @@ shape and codec the header names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.packing import pack, unpack
+from helix_df.runtime.wire.packing import name_of, pack, unpack
 
 VERSION = 4
 
@@ -200,6 +200,16 @@ _TYPES: dict[str, type[Any]] = {
 }
 
 
+_FIELDS = {tag: tuple(field.name for field in fields(kind)) for tag, kind in _TYPES.items()}
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda message: tuple([getattr(message, name) for name in names])
+
+
+_VALUES = {tag: _getter(names) for tag, names in _FIELDS.items()}
+
+
 def encode(message: Message, token: str) -> Frames:
     """The frames of a message. ``token`` is the job's secret, so that strangers and stale workers are not heard."""
     packed: dict[str, Any] = {}
@@ -208,7 +218,7 @@ def encode(message: Message, token: str) -> Frames:
         value = getattr(message, field.name)
         if isinstance(value, np.ndarray):
             tensor = value
-            packed[field.name] = [tensor.dtype.name, tensor.shape]
+            packed[field.name] = [name_of(tensor.dtype), tensor.shape]
         else:
             packed[field.name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
@@ -237,6 +247,25 @@ def decode(frames: Sequence[Any], token: str) -> Message:
         message: Message = _TYPES[tag](**{name: _unpack(name, value, packed, frames) for name, value in packed.items()})
         return message
     except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
+
+
+def pack_values(message: Message) -> tuple[Any, ...]:
+    """The values of a message in the order of its fields, as msgpack can hold them; of a tensor dtype and shape."""
+    return tuple([_pack(value) for value in _VALUES[message.TAG](message)])
+
+
+def unpack_values(tag: str, values: Sequence[Any]) -> Message:
+    """The message of a tag and its values.
+
+    Raises:
+        ProtocolError: when they don't fit.
+    """
+    try:
+        named = dict(zip(_FIELDS[tag], values, strict=True))
+        message: Message = _TYPES[tag](**{name: _unpack(name, value, named, ()) for name, value in named.items()})
+        return message
+    except (TypeError, ValueError, KeyError) as error:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
 
 
@@ -273,7 +302,14 @@ def _tensor(dtype: str, shape: Sequence[int], codec: Codec, frames: Sequence[Any
     return unpack(frames[1], dtype, tuple(shape), codec)
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def _pack(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, np.ndarray):
+        return [name_of(value.dtype), None, *value.shape]
     match value:
         case LayerRange():
             return [value.start, value.stop]

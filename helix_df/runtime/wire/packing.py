@@ -6,6 +6,7 @@ token becomes doesn't depend on who shares its message.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,12 @@ def unpack(packed: Any, dtype: str, shape: tuple[int, ...], codec: Codec) -> np.
             tokens, hidden = shape
             return _unpack_int8(packed, tokens, hidden).astype(dtype_of(dtype), copy=False)
     raise ValueError(f"an unknown codec, {codec}")
+
+
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype; numpy itself takes microseconds to find it."""
+    return dtype.name
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

@@ -6,6 +6,8 @@ pages, nor layers: one page number stands for the same page in every layer that 
 
 from __future__ import annotations
 
+from collections import Counter
+
 from helix_df.rules.pages import pages_for
 from helix_df.runtime.requests import PAGE_TOKENS
 
@@ -95,6 +97,17 @@ class PagePool:
     def release(self, request: str) -> int:
         """Let go of the request's pages and say how many became free; 0 when it holds none."""
         return self.trim(request, 0)
+
+    def validate(self) -> None:
+        """Check that every page is counted by its holders, and free if it has none.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        holders = Counter(page for table in self._tables.values() for page in table)
+        counted = {page: count for page, count in enumerate(self._holders) if count}
+        assert counted == dict(holders), f"holders by page: {counted}, not {dict(holders)}"
+        assert sorted([*self._free, *holders]) == list(range(1, self.num_pages + 1)), "a page is lost, or free and held"
 
     def _hold(self, pages: list[int]) -> None:
         for page in pages:

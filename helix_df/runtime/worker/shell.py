@@ -20,6 +20,7 @@ from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.runtime.checks import CHECKED
 from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
@@ -43,6 +44,7 @@ from helix_df.runtime.wire.messages import (
     encode_bundles,
 )
 from helix_df.runtime.wire.transport import Endpoint
+from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
@@ -98,7 +100,11 @@ EngineBuilder = Callable[[Welcome, Report], StepEngine]
 
 
 class Worker:
-    """One node's worker on an endpoint. ``alive`` says whether whoever started it still wants it."""
+    """One node's worker on an endpoint.
+
+    ``alive`` says whether whoever started it still wants it. The log of what its machine is told goes to the file
+    ``events``; it is kept in memory if None.
+    """
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class Worker:
         build_engine: EngineBuilder,
         *,
         alive: Callable[[], bool] = lambda: True,
+        events: Path | None = None,
     ) -> None:
         self._node = node
         self._endpoint = endpoint
@@ -117,6 +124,7 @@ class Worker:
         self._token = token
         self._build_engine = build_engine
         self._alive = alive
+        self._events = events
         self._heard = time.monotonic()
         self._busy = False
         self._illegal_events = 0
@@ -142,7 +150,8 @@ class Worker:
             self._busy = True
             engine = self._build_engine(welcome, self._report)
             self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
-            self._serve(engine, _state(welcome, job, links, self._coordinator))
+            state = _state(welcome, job, links, self._coordinator)
+            self._serve(engine, RecordedWorker(state, time.monotonic, self._events))
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
         except Exception as error:
@@ -169,36 +178,46 @@ class Worker:
         self._endpoint = self._emulated = EmulatedEndpoint(self._endpoint, self._node, links)
         self._emulated.place(COORDINATOR, self._coordinator)
 
-    def _serve(self, engine: StepEngine, state: WorkerState) -> None:
-        still_cold = engine.warm_up()
+    def _serve(self, engine: StepEngine, machine: RecordedWorker) -> None:
+        try:
+            self._serve_on(engine, machine)
+        finally:
+            machine.events.close()
+
+    def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
+        still_cold, state = engine.warm_up(), machine.state
         while self._alive():
             self._health = engine.health
             at_leisure = not state.requests and self._health.cold_shapes > 0
+            if state.idle:
+                machine.events.flush()
             for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
                 if isinstance(message, Stop):
                     return
-                self._take(message, engine, state)
+                self._take(message, engine, machine)
             self._busy = True
-            steps = state.next_batch()
+            steps = machine.next_batch()
             if steps:
-                self._act(engine, state.on_results(steps, engine.run(steps)))
+                self._act(engine, machine.on_results(steps, engine.run(steps)))
             elif at_leisure and not state.requests:
                 # Nobody is here: a good time to compile what later requests will need.
                 next(still_cold)
+            if CHECKED:
+                state.validate()
 
-    def _take(self, message: Message, engine: StepEngine, state: WorkerState) -> None:
+    def _take(self, message: Message, engine: StepEngine, machine: RecordedWorker) -> None:
         match message:
             case Forward():
                 if self._emulated is not None and message.route is not None:
                     self._emulated.place_all(message.route)
-                self._act(engine, state.on_forward(message))
+                self._act(engine, machine.on_forward(message))
             case Release():
-                self._act(engine, state.on_release(message))
+                self._act(engine, machine.on_release(message))
             case Probe() if message.path:
                 self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
             case Welcome():
                 # The coordinator lost sight of us and has started our requests over elsewhere.
-                self._act(engine, state.forget_all())
+                self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens))
             case _:
                 self._refuse_if_told(message)

@@ -10,7 +10,7 @@ computed is counted here, so that nobody begins with pages that hold something e
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -186,6 +186,24 @@ class WorkerState:
     def forget_all(self) -> list[WorkerAction]:
         """Forget every request, and what is kept of those that are over."""
         return [action for request in (*self._kept, *self._held) for action in self._forget(request)]
+
+    def validate(self) -> None:
+        """Check that every request is in one place alone, and that its steps follow one another.
+
+        Raises:
+            AssertionError: when that is wrong.
+        """
+        assert not self._held.keys() & self._kept.keys(), "somebody runs and is over"
+        assert not self._released.keys() & {*self._held, *self._kept}, "somebody is here whom the door was closed on"
+        under_way = Counter[str]()
+        for message in (*self._decode, *self._prefill):
+            assert message.request in self._held, f"a step of {message.request} waits, who isn't here"
+            under_way[message.request] += len(message.tensor)
+        for request, held in self._held.items():
+            if held.state == "computing":
+                under_way[request] += len(self._running[request].tensor)
+            assert held.due == held.computed + under_way[request], f"{request} has lost a step"
+        self._entrance.validate([request for request, held in self._held.items() if held.hop == 0])
 
     def _begin(self, message: Forward, route: Route) -> list[WorkerAction]:
         request, prefix, hop = message.request, route.prefix, self._hop(route)

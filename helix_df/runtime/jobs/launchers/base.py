@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+EVENTS_SUFFIX = ".events"
+"""Of the files that hold what the machines of a job were told, ``coordinator`` and one a node."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
@@ -17,6 +20,11 @@ class WorkerOrder:
     listen: str
     token: str
     log_file: Path | None = None
+
+    @property
+    def events_file(self) -> Path | None:
+        """Where the worker's events go, beside its log; nowhere if it has none."""
+        return None if self.log_file is None else self.log_file.with_suffix(EVENTS_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class EmbeddedLauncher:
                 order.token,
                 self._build_engine,
                 alive=self._wanted,
+                events=order.events_file,
             )
             worker.run()
         except Exception as error:

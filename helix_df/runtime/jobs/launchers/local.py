@@ -33,7 +33,8 @@ class LocalLauncher:
 
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
-        command = [sys.executable, "-m", "helix_df", *worker_arguments(order)]
+        events = ["--events", str(order.events_file)] if order.events_file is not None else []
+        command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *events]
         output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
         try:
             process = subprocess.Popen(
