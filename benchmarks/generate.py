@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from itertools import combinations
 
-from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Problem
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, PlacementLimits, Problem
 
 GPUS = {
     "A100": (12, 24000),
@@ -47,5 +47,5 @@ def random_cluster(count: int, seed: int = 0, num_layers: int = NUM_LAYERS) -> P
     ]
     regions = {node.name: node.region for node in nodes} | {COORDINATOR: REGIONS[0]}
     links = LinkTable(regions, by_region=LinkTable.symmetric([*inside, *between]))
-    limits = Limits(request_tokens=REQUEST_TOKENS)
+    limits = PlacementLimits(request_tokens=REQUEST_TOKENS)
     return Problem(num_layers, tuple(nodes), links, TOKEN_BYTES, ACTIVATION_BYTES, limits=limits)

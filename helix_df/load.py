@@ -15,10 +15,10 @@ from helix_df.errors import ModelError, SpecError
 from helix_df.profiles.catalogue import devices, find_device
 from helix_df.profiles.read_geometry import catalogue, check_weights, read_geometry, resolve_path
 from helix_df.spec.checks import check_context, check_pins, cross_check
-from helix_df.spec.explain import explain
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
 from helix_df.spec.source import ModelSource
+from helix_df.spec.validation_errors import mistakes_of
 from helix_df.spec.yaml_tree import one_or_all, parse_yaml
 
 
@@ -59,7 +59,7 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
     try:
         job = Job.model_validate(document.data)
     except ValidationError as error:
-        raise one_or_all([document.error(mistake) for mistake in explain(error)]) from None
+        raise one_or_all([document.error(mistake) for mistake in mistakes_of(error)]) from None
     job = _with_resolved_source(job, base or Path())
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)

@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 
 from hypothesis import strategies as st
 
-from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, PlacementLimits, Problem
 from helix_df.layers import LayerRange
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.spec.job import Job
@@ -148,7 +148,7 @@ def limited_problems(draw: st.DrawFn, **sizes: int) -> Problem:
             length = draw(st.integers(1, node.max_layers))
             start = draw(st.integers(0, problem.num_layers - length))
             fixed[node.name] = LayerRange(start, start + length)
-    limits = Limits(
+    limits = PlacementLimits(
         max_hops=draw(st.one_of(st.none(), st.integers(1, 4))),
         min_requests=draw(st.sampled_from((0, 0, 3, 5, 7))),
         request_tokens=300.0,

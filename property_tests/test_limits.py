@@ -14,7 +14,7 @@ from helix_df.graph.bounds import best_bound, limited_covering_bound
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import placement_flow
-from helix_df.graph.problem import COORDINATOR, Limits, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Placement, PlacementLimits, Problem
 from helix_df.plan.plan import Plan
 from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
@@ -130,7 +130,7 @@ def test_the_fast_judge_and_the_graph_agree_on_hops(problem: Problem, data: st.D
     judge = Judge(problem)
     flow = placement_flow(problem, placement)
     assert judge.flow(*judge.arrays(placement)) == pytest.approx(flow.value, abs=1e-4)
-    free = placement_flow(replace(problem, limits=Limits()), placement)
+    free = placement_flow(replace(problem, limits=PlacementLimits()), placement)
     assert flow.value <= free.value + 1e-6
 
 

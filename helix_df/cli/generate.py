@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from helix_df.runtime.api.client import Options
+    from helix_df.runtime.api.client import GenerationOptions
 
 
 def generate(
@@ -38,14 +38,19 @@ def generate(
 
     if len(words) > 2:
         raise typer.BadParameter("give one prompt (in quotes), and a job's name before it if several run")
-    options: Options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "stop": stop or ()}
+    options: GenerationOptions = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop": stop or (),
+    }
     if seed is not None:
         options["seed"] = seed
     name = words[0] if len(words) == 2 else None
     asyncio.run(_stream(name, words[-1], chat, options))
 
 
-async def _stream(name: str | None, prompt: str, chat: bool, options: Options) -> None:
+async def _stream(name: str | None, prompt: str, chat: bool, options: GenerationOptions) -> None:
     from contextlib import aclosing
 
     from helix_df.deployment import connect

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import SpecError
-from helix_df.graph.problem import COORDINATOR, Limits, Link, LinkTable, NodeProfile, Origin, Problem
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
 from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Measured, find_device
@@ -77,9 +77,9 @@ def _node_profile(name: str, node: Node, throughput: Throughput) -> NodeProfile:
     return NodeProfile(name, node.gpu, node.region, rates, throughput.kv_tokens, node.nic)
 
 
-def _limits(job: Job, requests: Requests) -> Limits:
+def _limits(job: Job, requests: Requests) -> PlacementLimits:
     declared = job.limits
-    return Limits(
+    return PlacementLimits(
         max_hops=declared.max_hops,
         min_requests=declared.min_requests,
         request_tokens=requests.tokens,

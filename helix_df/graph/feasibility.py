@@ -16,7 +16,7 @@ from helix_df.errors import Infeasible
 from helix_df.graph.bounds import best_limited_covering
 from helix_df.graph.capacities import request_matrix
 from helix_df.graph.flow_graph import FlowGraph, build_graph
-from helix_df.graph.problem import COORDINATOR, Limits, NodeProfile, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, PlacementLimits, Problem
 from helix_df.layers import LayerRange
 
 NAMES_SHOWN = 6
@@ -66,7 +66,7 @@ def explain_no_flow(problem: Problem, placement: Placement) -> Infeasible:
             hint="another solver (auto, mip), more time, or GPUs that hold more layers",
         )
     if problem.limits.max_hops is not None:
-        whole = build_graph(replace(problem, limits=Limits()), placement)
+        whole = build_graph(replace(problem, limits=PlacementLimits()), placement)
         if len(whole.edges) > len(graph.edges):
             return Infeasible(
                 f"no way through the layers passes at most {problem.limits.max_hops} nodes",

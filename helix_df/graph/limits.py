@@ -1,7 +1,7 @@
 """What a placement must keep beside carrying flow: depth, KV memory, nodes to use, layers that are pinned.
 
-Owns the meaning of ``Limits``: which links a limit on hops leaves in the flow graph, and which limits a placement
-breaks, in words. Doesn't search.
+Owns the meaning of ``PlacementLimits``: which links a limit on hops leaves in the flow graph, and which limits a
+placement breaks, in words. Doesn't search.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class LinkTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PlacementLimits:
     """What a placement must keep, however much flow it has.
 
     ``max_hops``: nodes that a request passes at most. ``min_requests``: requests of ``request_tokens`` tokens each
@@ -129,7 +129,7 @@ class Problem:
     token_bytes: int
     activation_bytes: int
     partial_inference: bool = True
-    limits: Limits = Limits()
+    limits: PlacementLimits = PlacementLimits()
     element_bytes: int = 4
     origin: Origin | None = None
 

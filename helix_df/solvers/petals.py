@@ -34,20 +34,20 @@ class PetalsSolver:
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)
         rounds = read_extra(self.name, options.extra, PetalsOptions).rounds
-        swarm = _Swarm(problem)
-        nodes = sorted(usable_nodes(problem), key=lambda node: -swarm.speed(node))
+        served = _ServedLayers(problem)
+        nodes = sorted(usable_nodes(problem), key=lambda node: -served.speed(node))
         for node in nodes:
-            swarm.join(node)
+            served.join(node)
         for done in range(rounds):
             if watch.stop.is_set():
                 detail = f"after {done} rounds of moves"
-                return SolveResult(swarm.placement, Termination.of("interrupt", detail=detail))
-            if not swarm.rebalance(nodes):
+                return SolveResult(served.placement, Termination.of("interrupt", detail=detail))
+            if not served.rebalance(nodes):
                 break
-        return SolveResult(swarm.placement, Termination("finished", detail="no node gains by moving"))
+        return SolveResult(served.placement, Termination("finished", detail="no node gains by moving"))
 
 
-class _Swarm:
+class _ServedLayers:
     """Who holds what while nodes join and move, and the tokens/s each layer is served with."""
 
     def __init__(self, problem: Problem) -> None:

@@ -38,7 +38,7 @@ class Answer:
         return self.text
 
 
-class Options(TypedDict, total=False):
+class GenerationOptions(TypedDict, total=False):
     """How to continue a prompt. Left out: temperature 1, top_p 1, all tokens (``top_k`` 0), a random seed, no stops.
 
     ``max_tokens`` left out is 16 after a text, and all that the context has left in a chat.
@@ -57,7 +57,7 @@ class RunningJob(ABC):
     """A job that answers. A prompt is text, token ids, or a chat: messages with ``role`` and ``content``."""
 
     def stream(
-        self, prompt: str | Sequence[int] | Sequence[Mapping[str, str]], **options: Unpack[Options]
+        self, prompt: str | Sequence[int] | Sequence[Mapping[str, str]], **options: Unpack[GenerationOptions]
     ) -> AsyncGenerator[TextPiece, None]:
         """The answer piece by piece; closing the generator early cancels the request.
 
@@ -67,7 +67,7 @@ class RunningJob(ABC):
         """
         return self._pieces(text_request(prompt, options))
 
-    async def complete(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Answer:
+    async def complete(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptions]) -> Answer:
         """The continuation of a text.
 
         Raises:
@@ -75,7 +75,7 @@ class RunningJob(ABC):
         """
         return await self._answer(text_request(prompt, options))
 
-    async def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Unpack[Options]) -> Answer:
+    async def chat(self, messages: str | Sequence[Mapping[str, str]], **options: Unpack[GenerationOptions]) -> Answer:
         """The assistant's next message; a string is a chat of one message by the user.
 
         Raises:
@@ -220,7 +220,7 @@ def fetch_status(url: str, timeout_s: float = 10.0) -> JobStatus:
         raise DeploymentError("the job doesn't answer", where=url, found=str(error)) from error
 
 
-def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], options: Options) -> TextRequest:
+def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], options: GenerationOptions) -> TextRequest:
     """The request for a prompt and options as a library user gives them.
 
     Raises:

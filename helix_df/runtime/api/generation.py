@@ -182,7 +182,7 @@ class TextService:
             sampling=replace(prepared.sampling, seed=(prepared.sampling.seed + sample) % _SEEDS),
             stop_ids=prepared.stop_ids,
         )
-        answer = _Answer(self._tokenizer, prepared.stop)
+        answer = _TextDecoder(self._tokenizer, prepared.stop)
         events = self._service.submit(request)
         try:
             async for event in events:
@@ -207,7 +207,7 @@ class TextService:
         return ids
 
 
-class _Answer:
+class _TextDecoder:
     """Turns the token events of one answer into pieces of text."""
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:

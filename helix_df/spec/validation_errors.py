@@ -33,7 +33,7 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError) -> list[Mistake]:
+def mistakes_of(error: ValidationError) -> list[Mistake]:
     """Every mistake in the order of the file; a missing key that is only misspelt is told once."""
     details = error.errors(include_url=False)
     mistakes = [_mistake(detail) for detail in details]
