@@ -17,13 +17,25 @@ POLL_S = 0.25
 def logs(
     name: Annotated[str | None, typer.Argument(help="The job, running or not; not needed while only one runs.")] = None,
     node: Annotated[str | None, typer.Option(help="Only this node's log, or `coordinator`.")] = None,
-    tail: Annotated[int, typer.Option(min=0, help="Lines of each log to begin with.")] = 50,
+    tail: Annotated[
+        int, typer.Option(min=0, help="Lines of each log to begin with; of events in all, 0 for every one.")
+    ] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="What the job's machines were told, prompts included.")
+    ] = False,
+    request: Annotated[str | None, typer.Option(help="With --events: only this request's.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --events: a JSON document a line, nothing left out.")
+    ] = False,
 ) -> None:
     """Show the logs of a job's coordinator and local workers."""
     from helix_df.runtime.jobs.directory import find_job, last_words
 
     job = find_job(name)
+    if events or request is not None or as_json:
+        _show_events(job, node, request, tail, as_json)
+        return
     wanted = _wanted(job, node)
     offsets = {log: job.log_path(log).stat().st_size for log in wanted}
     for log in wanted:
@@ -38,16 +50,30 @@ def logs(
         time.sleep(POLL_S)
 
 
+def _show_events(job: JobDirectory, node: str | None, request: str | None, tail: int, as_json: bool) -> None:
+    from helix_df.cli.event_lines import event_lines
+    from helix_df.runtime.jobs.directory import event_names
+    from helix_df.runtime.wire.event_log import read_events
+
+    names = _chosen(job, node, list(event_names(job)), "log of events")
+    for line in event_lines({name: read_events(job.events_path(name)) for name in names}, request, tail, as_json):
+        typer.echo(line)
+
+
 def _wanted(job: JobDirectory, node: str | None) -> list[str]:
-    from helix_df.errors import DeploymentError
     from helix_df.runtime.jobs.directory import log_names
 
-    known = list(log_names(job))
+    return _chosen(job, node, list(log_names(job)), "log")
+
+
+def _chosen(job: JobDirectory, node: str | None, known: list[str], what: str) -> list[str]:
+    from helix_df.errors import DeploymentError
+
     if node is None:
         return known
     if node not in known:
         raise DeploymentError(
-            f"job {job.name} has no log of {node} here",
+            f"job {job.name} has no {what} of {node} here",
             expected=", ".join(known) or None,
             hint="workers on other hosts write where they were started",
         )

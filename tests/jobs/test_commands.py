@@ -8,8 +8,14 @@ import socket
 import pytest
 
 from helix_df.cli.main import main
+from helix_df.layers import LayerRange
 from helix_df.plan.plan import write_plan
+from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.jobs.lifecycle import stop_daemon
+from helix_df.runtime.requests import GenerationRequest
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire.messages import Sampled
+from property_tests.runtime_world import World, toy_plan
 from tests.jobs.conftest import JOB, tiny_plan
 from tests.jobs.test_daemon import ready
 
@@ -135,3 +141,26 @@ def test_apply_reports_a_taken_port(cli, tmp_path):
     assert code == 7
     assert f"runtime.port: port {port} is taken" in err
     assert cli("status")[1].startswith("no job is running")
+
+
+def test_logs_of_events(cli, start):
+    job, process = start("ok")
+    ready(job, process)
+    world = World(toy_plan({"a": LayerRange(0, 1), "b": LayerRange(1, 2)}, 2, 64))
+    recorded = RecordedCoordinator(world.coordinator, lambda: world.now, job.events_path())
+    for name, prompt in (("r0", tuple(range(20))), ("r00", (1, 2))):
+        recorded.submit(GenerationRequest(name, prompt, 3, SamplingParams()))
+    recorded.on_message(Sampled("r0/1", 20, 5, None), 0.0)
+    recorded.cancel("r0")
+    recorded.events.flush()
+    lines = cli("logs", "--events")[1].splitlines()
+    assert [line.split(" ", 4)[2:4] for line in lines] == [["coordinator", f"#{number}"] for number in range(4)]
+    assert "submit request=r0 prompt=[0, 1, 2, 3, 4, 5, 6, 7, … 20 in all] max_tokens=3" in lines[0]
+    assert lines[2].endswith("sampled request=r0/1 position=20 token=5 logprobs=None")
+    story = cli("logs", "--request", "r0", "--node", "coordinator", "--json", "--tail", "0")[1].splitlines()
+    assert [json.loads(line)["event"] for line in story] == ["submit", "sampled", "cancel"]
+    assert json.loads(story[0])["values"][1] == list(range(20))
+    assert len(cli("logs", "--events", "--tail", "1")[1].splitlines()) == 1
+    code, _, err = cli("logs", "--events", "--node", "zebra")
+    assert code == 7
+    assert "no log of events of zebra" in err

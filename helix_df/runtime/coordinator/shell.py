@@ -217,6 +217,7 @@ class Coordinator:
                     log.error("worker %s is gone: %s", gone.node, gone.words)
                     self._perform(self._machines.on_exit(gone.node, gone.words))
             self._perform(self._machines.tick(time.monotonic()))
+            self.events.flush()
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
         sends: list[tuple[str, Message]] = []

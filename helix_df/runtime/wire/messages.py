@@ -250,6 +250,11 @@ def decode(frames: Sequence[Any], token: str) -> Message:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
 
 
+def field_names(tag: str) -> tuple[str, ...]:
+    """The fields of the messages of a tag, in their order; none for what isn't a message."""
+    return _FIELDS.get(tag, ())
+
+
 def pack_values(message: Message) -> tuple[Any, ...]:
     """The values of a message in the order of its fields, as msgpack can hold them; of a tensor dtype and shape."""
     return tuple([_pack(value) for value in _VALUES[message.TAG](message)])
