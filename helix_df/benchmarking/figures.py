@@ -22,15 +22,15 @@ Times = npt.NDArray[np.float64]
 class Figures:
     """What users got in a window of ``seconds``. Latencies in seconds by ``PERCENTILES``, NaN where there are none.
 
-    ``came`` counts requests of the whole run, ``finished`` those that ended in the window; ``left`` were under way or
-    waited at its end.
+    ``arrived`` counts requests of the whole run, ``finished`` those that ended in the window; ``unfinished`` were in
+    flight or waited at its end.
     """
 
     seconds: float
-    came: int
+    arrived: int
     finished: int
     failed: int
-    left: int
+    unfinished: int
     decode_tokens_per_s: float
     prompt_tokens_per_s: float
     ttft_s: tuple[float, ...]
@@ -52,23 +52,23 @@ def measured_figures(replayed: Replayed) -> Figures:
     """The figures of a replay."""
     start, end = replayed.start_s, replayed.end_s
     seconds = end - start
-    asked = replayed.requests
-    tokens = [np.array(one.token_s) for one in asked]
+    requests = replayed.requests
+    tokens = [np.array(one.token_s) for one in requests]
     first = np.array([times[0] if len(times) else np.nan for times in tokens])
-    ended = np.array([one.ended_s if one.ended_s is not None and one.failure is None else np.nan for one in asked])
-    due = np.array([one.due_s for one in asked])
-    prompts = np.array([one.wanted.input_tokens for one in asked])
+    ended = np.array([one.ended_s if one.ended_s is not None and one.failure is None else np.nan for one in requests])
+    due = np.array([one.due_s for one in requests])
+    prompts = np.array([one.wanted.input_tokens for one in requests])
     gaps = [np.diff(times)[_inside(times[1:], start, end)] for times in tokens if len(times) > 1]
     begun, done = _inside(first, start, end), _inside(ended, start, end)
-    failed = sum(one.failure is not None for one in asked)
+    failed = sum(one.failure is not None for one in requests)
     return Figures(
         seconds=seconds,
-        came=len(asked),
+        arrived=len(requests),
         finished=int(done.sum()),
         failed=failed,
-        left=sum(one.ended_s is None and one.failure is None for one in asked),
+        unfinished=sum(one.ended_s is None and one.failure is None for one in requests),
         decode_tokens_per_s=_rate(sum(int(_inside(times, start, end).sum()) for times in tokens), seconds),
-        prompt_tokens_per_s=_rate(int(prompts[begun].sum()) if len(asked) else 0, seconds),
+        prompt_tokens_per_s=_rate(int(prompts[begun].sum()) if len(requests) else 0, seconds),
         ttft_s=_percentiles(first[begun] - due[begun]),
         itl_s=_percentiles(np.concatenate(gaps) if gaps else np.zeros(0)),
         end_to_end_s=_percentiles(ended[done] - due[done]),
@@ -82,10 +82,10 @@ def simulated_figures(outcome: Outcome, *, until_empty: bool = False) -> Figures
         seconds = min(seconds, float(np.nanmax(outcome.requests.finished_s)) - outcome.start_s)
     return Figures(
         seconds=seconds,
-        came=len(outcome.requests),
+        arrived=len(outcome.requests),
         finished=outcome.finished,
         failed=outcome.rejected,
-        left=outcome.in_flight + outcome.waiting,
+        unfinished=outcome.in_flight + outcome.waiting,
         decode_tokens_per_s=_rate(outcome.decode_tokens, seconds),
         prompt_tokens_per_s=_rate(outcome.prompt_tokens, seconds),
         ttft_s=_percentiles(outcome.ttft_s),

@@ -1,4 +1,4 @@
-"""A trace replayed against a running job: who asked when, and when each token came.
+"""A trace replayed against a running job: when each request was sent, and when each of its tokens arrived.
 
 Owns the order and the times of requests. Doesn't know HTTP, plans or what is made of the times.
 """
@@ -21,7 +21,7 @@ SMALLEST_VOCABULARY = 256
 """Token ids that every model has."""
 
 IN_FLIGHT = 32
-"""Requests that a saturating trace holds under way, unless somebody says otherwise."""
+"""Requests that a saturating trace keeps in flight by default."""
 
 PAUSE_S = 0.2
 """After a refusal, before the next request of a saturating trace takes its place."""
@@ -33,7 +33,7 @@ class Load:
 
     Attributes:
         seconds: the window that is reported, after ``warmup_s``.
-        in_flight: of a saturating trace: requests under way at all times.
+        in_flight: of a saturating trace: requests in flight at all times.
         vocabulary: prompts are drawn from token ids below this.
         seed: of the prompts.
         fresh: prompts differ from run to run, so that no worker still has one in its cache.
@@ -52,7 +52,7 @@ class Load:
         if not 0 <= self.warmup_s < float("inf"):
             raise SimulationError("the warm-up can't be negative", where="warmup", found=self.warmup_s)
         if self.in_flight < 1:
-            raise SimulationError("somebody has to ask", where="in-flight", found=self.in_flight)
+            raise SimulationError("at least one request must be in flight", where="in-flight", found=self.in_flight)
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class ReplayedRequest:
     """A request and what became of it; times in seconds from the start of the replay.
 
     ``due_s`` is when it arrived, and latencies count from there. ``token_s`` has an entry a token. Without ``ended_s``
-    and ``failure`` it was still under way at the end.
+    and ``failure`` it was still in flight at the end.
     """
 
     wanted: TraceRequest
@@ -87,7 +87,7 @@ class Replayed:
 
 
 OnToken = Callable[[float, int], None]
-"""Hears seconds since the start and tokens so far."""
+"""Called with seconds since the start and tokens so far."""
 
 
 async def replay(
@@ -98,47 +98,47 @@ async def replay(
     stop: asyncio.Event | None = None,
     on_token: OnToken = lambda now_s, tokens: None,
 ) -> Replayed:
-    """Ask what a trace asks, and write down when tokens come.
+    """Send the requests of a trace, and record when their tokens arrive.
 
-    A saturating trace holds ``load.in_flight`` requests under way and starts over at its end; any other one is asked at
+    A saturating trace holds ``load.in_flight`` requests in flight and starts over at its end; any other one is sent at
     its own times. Every request generates exactly its ``output_tokens``; prompts are random tokens.
 
     Args:
-        job: to be asked.
-        trace: what to ask.
+        job: where to.
+        trace: what to send.
         load: how.
         stop: ends it early once it is set.
         on_token: called with every piece of an answer.
     """
-    return await _Replay(job, trace, load, stop or asyncio.Event(), on_token).run()
+    return await _TraceReplay(job, trace, load, stop or asyncio.Event(), on_token).run()
 
 
-class _Replay:
+class _TraceReplay:
     def __init__(self, job: RunningJob, trace: Trace, load: Load, stop: asyncio.Event, on_token: OnToken) -> None:
         self._job, self._trace, self._load, self._stop, self._on_token = job, trace, load, stop, on_token
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
         self._salt = secrets.randbits(64) if load.fresh else 0
-        self._asked: list[ReplayedRequest] = []
+        self._sent: list[ReplayedRequest] = []
         self._tokens = 0
         self._gone: DeploymentError | None = None
 
     async def run(self) -> Replayed:
         end_s = self._load.warmup_s + self._load.seconds
-        asking = asyncio.create_task(self._saturate() if self._trace.saturating else self._arrive(end_s))
+        sending = asyncio.create_task(self._saturate() if self._trace.saturating else self._arrive(end_s))
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait((asking, stopping), timeout=end_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((sending, stopping), timeout=end_s, return_when=asyncio.FIRST_COMPLETED)
             now_s = min(self._now(), end_s)
-            run_out = asking.done() and now_s < end_s
+            run_out = sending.done() and now_s < end_s
         finally:
-            asking.cancel()
+            sending.cancel()
             stopping.cancel()
-            outcome, _ = await asyncio.gather(asking, stopping, return_exceptions=True)
+            outcome, _ = await asyncio.gather(sending, stopping, return_exceptions=True)
         if isinstance(outcome, Exception):
             raise outcome
         start_s, stopped = min(self._load.warmup_s, now_s), self._stop.is_set()
-        return Replayed(tuple(self._asked), start_s, now_s, run_out, stopped, self._gone)
+        return Replayed(tuple(self._sent), start_s, now_s, run_out, stopped, self._gone)
 
     def _now(self) -> float:
         return self._loop.time() - self._begin
@@ -146,13 +146,13 @@ class _Replay:
     async def _saturate(self) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._load.in_flight):
-                group.create_task(self._ask_on())
+                group.create_task(self._keep_sending())
 
-    async def _ask_on(self) -> None:
+    async def _keep_sending(self) -> None:
         requests = self._trace.requests
         while True:
-            asked = await self._ask(requests[len(self._asked) % len(requests)], self._now())
-            if asked.failure is not None:
+            request = await self._send(requests[len(self._sent) % len(requests)], self._now())
+            if request.failure is not None:
                 await asyncio.sleep(PAUSE_S)
 
     async def _arrive(self, end_s: float) -> None:
@@ -161,29 +161,29 @@ class _Replay:
                 if request.arrival_s > end_s:
                     return
                 await asyncio.sleep(request.arrival_s - self._now())
-                group.create_task(self._ask(request, request.arrival_s))
+                group.create_task(self._send(request, request.arrival_s))
 
-    async def _ask(self, wanted: TraceRequest, due_s: float) -> ReplayedRequest:
-        asked = ReplayedRequest(wanted, due_s)
-        prompt = self._prompt(len(self._asked), wanted.input_tokens)
-        self._asked.append(asked)
+    async def _send(self, wanted: TraceRequest, due_s: float) -> ReplayedRequest:
+        request = ReplayedRequest(wanted, due_s)
+        prompt = self._prompt(len(self._sent), wanted.input_tokens)
+        self._sent.append(request)
         answer = self._job.stream(prompt, max_tokens=wanted.output_tokens, temperature=0.0, ignore_eos=True)
         try:
             async with aclosing(answer) as pieces:
                 async for piece in pieces:
                     now_s = self._now()
-                    asked.token_s += [now_s] * len(piece.token_ids)
+                    request.token_s += [now_s] * len(piece.token_ids)
                     self._tokens += len(piece.token_ids)
                     self._on_token(now_s, self._tokens)
-            asked.ended_s = self._now()
-            if len(asked.token_s) != wanted.output_tokens:
-                asked.failure = f"an answer of {len(asked.token_s)} tokens instead of {wanted.output_tokens}"
+            request.ended_s = self._now()
+            if len(request.token_s) != wanted.output_tokens:
+                request.failure = f"an answer of {len(request.token_s)} tokens instead of {wanted.output_tokens}"
         except RequestError as error:
-            asked.failure = error.problem
+            request.failure = error.problem
         except DeploymentError as error:
-            asked.failure, self._gone = error.problem, error
+            request.failure, self._gone = error.problem, error
             self._stop.set()
-        return asked
+        return request
 
     def _prompt(self, index: int, tokens: int) -> list[int]:
         drawn = np.random.default_rng((self._load.seed, self._salt, index)).integers(0, self._load.vocabulary, tokens)

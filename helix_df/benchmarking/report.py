@@ -32,7 +32,7 @@ class BenchReport:
     @property
     def failures(self) -> Mapping[str, int]:
         """How often requests failed, by reason, the most frequent first."""
-        reasons = Counter(asked.failure for asked in self.replayed.requests if asked.failure is not None)
+        reasons = Counter(request.failure for request in self.replayed.requests if request.failure is not None)
         return dict(reasons.most_common())
 
     def rows(self) -> Iterator[tuple[str, float, float, float]]:
@@ -74,10 +74,10 @@ def report_document(report: BenchReport) -> dict[str, Any]:
         "start_s": report.replayed.start_s,
         "end_s": report.replayed.end_s,
         "stopped": report.replayed.stopped,
-        "requests_came": measured.came,
+        "requests_came": measured.arrived,
         "requests_finished": measured.finished,
         "requests_failed": measured.failed,
-        "requests_left": measured.left,
+        "requests_left": measured.unfinished,
         "failures": dict(report.failures),
         "remarks": list(report.remarks),
         "measured": {name: _plain(value) for name, value, _, _ in rows},
@@ -85,14 +85,14 @@ def report_document(report: BenchReport) -> dict[str, Any]:
         "difference": None if report.simulated is None else {name: _plain(value) for name, _, _, value in rows},
         "requests": [
             {
-                "arrived_s": asked.due_s,
-                "input_tokens": asked.wanted.input_tokens,
-                "output_tokens": asked.wanted.output_tokens,
-                "token_s": asked.token_s,
-                "ended_s": asked.ended_s,
-                "failure": asked.failure,
+                "arrived_s": request.due_s,
+                "input_tokens": request.wanted.input_tokens,
+                "output_tokens": request.wanted.output_tokens,
+                "token_s": request.token_s,
+                "ended_s": request.ended_s,
+                "failure": request.failure,
             }
-            for asked in requests
+            for request in requests
         ],
     }
 

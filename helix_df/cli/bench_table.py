@@ -45,8 +45,8 @@ def _summary(report: BenchReport) -> Iterator[tuple[str, str]]:
     yield "window", f"{replayed.start_s:.3g} s to {replayed.end_s:.3g} s{until}"
     yield (
         "requests",
-        f"{measured.came:,} arrived, {measured.finished:,} finished in the window, {measured.left:,} were unfinished, "
-        f"{measured.failed:,} failed",
+        f"{measured.arrived:,} arrived, {measured.finished:,} finished in the window, "
+        f"{measured.unfinished:,} were unfinished, {measured.failed:,} failed",
     )
     for reason, count in report.failures.items():
         yield "failed", f"{count:,} × {reason}"

@@ -64,7 +64,7 @@ def test_requests_come_at_their_times_and_the_window_ends_with_the_last() -> Non
     assert [len(request.prompt) for request in job.asked] == [3, 5, 2]
     assert all(request.ignore_eos and request.temperature == 0 for request in job.asked)
     figures = measured_figures(found)
-    assert (figures.came, figures.finished, figures.failed, figures.left) == (3, 3, 0, 0)
+    assert (figures.arrived, figures.finished, figures.failed, figures.unfinished) == (3, 3, 0, 0)
     assert figures.decode_tokens_per_s == pytest.approx(7 / 2.6)
     assert figures.prompt_tokens_per_s == pytest.approx(10 / 2.6)
     assert figures.ttft_s == pytest.approx([FIRST_S] * 4)
@@ -79,7 +79,7 @@ def test_only_what_falls_into_the_window_counts() -> None:
     assert (found.start_s, found.end_s) == pytest.approx((0.55, 0.85))
     assert figures.decode_tokens_per_s == pytest.approx(3 / 0.3)
     assert figures.prompt_tokens_per_s == 0
-    assert (figures.finished, figures.left) == (0, 1)
+    assert (figures.finished, figures.unfinished) == (0, 1)
     assert math.isnan(figures.ttft_s[0])
     assert figures.itl_s[0] == pytest.approx(NEXT_S)
 
@@ -92,7 +92,7 @@ def test_a_saturating_trace_holds_its_requests_under_way_and_starts_over() -> No
     # Two lanes, and 1.8 s for every three requests.
     assert len(found.requests) == pytest.approx(2 * 10 / 0.6, abs=2)
     assert not found.run_out
-    assert measured_figures(found).left == 2
+    assert measured_figures(found).unfinished == 2
 
 
 def test_prompts_follow_from_the_seed() -> None:
