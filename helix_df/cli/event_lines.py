@@ -22,14 +22,14 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def event_lines(logs: Mapping[str, RecordedLog], request: str | None, tail: int, as_json: bool) -> Iterator[str]:
-    """The last ``tail`` events of several logs in the order of their times, all or those of one request."""
+    """The last ``tail`` events (0: every one) of several logs in the order of their times, all or those of one request."""
     found = [
         (log.started + event.at_s - log.clock_s, event.number, name, event)
         for name, log in logs.items()
         for event in log.events
         if request is None or concerns(event.values, request)
     ]
-    for at_s, _, name, event in sorted(found, key=lambda one: one[:3])[-tail or len(found) :]:
+    for at_s, _, name, event in sorted(found, key=lambda one: one[:3])[-tail if tail else 0 :]:
         yield _json(at_s, name, event) if as_json else _words(at_s, name, event)
 
 
