@@ -22,7 +22,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def event_lines(logs: Mapping[str, RecordedLog], request: str | None, tail: int, as_json: bool) -> Iterator[str]:
-    """The last ``tail`` events (0: every one) of several logs in the order of their times, all or those of one request."""
+    """The last ``tail`` events of several logs (0: all) in the order of their times, or those of one request."""
     found = [
         (log.started + event.at_s - log.clock_s, event.number, name, event)
         for name, log in logs.items()
