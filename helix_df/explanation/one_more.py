@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from helix_df.explanation.cuts import Cut, NewNode, cut_of, source_side
-from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode, build_graph, connects
+from helix_df.graph.arcs import connects
+from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode, build_graph
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, LinkTable, Placement, Problem

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from ortools.graph.python import min_cost_flow
 
+from helix_df.graph.arcs import SINK, SOURCE
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import Network, solve_max_flow
@@ -37,7 +38,7 @@ LITTLE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Dearness:
+class ArcCosts:
     """What a full load costs: by node, and of any link."""
 
     nodes: dict[str, float]
@@ -54,24 +55,24 @@ def spread_flow(problem: Problem, placement: Placement, spread: Spread) -> Flow:
     flow = solve_max_flow(graph)
     if spread == "any" or not flow.edges:
         return flow
-    return Flow(flow.value, _cheapest(graph, flow, _dearness(problem, graph, flow, spread)), flow.cut)
+    return Flow(flow.value, _cheapest(graph, flow, _arc_costs(problem, graph, flow, spread)), flow.cut)
 
 
-def _dearness(problem: Problem, graph: FlowGraph, flow: Flow, spread: Spread) -> Dearness:
+def _arc_costs(problem: Problem, graph: FlowGraph, flow: Flow, spread: Spread) -> ArcCosts:
     match spread:
         case "roomy":
             room = _room(problem, graph)
             ease = {node.name: min(node.capacity, flow.value * room[node.name]) for node in graph.nodes}
-            return Dearness({node.name: node.capacity / ease[node.name] for node in graph.nodes})
+            return ArcCosts({node.name: node.capacity / ease[node.name] for node in graph.nodes})
         case "wide":
-            return Dearness({node.name: LITTLE for node in graph.nodes}, 1.0)
+            return ArcCosts({node.name: LITTLE for node in graph.nodes}, 1.0)
         case "swift":
             # Tokens/s through one layer.
             speed = {node.name: node.capacity * len(node.layers) for node in graph.nodes}
             fastest = max(speed.values())
-            return Dearness({name: LITTLE * (fastest / own) ** 2 for name, own in speed.items()}, 1.0)
+            return ArcCosts({name: LITTLE * (fastest / own) ** 2 for name, own in speed.items()}, 1.0)
         case _:
-            return Dearness({node.name: 1.0 for node in graph.nodes})
+            return ArcCosts({node.name: 1.0 for node in graph.nodes})
 
 
 def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
@@ -84,20 +85,21 @@ def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
     return {node.name: tokens[node.name][len(node.layers) - 1] / tightest for node in graph.nodes}
 
 
-def _cheapest(graph: FlowGraph, flow: Flow, dear: Dearness) -> tuple[EdgeFlow, ...]:
+def _cheapest(graph: FlowGraph, flow: Flow, costs: ArcCosts) -> tuple[EdgeFlow, ...]:
     """The links of the maximum flow that costs least."""
     network = Network(graph)
+    tails, heads, capacity = network.tails.tolist(), network.heads.tolist(), network.units.tolist()
     count = len(graph.nodes)
     solver = min_cost_flow.SimpleMinCostFlow()
 
     def add(arc: int, full: int, cost: float) -> list[int]:
         """An arc in pieces, up to a load that counts as full; the last piece takes what is beyond."""
         steps = STEPS if cost else 1
-        bounds = [full * step // steps for step in range(steps)] + [network.units[arc]]
+        bounds = [full * step // steps for step in range(steps)] + [capacity[arc]]
         return [
             solver.add_arc_with_capacity_and_unit_cost(
-                network.tails[arc],
-                network.heads[arc],
+                tails[arc],
+                heads[arc],
                 bounds[step + 1] - bounds[step],
                 round(SCALE * cost * (step + 0.5) / steps),
             )
@@ -105,15 +107,15 @@ def _cheapest(graph: FlowGraph, flow: Flow, dear: Dearness) -> tuple[EdgeFlow, .
         ]
 
     for arc, node in enumerate(graph.nodes):
-        add(arc, network.units[arc], dear.nodes[node.name])
+        add(arc, capacity[arc], costs.nodes[node.name])
     # A link is full when it carries all that one of its ends can.
-    most = {node.name: network.units[arc] for arc, node in enumerate(graph.nodes)}
+    most = {node.name: capacity[arc] for arc, node in enumerate(graph.nodes)}
     links = []
     for arc, edge in enumerate(graph.edges, start=count):
         ends = (most[end] for end in (edge.tail, edge.head) if end in most)
-        links.append(add(arc, min(network.units[arc], *ends), dear.links))
+        links.append(add(arc, min(capacity[arc], *ends), costs.links))
     supply = round(flow.value / RESOLUTION)
-    solver.set_nodes_supplies(np.array([0, 1]), np.array([supply, -supply]))
+    solver.set_nodes_supplies(np.array([SOURCE, SINK]), np.array([supply, -supply]))
     status = solver.solve()
     if status != solver.OPTIMAL:
         raise AssertionError(f"min-cost flow ended with {status} on a graph of {count} nodes")

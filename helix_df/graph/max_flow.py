@@ -9,28 +9,39 @@ from __future__ import annotations
 import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
+from helix_df.graph.arcs import SINK, SOURCE, clamped, entry, exit_of, to_units
+from helix_df.graph.capacities import Ints
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow, MinCut
 from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 
 
 class Network:
-    """Integer arcs of a flow graph: two vertices a node, source 0, sink 1."""
+    """Integer arcs of a flow graph: those of its nodes, then those of its edges."""
 
     def __init__(self, graph: FlowGraph) -> None:
         self.graph = graph
-        self.entry = {COORDINATOR: 1} | {node.name: 2 + 2 * i for i, node in enumerate(graph.nodes)}
-        self.exit = {COORDINATOR: 0} | {node.name: 3 + 2 * i for i, node in enumerate(graph.nodes)}
-        node_units = [_units(node.capacity) for node in graph.nodes]
-        # No flow exceeds what all nodes carry together, so clamping links to one more changes no cut and no overflow.
-        ceiling = sum(node_units) + 1
-        self.tails = [self.entry[node.name] for node in graph.nodes] + [self.exit[e.tail] for e in graph.edges]
-        self.heads = [self.exit[node.name] for node in graph.nodes] + [self.entry[e.head] for e in graph.edges]
-        self.units = node_units + [min(_units(edge.capacity), ceiling) for edge in graph.edges]
+        place = {node.name: i for i, node in enumerate(graph.nodes)}
+        nodes, capacities = np.arange(len(graph.nodes)), [node.capacity for node in graph.nodes]
+        leaves = [SOURCE if edge.tail == COORDINATOR else exit_of(place[edge.tail]) for edge in graph.edges]
+        comes = [SINK if edge.head == COORDINATOR else entry(place[edge.head]) for edge in graph.edges]
+        self.tails = np.concatenate([entry(nodes), np.array(leaves, dtype=np.int64)])
+        self.heads = np.concatenate([exit_of(nodes), np.array(comes, dtype=np.int64)])
+        units = to_units(np.array([*capacities, *(edge.capacity for edge in graph.edges)]))
+        self.units = clamped(units, len(nodes))
 
 
-def _units(capacity: float) -> int:
-    return int(min(capacity / RESOLUTION, 2**62))
+def solve_arcs(tails: Ints, heads: Ints, units: Ints, nodes: int) -> ortools_max_flow.SimpleMaxFlow:
+    """OR-Tools' push-relabel on arcs between vertices, those of the ``nodes`` nodes first; solved.
+
+    Arcs are numbered as they stand.
+    """
+    solver = ortools_max_flow.SimpleMaxFlow()
+    solver.add_arcs_with_capacity(tails.astype(np.int32), heads.astype(np.int32), clamped(units, nodes))
+    status = solver.solve(SOURCE, SINK)
+    if status != solver.OPTIMAL:
+        raise AssertionError(f"max flow ended with {status} on {nodes} nodes")
+    return solver
 
 
 def solve_max_flow(graph: FlowGraph) -> Flow:
@@ -38,19 +49,11 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
 
     Deterministic for a graph. An unreachable sink gives a flow of 0 whose cut says where the way ends.
     """
-    network = Network(graph)
-    solver = ortools_max_flow.SimpleMaxFlow()
-    arcs = solver.add_arcs_with_capacity(
-        np.array(network.tails, dtype=np.int32),
-        np.array(network.heads, dtype=np.int32),
-        np.array(network.units, dtype=np.int64),
-    )
     if not graph.edges:
         return Flow(0.0, (), MinCut((), (), 0.0))
-    status = solver.solve(0, 1)
-    if status != solver.OPTIMAL:
-        raise AssertionError(f"max flow ended with {status} on a graph of {len(graph.nodes)} nodes")
-    flows = solver.flows(arcs).tolist()
+    network = Network(graph)
+    solver = solve_arcs(network.tails, network.heads, network.units, len(graph.nodes))
+    flows = solver.flows(np.arange(len(network.units))).tolist()
     source_side = set(solver.get_source_side_min_cut())
     edge_flows = flows[len(graph.nodes) :]
     edges = tuple(
@@ -72,16 +75,16 @@ def placement_flow(problem: Problem, placement: Placement) -> Flow:
 
 def _min_cut(network: Network, source_side: set[int]) -> MinCut:
     # The source reaches vertices with residual capacity; vertices that no arc touches don't matter.
-    source_side = source_side | {0}
+    source_side = source_side | {SOURCE}
     crossing = [
         arc
-        for arc, (tail, head) in enumerate(zip(network.tails, network.heads, strict=True))
+        for arc, (tail, head) in enumerate(zip(network.tails.tolist(), network.heads.tolist(), strict=True))
         if tail in source_side and head not in source_side
     ]
     count = len(network.graph.nodes)
     nodes = tuple(network.graph.nodes[arc].name for arc in crossing if arc < count)
     links = tuple(_ends(network.graph.edges[arc - count]) for arc in crossing if arc >= count)
-    return MinCut(nodes, links, sum(network.units[arc] for arc in crossing) * RESOLUTION)
+    return MinCut(nodes, links, int(network.units[crossing].sum()) * RESOLUTION)
 
 
 def _ends(edge: FlowEdge) -> tuple[str, str]:

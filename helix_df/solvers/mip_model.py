@@ -15,8 +15,8 @@ from typing import Any
 
 from ortools.math_opt.python import mathopt
 
+from helix_df.graph.arcs import connects
 from helix_df.graph.flow import decompose
-from helix_df.graph.flow_graph import connects
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, Problem
 from helix_df.layers import LayerRange

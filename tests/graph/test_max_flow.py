@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from helix_df.graph.arcs import connects
 from helix_df.graph.flow import decompose
-from helix_df.graph.flow_graph import build_graph, connects
+from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link
 from helix_df.layers import LayerRange
