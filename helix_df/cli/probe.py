@@ -75,10 +75,14 @@ def probe(
 
 def _check_address(address: str, where: str) -> None:
     from helix_df.errors import SpecError
+    from helix_df.spec.addresses import split_address
 
-    host, colon, port = address.rpartition(":")
-    if not host or not colon or not (port == "*" or (port.isdecimal() and 0 < int(port) < 65536)):
-        raise SpecError("this is not an address", where=where, found=address, expected="HOST:PORT")
+    try:
+        port = split_address(address)[1]
+    except ValueError as error:
+        raise SpecError(str(error), where=where, found=address, expected="HOST:PORT") from None
+    if port is None:
+        raise SpecError("the address has no port", where=where, found=address, expected="HOST:PORT")
 
 
 def _render(found: Probed, console: Console) -> None:

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Sequence
 
 from helix_df.exporters.api import Command, Export
-from helix_df.exporters.pipelines import gpu_count, host_of, idle_note, linear_chain, model_path, refusal
+from helix_df.exporters.pipelines import gpu_count, idle_note, linear_chain, model_path, refusal, worker_host
 from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.read_geometry import locate_gguf
 
@@ -81,7 +81,7 @@ def _endpoints(plan: Plan, chain: Sequence[Stage]) -> list[tuple[str, int]]:
     used: dict[str, int] = {}
     endpoints = []
     for stage in chain:
-        host = host_of(plan.job, stage.node)
+        host = worker_host(plan.job, stage.node)
         used[host] = used.get(host, 0) + 1
         endpoints.append((host, FIRST_PORT + used[host] - 1))
     return endpoints

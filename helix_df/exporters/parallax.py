@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from helix_df.exporters.api import Command, Export
-from helix_df.exporters.pipelines import busy_stages, gpu_count, host_of, idle_note, model_path, refusal, said
+from helix_df.exporters.pipelines import busy_stages, gpu_count, idle_note, model_path, refusal, said, worker_host
 from helix_df.graph.flow import FlowPath
 from helix_df.plan.plan import Plan, Stage
 
@@ -35,7 +35,7 @@ def export(plan: Plan) -> Export:
     commands = []
     ports: dict[str, int] = {}
     for i, stage in enumerate(stages):
-        host = host_of(plan.job, stage.node)
+        host = worker_host(plan.job, stage.node)
         ports[host] = ports.get(host, FIRST_PORT - 1) + 1
         text = _start(plan, stage, model, host, ports[host])
         # Everybody but the first needs the address of a peer, which that one prints.

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from helix_df.errors import PlanError
 from helix_df.plan.plan import Plan, Stage
+from helix_df.spec.addresses import host_of
 from helix_df.spec.job import Job
 
 PLACEHOLDER = "MODEL"
@@ -64,10 +65,9 @@ def said(stage: Stage) -> str:
     return f"{stage.node} {stage.layers}"
 
 
-def host_of(job: Job, node: str) -> str:
+def worker_host(job: Job, node: str) -> str:
     """The host that a node's worker listens on; a node without an address is on the coordinator's machine."""
-    address = job.nodes[node].address or job.coordinator.address
-    return address if address.endswith("]") else re.sub(r":[0-9]+$", "", address)
+    return host_of(job.nodes[node].address or job.coordinator.address)
 
 
 def gpu_count(job: Job, node: str) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from helix_df.exporters.api import Command, Export
-from helix_df.exporters.pipelines import gpu_count, host_of, idle_note, linear_chain, model_path, refusal
+from helix_df.exporters.pipelines import gpu_count, idle_note, linear_chain, model_path, refusal, worker_host
 from helix_df.plan.plan import Plan, Stage
 
 NAME = "vLLM"
@@ -72,7 +72,8 @@ def _tensor_parallel(plan: Plan, chain: Sequence[Stage]) -> int:
 
 
 def _hosts(plan: Plan, chain: Sequence[Stage]) -> list[tuple[str, list[Stage]]]:
-    hosts = [(host, list(stages)) for host, stages in groupby(chain, key=lambda stage: host_of(plan.job, stage.node))]
+    by_host = groupby(chain, key=lambda stage: worker_host(plan.job, stage.node))
+    hosts = [(host, list(stages)) for host, stages in by_host]
     sizes = {len(stages) for _, stages in hosts}
     if len(sizes) > 1 or len({host for host, _ in hosts}) < len(hosts):
         raise refusal(

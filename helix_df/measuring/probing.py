@@ -27,12 +27,12 @@ from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
 from helix_df.runtime.requests import JobStatus
 from helix_df.runtime.wire.transport import listen
+from helix_df.spec.addresses import host_of, is_loopback, split_address
 from helix_df.spec.job import Job
 
 __all__ = ["Probed", "links_yaml", "listen_for_probes", "probe_addresses", "probe_job", "probe_loopback"]
 
 _LOOK_S = 5.0
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,6 @@ def _settled(url: str, on_wait: Callable[[int], None], patience_s: float) -> Job
             return status
         on_wait(cold)
         time.sleep(_LOOK_S)
-
-
-def host_of(address: str) -> str:
-    """``host`` of ``host``, ``host:port``, ``[host]`` or ``[host]:port``."""
-    bracket = address.rfind("]")
-    return address[: bracket + 1] if bracket >= 0 else address.partition(":")[0]
 
 
 def probe_addresses(
@@ -165,7 +159,7 @@ def secret_for(addresses: list[str], token: str | None) -> str:
     if token:
         return token
     for address in addresses:
-        if address.rpartition(":")[0] not in LOOPBACK:
+        if not is_loopback(host_of(address)):
             raise SpecError(
                 "probes beyond this machine need a secret",
                 where=f"${TOKEN_VARIABLE}",
@@ -177,13 +171,13 @@ def secret_for(addresses: list[str], token: str | None) -> str:
 
 def own_host(address: str) -> str:
     """The address of this machine on the way to ``host:port``."""
-    host, _, port = address.rpartition(":")
-    if host in LOOPBACK:
+    host, port = split_address(address)
+    if is_loopback(host):
         return "127.0.0.1" if host == "localhost" else host  # only numbers can be listened on
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as one:
         try:
-            one.connect((host.strip("[]"), int(port)))  # sends nothing, but picks the route
+            one.connect((host.strip("[]"), int(port or 0)))  # sends nothing, but picks the route
         except OSError as error:
             raise DeploymentError("this host can't be reached", where=address, found=str(error)) from error
         own = str(one.getsockname()[0])

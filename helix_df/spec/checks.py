@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
+from helix_df.spec.addresses import split_address
 from helix_df.spec.job import COORDINATOR, Job, PairLink
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
 from helix_df.suggestions import did_you_mean
@@ -107,7 +108,7 @@ def _addresses(job: Job) -> Iterator[Mistake]:
     ]
     for path, address in [*places, (("coordinator", "address"), job.coordinator.address)]:
         # Without a port two processes may share a host.
-        if address is None or not address.rpartition("]")[2].count(":"):
+        if address is None or split_address(address)[1] is None:
             continue
         if address in seen:
             yield Mistake(path, f"{dotted(seen[address])} has the same address", repr(address), "one port for each")

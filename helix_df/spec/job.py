@@ -6,7 +6,6 @@ a GPU can do (``profiles``) or how to place layers.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +22,7 @@ from pydantic import (
 
 from helix_df.codecs import Codec
 from helix_df.errors import SpecError
+from helix_df.spec.addresses import split_address
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.source import ModelSource, parse_source
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
@@ -36,15 +36,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 Count = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 
-_ADDRESS = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-
 
 def _address(text: str) -> str:
-    match = _ADDRESS.fullmatch(text)
-    if match is None:
-        raise Refusal("this is not an address", "host or host:port, such as 10.0.0.5:7000 or [fd00::5]:7000")
-    if match[1] is not None and not 1 <= int(match[1]) <= 65535:
-        raise Refusal("the port of the address is out of range", "1 to 65535")
+    try:
+        _, port = split_address(text)
+    except ValueError as error:
+        raise Refusal(str(error), "host or host:port, such as 10.0.0.5:7000 or [fd00::5]:7000") from None
+    if port == "*":
+        raise Refusal("the address has no port that others could know", "1 to 65535, or none for any free one")
     return text
 
 

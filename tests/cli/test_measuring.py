@@ -60,7 +60,7 @@ def test_profile_warns_where_the_job_says_something_else(cli, tmp_path):
         (("profile", "nothing.yaml"), "no such file"),
         (("profile", "what"), "model.source"),
         (("profile", "random:tiny", "--node", "z"), "no such node"),
-        (("probe", "--listen", "nowhere"), "not an address"),
+        (("probe", "--listen", "nowhere"), "the address has no port"),
         (("probe", "10.0.0.1:x"), "not an address"),
         (("probe", "10.0.0.1:7000"), "need a secret"),
         (("probe", "--loopback", "job"), "either targets"),

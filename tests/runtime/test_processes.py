@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,9 @@ import pytest
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
+from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
-from tests.runtime.tiny import answer, tiny_plan, tiny_request
+from tests.runtime.tiny import answer, has_ipv6, tiny_plan, tiny_request
 
 
 def children() -> dict[str, int]:
@@ -35,11 +38,36 @@ def children() -> dict[str, int]:
     return found
 
 
+@asynccontextmanager
+async def deployed(plan: Plan, log_dir: Path) -> AsyncIterator[Coordinator]:
+    """A ready job of real processes."""
+    log_dir.mkdir()
+    coordinator = Coordinator(plan, log_dir=log_dir)
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(240)
+        yield coordinator
+    finally:
+        await coordinator.stop()
+
+
 async def until(condition: object, coordinator: Coordinator) -> None:
     """Wait for the job to change until ``condition()`` holds."""
     async with asyncio.timeout(60):
         while not condition():  # type: ignore[operator]
             await coordinator.changed()
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_a_job_on_ipv6_answers_as_any_other(tmp_path: Path) -> None:
+    two = {"a": LayerRange(0, 2), "b": LayerRange(2, 4)}
+    request = tiny_request(3, max_tokens=8)
+    async with deployed(tiny_plan(two), tmp_path / "four") as coordinator:
+        expected = await answer(coordinator, request)
+    async with deployed(tiny_plan(two, coordinator={"address": "[::1]"}), tmp_path / "six") as coordinator:
+        addresses = [node.address for node in coordinator.snapshot().nodes]
+        assert all(address is not None and address.startswith("tcp://[::1]:") for address in addresses)
+        assert await answer(coordinator, request) == expected
 
 
 async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_path: Path) -> None:

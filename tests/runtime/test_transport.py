@@ -9,8 +9,11 @@ import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.runtime.wire.transport import Endpoint, listen
+from tests.runtime.tiny import has_ipv6
 
 SCHEMES = ["tcp://127.0.0.1:*", "local://*"]
+if has_ipv6():
+    SCHEMES.append("tcp://[::1]:*")
 
 
 def take(endpoint: Endpoint, count: int) -> list[list[bytes]]:

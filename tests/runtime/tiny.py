@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Any
 
 from helix_df.graph.compile import compile_problem
@@ -50,6 +52,14 @@ def tiny_request(index: int, **changes: Any) -> GenerationRequest:
     return GenerationRequest(
         **{"id": f"r{index}", "prompt": prompt, "max_tokens": 4 + index, "sampling": sampling} | changes
     )
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can listen on IPv6's loopback address."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as one:
+        one.bind(("::1", 0))
+        return True
+    return False
 
 
 async def answer(coordinator: Coordinator, request: GenerationRequest) -> list[TokenEvent]:

@@ -34,6 +34,7 @@ from helix_df.runtime.wire.event_log import EventLog
 from helix_df.runtime.wire.messages import Frames, Hello, Message, Send, decode_bundle, encode_bundles
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.runtime.worker.shell import EngineBuilder
+from helix_df.spec.addresses import host_of, split_address
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ class Coordinator:
 
     def _order(self, node: str) -> WorkerOrder:
         declared = self.plan.job.nodes[node]
-        host = self.plan.job.coordinator.address.partition(":")[0]
+        host = host_of(self.plan.job.coordinator.address)
         listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
         return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file)
@@ -286,7 +287,7 @@ def context_of(plan: Plan) -> int:
 
 def _bind_address(address: str) -> str:
     """``host`` or ``host:port`` as an address to listen on, any free port without one."""
-    host, _, port = address.partition(":")
+    host, port = split_address(address)
     return f"tcp://{host}:{port or '*'}"
 
 

@@ -49,6 +49,7 @@ class ZmqEndpoint:
         self._context = zmq.Context()
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, 0)
+        self._inbox.setsockopt(zmq.IPV6, _is_ipv6(address))
         try:
             self._inbox.bind(address)
         except zmq.ZMQError as error:
@@ -81,6 +82,7 @@ class ZmqEndpoint:
     def _connect(self, address: str) -> zmq.Socket[bytes]:
         peer = self._context.socket(zmq.PUSH)
         peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
+        peer.setsockopt(zmq.IPV6, _is_ipv6(address))
         peer.connect(address)
         self._peers[address] = peer
         return peer
@@ -155,6 +157,11 @@ class LocalEndpoint:
         """See ``Endpoint``."""
         with self._lock:
             self._network.pop(self.address, None)
+
+
+def _is_ipv6(address: str) -> bool:
+    # Not for all: with it, an IPv4 address that is listened on becomes one that IPv4 peers can't use.
+    return "[" in address
 
 
 def _own(frame: Any) -> Any:
