@@ -48,7 +48,7 @@ async def deployed(plan: Plan, log_dir: Path) -> AsyncIterator[Coordinator]:
         await coordinator.wait_ready(240)
         yield coordinator
     finally:
-        await coordinator.stop()
+        await coordinator.close()
 
 
 async def until(condition: object, coordinator: Coordinator) -> None:
