@@ -7,6 +7,7 @@ without its past or with somebody else's changes the tokens that come out.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -183,7 +184,7 @@ class World:
     coordinator: CoordinatorState = field(init=False)
     recorded: RecordedCoordinator = field(init=False)
     workers: dict[str, ToyWorker] = field(default_factory=dict)
-    wires: dict[tuple[str, str], deque[list[object]]] = field(default_factory=dict)
+    wires: dict[tuple[str, str], deque[list[bytes]]] = field(default_factory=dict)
     asked: dict[str, GenerationRequest] = field(default_factory=dict)
     answers: dict[str, list[TokenEvent]] = field(default_factory=dict)
     aborted: dict[str, str] = field(default_factory=dict)
@@ -291,7 +292,7 @@ class World:
         ledger = self.coordinator.ledger
         return {node: ledger.used.get(node, 0) + ledger.kept.get(node, 0) for node in self.pages()}
 
-    def leftovers(self) -> dict[str, object]:
+    def leftovers(self) -> Mapping[str, object]:
         """What should be gone once every answer is and no prefix is kept: KV, requests in states, reservations."""
         engines = {a: w.engine.lengths for a, w in self.workers.items() if w.engine and w.engine.lengths}
         pools = {node: tokens for node, tokens in self.pages().items() if tokens}

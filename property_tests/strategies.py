@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations_with_replacement
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -86,8 +87,8 @@ def placements(draw: st.DrawFn, problem: Problem) -> Placement:
     return placement
 
 
-@st.composite
-def placed_problems(draw: st.DrawFn, **limits: int) -> tuple[Problem, Placement]:
+@st.composite  # type: ignore[arg-type]  # its types know no keywords of any name
+def placed_problems(draw: st.DrawFn, **limits: Any) -> tuple[Problem, Placement]:
     """A problem and a placement for it, which may carry nothing."""
     problem = draw(problems(**limits))
     return problem, draw(placements(problem))
@@ -133,8 +134,8 @@ def placements_of(draw: st.DrawFn, num_layers: int) -> Placement:
     }
 
 
-@st.composite
-def limited_problems(draw: st.DrawFn, **sizes: int) -> Problem:
+@st.composite  # type: ignore[arg-type]  # its types know no keywords of any name
+def limited_problems(draw: st.DrawFn, **sizes: Any) -> Problem:
     """A problem with some limits, which may be too tight."""
     problem = draw(problems(**sizes))
     names = st.sampled_from([node.name for node in problem.nodes])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,16 +43,18 @@ def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, d
     tables = 1 + chance.permutation(PAGES - 1).reshape(ROWS, -1).astype(np.int32)
     positions = np.asarray(cached, np.int32)[:, None] + np.arange(TOKENS, dtype=np.int32)
     longest = max(before + now for before, now in zip(cached, new, strict=True))
-    rows = rows_of(tables, positions, np.asarray(new), kv_heads=kv_heads, pages=PAGES, page_tokens=PAGE_TOKENS)
-    nothing = jnp.zeros(0)
+    write_rows, read_pages = rows_of(
+        tables, positions, np.asarray(new), kv_heads=kv_heads, pages=PAGES, page_tokens=PAGE_TOKENS
+    )
+    nothing: Any = jnp.zeros(0)
 
     mixed, _ = attend_paged(
         queries,
         *(
-            jnp.asarray(np.take_along_axis(all_of, positions[:, :, None, None], axis=1), dtype)
+            jnp.asarray(np.take_along_axis(all_of, cast(Any, positions[:, :, None, None]), axis=1), dtype)
             for all_of in (keys, values)
         ),
-        PagedBatch(jnp.asarray(positions), nothing, nothing, *rows, jnp.int32(longest)),
+        PagedBatch(jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(longest)),
         PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), dtype) for all_of in (keys, values))),
         pages_at_once=pages_at_once,
     )

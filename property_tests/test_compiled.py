@@ -19,7 +19,9 @@ from property_tests.test_simulator import setups, traces
 def rules(draw: st.DrawFn) -> Options:
     """Every rule that the compiled loop knows, and combinations that nobody would choose."""
     kv_by_layer = draw(st.booleans())
-    feeds = [Saturate(), FeedByKv(initial=3, spacing_s=0.5, delay_s=0.2)] if kv_by_layer else [Saturate()]
+    feeds: list[Saturate | FeedByKv] = [Saturate()]
+    if kv_by_layer:
+        feeds.append(FeedByKv(initial=3, spacing_s=0.5, delay_s=0.2))
     return Options(
         seconds=60.0,
         warmup_s=draw(st.sampled_from((0.0, 5.0))),

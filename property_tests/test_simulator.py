@@ -30,7 +30,7 @@ def setups(draw: st.DrawFn, partial: bool | None = None, kv_tokens: int | None =
     """A random placement that carries something; every token costs the same, so that tables mean what they say."""
     problem, placement = draw(placed_problems(max_nodes=5, max_layers=5, partial=partial, servable=True))
     # Only outputs come home, while a flow counts prompts there too: let nothing bind on the way home.
-    problem = replace(problem, token_bytes=1e-6)
+    problem = replace(problem, token_bytes=1e-6)  # type: ignore[arg-type]  # bytes, and next to none of them
     if not nics:
         problem = replace(problem, nodes=tuple(replace(node, nic_bytes_per_s=None) for node in problem.nodes))
     flow = placement_flow(problem, placement)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -108,12 +109,12 @@ def changed(draw: st.DrawFn, witness: Witness, problem: Problem) -> Witness:
     field = draw(st.sampled_from([field.name for field in fields(witness)]))
     value = getattr(witness, field)
     if field == "sites":
-        return replace(witness, sites=draw(groups(problem)))
+        return replace(cast(Any, witness), sites=draw(groups(problem)))
     if field == "prices":
         name = draw(st.sampled_from(sorted(value)))
-        return replace(witness, prices={**value, name: value[name] * factor})
+        return replace(cast(Any, witness), prices={**value, name: value[name] * factor})
     if field == "alone":
-        return replace(witness, alone=tuple(flow * factor for flow in value))
+        return replace(cast(Any, witness), alone=tuple(flow * factor for flow in value))
     return replace(witness, **{field: value * factor})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -29,7 +30,10 @@ async def http(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def client(http: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=http, max_retries=0) as client:
+    speaker: Any = http  # newer clients are typed for a fork of httpx, and take either
+    async with openai.AsyncOpenAI(
+        api_key="none", base_url="http://test/v1", http_client=speaker, max_retries=0
+    ) as client:
         yield client
 
 

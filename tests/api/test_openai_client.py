@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import openai
@@ -276,7 +277,8 @@ async def test_an_inner_error_is_a_500_in_the_same_shape(client, service):
 async def test_the_synchronous_client_over_a_port(server, service):
     def talk() -> tuple[str, str]:
         with openai.OpenAI(api_key="none", base_url=f"{server}/v1", max_retries=0) as client:
-            whole = client.chat.completions.create(model="tiny", messages=user("Hi")).choices[0].message.content
+            chat: Any = user("Hi")
+            whole = client.chat.completions.create(model="tiny", messages=chat).choices[0].message.content
             stream = client.completions.create(model="tiny", prompt="p", stream=True)
             return whole, "".join(chunk.choices[0].text for chunk in stream)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
         case str():
             writer.add_string(key, value)
         case _:
+            assert isinstance(value, Sequence)
             writer.add_array(key, list(value))
 
 

@@ -158,7 +158,7 @@ def run(capsys, *args) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
         main([str(arg) for arg in args])
     out, err = capsys.readouterr()
-    return caught.value.code or 0, out, err
+    return int(caught.value.code or 0), out, err
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.name for mistake in MISTAKES])

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -171,7 +172,7 @@ def test_every_command_is_one_that_helix_df_has(command: str) -> None:
     words = shlex.split(command[command.index("helix-df ") :].partition(">")[0].partition("|")[0].replace("…", "x"))[1:]
     if words[0].startswith("-"):
         return
-    group = typer.main.get_command(_app(words))
+    group: Any = typer.main.get_command(_app(words))
     with group.make_context("helix-df", words, resilient_parsing=True) as context:
         _, found, rest = group.resolve_command(context, words)
         try:

@@ -2,8 +2,10 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -111,7 +113,7 @@ def assigned(split, num_layers):
 def test_llama_cpp_places_every_layer_where_the_plan_does(lengths):
     plan = chain(*lengths)
     exported = export_plan(plan, "llama.cpp")
-    split = exported.facts["tensor_split"]
+    split = cast(Sequence[int], exported.facts["tensor_split"])
     assert sum(split) == plan.num_layers + 1
     order = [stage.node for stage in plan.stages]
     expected = [next(i for i, n in enumerate(order) if layer in plan.placement[n]) for layer in range(plan.num_layers)]

@@ -27,7 +27,7 @@ def cli(capsys, tmp_path, monkeypatch):
         with pytest.raises(SystemExit) as end:
             main(["bench", *arguments])
         out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
+        return int(end.value.code or 0), out, err
 
     return run
 

@@ -46,7 +46,7 @@ def record_checkpoints() -> None:
                 ids = prompt_ids(CONFIGS[name]["vocab_size"], length).tolist()
                 arrays[f"{name}.logits.{length}"] = last_logits(model, ids)
                 arrays[f"{name}.tokens.{length}"] = greedy_tokens(model, ids)
-    np.savez_compressed(RECORDED / "checkpoints.npz", **arrays)
+    np.savez_compressed(RECORDED / "checkpoints.npz", **arrays)  # type: ignore[arg-type]  # its flag is no array of ours
 
 
 def record_smollm2(path: Path) -> None:
@@ -61,7 +61,7 @@ def record_smollm2(path: Path) -> None:
         arrays[f"probed.{index}"] = logits[probe_ids(len(logits))]
         arrays[f"best.{index}"], arrays[f"best_logits.{index}"] = best.astype(np.int32), logits[best]
         arrays[f"tokens.{index}"] = greedy_tokens(model, ids)
-    np.savez_compressed(RECORDED / "smollm2.npz", **arrays)
+    np.savez_compressed(RECORDED / "smollm2.npz", **arrays)  # type: ignore[arg-type]  # its flag is no array of ours
     texts = [{"text": text, "ids": tokenizer(text)["input_ids"]} for text in TRICKY_TEXTS]
     for entry in texts:
         entry["decoded"] = tokenizer.decode(entry["ids"], skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -92,7 +92,12 @@ def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: 
 def test_what_leaves_together_arrives_together_and_in_order() -> None:
     first = m.Forward("r/1", 3, True, ROUTE, np.arange(4, dtype=np.int32))
     second = m.Forward("s/1", 0, False, None, np.ones((2, 3), np.float32))
-    sends = [("here", m.Release("q/1")), ("here", first), ("there", m.Stop()), ("here", second)]
+    sends: list[tuple[str, m.Message]] = [
+        ("here", m.Release("q/1")),
+        ("here", first),
+        ("there", m.Stop()),
+        ("here", second),
+    ]
     bundles = m.encode_bundles(sends, "t")
     assert list(bundles) == ["here", "there"]
     released, one, two = m.decode_bundle([bytes(frame) for frame in bundles["here"]], "t")

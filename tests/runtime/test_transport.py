@@ -57,10 +57,12 @@ def test_a_waiting_receiver_can_be_woken(address: str) -> None:
 @pytest.mark.parametrize("address", SCHEMES)
 def test_many_threads_may_send(address: str) -> None:
     here, there = listen(address), listen(address)
-    threads = [
-        threading.Thread(target=lambda name=name: [here.send(there.address, [b"%d" % name]) for _ in range(100)])
-        for name in range(4)
-    ]
+
+    def send_many(name: int) -> None:
+        for _ in range(100):
+            here.send(there.address, [b"%d" % name])
+
+    threads = [threading.Thread(target=send_many, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     received = take(there, 400)

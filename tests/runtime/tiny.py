@@ -49,9 +49,8 @@ def tiny_request(index: int, **changes: Any) -> GenerationRequest:
     """Requests of many lengths; every third one is sampled."""
     prompt = tuple((7 * index + 3 * position) % 256 for position in range(1 + 5 * index % 47))
     sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=index) if index % 3 == 0 else SamplingParams()
-    return GenerationRequest(
-        **{"id": f"r{index}", "prompt": prompt, "max_tokens": 4 + index, "sampling": sampling} | changes
-    )
+    fields: dict[str, Any] = {"id": f"r{index}", "prompt": prompt, "max_tokens": 4 + index, "sampling": sampling}
+    return GenerationRequest(**fields | changes)
 
 
 def has_ipv6() -> bool:

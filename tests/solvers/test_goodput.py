@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def job(**solver: object) -> Job:
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
     given = job()
-    return Evaluator(SearchConfig(given, GoodputOptions(**QUICK)), compile_problem(given), 0)
+    return Evaluator(SearchConfig(given, GoodputOptions(**cast(Any, QUICK))), compile_problem(given), 0)
 
 
 @pytest.fixture(scope="module")

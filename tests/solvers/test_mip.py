@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.problems import node, problem
 SMALL = problem(4, node("a", 9, 7), node("b", 8, 6), node("c", 30, 20, 15, 3))
 
 
-def run(given=SMALL, backend: str = "highs", watch: Watch | None = None, **options: object) -> SolveResult:
+def run(given=SMALL, backend: str = "highs", watch: Watch | None = None, **options: Any) -> SolveResult:
     extra = options.pop("extra", {"warm_start": False})
     solve_options = SolveOptions(**{"time_limit_s": 30.0, "backend": backend, "extra": extra, **options})
     return MipSolver().solve(given, solve_options, watch or Watch())

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -65,7 +66,14 @@ def _check(value, schema, root):
 
 
 def _is(value, kind):
-    names = {"string": str, "object": dict, "array": list, "integer": int, "number": (int, float), "boolean": bool}
+    names: dict[str, Any] = {
+        "string": str,
+        "object": dict,
+        "array": list,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+    }
     return any(
         kind_ in names and isinstance(value, names[kind_]) for kind_ in ([kind] if isinstance(kind, str) else kind)
     )

@@ -1,6 +1,7 @@
 """What the loader accepts, resolves and refuses. Mistakes as a user meets them are in tests/cli/test_mistakes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ links: {default: {bandwidth: 10Gbps, latency: 1ms}}
 """
 
 
-def refusal(text: str) -> SpecError:
+def refusal(text: str) -> Any:
+    """The ``SpecError``, or the ``SpecErrors`` when there are several."""
     with pytest.raises(SpecError) as caught:
         parse_job(text)
     return caught.value
@@ -53,7 +55,7 @@ one: {<<: *a, region: asia}
 two: {<<: [*a, *b]}
 three: *a
 """
-    data = parse_yaml(text, "t").data
+    data: Any = parse_yaml(text, "t").data
     assert data["one"] == {"gpu": "L4", "region": "asia"}
     assert data["two"] == {"gpu": "L4", "region": "eu", "nic": "1Gbps"}
     assert data["three"] == data["defaults"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Generator
+from typing import cast
 
 import numpy as np
 import pytest
@@ -253,7 +255,7 @@ def test_generation_ends_at_the_end_token_and_frees_its_pages():
     assert list(generate_alone(one, [1, 2], 8, eos_ids={tokens[0]})) == tokens[:1]
     stream = generate_alone(one, [1, 2], 8)
     next(stream)
-    stream.close()
+    cast(Generator[int], stream).close()
     assert one.used_pages == 0
 
 

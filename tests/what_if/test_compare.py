@@ -13,10 +13,11 @@ from helix_df.planning import make_plan
 from helix_df.simulator import options_of
 from helix_df.simulator.trace_names import find_trace
 from helix_df.what_if import AddNodes, RemoveNode, SetLink, Variant, changed, compare, keep_placement, replan, row_of
+from helix_df.what_if.changes import Change
 from helix_df.what_if.compare import comparison_document
 
 EXAMPLES = Path(__file__).parents[2] / "spec" / "examples"
-CHANGES = {
+CHANGES: dict[str, list[Change]] = {
     "more": [AddNodes("T4", 2, "lab")],
     "slower": [SetLink(("home", "lab"), 1e5)],
     "faster": [SetLink(("home", "lab"), 1e9, 0.001)],
