@@ -7,8 +7,9 @@ without its past or with somebody else's changes the tokens that come out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -310,12 +311,12 @@ class World:
 
     def replay(self) -> None:
         """All machines that ever were do the same again, by their logs."""
-        again = replay(self.recorded.events.read())
+        again: Any = replay(self.recorded.events.read())
         assert [plain(done, True) for _, done in again.steps] == [plain(done, True) for done in self.outcomes]
         assert again.state.snapshot() == self.coordinator.snapshot()
         for worker in self.everyone:
             if worker.recorded is not None:
-                steps = replay(worker.recorded.events.read()).steps
+                steps: Any = replay(worker.recorded.events.read()).steps
                 assert [plain(done, False) for _, done in steps] == [plain(done, False) for done in worker.outcomes]
 
     # how it moves

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import helix_df
-from helix_df.runtime.api.client import LocalJob, Options
+from helix_df.runtime.api.client import GenerationOptions, LocalJob
 from tests.api.fakes import FakeService, text_service
 from tests.jobs.conftest import JOB, tiny_plan
 from tests.jobs.test_daemon import ready
@@ -70,6 +70,6 @@ async def test_deploy_runs_the_real_engine(tmp_path, kind):
     path = tmp_path / "job.yaml"
     path.write_text(JOB.replace("NAME", "tiny"))
     async with helix_df.deploy({"plan": plan, "job": plan.job, "file": path}[kind]) as running:
-        asked: Options = {"max_tokens": 8, "seed": 1, "ignore_eos": True}
+        asked: GenerationOptions = {"max_tokens": 8, "seed": 1, "ignore_eos": True}
         streamed = "".join([piece.text async for piece in running.stream("The capital of France is", **asked)])
         assert streamed == str(await running.complete("The capital of France is", **asked))

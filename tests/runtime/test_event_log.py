@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -129,10 +130,10 @@ async def test_the_log_of_a_real_job_replays_to_its_status(tmp_path: Path) -> No
     await stream.aclose()
     await answer(coordinator, tiny_request(2))
     status = coordinator._state.snapshot()
-    at_end = replay(coordinator.events.read()).state
+    at_end: Any = replay(coordinator.events.read()).state
     assert at_end.snapshot() == status
     await coordinator.close()
     for node in ("front", "early", "late", "back"):
         again = replay(tmp_path / f"{node}.events")
-        assert again.state.requests == 0
+        assert cast(WorkerState, again.state).requests == 0
         assert again.steps
