@@ -11,9 +11,6 @@ from typing import Literal, Protocol
 
 from helix_df.runtime.sampling import SamplingParams
 
-PAGE_TOKENS = 16
-"""Tokens of a page in a worker's KV cache."""
-
 FinishReason = Literal["stop", "length"]
 
 

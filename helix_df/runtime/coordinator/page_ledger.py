@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.rules.routing import KvLedger
-from helix_df.runtime.requests import PAGE_TOKENS, Prefix
+from helix_df.runtime.requests import Prefix
 
 
 @dataclass(slots=True)

@@ -208,12 +208,13 @@ class RequestsState:
         return actions
 
     def retry(self, now: float) -> list[CoordinatorAction]:
-        """Put those back to the head of the queue that have waited long enough after a rejection."""
-        due = [name for name in self.backing_off if self.requests[name].retry_s <= now]
-        for name in due:
-            self.requests[name].move("due")
-        self.backing_off = [name for name in self.backing_off if name not in due]
-        self.queue.extendleft(sorted(due, key=lambda name: -self.requests[name].retry_s))
+        """Put the first of those back to the head of the queue that have waited long enough after a rejection."""
+        due = min(self.backing_off, key=lambda name: self.requests[name].retry_s, default=None)
+        if due is None or self.requests[due].retry_s > now:
+            return []
+        self.requests[due].move("due")
+        self.backing_off.remove(due)
+        self.queue.appendleft(due)
         return self.admit()
 
     def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:

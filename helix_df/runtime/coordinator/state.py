@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from helix_df.graph.problem import Placement
 from helix_df.plan.plan import Plan
+from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.registry import follows_flow
 from helix_df.runtime.coordinator.actions import CoordinatorAction
@@ -19,7 +20,7 @@ from helix_df.runtime.coordinator.nodes_state import NodeAction, NodeDown, Nodes
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
-from helix_df.runtime.requests import PAGE_TOKENS, GenerationRequest, JobState, JobStatus, NodeStatus
+from helix_df.runtime.requests import GenerationRequest, JobState, JobStatus, NodeStatus
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled, Send
 
@@ -121,7 +122,7 @@ class CoordinatorState:
         return self.requests_state.cancel(request)
 
     def retry(self, now: float) -> list[CoordinatorAction]:
-        """Put those back to the head of the queue that have waited long enough after a rejection."""
+        """Put the first of those back to the head of the queue that have waited long enough after a rejection."""
         return self.requests_state.retry(now)
 
     def on_message(self, message: Message, now: float) -> list[CoordinatorAction]:

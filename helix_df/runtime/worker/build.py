@@ -10,7 +10,7 @@ from helix_df.graph.stage_timing import node_timing
 from helix_df.models.weights import load_shard
 from helix_df.paths import cache_root
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.requests import PAGE_TOKENS
+from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.wire.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache

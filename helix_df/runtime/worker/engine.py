@@ -14,7 +14,8 @@ from jax import Array
 
 from helix_df.layers import LayerRange
 from helix_df.models.llama import LlamaShard
-from helix_df.runtime.requests import PAGE_TOKENS, EngineHealth, TopLogprobs
+from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.compile_cache import compiled_programs

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from helix_df.rules.pages import pages_for
-from helix_df.runtime.requests import PAGE_TOKENS
+from helix_df.rules.pages import PAGE_TOKENS, pages_for
 
 
 class PagePool:
