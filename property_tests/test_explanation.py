@@ -18,7 +18,7 @@ from helix_df.graph.max_flow import placement_flow, solve_max_flow
 from helix_df.graph.problem import LinkTable, Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.diff import diff
-from helix_df.plan.moves import move_bytes, stage_bytes
+from helix_df.plan.moves import load_bytes, move_bytes
 from property_tests.strategies import geometries, placed_problems, placements_of
 from tests.explain.plans import plan_of
 
@@ -129,7 +129,7 @@ def test_what_a_change_loads_less_what_the_way_back_loads_is_what_more_is_held(d
     geometry = data.draw(geometries())
     old, new = data.draw(placements_of(geometry.num_layers)), data.draw(placements_of(geometry.num_layers))
     there, back = (sum(move_bytes(a, b, geometry, 2).values()) for a, b in ((old, new), (new, old)))
-    held = [sum(stage_bytes(layers, geometry, 2) for layers in placement.values()) for placement in (old, new)]
+    held = [sum(load_bytes(None, layers, geometry, 2) for layers in placement.values()) for placement in (old, new)]
     assert there - back == held[1] - held[0]
     assert there <= held[1]
 

@@ -157,7 +157,7 @@ def test_a_weaker_claim_passes_and_a_stronger_one_is_refused() -> None:
 
     assert claimed(1.0) == claimed(1.01) == []
     (wrong,) = claimed(0.99)
-    assert "below its flow" in wrong
+    assert "below its own flow" in wrong
 
 
 def test_a_claim_below_what_the_witness_proves_is_refused() -> None:

@@ -16,23 +16,23 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def speed_matrix(problem: Problem) -> Floats:
+def capacity_matrix(problem: Problem) -> Floats:
     """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit.
 
     A node whose layers are pinned serves nothing with another number of layers.
     """
     widest = max((node.max_layers for node in problem.nodes), default=0)
-    speed = np.zeros((len(problem.nodes), widest + 1))
+    capacity = np.zeros((len(problem.nodes), widest + 1))
     rows: dict[tuple[object, ...], Floats] = {}
     for i, node in enumerate(problem.nodes):
         key = (node.tokens_per_s, node.nic_bytes_per_s)
         if key not in rows:
             rows[key] = np.array([problem.node_capacity(node, k) for k in range(1, node.max_layers + 1)])
-        speed[i, 1 : node.max_layers + 1] = rows[key]
+        capacity[i, 1 : node.max_layers + 1] = rows[key]
         pinned = problem.limits.fixed.get(node.name)
         if pinned is not None:
-            speed[i, np.arange(widest + 1) != len(pinned)] = 0.0
-    return speed
+            capacity[i, np.arange(widest + 1) != len(pinned)] = 0.0
+    return capacity
 
 
 def request_matrix(problem: Problem) -> Ints:

@@ -24,7 +24,7 @@ class Covering:
     """``Σ_i max_k [max(0, k − λ)·min(T_i(k)/F, 1) + a_i(k)] ≥ need``, whose left side never grows with ``F``.
 
     Args:
-        speed: tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit.
+        capacity: tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit.
         need: the right side, free of ``F``.
         per_hop: ``λ ≥ 0``.
         extra: ``a_i(k)``, what node ``i`` adds with ``k`` layers whatever flows; none by default.
@@ -32,21 +32,26 @@ class Covering:
     """
 
     def __init__(
-        self, speed: Floats, need: float, per_hop: float = 0.0, extra: Floats | None = None, scale: float | None = None
+        self,
+        capacity: Floats,
+        need: float,
+        per_hop: float = 0.0,
+        extra: Floats | None = None,
+        scale: float | None = None,
     ) -> None:
-        table = speed if extra is None else np.concatenate([speed, extra], axis=1)
+        table = capacity if extra is None else np.concatenate([capacity, extra], axis=1)
         self._counts: Floats = np.zeros(0)
         if len(table):
             table, counts = np.unique(table, axis=0, return_counts=True)
             self._counts = counts.astype(np.float64)
-        width = speed.shape[1]
+        width = capacity.shape[1]
         self._rows = table[:, :width]
         self._added = table[:, width:] if extra is not None else 0.0
         self._held = np.arange(width) * (self._rows > 0) > 0
         self._counted = np.maximum(np.arange(width) - per_hop, 0.0)
         self._need = need
         self._rest = 0.0 if scale is None else scale - need
-        self.all_nodes = float(speed.max(axis=1, initial=0.0).sum())
+        self.all_nodes = float(capacity.max(axis=1, initial=0.0).sum())
         """Tokens/s of all nodes together: no more flows, since every token passes some node."""
 
     def rules_out(self, flow: float, slack: float) -> bool:

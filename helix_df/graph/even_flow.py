@@ -17,15 +17,15 @@ from ortools.graph.python import min_cost_flow
 from helix_df.graph.arcs import SINK, SOURCE
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
-from helix_df.graph.max_flow import Network, solve_max_flow
+from helix_df.graph.max_flow import IntegerArcs, solve_max_flow
 from helix_df.graph.problem import Placement, Problem
 
-Spread = Literal["any", "even", "roomy", "wide", "swift"]
-"""``any``: the solver's own maximum flow. ``even``: nodes are loaded evenly, as shares of their capacity.
-``roomy``: and none gets more requests than its part of the KV cache. ``wide``: links are loaded evenly, so that there
-are many ways on from a node when one is full. ``swift``: that, but slow nodes less than fast ones."""
+CostPreset = Literal["any", "even-nodes", "kv-room", "wide-links", "quick-nodes"]
+"""``any``: the solver's own maximum flow. ``even-nodes``: nodes are loaded evenly, as shares of their capacity.
+``kv-room``: and none gets more requests than its part of the KV cache. ``wide-links``: links are loaded evenly, so that
+there are many ways on from a node when one is full. ``quick-nodes``: that, but slow nodes less than fast ones."""
 
-SPREADS: tuple[Spread, ...] = get_args(Spread)
+COST_PRESETS: tuple[CostPreset, ...] = get_args(CostPreset)
 
 STEPS = 16
 """Pieces of a capacity, each dearer than the one before."""
@@ -45,7 +45,7 @@ class ArcCosts:
     links: float = 0.0
 
 
-def spread_flow(problem: Problem, placement: Placement, spread: Spread) -> Flow:
+def spread_flow(problem: Problem, placement: Placement, spread: CostPreset) -> Flow:
     """A maximum flow of a placement, spread over its nodes. Deterministic; value and cut are ``placement_flow``'s.
 
     Raises:
@@ -58,15 +58,15 @@ def spread_flow(problem: Problem, placement: Placement, spread: Spread) -> Flow:
     return Flow(flow.value, _cheapest(graph, flow, _arc_costs(problem, graph, flow, spread)), flow.cut)
 
 
-def _arc_costs(problem: Problem, graph: FlowGraph, flow: Flow, spread: Spread) -> ArcCosts:
+def _arc_costs(problem: Problem, graph: FlowGraph, flow: Flow, spread: CostPreset) -> ArcCosts:
     match spread:
-        case "roomy":
+        case "kv-room":
             room = _room(problem, graph)
             ease = {node.name: min(node.capacity, flow.value * room[node.name]) for node in graph.nodes}
             return ArcCosts({node.name: node.capacity / ease[node.name] for node in graph.nodes})
-        case "wide":
+        case "wide-links":
             return ArcCosts({node.name: LITTLE for node in graph.nodes}, 1.0)
-        case "swift":
+        case "quick-nodes":
             # Tokens/s through one layer.
             speed = {node.name: node.capacity * len(node.layers) for node in graph.nodes}
             fastest = max(speed.values())
@@ -87,8 +87,8 @@ def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
 
 def _cheapest(graph: FlowGraph, flow: Flow, costs: ArcCosts) -> tuple[EdgeFlow, ...]:
     """The links of the maximum flow that costs least."""
-    network = Network(graph)
-    tails, heads, capacity = network.tails.tolist(), network.heads.tolist(), network.units.tolist()
+    arcs = IntegerArcs(graph)
+    tails, heads, capacity = arcs.tails.tolist(), arcs.heads.tolist(), arcs.units.tolist()
     count = len(graph.nodes)
     solver = min_cost_flow.SimpleMinCostFlow()
 

@@ -11,7 +11,7 @@ import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
 from helix_df.graph.arcs import SINK, SOURCE, connect, entry, exit_of, joinable, to_units
-from helix_df.graph.capacities import Floats, Ints, link_matrix, speed_matrix
+from helix_df.graph.capacities import Floats, Ints, capacity_matrix, link_matrix
 from helix_df.graph.flow import RESOLUTION
 from helix_df.graph.max_flow import solve_arcs
 from helix_df.graph.problem import Placement, Problem
@@ -29,10 +29,10 @@ class Judge:
         self.num_layers = problem.num_layers
         self.partial = problem.partial_inference
         self.most = np.array([node.max_layers for node in problem.nodes], dtype=np.int64)
-        self.speed = speed_matrix(problem)
+        self.capacity = capacity_matrix(problem)
         """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit."""
         self.links = link_matrix(problem)
-        self._speed_units = to_units(self.speed)
+        self._capacity_units = to_units(self.capacity)
         self._link_units = to_units(self.links)
         self._linked = self.links > 0
 
@@ -90,7 +90,7 @@ class Judge:
         coordinator = self._link_units[-1, used]
         units = np.concatenate(
             [
-                self._speed_units[used, count[used]],
+                self._capacity_units[used, count[used]],
                 coordinator[arcs.first],
                 self._link_units[used[arcs.tail], used[arcs.head]],
                 coordinator[arcs.last],

@@ -16,7 +16,7 @@ from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 
 
-class Network:
+class IntegerArcs:
     """Integer arcs of a flow graph: those of its nodes, then those of its edges."""
 
     def __init__(self, graph: FlowGraph) -> None:
@@ -51,9 +51,9 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
     """
     if not graph.edges:
         return Flow(0.0, (), MinCut((), (), 0.0))
-    network = Network(graph)
-    solver = solve_arcs(network.tails, network.heads, network.units, len(graph.nodes))
-    flows = solver.flows(np.arange(len(network.units))).tolist()
+    arcs = IntegerArcs(graph)
+    solver = solve_arcs(arcs.tails, arcs.heads, arcs.units, len(graph.nodes))
+    flows = solver.flows(np.arange(len(arcs.units))).tolist()
     source_side = set(solver.get_source_side_min_cut())
     edge_flows = flows[len(graph.nodes) :]
     edges = tuple(
@@ -61,7 +61,7 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
         for edge, units in zip(graph.edges, edge_flows, strict=True)
         if units > 0
     )
-    return Flow(solver.optimal_flow() * RESOLUTION, edges, _min_cut(network, source_side))
+    return Flow(solver.optimal_flow() * RESOLUTION, edges, _min_cut(arcs, source_side))
 
 
 def placement_flow(problem: Problem, placement: Placement) -> Flow:
@@ -73,18 +73,18 @@ def placement_flow(problem: Problem, placement: Placement) -> Flow:
     return solve_max_flow(build_graph(problem, placement))
 
 
-def _min_cut(network: Network, source_side: set[int]) -> MinCut:
+def _min_cut(arcs: IntegerArcs, source_side: set[int]) -> MinCut:
     # The source reaches vertices with residual capacity; vertices that no arc touches don't matter.
     source_side = source_side | {SOURCE}
     crossing = [
         arc
-        for arc, (tail, head) in enumerate(zip(network.tails.tolist(), network.heads.tolist(), strict=True))
+        for arc, (tail, head) in enumerate(zip(arcs.tails.tolist(), arcs.heads.tolist(), strict=True))
         if tail in source_side and head not in source_side
     ]
-    count = len(network.graph.nodes)
-    nodes = tuple(network.graph.nodes[arc].name for arc in crossing if arc < count)
-    links = tuple(_ends(network.graph.edges[arc - count]) for arc in crossing if arc >= count)
-    return MinCut(nodes, links, int(network.units[crossing].sum()) * RESOLUTION)
+    count = len(arcs.graph.nodes)
+    nodes = tuple(arcs.graph.nodes[arc].name for arc in crossing if arc < count)
+    links = tuple(_ends(arcs.graph.edges[arc - count]) for arc in crossing if arc >= count)
+    return MinCut(nodes, links, int(arcs.units[crossing].sum()) * RESOLUTION)
 
 
 def _ends(edge: FlowEdge) -> tuple[str, str]:

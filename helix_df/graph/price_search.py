@@ -66,7 +66,7 @@ def find_prices(problem: Problem, covering: float) -> NodePrices | None:
     """
     sites = find_sites(problem).members
     cluster, kind_of = describe(problem, sites)
-    if covering <= 0 or not len(cluster.speed) or covering > MOST * cluster.speed.max():
+    if covering <= 0 or not len(cluster.capacity) or covering > MOST * cluster.capacity.max():
         return None
     found = _search(cluster, covering)
     if found is None:
@@ -167,7 +167,7 @@ class PriceSearch:
                 row[table.kinds[option]] -= 1 / table.layers[option]
             if rest:
                 cheapest = table.cheapest
-                share = min(table.speed[cheapest], flow) / flow
+                share = min(table.capacity[cheapest], flow) / flow
                 row[table.kinds[cheapest]] -= rest / GRID / share / table.layers[cheapest]
             self.layers.append((flow, row))
             added = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helix_df.graph.capacities import Floats, Ints, link_matrix, speed_matrix
+from helix_df.graph.capacities import Floats, Ints, capacity_matrix, link_matrix
 from helix_df.graph.problem import Problem
 
 MOST = 5
@@ -39,13 +39,13 @@ rest lets another machine, which adds in another order, prove what was found her
 class Cluster:
     """What the argument needs of a problem.
 
-    ``speed[kind, k]`` is tokens/s with ``k`` layers, ``counts[kind]`` how many nodes are alike in this. ``alone``:
+    ``capacity[kind, k]`` is tokens/s with ``k`` layers, ``counts[kind]`` how many nodes are alike in this. ``alone``:
     tokens/s that sites serve at most without links between them. ``crossings``: links between sites that a token takes
     at least if it leaves its site. ``links[n]``: tokens/s that the best ``n`` links between sites carry together.
     """
 
     num_layers: int
-    speed: Floats
+    capacity: Floats
     counts: Floats
     alone: float
     crossings: int
@@ -53,7 +53,7 @@ class Cluster:
 
     def content(self) -> tuple[object, ...]:
         """All of it, to tell clusters apart."""
-        arrays = (self.speed.shape, self.speed.tobytes(), self.counts.tobytes(), self.links.tobytes())
+        arrays = (self.capacity.shape, self.capacity.tobytes(), self.counts.tobytes(), self.links.tobytes())
         return (self.num_layers, self.alone, self.crossings, *arrays)
 
     def __eq__(self, other: object) -> bool:
@@ -68,10 +68,10 @@ def describe(problem: Problem, sites: Sequence[Sequence[int]]) -> tuple[Cluster,
 
     ``sites`` are positions of nodes; any grouping will do.
     """
-    speed = speed_matrix(problem)
-    kinds, kind = np.unique(speed, axis=0, return_inverse=True)
+    capacity = capacity_matrix(problem)
+    kinds, kind = np.unique(capacity, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
-    held = np.where(speed > 0, np.arange(speed.shape[1]), 0).max(axis=1, initial=0)
+    held = np.where(capacity > 0, np.arange(capacity.shape[1]), 0).max(axis=1, initial=0)
     memory = [int(held[list(site)].sum()) for site in sites]
     by_site = [np.bincount(kind[list(site)], minlength=len(kinds)) for site in sites]
     whole = [tuple(count) for count, layers in zip(by_site, memory, strict=True) if layers >= problem.num_layers]
@@ -88,11 +88,11 @@ def describe(problem: Problem, sites: Sequence[Sequence[int]]) -> tuple[Cluster,
     return cluster, np.where(useful, np.cumsum(useful) - 1, -1)[kind]
 
 
-def _alone(speed: Floats, counts: Ints, num_layers: int) -> float:
+def _alone(capacity: Floats, counts: Ints, num_layers: int) -> float:
     """No less than the covering bound of a site: a flow ``F`` there is at most ``Σ_i max_k k·min(T_i(k), F) / L``."""
-    layers, flow = np.arange(speed.shape[1]), np.inf
+    layers, flow = np.arange(capacity.shape[1]), np.inf
     for _ in range(STEPS):
-        flow = float((counts * (np.minimum(speed, flow) * layers).max(axis=1)).sum()) / num_layers
+        flow = float((counts * (np.minimum(capacity, flow) * layers).max(axis=1)).sum()) / num_layers
     return flow
 
 
@@ -118,7 +118,7 @@ def _best_links(problem: Problem, sites: Sequence[Sequence[int]]) -> Floats:
 
 def covering_prices(cluster: Cluster, flow: float) -> Floats:
     """The prices with which this is ``covering_bound``: layers of ``flow`` tokens/s that a node counts for at most."""
-    best: Floats = (np.minimum(cluster.speed / flow, 1.0) * np.arange(cluster.speed.shape[1])).max(axis=1)
+    best: Floats = (np.minimum(cluster.capacity / flow, 1.0) * np.arange(cluster.capacity.shape[1])).max(axis=1)
     return best
 
 
@@ -130,15 +130,20 @@ class LayerTable:
     """
 
     def __init__(self, cluster: Cluster, prices: Floats, flow: float) -> None:
-        self.kinds, self.layers = np.nonzero(cluster.speed)
-        speed = cluster.speed[self.kinds, self.layers]
+        self.kinds, self.layers = np.nonzero(cluster.capacity)
+        capacity = cluster.capacity[self.kinds, self.layers]
         cost = prices[self.kinds] / self.layers
-        keep = _undominated(speed, cost)
-        self.kinds, self.layers, self.speed, self.cost = self.kinds[keep], self.layers[keep], speed[keep], cost[keep]
+        keep = _undominated(capacity, cost)
+        self.kinds, self.layers, self.capacity, self.cost = (
+            self.kinds[keep],
+            self.layers[keep],
+            capacity[keep],
+            cost[keep],
+        )
         # Less than the flow needs a second node, whatever the grid says.
-        parts = np.ceil(GRID * (self.speed / flow) * (1 + SAFE)).clip(1, GRID - 1).astype(np.int64)
-        self.parts: Ints = np.where(self.speed >= flow * (1 - SAFE), GRID, parts)
-        per_part = flow * self.cost / np.minimum(self.speed, flow) / GRID
+        parts = np.ceil(GRID * (self.capacity / flow) * (1 + SAFE)).clip(1, GRID - 1).astype(np.int64)
+        self.parts: Ints = np.where(self.capacity >= flow * (1 - SAFE), GRID, parts)
+        per_part = flow * self.cost / np.minimum(self.capacity, flow) / GRID
         self.cheapest = int(per_part.argmin())
         self.per_part = float(per_part[self.cheapest])
         self.at = self._fill()
@@ -176,9 +181,9 @@ class LayerTable:
         return options, float(rest)
 
 
-def _undominated(speed: Floats, cost: Floats) -> Ints:
+def _undominated(capacity: Floats, cost: Floats) -> Ints:
     """Options that nothing as cheap outruns, fastest first."""
-    order = np.lexsort((cost, -speed))
+    order = np.lexsort((cost, -capacity))
     before = np.concatenate([[np.inf], np.minimum.accumulate(cost[order])[:-1]])
     return order[cost[order] < before]
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 from pydantic import TypeAdapter
 
-from helix_df.graph.capacities import Floats, link_matrix, request_matrix, speed_matrix
+from helix_df.graph.capacities import Floats, capacity_matrix, link_matrix, request_matrix
 from helix_df.graph.covering import Covering
 from helix_df.graph.priced_covering import EVALUATED, describe, dual_bound
 from helix_df.graph.problem import Problem
@@ -176,17 +176,17 @@ def read_witness(kind: str, document: object) -> Witness:
 
 def layer_covering(problem: Problem) -> Covering:
     """The inequality of ``LayerCovering``."""
-    return Covering(speed_matrix(problem), problem.num_layers)
+    return Covering(capacity_matrix(problem), problem.num_layers)
 
 
 def linked_covering(problem: Problem) -> Covering:
     """The inequality of ``LinkedCovering``."""
-    speed, links = speed_matrix(problem), link_matrix(problem)
+    capacity, links = capacity_matrix(problem), link_matrix(problem)
     between, coordinator = links[:-1, :-1].sum(axis=1), links[:-1, -1]
-    limited = np.minimum(speed, ((between + coordinator) / 2)[:, None])
-    if speed.shape[1] > problem.num_layers:
+    limited = np.minimum(capacity, ((between + coordinator) / 2)[:, None])
+    if capacity.shape[1] > problem.num_layers:
         whole = problem.num_layers
-        limited[:, whole] = np.minimum(speed[:, whole], between / 2 + coordinator)
+        limited[:, whole] = np.minimum(capacity[:, whole], between / 2 + coordinator)
     return Covering(limited, problem.num_layers)
 
 
@@ -197,14 +197,14 @@ def limited_covering(problem: Problem, per_hop: float, per_request: float) -> Co
     held: Floats = (fit * np.arange(fit.shape[1])).astype(np.float64)
     hops, requests = per_hop * (problem.limits.max_hops or 0), per_request * layers * problem.limits.min_requests
     return Covering(
-        speed_matrix(problem), layers - hops + requests, per_hop, per_request * held, layers + hops + requests
+        capacity_matrix(problem), layers - hops + requests, per_hop, per_request * held, layers + hops + requests
     )
 
 
 def site_coverings(problem: Problem, sites: Sequence[Sequence[int]]) -> list[Covering]:
     """``layer_covering`` inside each site (positions of nodes)."""
-    speed = speed_matrix(problem)
-    return [Covering(speed[list(site)], problem.num_layers) for site in sites]
+    capacity = capacity_matrix(problem)
+    return [Covering(capacity[list(site)], problem.num_layers) for site in sites]
 
 
 def links_between(problem: Problem, sites: Sequence[Sequence[int]]) -> float:

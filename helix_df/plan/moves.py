@@ -36,13 +36,10 @@ class Near:
         return moved / GIB * self.tokens_per_s_per_gib
 
 
-def stage_bytes(layers: LayerRange, geometry: ModelGeometry, element_bytes: int) -> int:
-    """Bytes of all weights of a stage: its layers, and at the model's ends the vocabulary matrices and final norm."""
-    return load_bytes(None, layers, geometry, element_bytes)
-
-
 def load_bytes(old: LayerRange | None, new: LayerRange | None, geometry: ModelGeometry, element_bytes: int) -> int:
     """Bytes a node has to load to hold ``new`` when it holds ``old``; ``None`` stands for nothing.
+
+    From nothing, that is all of the stage: its layers, and at the model's ends the vocabulary matrices and final norm.
 
     Layers held before and after stay where they are. The first stage also holds the input embedding, the last one the
     final norm and the output head, which is the embedding again where they are tied.

@@ -161,8 +161,10 @@ def _bound_violations(plan: Plan, problem: Problem) -> list[str]:
     if kind not in KINDS or (witness is not None and witness.kind != kind):
         known = ", ".join(KINDS)
         return [f"the certificate is of the kind {kind!r}, its witness of another; kinds that can be checked: {known}"]
-    if not (math.isfinite(claimed) and claimed >= plan.flow * (1 - CLAIM)):
-        return [f"the plan claims the bound {claimed}, below its flow {plan.flow} or not a number"]
+    if not math.isfinite(claimed):
+        return [f"the plan claims the bound {claimed}, which is no bound"]
+    if not claimed >= plan.flow * (1 - CLAIM):
+        return [f"the plan claims the bound {claimed}, below its own flow {plan.flow}"]
     proven, tolerance = _proven(certificate, problem)
     if claimed >= proven * (1 - tolerance):
         return []

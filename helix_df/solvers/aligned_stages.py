@@ -36,7 +36,7 @@ class AlignedStagesSearch(CoveringWalk[tuple[Ints, Ints]]):
     def run(self, target: float, iterations: int, stop: Callable[[], bool]) -> Cover | None:
         """The best placement found and the target it serves, or ``None``. Deterministic unless stopped."""
         self.target = target
-        for node in sorted(self.free, key=lambda i: -float(self.judge.speed[i].max())):
+        for node in sorted(self.free, key=lambda i: -float(self.judge.capacity[i].max())):
             self._join(node)
         return self.climb(iterations, self.chance, stop)
 
@@ -54,7 +54,7 @@ class AlignedStagesSearch(CoveringWalk[tuple[Ints, Ints]]):
 
     def _speeds(self, node: int, lengths: Ints) -> Floats:
         """Tokens/s of a node on each stage; 0 where it doesn't fit."""
-        row = self.judge.speed[node]
+        row = self.judge.capacity[node]
         return np.where(lengths <= self.judge.most[node], row[np.minimum(lengths, len(row) - 1)], 0.0)
 
     def _covered(self) -> tuple[Floats, Floats]:
@@ -64,7 +64,7 @@ class AlignedStagesSearch(CoveringWalk[tuple[Ints, Ints]]):
         stages = self.stage[on]
         held = lengths[stages]
         covered, requests = np.zeros(len(lengths)), np.zeros(len(lengths))
-        np.add.at(covered, stages, self.judge.speed[on, held])
+        np.add.at(covered, stages, self.judge.capacity[on, held])
         if self.objective.requests is not None:
             np.add.at(requests, stages, self.objective.requests[on, held])
         return covered, requests

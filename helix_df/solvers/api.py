@@ -17,7 +17,7 @@ from helix_df.plan.moves import Near
 from helix_df.spec.job import Job
 
 if TYPE_CHECKING:
-    from helix_df.graph.even_flow import Spread
+    from helix_df.graph.even_flow import CostPreset
 
 Reason = Literal["optimal", "gap", "finished", "infeasible", "limit"]
 """Why a solve ended: proven optimal, close enough to a bound, a heuristic at its end, no placement can serve the
@@ -116,7 +116,7 @@ class SolveResult:
 
     placement: Placement | None
     termination: Termination
-    spread: Spread = "any"
+    spread: CostPreset = "any"
 
 
 class Solver(Protocol):

@@ -51,7 +51,7 @@ def _windows(most: int, width: int) -> tuple[Ints, Ints, Ints, Ints]:
 
 def site_layers(judge: Judge, nodes: tuple[int, ...], target: float) -> float:
     """Layers that nodes can hold at most, each counted with ``max_k k·min(T(k), F)/F`` (see ``covering_bound``)."""
-    speed = judge.speed[list(nodes)]
+    speed = judge.capacity[list(nodes)]
     counted = np.minimum(speed, target) * np.arange(speed.shape[1])
     return float(counted.max(axis=1).sum() / target)
 
@@ -92,7 +92,7 @@ class IntervalCoverSearch(CoveringWalk[SavedCover]):
         """
         self.boundaries = self._even_boundaries(target)
         self.aim(target)
-        fastest_first = sorted(range(len(self.nodes)), key=lambda p: -float(self.judge.speed[self.nodes[p]].max()))
+        fastest_first = sorted(range(len(self.nodes)), key=lambda p: -float(self.judge.capacity[self.nodes[p]].max()))
         for position in fastest_first:
             self._insert(position)
         return self.climb(iterations, self.chance, stop)
@@ -142,7 +142,7 @@ class IntervalCoverSearch(CoveringWalk[SavedCover]):
         self.start[p], self.count[p] = start, count
         (enters, entry), (leaves, leave) = self._shares(int(self.site[p]))
         cap = min(entry if start <= enters else self.target, leave if start + count >= leaves else self.target)
-        self.counted[p] = min(float(self.judge.speed[self.nodes[p], count]), cap)
+        self.counted[p] = min(float(self.judge.capacity[self.nodes[p], count]), cap)
         self.covered[start : start + count] += self.counted[p]
         if self.fit is not None:
             self.fitting[start : start + count] += self.fit[self.nodes[p], count]
@@ -165,7 +165,7 @@ class IntervalCoverSearch(CoveringWalk[SavedCover]):
         if most == 0:
             return
         missing = np.maximum(self.target - self.covered[begin:end], 0.0)
-        speed = self.judge.speed[node, 1 : most + 1]
+        speed = self.judge.capacity[node, 1 : most + 1]
         counts, starts, low, high = _windows(most, end - begin)
         gains = self._gains(speed, missing, low, high)
         (enters, entry), (leaves, leave) = self._shares(site)

@@ -85,7 +85,7 @@ class Polish:
         """Mean over layers of what covers them, up to a little more than the best flow."""
         level = 1.1 * self.level
         start, count = self.near.start, self.near.count
-        speed = np.minimum(self.judge.speed[np.arange(len(start)), count], level)
+        speed = np.minimum(self.judge.capacity[np.arange(len(start)), count], level)
         change = np.zeros(self.judge.num_layers + 1)
         np.add.at(change, start, speed)
         np.add.at(change, start + count, -speed)

@@ -152,7 +152,7 @@ def _anywhere(judge: Judge, chance: random.Random) -> tuple[Ints, Ints]:
 
 def _covering_limit(judge: Judge, nodes: tuple[int, ...]) -> float:
     """The covering bound of some of the nodes, to three digits."""
-    low, high = 0.0, float(judge.speed[list(nodes)].max(axis=1).sum())
+    low, high = 0.0, float(judge.capacity[list(nodes)].max(axis=1).sum())
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if site_layers(judge, nodes, middle) >= judge.num_layers else (low, middle)

@@ -36,7 +36,7 @@ class SitePacker:
     def __init__(self, judge: Judge, nodes: Sequence[int]) -> None:
         by_row: dict[tuple[float, ...], list[int]] = {}
         for node in nodes:
-            by_row.setdefault(tuple(judge.speed[node, : int(judge.most[node]) + 1].tolist()), []).append(node)
+            by_row.setdefault(tuple(judge.capacity[node, : int(judge.most[node]) + 1].tolist()), []).append(node)
         self.tables = list(by_row)
         self.members = list(by_row.values())
         self.have: Counts = tuple(len(members) for members in self.members)

@@ -10,7 +10,7 @@ from helix_df.errors import PlanError
 from helix_df.layers import LayerRange
 from helix_df.load import load_job
 from helix_df.plan.diff import diff, diff_document
-from helix_df.plan.moves import load_bytes, move_bytes, stage_bytes
+from helix_df.plan.moves import load_bytes, move_bytes
 from helix_df.planning import make_plan
 from helix_df.profiles.geometry import ModelGeometry
 from tests.explain.plans import placed, plan_of
@@ -44,7 +44,7 @@ def test_bytes_to_load(geometry, old, new, parameters):
     held, holds = (None if layers is None else LayerRange(*layers) for layers in (old, new))
     assert load_bytes(held, holds, geometry, 2) == 2 * parameters
     if old is None:
-        assert stage_bytes(holds, geometry, 2) == 2 * parameters
+        assert load_bytes(None, holds, geometry, 2) == 2 * parameters
 
 
 def test_nodes_that_load_nothing_are_left_out():

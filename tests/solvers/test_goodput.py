@@ -10,7 +10,7 @@ import pytest
 
 from helix_df.errors import Infeasible, SolverError, SpecError
 from helix_df.graph.compile import compile_problem
-from helix_df.graph.even_flow import SPREADS
+from helix_df.graph.even_flow import COST_PRESETS
 from helix_df.load import parse_job
 from helix_df.plan.diff import stay_near
 from helix_df.plan.moves import move_bytes
@@ -258,7 +258,7 @@ def test_a_race_is_given_up_only_far_behind(evaluator):
 def test_the_spread_of_the_flow_is_simulated_and_planned(evaluator, plan):
     """What the search simulates is the flow that the plan then has."""
     ranges = ranges_of(*evaluator.judge.arrays(plan.placement))
-    edges = {spread: evaluator.setup(ranges, spread).edges for spread in SPREADS}
+    edges = {spread: evaluator.setup(ranges, spread).edges for spread in COST_PRESETS}
     assert set(plan.edges) in [set(found) for found in edges.values()]
 
 
@@ -267,8 +267,8 @@ def test_identical_nodes_are_not_tried_twice(evaluator):
         search = GoodputSearch(evaluator, pool, Watch(), SolveOptions(), 1.0)
         search.seconds = 120.0
         other = (MIDDLE[1], MIDDLE[0], *MIDDLE[2:5], MIDDLE[7], *MIDDLE[5:7])
-        search._simulate([Trial(MIDDLE, "any"), Trial(other, "any"), Trial(other, "even")])
-    assert [(one.ranges, one.spread) for one in search.simulated] == [(MIDDLE, "any"), (other, "even")]
+        search._simulate([Trial(MIDDLE, "any"), Trial(other, "any"), Trial(other, "even-nodes")])
+    assert [(one.ranges, one.spread) for one in search.simulated] == [(MIDDLE, "any"), (other, "even-nodes")]
 
 
 def test_a_curve_is_read_between_its_points():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from helix_df.graph.capacities import Ints
-from helix_df.graph.even_flow import Spread, spread_flow
+from helix_df.graph.even_flow import CostPreset, spread_flow
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.stage_timing import TimingChoice, node_timing
@@ -98,7 +98,7 @@ class Evaluator:
         value = self.value(start, count)
         return value - self.objective.cost(start, count) if value > 0 else None
 
-    def setup(self, ranges: Ranges, spread: Spread = "any") -> Setup:
+    def setup(self, ranges: Ranges, spread: CostPreset = "any") -> Setup:
         """A placement as the simulator wants it, with the flow that its plan will have."""
         placement = self.judge.placement(*arrays(ranges))
         flow = spread_flow(self.problem, placement, spread)
@@ -130,14 +130,14 @@ class Evaluator:
         seed: int,
         seconds: float,
         baseline: TokenCurve = (),
-        spread: Spread = "any",
+        spread: CostPreset = "any",
     ) -> RaceResult:
         """A simulation of the search; nothing when stopped, far behind the baseline, or when nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
             return RaceResult(0.0, ())
         return self._race(self.setup(ranges, spread), self.config.offline(seed, SEARCHED, seconds), baseline, stop)
 
-    def screened(self, ranges: Ranges, threshold: Threshold, spread: Spread, stop: Callable[[], bool]) -> Scored:
+    def screened(self, ranges: Ranges, threshold: Threshold, spread: CostPreset, stop: Callable[[], bool]) -> Scored:
         """A placement simulated on what the search may see, and on arrivals if latency matters.
 
         What clears the threshold is simulated on a second draw of requests, and the mean counts.
@@ -159,7 +159,7 @@ class Evaluator:
         latencies = found.ttft_p95_s, found.itl_p95_s
         return Scored(score, ranges, *latencies, run.curve, spread, visits + found.visits)
 
-    def validated(self, ranges: Ranges, seed: int, spread: Spread, stop: Callable[[], bool]) -> Scored:
+    def validated(self, ranges: Ranges, seed: int, spread: CostPreset, stop: Callable[[], bool]) -> Scored:
         """A placement judged over the whole window on requests that the search hasn't seen."""
         most = self.config.own.validation_visits
         seconds = self.window_s(ranges, most, WHOLE_S)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from helix_df.graph.capacities import Ints
-from helix_df.graph.even_flow import Spread
+from helix_df.graph.even_flow import CostPreset
 from helix_df.solvers.goodput.racing import TokenCurve
 from helix_df.spec.job import Limits
 
@@ -36,7 +36,7 @@ class Scored:
     ttft_p95_s: float | None = None
     itl_p95_s: float | None = None
     curve: TokenCurve = ()
-    spread: Spread = "any"
+    spread: CostPreset = "any"
     visits: float = 0.0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from helix_df.graph.even_flow import SPREADS, Spread
+from helix_df.graph.even_flow import COST_PRESETS, CostPreset
 from helix_df.graph.problem import Placement
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.baselines import baselines, best_baseline
@@ -26,7 +26,7 @@ from helix_df.solvers.goodput.worker_pool import WorkerPool
 from helix_df.solvers.neighbours import Neighbours
 from helix_df.solvers.rename import identical, renamed
 
-FIRST: Spread = "swift"
+FIRST: CostPreset = "quick-nodes"
 """The maximum flow that placements are tried with first: mostly the best."""
 
 EXPLORATIONS = 2
@@ -80,7 +80,7 @@ class Trial:
     """A placement to be simulated with one of its maximum flows."""
 
     ranges: Ranges
-    spread: Spread
+    spread: CostPreset
 
 
 class GoodputSearch:
@@ -245,7 +245,7 @@ class GoodputSearch:
     def _best(self, most: int) -> list[Scored]:
         return different(sorted(self.simulated, key=self._place), most)
 
-    def _place(self, one: Scored) -> tuple[float, Ranges, Spread]:
+    def _place(self, one: Scored) -> tuple[float, Ranges, CostPreset]:
         return -self._rank(one), one.ranges, one.spread
 
     def _sorted(self, one: Trial) -> Trial:
@@ -271,12 +271,12 @@ class GoodputSearch:
         """A change of one of the elites that nobody has tried: the one of a few that promises most."""
         # The best is changed as often as all others together.
         elite = elites[0] if self.chance.random() < 0.5 else self.chance.choice(elites)
-        proposals: list[tuple[float, Ranges, Spread]] = []
+        proposals: list[tuple[float, Ranges, CostPreset]] = []
         for _ in range(PROPOSALS):
             near = Neighbours(self.evaluator.objective, *arrays(elite.ranges), self.chance)
             for _ in range(self.chance.choice((1, 1, 1, 2)) if near.usable else 0):
                 change(near)
-            spread = self.chance.choice(SPREADS) if self.chance.random() < OTHER_SPREAD else elite.spread
+            spread = self.chance.choice(COST_PRESETS) if self.chance.random() < OTHER_SPREAD else elite.spread
             one = Trial(ranges_of(near.start, near.count), spread)
             if self._sorted(one) not in self.tried:
                 trusted = self._worth(one.ranges) * self.chance.uniform(1 - TRUST, 1 + TRUST)
@@ -288,7 +288,7 @@ class GoodputSearch:
 
     def _try_spreads(self) -> None:
         """The other maximum flows of the best placements."""
-        others = [Trial(one.ranges, spread) for one in self._best(ELITES) for spread in SPREADS]
+        others = [Trial(one.ranges, spread) for one in self._best(ELITES) for spread in COST_PRESETS]
         for at in range(0, len(others), ROUND):
             if self._done(ORDERS_SHARE):
                 return
