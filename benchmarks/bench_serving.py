@@ -22,7 +22,7 @@ import pytest
 from benchmarks.serving import answer_all, prompts, serving
 from helix_df.load import load_job
 from helix_df.models.weights import load_shard
-from helix_df.paths import cache_root
+from helix_df.paths import cache_folder
 from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
@@ -70,7 +70,7 @@ def pipeline(plan: Plan) -> Iterator[Serve]:
 @pytest.fixture(scope="module")
 def single(plan: Plan) -> Serve:
     """The whole model on one engine in this process, with every core."""
-    enable_compile_cache(cache_root() / "compiled")
+    enable_compile_cache(cache_folder("compiled"))
     source = plan.job.model.parsed_source
     shard = load_shard(source, read_geometry(source), layout=matrix_layout())
     engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048, **habits())

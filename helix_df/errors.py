@@ -112,6 +112,12 @@ class MissingExtra(HelixError):
     exit_code = 10
 
 
+class FileError(HelixError):
+    """A file or folder of helix-df's own can't be read or written: the disk is full, read-only, or not the user's."""
+
+    exit_code = 11
+
+
 class RequestError(HelixError):
     """A generation request that can't be served as asked (unknown model, prompt over the context, bad parameter).
 

@@ -53,7 +53,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     import numpy as np
 
     from helix_df.models.weights import load_shard
-    from helix_df.paths import cache_root
+    from helix_df.paths import cache_folder
     from helix_df.profiles.read_geometry import read_geometry
     from helix_df.runtime.sampling import SamplingParams
     from helix_df.runtime.worker.compile_cache import enable_compile_cache
@@ -62,7 +62,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.runtime.worker.steps import Step
     from helix_df.spec.source import parse_source
 
-    enable_compile_cache(cache_root() / "compiled")
+    enable_compile_cache(cache_folder("compiled"))
     source = parse_source(f"hf:{setup.folder}")
     shard = load_shard(source, read_geometry(source), layout=matrix_layout())
     engine = Engine(

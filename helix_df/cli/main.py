@@ -17,6 +17,7 @@ import typer
 from helix_df import __version__
 from helix_df.errors import HelixError, SpecErrors
 from helix_df.extras import explained_imports
+from helix_df.file_errors import explained_files
 
 COMMANDS = {
     "examples": "helix_df.cli.examples:examples",
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("HELIX_DF_DEBUG") == "1"
     try:
-        with explained_imports():
+        with explained_imports(), explained_files():
             _app(arguments)(args=arguments, prog_name="helix-df")
     except HelixError as error:
         if debug:

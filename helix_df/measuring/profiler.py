@@ -16,7 +16,7 @@ from helix_df.errors import SpecError
 from helix_df.layers import LayerRange
 from helix_df.measuring.device_profile import Kind, Memory, Sample
 from helix_df.models.weights import load_shard
-from helix_df.paths import cache_root
+from helix_df.paths import cache_folder
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
@@ -69,7 +69,7 @@ def time_batches(
     geometry = read_geometry(source)
     held = middle_layers(geometry, max(batches.layers))
     _check(batches, job, geometry)
-    enable_compile_cache(cache_root() / "compiled")
+    enable_compile_cache(cache_folder("compiled"))
     device = jax.local_devices()[0]
     shard = load_shard(source, geometry, held, dtype=job.model.dtype, seed=job.model.seed, layout=matrix_layout())
     engine = Engine(

@@ -24,6 +24,7 @@ from typing import Protocol
 import uvicorn
 
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import create_app
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     record = DaemonRecord(os.getpid(), "starting", time.time())
     job.write_record(record)
     try:
-        asyncio.run(_until_signal(_Daemon(job, parts(), record, options.start_timeout)))
+        with explained_files():
+            asyncio.run(_until_signal(_Daemon(job, parts(), record, options.start_timeout)))
     except HelixError as error:
         log.error("the job ended: %s", error)
         _record_failure(job, error)
@@ -166,7 +168,7 @@ class _Daemon:
 
     def _note(self, record: DaemonRecord) -> None:
         self._record = record
-        self._job.write_record(record)
+        _write_record(self._job, record)
 
 
 def start_timeout(plan: Plan) -> float | None:
@@ -276,7 +278,15 @@ def _record_failure(job: JobDirectory, error: HelixError) -> None:
         hint=error.hint,
     )
     started = last.started if last is not None else time.time()
-    job.write_record(DaemonRecord(os.getpid(), "failed", started, failure=failure))
+    _write_record(job, DaemonRecord(os.getpid(), "failed", started, failure=failure))
+
+
+def _write_record(job: JobDirectory, record: DaemonRecord) -> None:
+    """What serves goes on serving when a disk fills up, though others hear of changes no more."""
+    try:
+        job.write_record(record)
+    except OSError as error:
+        log.error("the daemon's record can't be written: %s", error)
 
 
 if __name__ == "__main__":

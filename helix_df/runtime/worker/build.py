@@ -8,7 +8,7 @@ from helix_df.graph.compile import mean_request
 from helix_df.graph.speed_source import is_measured
 from helix_df.graph.stage_timing import node_timing
 from helix_df.models.weights import load_shard
-from helix_df.paths import cache_root
+from helix_df.paths import cache_folder
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.wire.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
@@ -27,7 +27,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         ModelError: when weights are missing or not as the model's configuration says.
     """
     job = Job.model_validate(welcome.job)
-    enable_compile_cache(cache_root() / "compiled")
+    enable_compile_cache(cache_folder("compiled"))
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
     source = job.model.parsed_source
     shard = load_shard(

@@ -30,7 +30,6 @@ def compiled_programs() -> int:
 
 def enable_compile_cache(path: Path) -> None:
     """Store every compiled program under ``path``, however small or quickly compiled, and reuse what lies there."""
-    path.mkdir(parents=True, exist_ok=True)
     settings = {
         "jax_compilation_cache_dir": str(path),
         "jax_persistent_cache_min_compile_time_secs": 0,

@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from helix_df.paths import cache_root
+from helix_df.paths import cache_folder
 
 ROUNDS = 24
 """Of the fixed-point iteration, with damping."""
@@ -39,7 +39,7 @@ SLACK = 1.02
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as machine code that holds no interpreter lock, kept with helix-df's other caches."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_root() / "compiled-surrogate")
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder("compiled-surrogate"))
     try:
         made: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
         return made
