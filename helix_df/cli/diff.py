@@ -15,7 +15,7 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two plans: flow, layers that move, weights to load, and traffic that is re-routed."""
-    from helix_df.cli.console import messages, output
+    from helix_df.cli.console import messages, output, print_json
     from helix_df.cli.diff_table import render_diff
     from helix_df.cli.plans import find_plan
     from helix_df.plan.diff import diff as compared
@@ -23,8 +23,6 @@ def diff(
 
     found = compared(find_plan(old, messages()), find_plan(new, messages()))
     if as_json:
-        import json
-
-        typer.echo(json.dumps(diff_document(found), indent=1, sort_keys=True))
+        print_json(diff_document(found))
         return
     render_diff(found, output())

@@ -17,7 +17,7 @@ def draw(
     ] = None,
 ) -> None:
     """Draw a plan: the layers and the flow of each node, and the bottleneck."""
-    from helix_df.cli.console import messages, output, print_trimmed
+    from helix_df.cli.console import messages, output, print_trimmed, write_file
     from helix_df.cli.plans import find_plan
     from helix_df.errors import PlanError
 
@@ -30,8 +30,5 @@ def draw(
         return
     from helix_df.pictures.plan_svg import plan_svg
 
-    try:
-        out.write_text(plan_svg(plan), encoding="utf-8")
-    except OSError as error:
-        raise PlanError("the picture can't be written", where=str(out), found=error.strerror) from error
+    write_file(out, plan_svg(plan), "the picture", PlanError)
     messages().print(f"written to {out}", soft_wrap=True)

@@ -8,7 +8,9 @@ import typer
 
 
 def examples(
-    name: Annotated[str | None, typer.Argument(help="Print this one's YAML instead of the list.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Print this example's YAML instead of the list.")
+    ] = None,
 ) -> None:
     """List the example jobs, or print one: `helix-df examples quickstart > job.yaml`."""
     from helix_df.spec.shipped import examples as shipped_examples

@@ -23,7 +23,7 @@ def explain(
 
     Every gain is the exact max flow of the changed graph. Ctrl-C leaves out the re-planning that is still to be done.
     """
-    from helix_df.cli.console import messages, output
+    from helix_df.cli.console import messages, output, print_json
     from helix_df.cli.explain_table import render_explanation
     from helix_df.cli.option_values import duration
     from helix_df.cli.plans import find_plan
@@ -35,8 +35,6 @@ def explain(
     plan = find_plan(source, messages())
     found = watched(lambda watch: explained(plan, solver=solver, budget_s=seconds, watch=watch), messages())
     if as_json:
-        import json
-
-        typer.echo(json.dumps(explanation_document(found), indent=1, sort_keys=True))
+        print_json(explanation_document(found))
         return
     render_explanation(found, output())

@@ -18,15 +18,14 @@ def export(
 
     A plan that the target can't run unchanged is refused, with the stages that are the reason.
     """
-    from helix_df.cli.console import messages
+    from helix_df.cli.console import messages, print_json
     from helix_df.cli.plans import find_plan
     from helix_df.exporters.registry import export_plan
 
     exported = export_plan(find_plan(source, messages()), to)
     if as_json:
-        import json
         from dataclasses import asdict
 
-        typer.echo(json.dumps(asdict(exported), indent=1, sort_keys=True))
+        print_json(asdict(exported))
         return
     typer.echo(exported.script(), nl=False)

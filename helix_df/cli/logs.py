@@ -15,18 +15,25 @@ POLL_S = 0.25
 
 
 def logs(
-    name: Annotated[str | None, typer.Argument(help="The job, running or not; not needed while only one runs.")] = None,
-    node: Annotated[str | None, typer.Option(help="Only this node's log, or `coordinator`.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The job's name, running or not; not needed while only one runs."),
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Only this node's log, or that of `coordinator`.")
+    ] = None,
     tail: Annotated[
-        int, typer.Option(min=0, help="Lines of each log to begin with; of events in all, 0 for every one.")
+        int, typer.Option(min=0, help="Lines of each log to start with; with --events, events in all (0: every one).")
     ] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job ends.")] = False,
     events: Annotated[
-        bool, typer.Option("--events", help="What the job's machines were told, prompts included.")
+        bool, typer.Option("--events", help="Show the events that coordinator and workers received, prompts included.")
     ] = False,
-    request: Annotated[str | None, typer.Option(help="With --events: only this request's.")] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --events: only those of this request.")
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With --events: a JSON document a line, nothing left out.")
+        bool, typer.Option("--json", help="With --events: one complete JSON document per line.")
     ] = False,
 ) -> None:
     """Show the logs of a job's coordinator and local workers."""

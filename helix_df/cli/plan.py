@@ -7,31 +7,45 @@ from typing import Annotated, Any
 
 import typer
 
+_JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]
+_Solver = Annotated[str | None, typer.Option(metavar="SOLVER", help="Plan with this solver instead of the job's.")]
+_Objective = Annotated[str | None, typer.Option(help="flow, or goodput: the same as --solver goodput.")]
+_Backend = Annotated[str | None, typer.Option(metavar="NAME", help="The solver's backend, such as highs.")]
+_TimeLimit = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Stop with the best plan after this time, such as 30s.")
+]
+_Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the solver's random choices.")]
+_Near = Annotated[
+    str | None, typer.Option(metavar="PLAN", help="Stay near this plan file or job: loading weights has a price.")
+]
+_MovePrice = Annotated[
+    float, typer.Option(min=0, help="With --near: tokens/s that a plan must gain for each GiB of weights to load.")
+]
+_Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The plan file; by default NAME.plan.json in this folder.")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON; write a file only with --out.")]
+_EveryNode = Annotated[bool, typer.Option("--all", help="List all nodes, also beyond 50.")]
+
 
 def plan(
-    job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")],
-    solver: Annotated[str | None, typer.Option(help="Place with this solver instead of the job's.")] = None,
-    objective: Annotated[str | None, typer.Option(help="flow, or goodput: the same as --solver goodput.")] = None,
-    backend: Annotated[str | None, typer.Option(help="The solver's backend, e.g. highs.")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="Take the best plan after this long, e.g. 30s.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the solver's random choices.")] = None,
-    near: Annotated[
-        str | None, typer.Option(metavar="PLAN", help="Stay near this plan file or running job: loading weights costs.")
-    ] = None,
-    move_price: Annotated[
-        float, typer.Option(min=0, help="With --near: tokens/s that each GiB of weights to load must gain.")
-    ] = 1.0,
-    out: Annotated[Path | None, typer.Option(help="The plan file; by default NAME.plan.json here.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as JSON; a file is only written with --out.")
-    ] = False,
-    every_node: Annotated[bool, typer.Option("--all", help="List every node, however many.")] = False,
+    job_file: _JobFile,
+    solver: _Solver = None,
+    objective: _Objective = None,
+    backend: _Backend = None,
+    time_limit: _TimeLimit = None,
+    seed: _Seed = None,
+    near: _Near = None,
+    move_price: _MovePrice = 1.0,
+    out: _Out = None,
+    as_json: _AsJson = False,
+    every_node: _EveryNode = False,
 ) -> None:
     """Place a job's layers and write the plan.
 
     Ctrl-C takes the best plan so far; a second one aborts.
     """
-    from helix_df.cli.console import messages, output
+    from helix_df.cli.console import messages, output, print_json
     from helix_df.cli.option_values import time_limit as read_time_limit
     from helix_df.cli.plans import find_plan
     from helix_df.cli.search import watched
@@ -52,9 +66,7 @@ def plan(
     if path is not None:
         _write(lambda: write_plan(made, path), path)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(to_document(made), indent=1, sort_keys=True))
+        print_json(to_document(made))
         return
     from helix_df.cli.plan_table import render_plan
 

@@ -37,8 +37,9 @@ def profile(
 
     Compilation doesn't count; every time is a median. The YAML goes under a job's `gpus`.
     """
-    from helix_df.cli.console import messages, output
+    from helix_df.cli.console import messages, output, write_file
     from helix_df.cli.option_values import whole_numbers
+    from helix_df.errors import SpecError
     from helix_df.measuring.drift import profile_differences
     from helix_df.measuring.profiling import job_to_profile, profile_device, profile_yaml
 
@@ -57,7 +58,7 @@ def profile(
     if out is None:
         output().print(f"\n{profile_yaml(measured)}", soft_wrap=True, end="")
     else:
-        _write(out, profile_yaml(measured))
+        write_file(out, profile_yaml(measured), "the YAML", SpecError)
         output().print(f"\nwritten to {out}")
     for difference in profile_differences(job, measured):
         progress.print(f"warning: {difference}", soft_wrap=True)
@@ -96,12 +97,3 @@ def _kv(kv_tokens: tuple[int, ...]) -> str:
     shown = sorted({1, max(1, len(kv_tokens) // 2), len(kv_tokens)})
     beside = (f"{plural(kv_tokens[n - 1], 'token')} beside {plural(n, 'layer')}" for n in shown)
     return f"KV cache left: {', '.join(beside)}"
-
-
-def _write(path: Path, text: str) -> None:
-    from helix_df.errors import SpecError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError("the file can't be written", where=str(path), found=error.strerror) from error

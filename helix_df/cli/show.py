@@ -10,7 +10,7 @@ import typer
 
 def show(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file, as `helix-df plan` writes it.")],
-    every_node: Annotated[bool, typer.Option("--all", help="List every node, however many.")] = False,
+    every_node: Annotated[bool, typer.Option("--all", help="List all nodes, also beyond 50.")] = False,
 ) -> None:
     """Check a plan file and show what it says."""
     from helix_df.cli.console import output

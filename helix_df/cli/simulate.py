@@ -23,40 +23,82 @@ if TYPE_CHECKING:
 TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, or a .csv or .jsonl file."
 
 
+_Sources = Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB", help=f"{SOURCE_HELP} Several are compared.")]
+_Trace = Annotated[str, typer.Option(metavar="TRACE", help=TRACE_HELP)]
+_Rate = Annotated[float | None, typer.Option(help="Mean requests/s that arrive.")]
+_Offline = Annotated[bool, typer.Option("--offline", help="Saturate: there is always a request waiting.")]
+_Seconds = Annotated[float, typer.Option(help="Length of the window that is reported, in simulated seconds.")]
+_Warmup = Annotated[float, typer.Option(help="Simulated seconds before the window.")]
+_Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="flow, swarm, random, shortest-queue or flow-tokens; by default the job's."),
+]
+_InFlight = Annotated[
+    int | None, typer.Option("--in-flight", min=1, help="Saturate with this many requests in flight.")
+]
+_Rules = Annotated[
+    str, typer.Option(metavar="RULES", help="runtime, or artifact: those of the Helix paper's simulator.")
+]
+_Fail = Annotated[
+    list[str] | None, typer.Option(metavar="NODE@SECONDS", help="A node fails at that time; may be repeated.")
+]
+_Join = Annotated[
+    list[str] | None, typer.Option(metavar="NODE@SECONDS", help="A node joins at that time; may be repeated.")
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the trace and of random choices.")]
+_AddNode = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GPU[:COUNT][@REGION]", help="What if: with more nodes of a GPU type; may be repeated."),
+]
+_RemoveNode = Annotated[
+    list[str] | None, typer.Option(metavar="NODE", help="What if: without this node; may be repeated.")
+]
+_Link = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A-B=RATE[,TIME]", help="What if: another link, such as eu-us=1Gbps,50ms, of two regions or nodes."
+    ),
+]
+_KeepPlacement = Annotated[bool, typer.Option("--keep-placement", help="What if, without re-planning: no layer moves.")]
+_TimeLimit = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Of each re-planning, such as 10s; by default the job's.")
+]
+_Sweep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT=VALUES",
+        help="Compare values: rate=1,2,4; likewise seed, scheduler, in-flight, link.eu-us or add-node.L4.",
+    ),
+]
+_Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a self-contained HTML page with charts.")]
+_JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the whole outcome as JSON; - prints it.")
+]
+_EveryNode = Annotated[bool, typer.Option("--all", help="List all nodes and links.")]
+
+
 def simulate(
-    sources: Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB", help=f"{SOURCE_HELP} Several: compare.")],
-    trace: Annotated[str, typer.Option(help=TRACE_HELP)] = "azure",
-    rate: Annotated[float | None, typer.Option(help="Requests a second, on average.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Saturate: a next request always waits.")] = False,
-    seconds: Annotated[float, typer.Option(help="Simulated time that is reported.")] = 600.0,
-    warmup: Annotated[float, typer.Option(help="Simulated time before that.")] = 60.0,
-    scheduler: Annotated[
-        str | None, typer.Option(help="The job's by default: flow, swarm, random, shortest-queue or flow-tokens.")
-    ] = None,
-    in_flight: Annotated[
-        int | None, typer.Option("--in-flight", min=1, help="Saturate by holding so many requests.")
-    ] = None,
-    rules: Annotated[str, typer.Option(help="runtime, or artifact: the Helix paper's simulator.")] = "runtime",
-    fail: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node fails; may be given often.")] = None,
-    join: Annotated[list[str] | None, typer.Option(help="NODE@SECONDS: a node joins; may be given often.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
-    add_node: Annotated[
-        list[str] | None, typer.Option(help="What if: GPU, GPU:COUNT or GPU:COUNT@REGION more; may be given often.")
-    ] = None,
-    remove_node: Annotated[list[str] | None, typer.Option(help="What if: without this node.")] = None,
-    link: Annotated[
-        list[str] | None, typer.Option(help="What if: eu-us=1Gbps or eu-us=1Gbps,50ms, of regions or nodes.")
-    ] = None,
-    keep_placement: Annotated[
-        bool, typer.Option("--keep-placement", help="What if, but no layer moves: don't plan anew.")
-    ] = False,
-    time_limit: Annotated[str | None, typer.Option(help="Of planning anew, e.g. 10s; by default the job's.")] = None,
-    sweep: Annotated[
-        str | None, typer.Option(help="rate=1,2,4; seed, scheduler, in-flight, link.eu-us or add-node.L4 likewise.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots here, which needs nothing else.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome here; - prints it.")] = None,
-    every_node: Annotated[bool, typer.Option("--all", help="List every node and link.")] = False,
+    sources: _Sources,
+    trace: _Trace = "azure",
+    rate: _Rate = None,
+    offline: _Offline = False,
+    seconds: _Seconds = 600.0,
+    warmup: _Warmup = 60.0,
+    scheduler: _Scheduler = None,
+    in_flight: _InFlight = None,
+    rules: _Rules = "runtime",
+    fail: _Fail = None,
+    join: _Join = None,
+    seed: _Seed = 0,
+    add_node: _AddNode = None,
+    remove_node: _RemoveNode = None,
+    link: _Link = None,
+    keep_placement: _KeepPlacement = False,
+    time_limit: _TimeLimit = None,
+    sweep: _Sweep = None,
+    html: _Html = None,
+    json_file: _JsonFile = None,
+    every_node: _EveryNode = False,
 ) -> None:
     """Simulate a plan under a trace: throughput, latency, and how busy every node and link is.
 
@@ -64,7 +106,7 @@ def simulate(
     done so far.
 
     Several plans, a sweep or a what-if (--add-node, --remove-node, --link) give a table with a row each. What-ifs are
-    planned anew by the plan's own solver, unless --keep-placement; --rate alone never plans anew.
+    re-planned by the plan's own solver, unless --keep-placement; --rate alone never re-plans.
     """
     from helix_df.cli.console import messages
     from helix_df.cli.option_values import time_limit as limit_seconds
@@ -201,17 +243,15 @@ def write_json(document: dict[str, Any], path: Path) -> None:
     text = json.dumps(document, sort_keys=True, allow_nan=False) + "\n"
     if str(path) == "-":
         typer.echo(text, nl=False)
-        return
-    _write(text, path)
+    else:
+        _write(text, path)
 
 
 def _write(text: str, path: Path) -> None:
+    from helix_df.cli.console import write_file
     from helix_df.errors import SimulationError
 
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SimulationError("the outcome can't be written", where=str(path), found=error.strerror) from error
+    write_file(path, text, "the outcome", SimulationError)
 
 
 class _Bar:

@@ -21,4 +21,4 @@ def solvers() -> None:
             about = f"not installed: {error.hint}"
         except SolverError as error:
             about = f"doesn't load: {error.found}"
-        console.print(f"{name:<{width}}  {about}", soft_wrap=True)
+        console.print(f"{name:<{width}}  {about.replace('``', '`')}", soft_wrap=True)

@@ -28,7 +28,7 @@ def split_address(text: str) -> tuple[str, str | None]:
     if host.startswith("["):
         _require_ipv6(host[1:-1])
     if port not in (None, "*") and not 1 <= int(port) <= _MAX_PORT:
-        raise ValueError("the port of the address is out of range")
+        raise ValueError(f"the port of the address is out of range, which is 1 to {_MAX_PORT}")
     return host, port
 
 
