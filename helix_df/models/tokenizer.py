@@ -20,11 +20,17 @@ from helix_df.profiles.read_geometry import locate_gguf, model_directory, read_g
 from helix_df.spec.source import ModelSource
 
 _BYTES = 256
+_MOST_COMPOSED = 4
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 class Codec(Protocol):
-    """Text to ids, without special tokens of its own, and back. Special tokens in the text become their ids."""
+    """Text to ids, without special tokens of its own, and back. Special tokens in the text become their ids.
+
+    ``longest_bytes`` is the most text, in UTF-8, that one id may stand for.
+    """
+
+    longest_bytes: int
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``."""
@@ -66,10 +72,18 @@ class Tokenizer:
         """The prompt for ``messages``; see ``ChatTemplate.render``."""
         return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
-        """The ids of the rendered chat; a template that writes the beginning-of-sequence token gets no second one."""
-        ids = self._codec.encode(self.render_chat(messages, add_generation_prompt=add_generation_prompt))
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of a rendered chat; a template that writes the beginning-of-sequence token gets no second one."""
+        ids = self._codec.encode(text)
         return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+    def fewest_tokens(self, size: int) -> int:
+        """The fewest tokens that a text of ``size`` bytes in UTF-8 can come to."""
+        return -(-size // self._codec.longest_bytes)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of the rendered chat; see ``encode_rendered``."""
+        return self.encode_rendered(self.render_chat(messages, add_generation_prompt=add_generation_prompt))
 
 
 class LibraryCodec:
@@ -77,6 +91,9 @@ class LibraryCodec:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        longest = max((len(token.encode("utf-8")) for token in tokenizer.get_vocab()), default=1)
+        # Normalizing may make a text shorter, as composing characters does.
+        self.longest_bytes = max(longest, 1) * (1 if tokenizer.normalizer is None else _MOST_COMPOSED)
 
     def encode(self, text: str) -> list[int]:
         """See ``Codec``."""
@@ -93,6 +110,8 @@ class LibraryCodec:
 
 class ByteCodec:
     """Ids 0 to 255 are bytes. ``specials`` vanish in decoding, other ids read as U+FFFD."""
+
+    longest_bytes = 1
 
     def __init__(self, specials: frozenset[int]) -> None:
         self._specials = specials

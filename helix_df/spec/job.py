@@ -326,6 +326,7 @@ class Runtime(Section):
     max_batch: Count = Field(default=16, ge=1, description="Requests decoded together on one node.")
     max_prefill_tokens: Count = Field(default=512, ge=16, description="Prompt tokens run in one batch on one node.")
     max_queue: Count = Field(default=1024, ge=1, description="Requests waiting before new ones are refused.")
+    max_body: Size = Field(default=4 * 2**20, gt=0, description="The largest HTTP body that is read.")
     scheduler: Literal["flow", "random", "shortest-queue"] = Field(
         default="flow",
         description="Which way a request takes: `flow` follows the plan's flow in weighted turns; `random` takes any "

@@ -150,8 +150,8 @@ class TextService:
             RequestError: when it can't be served as asked, with the numbers that don't fit.
         """
         _check_stops(request.stop)
-        prompt = self._encode(request.prompt)
         field = "messages" if isinstance(request.prompt, Chat) else "prompt"
+        prompt = self._encode(request.prompt, field)
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
@@ -194,17 +194,30 @@ class TextService:
             await _close(events)
         raise ProtocolError("an answer ended without saying why", where=request_id)
 
-    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            ids = tuple(self._tokenizer.encode(prompt))
-        elif isinstance(prompt, Chat):
-            ids = tuple(self._tokenizer.encode_chat(prompt.messages))
-        else:
+    def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
+        if isinstance(prompt, tuple):
             ids = prompt
-            _check_token_ids(ids, self._tokenizer.vocab_size)
+            if len(ids) < self.context:  # longer ones are refused for that, however many are wrong
+                _check_token_ids(ids, self._tokenizer.vocab_size)
+        elif isinstance(prompt, Chat):
+            text = self._checked(self._tokenizer.render_chat(prompt.messages), field)
+            ids = tuple(self._tokenizer.encode_rendered(text))
+        else:
+            ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
         if not ids:
             raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
         return ids
+
+    def _checked(self, text: str, field: str) -> str:
+        """``text`` itself, if it is text, and could be short enough: tokenizing megabytes takes seconds."""
+        try:
+            size = len(text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise _not_text(field, error) from error
+        fewest = self._tokenizer.fewest_tokens(size)
+        if fewest >= self.context:
+            raise _too_long(self.context, field, f"at least {fewest}")
+        return text
 
 
 class _TextDecoder:
@@ -283,12 +296,7 @@ async def _close(events: AsyncIterator[TokenEvent]) -> None:
 
 def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits) -> int:
     if prompt >= limits.context:
-        raise RequestError(
-            f"This model's maximum context length is {limits.context} tokens. However, your {field} resulted in "
-            f"{prompt} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
-            param=field,
-            code="context_length_exceeded",
-        )
+        raise _too_long(limits.context, field, str(prompt))
     left = limits.context - prompt
     if asked is None:
         fits = limits.smallest_kv - prompt
@@ -304,6 +312,25 @@ def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits
             code="context_length_exceeded",
         )
     return asked
+
+
+def _too_long(context: int, field: str, tokens: str) -> RequestError:
+    return RequestError(
+        f"This model's maximum context length is {context} tokens. However, your {field} resulted in "
+        f"{tokens} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
+        param=field,
+        code="context_length_exceeded",
+    )
+
+
+def _not_text(field: str, error: UnicodeEncodeError) -> RequestError:
+    return RequestError(
+        f"the {field} isn't text that can be encoded",
+        param=field,
+        code="invalid_value",
+        found=f"half of a surrogate pair at character {error.start}",
+        expected="Unicode text",
+    )
 
 
 def _check_stops(stop: tuple[str, ...]) -> None:

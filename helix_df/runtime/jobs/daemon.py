@@ -27,7 +27,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, read_plan
-from helix_df.runtime.api.app import create_app
+from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
 from helix_df.runtime.requests import TokenService
@@ -135,7 +135,7 @@ class _Daemon:
             text = TextService(
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
-            server = api_server(text)
+            server = api_server(text, int(plan.job.runtime.max_body))
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
@@ -188,12 +188,12 @@ def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
         raise error
 
 
-def api_server(text: TextService) -> uvicorn.Server:
+def api_server(text: TextService, max_body_bytes: int = MAX_BODY_BYTES) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers."""
     grace_s = int(DRAIN_S) + 2
     return _Server(
         uvicorn.Config(
-            create_app(text),
+            create_app(text, max_body_bytes=max_body_bytes),
             log_config=None,
             access_log=False,
             lifespan="off",
