@@ -34,8 +34,11 @@ from helix_df.solvers.goodput.stage_costs import StageCosts, tabulate_costs
 from helix_df.solvers.goodput.surrogate import Estimate, estimate
 from helix_df.solvers.objective import Objective
 
-SHORTEST_S = 120.0
-"""Of simulated windows: below, the first prompts weigh too much."""
+WINDOWS_S = (120.0, 150.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 780.0, 1080.0)
+"""Windows that are simulated: few, since each needs requests of its own."""
+
+SHORTEST_S = WINDOWS_S[0]
+"""Below, the first prompts weigh too much."""
 
 SECOND = 500
 """What is added to the seed for a second look."""
@@ -116,7 +119,8 @@ class Evaluator:
         if rate is not None:
             tokens_per_s = min(tokens_per_s, rate * self.costs.workload.output_tokens)
         visits_per_s = tokens_per_s * float(split.share.sum())
-        return min(max(visits / max(visits_per_s, 1e-9) - WARM_UP_S, SHORTEST_S), longest_s)
+        seconds = min(visits / max(visits_per_s, 1e-9) - WARM_UP_S, longest_s)
+        return max((window for window in WINDOWS_S if window <= seconds), default=SHORTEST_S)
 
     def hops(self, ranges: Ranges) -> float:
         """Nodes that a request passes on average: visits for each token."""
