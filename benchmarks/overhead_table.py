@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.halves import halves_plan
 from benchmarks.serving import answer_all, prompts
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import EngineHealth
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.wire.transport import listen
@@ -75,7 +76,7 @@ def _serve(node: str, coordinator: str, token: str) -> None:
 
 async def _measure() -> None:
     plan = halves_plan("random:tiny", context=512, launcher="external", max_batch=64, prefix_cache=False)
-    coordinator = Coordinator(plan)
+    coordinator = new_coordinator(plan)
     await coordinator.start()
     spawn = multiprocessing.get_context("spawn")
     workers = [

@@ -35,7 +35,8 @@ from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
 from helix_df.runtime.api.client import LocalJob
 from helix_df.runtime.api.generation import TextService
-from helix_df.runtime.coordinator.shell import Coordinator, context_of
+from helix_df.runtime.coordinator.shell import context_of
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.simulator.synthetic import Lengths, saturating
 from helix_df.simulator.trace import Trace
 
@@ -169,7 +170,7 @@ async def measure(cluster: str, scheduler: str, load: Load) -> Run:
     plan = plan_of(cluster, scheduler)
     model = plan.job.model
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
-        coordinator = Coordinator(plan, log_dir=Path(logs))
+        coordinator = new_coordinator(plan, log_dir=Path(logs))
         service = TextService(
             coordinator,
             load_tokenizer(model.parsed_source),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 
@@ -38,7 +39,7 @@ class Answered:
 @asynccontextmanager
 async def serving(plan: Plan, *, start_s: float = 600) -> AsyncIterator[Coordinator]:
     """A job whose workers are up, with every shape compiled."""
-    coordinator = Coordinator(plan)
+    coordinator = new_coordinator(plan)
     await coordinator.start()
     try:
         await coordinator.wait_ready(start_s)

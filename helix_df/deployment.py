@@ -54,13 +54,14 @@ async def deploy(
     """
     with explained_imports():
         from helix_df.models.tokenizer import load_tokenizer
-        from helix_df.runtime.coordinator.shell import Coordinator, context_of
+        from helix_df.runtime.coordinator.shell import context_of
+        from helix_df.runtime.jobs.coordinators import new_coordinator
 
     plan = require_single_devices(await asyncio.to_thread(plan_of, what, force=force))
     model = plan.job.model
     tokenizer = await asyncio.to_thread(load_tokenizer, model.parsed_source)
     with tempfile.TemporaryDirectory(prefix="helix-df-", ignore_cleanup_errors=True) as logs:
-        coordinator = Coordinator(plan, log_dir=Path(logs), embedded=embedded)
+        coordinator = new_coordinator(plan, log_dir=Path(logs), embedded=embedded)
         text = TextService(coordinator, tokenizer, model_name=model.served_name, context=context_of(plan))
         try:
             await coordinator.start()

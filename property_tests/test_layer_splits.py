@@ -17,8 +17,8 @@ from helix_df.models.llama import LlamaShard
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.single_process import generate_alone
 from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.single_process import generate_alone
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_df.runtime.wire.emulation import Pace
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
+from helix_df.runtime.worker.paced_engine import Pace
 
 times = st.floats(0, 10, allow_nan=False)
 lanes = st.tuples(st.floats(1, 1e6), st.floats(0, 5))

@@ -20,7 +20,8 @@ from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
 from helix_df.plan.plan import read_plan
 from helix_df.profiles.throughput import kv_tokens_by_layers
-from helix_df.runtime.jobs.launchers.local import one_thread_each, with_one_thread
+from helix_df.runtime.jobs.launchers.local import one_thread_each
+from helix_df.runtime.threads import with_one_thread
 from helix_df.spec.job import GpuType, Job
 
 if TYPE_CHECKING:

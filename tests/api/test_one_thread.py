@@ -10,7 +10,8 @@ import pytest
 
 from helix_df.runtime.api.app import create_app
 from helix_df.runtime.api.generation import TextService
-from helix_df.runtime.coordinator.shell import Coordinator, context_of
+from helix_df.runtime.coordinator.shell import context_of
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from tests.api.fakes import FakeService, byte_tokenizer, user
 from tests.runtime.tiny import tiny_plan
 
@@ -35,7 +36,7 @@ async def test_every_endpoint_asks_on_the_event_loop(http: httpx.AsyncClient, se
 
 async def test_the_real_coordinator_refuses_other_threads_and_serves_chats_without_max_tokens():
     plan = tiny_plan()
-    coordinator = Coordinator(plan, embedded=True)
+    coordinator = new_coordinator(plan, embedded=True)
     await coordinator.start()
     try:
         await coordinator.wait_ready(120)

@@ -11,6 +11,7 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import SolverReport, assemble
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.spec.job import Job
@@ -38,7 +39,7 @@ async def served(source: str, num_layers: int, context: int = 256) -> AsyncItera
     problem = compile_problem(job)
     report = SolverReport("hand", None, "finished", "", None, 0.0)
     plan = assemble(job, problem, placement, placement_flow(problem, placement), report)
-    coordinator = Coordinator(plan, embedded=True)
+    coordinator = new_coordinator(plan, embedded=True)
     try:
         await coordinator.start()
         await coordinator.wait_ready(300)

@@ -13,8 +13,8 @@ import pytest
 from helix_df.models.tokenizer import Tokenizer, load_tokenizer
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.single_process import generate_alone
 from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.single_process import generate_alone
 from helix_df.spec.source import ModelSource
 from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint

@@ -10,6 +10,7 @@ import pytest
 from helix_df.errors import DeploymentError, ModelError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.shell import Report, StepEngine
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
@@ -17,7 +18,7 @@ from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 @pytest.fixture
 async def job() -> AsyncIterator[Coordinator]:
-    coordinator = Coordinator(tiny_plan(), embedded=True)
+    coordinator = new_coordinator(tiny_plan(), embedded=True)
     await coordinator.start()
     await coordinator.wait_ready(120)
     yield coordinator
@@ -83,7 +84,7 @@ async def test_impossible_requests_are_refused_at_once(
 
 
 async def test_requests_beyond_the_kv_cache_wait_for_their_turn_and_all_finish() -> None:
-    coordinator = Coordinator(tiny_plan(kv_tokens=128), embedded=True)
+    coordinator = new_coordinator(tiny_plan(kv_tokens=128), embedded=True)
     await coordinator.start()
     await coordinator.wait_ready(120)
     try:
@@ -102,7 +103,7 @@ async def test_a_worker_that_fails_to_load_fails_the_job_with_its_words() -> Non
     def broken(welcome: Welcome, report: Report) -> StepEngine:
         raise ModelError("a tensor is missing", where="model.safetensors", found="no model.norm.weight")
 
-    coordinator = Coordinator(tiny_plan(), embedded=True, build_engine=broken)
+    coordinator = new_coordinator(tiny_plan(), embedded=True, build_engine=broken)
     await coordinator.start()
     with pytest.raises(DeploymentError, match=r"no model\.norm\.weight"):
         await coordinator.wait_ready(60)
@@ -110,7 +111,7 @@ async def test_a_worker_that_fails_to_load_fails_the_job_with_its_words() -> Non
 
 
 async def test_a_job_before_it_is_ready_refuses_requests() -> None:
-    coordinator = Coordinator(tiny_plan({"only": LayerRange(0, 4)}), embedded=True)
+    coordinator = new_coordinator(tiny_plan({"only": LayerRange(0, 4)}), embedded=True)
     await coordinator.start()
     with pytest.raises(RequestError) as refused:
         await answer(coordinator, tiny_request(1))

@@ -13,11 +13,12 @@ from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.graph.problem import Link as Quality
 from helix_df.layers import LayerRange
 from helix_df.profiles.timing import LayerTiming
-from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, TokenEvent
-from helix_df.runtime.wire.emulation import BatchSeconds, EmulatedEndpoint, Pace, PacedEngine, as_profiled, slowed
+from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.messages import Forward, encode
 from helix_df.runtime.wire.transport import listen
+from helix_df.runtime.worker.paced_engine import BatchSeconds, Pace, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.simulator import TraceRequest, options_of, setup_of
 from helix_df.simulator.network import Network
@@ -212,7 +213,7 @@ async def answers_of(codec: str, *, emulate: bool) -> list[list[TokenEvent]]:
         },
         runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "emulate": emulate},
     )
-    coordinator = Coordinator(plan, embedded=True)
+    coordinator = new_coordinator(plan, embedded=True)
     await coordinator.start()
     try:
         await coordinator.wait_ready(120)
@@ -245,7 +246,7 @@ async def test_a_worker_keeps_to_its_profile() -> None:
         nodes={"fast": {"gpu": "toy"}, "slow": {"gpu": "toy", "speed": 0.5}},
         runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "emulate": True},
     )
-    coordinator = Coordinator(plan, embedded=True)
+    coordinator = new_coordinator(plan, embedded=True)
     await coordinator.start()
     try:
         await coordinator.wait_ready(120)

@@ -13,7 +13,7 @@ import pytest
 
 from helix_df.errors import ProtocolError
 from helix_df.layers import LayerRange
-from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import TopLogprobs
 from helix_df.runtime.wire import event_log
@@ -122,7 +122,7 @@ def test_a_run_with_a_killed_worker_and_cancelled_requests_replays_to_the_same_a
 
 
 async def test_the_log_of_a_real_job_replays_to_its_status(tmp_path: Path) -> None:
-    coordinator = Coordinator(tiny_plan(), embedded=True, log_dir=tmp_path)
+    coordinator = new_coordinator(tiny_plan(), embedded=True, log_dir=tmp_path)
     await coordinator.start()
     await coordinator.wait_ready(120)
     stream = coordinator.submit(tiny_request(1, max_tokens=200))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helix_df.runtime.jobs.launchers import local
-from helix_df.runtime.jobs.launchers.base import WorkerOrder
+from helix_df.runtime.launcher import WorkerOrder
 
 on_linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes can't be kept on cores here")
 

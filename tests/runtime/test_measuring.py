@@ -16,7 +16,7 @@ from helix_df.measuring.probing import link_differences, links_yaml, own_host, s
 from helix_df.measuring.profiling import model_job, node_gpu, profile_device, profile_yaml
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import catalogue
-from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.wire.messages import Frames, Probe, decode, encode
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.runtime.worker.stage_speed import PREFILL_TOKENS, RUNS, time_stage
@@ -74,7 +74,7 @@ def test_a_stage_without_cache_has_no_speed():
 
 
 async def test_workers_say_how_fast_they_are_and_answer_probes():
-    coordinator = Coordinator(tiny_plan(), embedded=True)
+    coordinator = new_coordinator(tiny_plan(), embedded=True)
     mine = listen("local://*")
     try:
         await coordinator.start()

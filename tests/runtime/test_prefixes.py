@@ -15,6 +15,7 @@ from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.prefix_index import PrefixIndex
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Send
@@ -35,7 +36,7 @@ def request_of(name: str, prompt: tuple[int, ...], index: int = 1) -> Generation
 
 async def start(*, prefix_cache: bool, kv_tokens: int = 4096, placement: dict[str, LayerRange]) -> Coordinator:
     runtime = {"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "prefix_cache": prefix_cache}
-    coordinator = Coordinator(tiny_plan(placement, kv_tokens=kv_tokens, runtime=runtime), embedded=True)
+    coordinator = new_coordinator(tiny_plan(placement, kv_tokens=kv_tokens, runtime=runtime), embedded=True)
     await coordinator.start()
     await coordinator.wait_ready(120)
     return coordinator

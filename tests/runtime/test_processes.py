@@ -19,6 +19,7 @@ from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from tests.runtime.tiny import answer, has_ipv6, tiny_plan, tiny_request
 
 
@@ -42,7 +43,7 @@ def children() -> dict[str, int]:
 async def deployed(plan: Plan, log_dir: Path) -> AsyncIterator[Coordinator]:
     """A ready job of real processes."""
     log_dir.mkdir()
-    coordinator = Coordinator(plan, log_dir=log_dir)
+    coordinator = new_coordinator(plan, log_dir=log_dir)
     await coordinator.start()
     try:
         await coordinator.wait_ready(240)
@@ -71,7 +72,7 @@ async def test_a_job_on_ipv6_answers_as_any_other(tmp_path: Path) -> None:
 
 
 async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_path: Path) -> None:
-    coordinator = Coordinator(tiny_plan(), log_dir=tmp_path)
+    coordinator = new_coordinator(tiny_plan(), log_dir=tmp_path)
     await coordinator.start()
     try:
         await coordinator.wait_ready(240)
@@ -95,7 +96,7 @@ async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_pat
 async def test_an_external_worker_joins_with_the_command_that_status_shows() -> None:
     nodes = {"here": {"gpu": "toy"}, "there": {"gpu": "toy", "launcher": "external"}}
     plan = tiny_plan({"here": LayerRange(0, 2), "there": LayerRange(2, 4)}, nodes=nodes)
-    coordinator = Coordinator(plan)
+    coordinator = new_coordinator(plan)
     await coordinator.start()
     worker = None
     try:
@@ -124,7 +125,7 @@ async def test_a_worker_that_can_not_load_says_so_in_its_last_words(tmp_path: Pa
     (tmp_path / "config.json").write_text("{}")
     model = plan.job.model.model_copy(update={"source": f"hf:{tmp_path}", "context": 64})
     broken = replace(plan, job=plan.job.model_copy(update={"model": model}))
-    coordinator = Coordinator(broken, log_dir=tmp_path)
+    coordinator = new_coordinator(broken, log_dir=tmp_path)
     await coordinator.start()
     try:
         with pytest.raises(DeploymentError, match=r"config\.json"):
@@ -135,10 +136,10 @@ async def test_a_worker_that_can_not_load_says_so_in_its_last_words(tmp_path: Pa
 
 
 async def test_an_address_that_is_taken_is_named() -> None:
-    first = Coordinator(tiny_plan({"only": LayerRange(0, 4)}))
+    first = new_coordinator(tiny_plan({"only": LayerRange(0, 4)}))
     await first.start()
     taken = first.address.removeprefix("tcp://")
-    second = Coordinator(tiny_plan({"only": LayerRange(0, 4)}, coordinator={"address": taken}))
+    second = new_coordinator(tiny_plan({"only": LayerRange(0, 4)}, coordinator={"address": taken}))
     try:
         with pytest.raises(DeploymentError, match=taken):
             await second.start()

@@ -8,8 +8,9 @@ import pytest
 
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from helix_df.runtime.coordinator.shell import Coordinator, context_of
+from helix_df.runtime.coordinator.shell import context_of
 from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.wire.messages import Forward, Hello, Ready, Send
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
@@ -23,7 +24,7 @@ def plan_for(scheduler: str) -> Plan:
 
 
 async def tokens(scheduler: str) -> list[list[int | None]]:
-    coordinator = Coordinator(plan_for(scheduler), embedded=True)
+    coordinator = new_coordinator(plan_for(scheduler), embedded=True)
     await coordinator.start()
     try:
         await coordinator.wait_ready(120)

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +23,13 @@ from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
-from helix_df.runtime.jobs.launchers.base import Launcher, WorkerOrder
-from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
-from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.jobs.launchers.local import LocalLauncher
+from helix_df.runtime.launcher import Launcher, WorkerOrder
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
 from helix_df.runtime.wire.messages import Frames, Hello, Message, Send, decode_bundle, encode_bundles
 from helix_df.runtime.wire.transport import Endpoint, listen
-from helix_df.runtime.worker.shell import EngineBuilder
 from helix_df.spec.addresses import host_of, split_address
 
 log = logging.getLogger(__name__)
@@ -47,32 +43,31 @@ class Coordinator:
 
     Args:
         plan: what to run.
-        log_dir: where local workers write their logs (``<node>.log``); nowhere if None.
-        embedded: workers are threads and messages stay in this process: no socket, no port.
+        launcher_of: who starts the worker of a node.
+        log_dir: where the machines' events go (``coordinator.events``), and local workers' logs; nowhere if None.
+        embedded: workers are in this process and messages stay in it: no socket, no port.
         token: the job's secret, which every message carries; a fresh one if None.
-        build_engine: what workers of an embedded job compute with; the real engine if None.
     """
 
     def __init__(
         self,
         plan: Plan,
+        launcher_of: Callable[[str], Launcher],
         *,
         log_dir: Path | None = None,
         embedded: bool = False,
         token: str | None = None,
-        build_engine: EngineBuilder | None = None,
     ) -> None:
         self.plan = plan
+        self._launcher_of = launcher_of
         self._log_dir = log_dir
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
-        self._build_engine = build_engine
         self._owned = RecordedCoordinator(
             CoordinatorState(plan, context_of(plan)), time.monotonic, log_dir and log_dir / "coordinator.events"
         )
         self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
-        self._launchers: dict[str, Launcher] = {}
         self._orders: dict[str, WorkerOrder] = {}
         self._changed = asyncio.Event()
         self._emulated: EmulatedEndpoint | None = None
@@ -97,7 +92,6 @@ class Coordinator:
             self._endpoint = self._emulated
         self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
         self._receiver.start()
-        self._launchers = self._make_launchers()
         for node in self._state.nodes:
             order = self._order(node)
             self._orders[node] = order
@@ -130,6 +124,11 @@ class Coordinator:
         await self._changed.wait()
 
     @property
+    def _launchers(self) -> Collection[Launcher]:
+        """Those who start workers of this job, each once."""
+        return dict.fromkeys(map(self._launcher_of, self._state.nodes))
+
+    @property
     def _state(self) -> CoordinatorState:
         """The machines; no thread but the event loop's may touch them."""
         return self._machines.state
@@ -157,7 +156,7 @@ class Coordinator:
         self._closing = True
         self._ticker.cancel()
         self._perform(self._machines.stop())
-        await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers.values()))
+        await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers))
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
         self.events.close()
@@ -213,7 +212,7 @@ class Coordinator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            for launcher in set(self._launchers.values()):
+            for launcher in self._launchers:
                 for gone in launcher.exits():
                     log.error("worker %s is gone: %s", gone.node, gone.words)
                     self._perform(self._machines.on_exit(gone.node, gone.words))
@@ -259,15 +258,6 @@ class Coordinator:
 
     # ------------------------------------------------------------------ workers
 
-    def _make_launchers(self) -> dict[str, Launcher]:
-        if self._embedded:
-            return {"embedded": EmbeddedLauncher(self._build_engine or _real_engine())}
-        local = sum(1 for node in self._state.nodes if self.plan.job.nodes[node].started_by == "local")
-        return {"local": LocalLauncher(local), "external": ExternalLauncher()}
-
-    def _launcher_of(self, node: str) -> Launcher:
-        return self._launchers["embedded" if self._embedded else self.plan.job.nodes[node].started_by]
-
     def _order(self, node: str) -> WorkerOrder:
         declared = self.plan.job.nodes[node]
         host = host_of(self.plan.job.coordinator.address)
@@ -289,9 +279,3 @@ def _bind_address(address: str) -> str:
     """``host`` or ``host:port`` as an address to listen on, any free port without one."""
     host, port = split_address(address)
     return f"tcp://{host}:{port or '*'}"
-
-
-def _real_engine() -> EngineBuilder:
-    from helix_df.runtime.worker.build import build_engine
-
-    return build_engine

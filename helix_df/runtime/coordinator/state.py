@@ -204,6 +204,12 @@ class CoordinatorState:
         )
 
 
+def serving_nodes(plan: Plan) -> tuple[str, ...]:
+    """Nodes of a plan that requests may go through, and so need a worker."""
+    adjacency = _adjacency(plan)
+    return tuple(stage.node for stage in plan.stages if stage.node in adjacency)
+
+
 def _adjacency(plan: Plan) -> Adjacency:
     """The hops that requests may take: those with flow, or every feasible one for a scheduler that isn't led by it."""
     if follows_flow(plan.job.runtime.scheduler):

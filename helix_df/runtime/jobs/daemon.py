@@ -72,10 +72,11 @@ class Parts:
 def real_parts() -> Parts:
     """The coordinator, and the tokenizer of the plan's model."""
     from helix_df.models.tokenizer import load_tokenizer
-    from helix_df.runtime.coordinator.shell import Coordinator, context_of
+    from helix_df.runtime.coordinator.shell import context_of
+    from helix_df.runtime.jobs.coordinators import new_coordinator
 
     return Parts(
-        deployment=lambda plan, log_dir: Coordinator(plan, log_dir=log_dir),
+        deployment=lambda plan, log_dir: new_coordinator(plan, log_dir=log_dir),
         tokenizer=lambda plan: load_tokenizer(plan.job.model.parsed_source),
         context=context_of,
     )

@@ -11,11 +11,11 @@ from helix_df.models.weights import load_shard
 from helix_df.paths import cache_folder
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
-from helix_df.runtime.wire.emulation import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import habits, matrix_layout
 from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.shell import Report, StepEngine
 from helix_df.spec.job import Job
 

@@ -12,7 +12,7 @@ from typing import TypedDict
 import jax
 
 from helix_df.models.linear import Layout
-from helix_df.runtime.jobs.launchers.local import with_one_thread
+from helix_df.runtime.threads import with_one_thread
 
 _LAYERS_PER_CALL = {"cpu": 1}
 """Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an

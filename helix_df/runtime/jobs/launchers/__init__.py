@@ -1,1 +1,1 @@
-"""Launchers: who starts workers. A new one is one file here and one line in the coordinator's table."""
+"""Launchers: who starts workers. A new one is one file here and one line in ``jobs.coordinators``."""

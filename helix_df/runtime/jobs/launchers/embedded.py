@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 
-from helix_df.runtime.jobs.launchers.base import Exit, WorkerOrder
+from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.shell import EngineBuilder, Worker
 

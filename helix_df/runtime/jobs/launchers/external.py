@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from helix_df.runtime.jobs.launchers.base import Exit, WorkerOrder
 from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE, worker_arguments
+from helix_df.runtime.launcher import Exit, WorkerOrder
 
 
 class ExternalLauncher:

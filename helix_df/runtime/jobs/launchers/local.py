@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from helix_df.runtime.jobs.launchers.base import Exit, WorkerOrder
+from helix_df.runtime.launcher import Exit, WorkerOrder
+from helix_df.runtime.threads import ONE_THREAD, with_one_thread
 
 TOKEN_VARIABLE = "HELIX_DF_TOKEN"
 PARENT_VARIABLE = "HELIX_DF_PARENT"
 LAST_WORDS_LINES = 12
-_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
 class LocalLauncher:
@@ -110,12 +110,7 @@ def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, s
     """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
     if workers * 2 <= len(usable_cores()) or with_one_thread(environment):
         return {}
-    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()}
-
-
-def with_one_thread(environment: Mapping[str, str]) -> bool:
-    """Whether a process with this environment computes on one thread."""
-    return _ONE_THREAD in environment.get("XLA_FLAGS", "").split()
+    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
