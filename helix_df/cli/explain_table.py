@@ -18,7 +18,7 @@ from helix_df.explanation.links import FullLink
 
 MAX_LINKS = 12
 MAX_NODES = 4
-"""Nodes of the cut that are told one by one."""
+"""Nodes of the cut that are listed with GPU and layers."""
 
 
 def render_explanation(found: Explanation, console: Console) -> None:
@@ -91,7 +91,7 @@ def _where(worth: OneMoreGpu) -> str:
 
 
 def _gpu_remarks(found: Explanation) -> Iterator[str]:
-    yield "gain: the exact flow of this placement with the new node where it adds most, nobody else moving"
+    yield "gain: the exact flow of this placement with the new node where it adds most; no other node moves"
     again = found.replanning
     if again is not None:
         now = f"{number(again.flow)}" if again.flow is not None else "nothing"
@@ -130,20 +130,20 @@ def _idle(nodes: Iterable[IdleNode]) -> Iterator[tuple[str, str]]:
 
 def _slow(nodes: list[IdleNode]) -> str:
     best = max(node.fast_flow or 0.0 for node in nodes)
-    return f"behind slow links; if those of one carried anything, the flow would be up to {number(best)}"
+    return f"behind slow links: if those of one carried anything, the flow would be up to {number(best)}"
 
 
 def _spare(nodes: list[IdleNode]) -> str:
     most = max(node.most_through or 0.0 for node in nodes)
-    return f"in reserve; up to {number(most)} tokens/s could pass one, but the bottleneck is elsewhere"
+    return f"in reserve: up to {number(most)} tokens/s could pass one, but the bottleneck is elsewhere"
 
 
 _REASONS = {
     "fits_nothing": lambda _nodes: "not one layer fits",
     "excluded": lambda _nodes: "left out by limits.avoid",
     "left_out": lambda _nodes: "given no layers by the solver",
-    "no_way_in": lambda _nodes: "out of reach; nobody with a link to it hands over where its layers go on",
-    "no_way_out": lambda _nodes: "a dead end; no way leads from its last layer to the model's end",
+    "no_way_in": lambda _nodes: "out of reach: no node with a link to it ends where its layers continue",
+    "no_way_out": lambda _nodes: "a dead end: no path leads from its last layer to the end of the model",
     "slow_links": _slow,
     "spare": _spare,
 }

@@ -1,4 +1,4 @@
-"""Running a solver under somebody's eyes: progress on stderr, and Ctrl-C that stops it once and aborts it twice."""
+"""Running a solver with progress on stderr; the first Ctrl-C stops it, a second one aborts it."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
 
     from helix_df import deployment
     from helix_df.cli.console import print_trimmed
+    from helix_df.cli.words import plural
     from helix_df.runtime.jobs.directory import find_running
 
     _, url = find_running(name)
@@ -74,7 +75,10 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     )
     print_trimmed(console, _table(found))
     for where, count in _illegal(found):
-        console.print(f"\n{where} was told {count} things that can't be; `helix-df logs` says which", soft_wrap=True)
+        console.print(
+            f"\n{where} received {plural(count, 'illegal event')}; `helix-df logs {found.name}` shows them",
+            soft_wrap=True,
+        )
     for node in found.nodes:
         if node.state == "failed":
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")

@@ -23,7 +23,10 @@ def worker(
         str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
     ] = "tcp://127.0.0.1:*",
     events: Annotated[
-        Path | None, typer.Option(help="File for the log of what this worker is told; in memory without one.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Log the events that this worker receives to this file; by default in memory only."
+        ),
     ] = None,
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""

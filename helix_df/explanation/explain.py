@@ -44,7 +44,7 @@ class BindingNode:
 class OneMoreGpu:
     """What one more node of a type would bring, all in tokens/s.
 
-    ``beside``: nobody else moves. ``replanned``: the exact flow of the placement that the quick solver found with the
+    ``beside``: no other node moves. ``replanned``: the exact flow of the placement that the quick solver found with the
     new node, ``None`` when it found none or wasn't asked. ``bound``: no placement with one more of the type has more.
     """
 

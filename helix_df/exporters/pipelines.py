@@ -105,4 +105,4 @@ def _overlapping(stages: Sequence[Stage]) -> list[str]:
 def _gaps(stages: Sequence[Stage], num_layers: int) -> list[str]:
     covered = {layer for stage in stages for layer in range(stage.layers.start, stage.layers.stop)}
     missing = [layer for layer in range(num_layers) if layer not in covered]
-    return [f"nobody runs layer {', '.join(map(str, missing))}"] if missing else []
+    return [f"no node runs layer {', '.join(map(str, missing))}"] if missing else []

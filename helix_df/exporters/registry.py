@@ -24,9 +24,11 @@ def export_plan(plan: Plan, target: str) -> Export:
         target: a key of ``TARGETS``.
 
     Raises:
-        PlanError: for a target nobody knows, or a plan that it can't express, with the stages that are why.
+        PlanError: for an unknown target, or a plan that it can't express, with the stages that are why.
     """
     if target not in TARGETS:
-        raise PlanError("nobody exports to this", where="--to", found=repr(target), expected=" | ".join(TARGETS))
+        raise PlanError(
+            "there is no exporter for this target", where="--to", found=repr(target), expected=" | ".join(TARGETS)
+        )
     exporter: Callable[[Plan], Export] = import_module(TARGETS[target]).export
     return exporter(plan)

@@ -47,8 +47,8 @@ def stage_differences(
 
 def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOLERANCE) -> tuple[Difference, ...]:
     """Where a device's profile is not what the job says, or the catalogue, if the job says nothing."""
-    nobody_said = job.gpus.get(profile.gpu, GpuType()).profile is None and find_device(profile.gpu) is None
-    if nobody_said or not profile.kv_tokens:
+    undeclared = job.gpus.get(profile.gpu, GpuType()).profile is None and find_device(profile.gpu) is None
+    if undeclared or not profile.kv_tokens:
         return ()
     origin = origin_of(job)
     geometry, requests = origin.geometry, origin.requests

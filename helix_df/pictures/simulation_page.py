@@ -46,7 +46,7 @@ class _NodeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class _LinkRow:
+class _LinkCells:
     way: str
     share: float
     carried: str
@@ -64,7 +64,7 @@ class _VariantSection:
     map: Markup
     nodes: tuple[_NodeRow, ...]
     more_nodes: int
-    links: tuple[_LinkRow, ...]
+    links: tuple[_LinkCells, ...]
     more_links: int
 
 
@@ -163,8 +163,8 @@ def _node_row(one: Simulated, node: NodeLoad) -> _NodeRow:
     return _NodeRow(node.name, gpu, layers_held(node), node.utilisation, node_cells(node))
 
 
-def _link_row(link: LinkLoad) -> _LinkRow:
-    return _LinkRow(f"{link.tail} → {link.head}", link.utilisation, *link_rates(link))
+def _link_row(link: LinkLoad) -> _LinkCells:
+    return _LinkCells(f"{link.tail} → {link.head}", link.utilisation, *link_rates(link))
 
 
 def seconds(value: float) -> str:

@@ -119,7 +119,7 @@ def _links(job: Job) -> Iterator[Mistake]:
     if job.links.default is None and not job.links.regions and not job.links.nodes:
         yield Mistake(
             ("links",),
-            "no links are declared, so nobody reaches anybody",
+            "no links are declared, so no node reaches another",
             hint="links: {default: {bandwidth: 10Gbps, latency: 1ms}}",
         )
     endpoints = list(dict.fromkeys([*job.nodes, COORDINATOR]))

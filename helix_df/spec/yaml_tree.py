@@ -75,7 +75,7 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
         _check_depth(text, name)
         loader = _Loader(text)
         root = loader.get_single_node()
-        return _Reader(loader, name).document(root)
+        return _YamlReader(loader, name).document(root)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, text, name) from None
     except UnicodeEncodeError as error:
@@ -137,7 +137,7 @@ def _syntax_hint(problem: str, line: str) -> str:
     return "align this line with its siblings; sections are told by indentation"
 
 
-class _Reader:
+class _YamlReader:
     """Turns composed nodes into data, with everything that is wrong about keys collected."""
 
     def __init__(self, loader: Any, name: str) -> None:

@@ -200,7 +200,7 @@ def test_one_pipeline_is_all_that_some_targets_run(target):
     assert "overlap" in str(caught.value)
     with pytest.raises(PlanError) as caught:
         export_plan(plan_of(problem(2, node("a", 9.0), node("b", 9.0)), placed(a=(0, 1))), target)
-    assert "nobody runs layer 0, 1" in str(caught.value)
+    assert "no node runs layer 0, 1" in str(caught.value)
 
 
 @pytest.mark.parametrize("target", TARGETS)
