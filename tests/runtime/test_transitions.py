@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -56,6 +57,12 @@ def test_a_drawing_has_every_transition(table: TransitionTable, states: object) 
         for event in events.split(", ")
     }
     assert drawn == {(state, event, to) for state, row in table.rows.items() for event, to in row.items()}
+
+
+@pytest.mark.parametrize(("table", "states"), STATES, ids=lambda value: getattr(value, "role", ""))
+def test_the_docs_draw_the_tables(table: TransitionTable, states: object) -> None:
+    page = Path(__file__).parents[2] / "docs" / "architecture.md"
+    assert f"```mermaid\n{table.mermaid()}\n```" in page.read_text("utf-8"), "paste what mermaid() says"
 
 
 def test_an_illegal_event_names_role_state_and_event() -> None:
