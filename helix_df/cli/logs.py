@@ -59,10 +59,16 @@ def logs(
 
 def _show_events(job: JobDirectory, node: str | None, request: str | None, tail: int, as_json: bool) -> None:
     from helix_df.cli.event_lines import event_lines
+    from helix_df.errors import DeploymentError
     from helix_df.runtime.jobs.directory import event_names
     from helix_df.runtime.wire.event_log import read_events
 
-    names = _chosen(job, node, list(event_names(job)), "log of events")
+    known = list(event_names(job))
+    if not known:
+        raise DeploymentError(
+            f"job {job.name} has no log of events", hint="a job takes them down unless it says `event_log: false`"
+        )
+    names = _chosen(job, node, known, "log of events")
     for line in event_lines({name: read_events(job.events_path(name)) for name in names}, request, tail, as_json):
         typer.echo(line)
 

@@ -340,6 +340,12 @@ class Runtime(Section):
         "`random` takes any possible route; `shortest-queue` takes, at every hop, the node with the fewest requests in "
         "flight.",
     )
+    event_log: bool = Field(
+        default=True,
+        strict=True,
+        description="The coordinator and the workers log what they are told, prompts included, for "
+        "`helix-df logs --events`: bounded, and for the user's eyes only.",
+    )
     prefix_cache: bool = Field(
         default=True,
         strict=True,

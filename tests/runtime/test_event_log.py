@@ -137,3 +137,14 @@ async def test_the_log_of_a_real_job_replays_to_its_status(tmp_path: Path) -> No
         again = replay(tmp_path / f"{node}.events")
         assert cast(WorkerState, again.state).requests == 0
         assert again.steps
+
+
+async def test_a_job_that_does_not_want_a_log_has_none(tmp_path: Path) -> None:
+    runtime = {"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "event_log": False}
+    coordinator = new_coordinator(tiny_plan(runtime=runtime), embedded=True, log_dir=tmp_path)
+    await coordinator.start()
+    await coordinator.wait_ready(120)
+    await answer(coordinator, tiny_request(2))
+    assert coordinator.events.read().events == ()
+    await coordinator.close()
+    assert list(tmp_path.iterdir()) == []

@@ -29,9 +29,12 @@ class RecordedCoordinator:
         state: the machines.
         clock: seconds of the clock that events are timed with.
         path: the log's file; kept in memory if None.
+        enabled: whether there is a log at all.
     """
 
-    def __init__(self, state: CoordinatorState, clock: Callable[[], float], path: Path | None = None) -> None:
+    def __init__(
+        self, state: CoordinatorState, clock: Callable[[], float], path: Path | None = None, *, enabled: bool = True
+    ) -> None:
         self.state = state
         self._clock = clock
         machine = {
@@ -39,7 +42,7 @@ class RecordedCoordinator:
             "context": state.context,
             "page_tokens": state.page_tokens,
         }
-        self.events = EventLog(ROLE, machine, path, clock_s=clock())
+        self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 
     def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""

@@ -64,7 +64,10 @@ class Coordinator:
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
         self._owned = RecordedCoordinator(
-            CoordinatorState(plan, context_of(plan)), time.monotonic, log_dir and log_dir / "coordinator.events"
+            CoordinatorState(plan, context_of(plan)),
+            time.monotonic,
+            log_dir and log_dir / "coordinator.events",
+            enabled=plan.job.runtime.event_log,
         )
         self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}

@@ -80,6 +80,7 @@ class EventLog:
         machine: how the machine was made, as msgpack can hold it.
         path: the file of the newer segment (the older is beside it, see ``older``); in memory if None.
         clock_s: the machine's clock now.
+        enabled: whether anything is taken down at all.
         most_events: of both segments together.
         most_bytes: of both segments together, once each is full.
     """
@@ -91,6 +92,7 @@ class EventLog:
         path: Path | None = None,
         *,
         clock_s: float | None = None,
+        enabled: bool = True,
         most_events: int = MOST_EVENTS,
         most_bytes: int | None = None,
     ) -> None:
@@ -107,7 +109,8 @@ class EventLog:
         self._out: IO[bytes] | None = None
         if path is not None:
             older(path).unlink(missing_ok=True)
-        self._begin_segment()
+        if enabled:
+            self._begin_segment()
 
     def append(self, at_s: float, name: str, *values: Any) -> None:
         """Take an event down."""
@@ -139,10 +142,11 @@ class EventLog:
     def read(self) -> RecordedLog:
         """What was taken down so far."""
         self.flush()
-        if self._path is not None:
+        if self._path is not None and self._path.exists():
             return read_events(self._path)
-        assert isinstance(self._out, io.BytesIO), "a log in memory is a buffer"
-        return parse_events(self._older, self._out.getvalue())
+        if isinstance(self._out, io.BytesIO):
+            return parse_events(self._older, self._out.getvalue())
+        return parse_events(b"", self._pack(self._head | {"first": 0}))
 
     def _begin_segment(self) -> None:
         with self._giving_up():

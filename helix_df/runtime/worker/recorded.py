@@ -27,7 +27,9 @@ ROLE = "worker"
 class RecordedWorker:
     """The events of a ``WorkerState``, each taken down in ``events``; arguments as for ``RecordedCoordinator``."""
 
-    def __init__(self, state: WorkerState, clock: Callable[[], float], path: Path | None = None) -> None:
+    def __init__(
+        self, state: WorkerState, clock: Callable[[], float], path: Path | None = None, *, enabled: bool = True
+    ) -> None:
         self.state = state
         self._clock = clock
         machine = {
@@ -38,7 +40,7 @@ class RecordedWorker:
             "max_prefill_tokens": state.max_prefill_tokens,
             "codecs": dict(state.codecs),
         }
-        self.events = EventLog(ROLE, machine, path, clock_s=clock())
+        self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 
     def on_forward(self, message: Forward) -> list[WorkerAction]:
         """See ``WorkerState``."""

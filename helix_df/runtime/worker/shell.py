@@ -151,7 +151,7 @@ class Worker:
             engine = self._build_engine(welcome, self._report)
             self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
             state = _state(welcome, job, links, self._coordinator)
-            self._serve(engine, RecordedWorker(state, time.monotonic, self._events))
+            self._serve(engine, RecordedWorker(state, time.monotonic, self._events, enabled=job.runtime.event_log))
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
         except Exception as error:
