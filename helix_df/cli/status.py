@@ -80,6 +80,12 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
             soft_wrap=True,
         )
     for node in found.nodes:
+        if node.not_finite:
+            console.print(
+                f"\n{node.name} computed numbers that aren't finite for {node.not_finite} requests, which failed: its "
+                "weights or its device are damaged, or model.dtype is too narrow",
+                soft_wrap=True,
+            )
         if node.state == "failed":
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":

@@ -137,6 +137,9 @@ def attend_in_pages(
     Returns:
         [B, T, heads * head_dim] and the cache with the new tokens in it.
     """
+    # Padding may hold anything, NaN included, and a masked NaN still is one: the scratch page stays blank.
+    real = (batch.write_rows[0] >= cache.keys.shape[2]).reshape(*keys.shape[:2], 1, 1)
+    keys, values = jnp.where(real, keys, 0), jnp.where(real, values, 0)
     cache = PagedCache(_write(cache.keys, keys, batch.write_rows), _write(cache.values, values, batch.write_rows))
     if pages_at_once is not None:
         return _attend_by_stretches(queries, batch, cache, pages_at_once), cache

@@ -92,7 +92,8 @@ class NodeStatus:
     timed before it said that it is ready. ``kv_used_tokens`` is what running requests are expected to use,
     ``kv_kept_tokens`` what is kept beside it of those that are over; both are the coordinator's count. What the worker
     last said of itself: ``kv_held_tokens`` in pages that somebody owns, ``compiled_programs`` so far, and the
-    ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for.
+    ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for. Of
+    ``not_finite`` requests it computed numbers that aren't: 0, unless its weights or its device are damaged.
     """
 
     name: str
@@ -112,6 +113,7 @@ class NodeStatus:
     compiled_programs: int = 0
     memory_bytes: int = 0
     illegal_events: int = 0
+    not_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,4 +125,5 @@ async def _send_part(send: Send, body: bytes) -> None:
 
 
 def _event(document: Json) -> bytes:
-    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"

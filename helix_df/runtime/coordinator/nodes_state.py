@@ -122,6 +122,7 @@ class ServedNode:
     health: EngineHealth = NEW_ENGINE
     memory_bytes: int = 0
     illegal_events: int = 0
+    not_finite: int = 0
     speed: StageSpeed | None = None
 
     def move(self, event: NodeEvent, name: str) -> NodeState:
@@ -153,6 +154,7 @@ class ServedNode:
             compiled_programs=self.health.compiled_programs,
             memory_bytes=self.memory_bytes,
             illegal_events=self.illegal_events,
+            not_finite=self.not_finite,
         )
 
 
@@ -230,6 +232,12 @@ class NodesState:
         node.address, node.pid, node.heard = hello.address, hello.pid, now
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(hello.address, self._welcome(hello.node, node))]
+
+    def flag_not_finite(self, name: str) -> None:
+        """Count a request that a node computed NaN or infinity for."""
+        node = self.nodes.get(name)
+        if node is not None:
+            node.not_finite += 1
 
     def on_progress(self, message: Loading | Ready | Heartbeat, now: float) -> list[NodeAction]:
         """A worker says how it is.

@@ -19,7 +19,7 @@ RequestState = Literal["new", "waiting", "backing_off", "running", "leaving", "o
 
 RequestEvent = Literal[
     "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
-    "token_out_of_turn",
+    "token_out_of_turn", "not_finite",
 ]  # fmt: skip
 
 REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
@@ -37,6 +37,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "lost": "waiting",
             "kv_full": "backing_off",
             "give_up": "over",
+            "not_finite": "over",
             "abort": "over",
         },
         "leaving": {
@@ -45,6 +46,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "no_prefix": "over",
             "lost": "over",
             "kv_full": "over",
+            "not_finite": "over",
             "abort": "over",
         },
         "over": {"cancel": "over"},

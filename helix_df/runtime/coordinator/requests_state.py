@@ -295,6 +295,8 @@ class RequestsState:
             request.alone = True
             releases = self.prefixes.drop_parent(request.key)
             return [*self._tell(releases), *self._start_over(request, "no_prefix"), *self.admit()]
+        if message.reason == "not_finite":
+            return [*self._fail(request, message.node), *self.admit()]
         # Whatever the ledger makes of that node, what is only kept there goes first.
         releases = self.prefixes.drop_node(message.node)
         return [*self._tell(releases), *self._back_off(request, now), *self.admit()]
@@ -326,6 +328,16 @@ class RequestsState:
             return actions
         self.counters.failed += 1
         return [*actions, Abort(request.asked.id, _no_room())]
+
+    def _fail(self, request: ServedRequest, node: str) -> list[CoordinatorAction]:
+        """A worker computed something for a request that isn't a number."""
+        is_wanted = request.state == "running"
+        request.move("not_finite")
+        actions = [*self._leave(request), *self._forget(request)]
+        if not is_wanted:
+            return actions
+        self.counters.failed += 1
+        return [*actions, Abort(request.asked.id, _not_finite(node))]
 
     def _finish(self, request: ServedRequest, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         request.move("last_token")
@@ -406,6 +418,15 @@ class RequestsState:
 
 def _unavailable(why: str) -> RequestError:
     return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")
+
+
+def _not_finite(node: str) -> RequestError:
+    return RequestError(
+        f"node {node} computed numbers that aren't finite (NaN or infinity) for this request",
+        code="not_finite",
+        status=500,
+        hint="weights that are damaged, or that overflow in this model.dtype",
+    )
 
 
 def _no_room() -> RequestError:

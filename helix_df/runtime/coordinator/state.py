@@ -162,7 +162,10 @@ class CoordinatorState:
             case Sampled():
                 return self.requests_state.on_sampled(message)
             case Rejected():
-                return self.requests_state.on_rejected(message, now)
+                actions = self.requests_state.on_rejected(message, now)
+                if message.reason == "not_finite":
+                    self.nodes_state.flag_not_finite(message.node)
+                return actions
             case Hello():
                 return self._pass_on(self.nodes_state.on_hello(message, now))
             case Loading() | Ready() | Heartbeat():

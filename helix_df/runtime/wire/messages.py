@@ -149,12 +149,15 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Worker → coordinator: I couldn't run a step of this request; it has to be tried again."""
+    """Worker → coordinator: I couldn't run a step of this request; it has to be tried again.
+
+    Where what I computed isn't finite (``not_finite``), trying again would give the same.
+    """
 
     TAG: ClassVar[str] = "rejected"
     request: str
     node: str
-    reason: Literal["kv_full", "no_prefix"]
+    reason: Literal["kv_full", "no_prefix", "not_finite"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,14 @@ from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.programs import ShardPrograms
-from helix_df.runtime.worker.sampler import SamplerRows, log_probabilities, pick_greedily, sample, sampler_rows
+from helix_df.runtime.worker.sampler import (
+    NOT_FINITE,
+    SamplerRows,
+    log_probabilities,
+    pick_greedily,
+    sample,
+    sampler_rows,
+)
 from helix_df.runtime.worker.steps import Step, StepResult
 
 _SMALLEST_PREFILL = 16
@@ -141,6 +148,9 @@ class Engine:
         admitted = [step for step in steps if self._reserve(step)]
         launched = [self._launch(group) for group in self._group(admitted)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
+        for result in results.values():
+            if not result.finite:
+                self._scrub(result.request)
         return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
 
     def release(self, request: str) -> None:
@@ -210,6 +220,10 @@ class Engine:
             raise ValueError(f"layers {step.layers} aren't held here, {self.layers} are")
         if step.inputs.shape[1:] not in ((), (self.geometry.hidden_size,)) or step.position < 0:
             raise ValueError(f"inputs of shape {step.inputs.shape} at position {step.position}")
+
+    def _scrub(self, request: str) -> None:
+        """Blank the pages that only this request holds: NaN would reach whoever holds them next, however masked."""
+        self._programs.blank(self._pool.own_pages(request))
 
     def _reserve(self, step: Step) -> bool:
         stop = step.position + len(step.inputs)
@@ -305,12 +319,21 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
         if len(stretches) == 1:
             hidden = stretches[0][row]
         wanted = step.sampling
+        sampled = None if tokens is None or wanted is None else int(tokens[row])
+        if sampled == NOT_FINITE or (hidden is not None and not _is_finite(hidden[len(step.inputs) - 1])):
+            yield StepResult(step.request, finite=False)
+            continue
         yield StepResult(
             step.request,
             hidden=None if hidden is None else hidden[: len(step.inputs)],
-            token=None if tokens is None or wanted is None else int(tokens[row]),
+            token=sampled,
             logprobs=_row_logprobs(logprobs, row, wanted),
         )
+
+
+def _is_finite(hidden: np.ndarray) -> bool:
+    """Whether the hidden state [hidden] of a last token is finite; one that wasn't before it is seen in its keys."""
+    return bool(np.isfinite(hidden.astype(np.float32, copy=False)).all())
 
 
 def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:

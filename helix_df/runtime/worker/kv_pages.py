@@ -93,6 +93,10 @@ class PagePool:
         """The request's pages in the order of its positions; empty when it holds none."""
         return tuple(self._tables.get(request, ()))
 
+    def own_pages(self, request: str) -> tuple[int, ...]:
+        """The request's pages that nobody else holds."""
+        return tuple(page for page in self.table(request) if self._holders[page] == 1)
+
     def release(self, request: str) -> int:
         """Let go of the request's pages and say how many became free; 0 when it holds none."""
         return self.trim(request, 0)

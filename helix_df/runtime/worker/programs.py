@@ -7,7 +7,7 @@ hidden state are donated, so a step writes its keys and values in place.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -98,12 +98,22 @@ class ShardPrograms:
         logits: Array = self._logits(self._ends, hidden, lengths)
         return logits
 
+    def blank(self, pages: Sequence[int]) -> None:
+        """Fill pages of every layer with zeros."""
+        for page in pages:
+            self._caches = [PagedCache(_blank(cache.keys, page), _blank(cache.values, page)) for cache in self._caches]
+
     def pool_pointers(self) -> tuple[int, ...]:
         """Device addresses of the key pools: they stay the same as long as donation works."""
         return tuple(cache.keys.unsafe_buffer_pointer() for cache in self._caches)
 
     def _count(self, *program: Hashable) -> None:
         self._compiled.add(program)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _blank(pool: Array, page: int) -> Array:
+    return pool.at[:, page].set(0)
 
 
 def _layers_at_once(left: int, most: int) -> int:

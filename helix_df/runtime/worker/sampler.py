@@ -18,6 +18,9 @@ from jax.typing import ArrayLike
 
 from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
 
+NOT_FINITE = -1
+"""What is drawn from logits that aren't all finite: no token."""
+
 _REMOVED = -jnp.inf
 
 
@@ -45,13 +48,16 @@ def sampler_rows(params: Sequence[SamplingParams | None], positions: Sequence[in
 
 @jax.jit
 def pick_greedily(logits: Array) -> Array:
-    """The likeliest token of each row: float32 [B, V] → int32 [B]."""
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    """The likeliest token of each row: float32 [B, V] → int32 [B]; ``NOT_FINITE`` where there is none."""
+    return _or_not_finite(jnp.argmax(logits, axis=-1), logits)
 
 
 @jax.jit
 def sample(logits: Array, rows: SamplerRows) -> Array:
-    """One token a row: float32 [B, V] → int32 [B]. Rows of temperature 0 get the likeliest token."""
+    """One token a row: float32 [B, V] → int32 [B]. Rows of temperature 0 get the likeliest token.
+
+    Rows of logits that aren't all finite get ``NOT_FINITE``.
+    """
     temperature, top_p, top_k = jnp.asarray(rows.temperature), jnp.asarray(rows.top_p), jnp.asarray(rows.top_k)
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
     scaled = jax.lax.cond(jnp.any(top_k > 0), lambda values: _keep_best(values, top_k), lambda values: values, scaled)
@@ -60,7 +66,11 @@ def sample(logits: Array, rows: SamplerRows) -> Array:
     )
     noise = jax.vmap(partial(_gumbel, logits.shape[-1]))(jnp.asarray(rows.seeds), jnp.asarray(rows.positions))
     drawn = jnp.argmax(scaled + noise, axis=-1)
-    return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+    return _or_not_finite(jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)), logits)
+
+
+def _or_not_finite(tokens: Array, logits: Array) -> Array:
+    return jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), tokens, NOT_FINITE).astype(jnp.int32)
 
 
 @jax.jit

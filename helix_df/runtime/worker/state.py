@@ -27,7 +27,8 @@ HeldState = Literal["unknown", "held", "computing", "kept", "released"]
 beginning lives on, for others to begin with."""
 
 HeldEvent = Literal[
-    "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "release", "keep"
+    "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "not_finite", "release",
+    "keep",
 ]  # fmt: skip
 
 HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
@@ -39,6 +40,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "step": "unknown",
             "result": "unknown",
             "kv_full": "unknown",
+            "not_finite": "unknown",
             "no_prefix": "unknown",
             "first": "held",
             "release": "released",
@@ -48,10 +50,18 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "step": "computing",
             "result": "held",
             "kv_full": "unknown",
+            "not_finite": "unknown",
             "release": "unknown",
             "keep": "kept",
         },
-        "kept": {"step": "kept", "keep": "kept", "result": "kept", "kv_full": "kept", "release": "unknown"},
+        "kept": {
+            "step": "kept",
+            "keep": "kept",
+            "result": "kept",
+            "kv_full": "kept",
+            "not_finite": "kept",
+            "release": "unknown",
+        },
         # The first step finds the door closed.
         "released": {
             "first": "released",
@@ -59,6 +69,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "step": "released",
             "result": "released",
             "kv_full": "released",
+            "not_finite": "released",
             "release": "released",
         },
     },
@@ -285,14 +296,16 @@ class WorkerState:
 
     def _on_result(self, step: Step, result: StepResult) -> list[WorkerAction]:
         held = self._held.get(step.request)
+        event: HeldEvent = "kv_full" if result.kv_full else "result" if result.finite else "not_finite"
         try:
-            state = HELD.after(self.state_of(step.request), "kv_full" if result.kv_full else "result", step.request)
+            state = HELD.after(self.state_of(step.request), event, step.request)
         except IllegalEvent as error:
             return [self.illegal.note(error)]
         if held is None:
             return []  # released meanwhile
         if state == "unknown":
-            return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, "kv_full"))]
+            reason: Literal["kv_full", "not_finite"] = "kv_full" if result.kv_full else "not_finite"
+            return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, reason))]
         held.state, held.computed = state, step.position + len(step.inputs)
         if result.token is not None:
             sampled = Sampled(step.request, held.computed, result.token, result.logprobs)

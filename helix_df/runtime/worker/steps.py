@@ -54,6 +54,8 @@ class StepResult:
         token: the drawn token, when the step asked for one.
         logprobs: when the step's sampling asked for them.
         kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
+        finite: whether the last of the hidden states, or the logits, are finite numbers; without them there is nothing
+            to go on with, and the other fields are None.
     """
 
     request: str
@@ -61,3 +63,4 @@ class StepResult:
     token: int | None = None
     logprobs: TopLogprobs | None = None
     kv_full: bool = False
+    finite: bool = True
