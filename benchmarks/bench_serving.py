@@ -28,7 +28,7 @@ from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 
@@ -73,7 +73,7 @@ def single(plan: Plan) -> Serve:
     enable_compile_cache(cache_folder("compiled"))
     source = plan.job.model.parsed_source
     shard = load_shard(source, read_geometry(source), layout=matrix_layout())
-    engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048, **habits())
+    engine = Engine(shard, num_pages=700, max_batch=16, max_context=2048, **backend_defaults())
 
     def serve(prompts: list[tuple[int, ...]], tokens: int) -> float:
         names = [str(index) for index in range(len(prompts))]

@@ -28,7 +28,7 @@ from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.messages import Forward, decode, encode
-from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import parse_source
@@ -72,7 +72,7 @@ def engines() -> list[Engine]:
         load_shard(source, geometry, layers, dtype="float32", seed=0, layout=matrix_layout())
         for layers in (LayerRange(0, HALF), LayerRange(HALF, LAYERS))
     )
-    return [Engine(shard, num_pages=64, max_batch=1, max_context=256, **habits()) for shard in shards]
+    return [Engine(shard, num_pages=64, max_batch=1, max_context=256, **backend_defaults()) for shard in shards]
 
 
 def codec_rows(halves: list[Engine]) -> None:

@@ -18,7 +18,7 @@ from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.engine import Engine
-from helix_df.runtime.worker.single_process import generate_alone
+from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
 
@@ -154,5 +154,7 @@ def check_logprobs(request: dict, logits: np.ndarray) -> None:
 def test_layers_per_call_changes_nothing(layers_per_call, seed, temperature):
     prompt, whole_range = tokens_of(seed, 11).tolist(), LayerRange(0, LAYERS)
     sampling = SamplingParams(temperature=temperature, seed=seed, top_p=0.95)
-    tokens = [list(generate_alone(engine(whole_range, count), prompt, 12, sampling)) for count in (4, layers_per_call)]
+    tokens = [
+        list(generate_in_process(engine(whole_range, count), prompt, 12, sampling)) for count in (4, layers_per_call)
+    ]
     assert tokens[0] == tokens[1]

@@ -57,7 +57,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.profiles.read_geometry import read_geometry
     from helix_df.runtime.sampling import SamplingParams
     from helix_df.runtime.worker.compile_cache import enable_compile_cache
-    from helix_df.runtime.worker.device import habits, matrix_layout
+    from helix_df.runtime.worker.device import backend_defaults, matrix_layout
     from helix_df.runtime.worker.engine import Engine
     from helix_df.runtime.worker.steps import Step
     from helix_df.spec.source import parse_source
@@ -70,7 +70,7 @@ def _engine(setup: Setup) -> Iterator[Generate]:
         num_pages=_kv_tokens(setup) // 16 + setup.requests,
         max_batch=setup.requests,
         max_context=setup.context,
-        **habits(),
+        **backend_defaults(),
     )
 
     def generate(prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:

@@ -21,7 +21,7 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.job import Job
@@ -78,7 +78,7 @@ def time_batches(
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        **habits(),
+        **backend_defaults(),
     )
     samples = []
     for kind, count, size in _all(batches):

@@ -20,7 +20,7 @@ from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.sampler import NOT_FINITE, pick_greedily, sample, sampler_rows
-from helix_df.runtime.worker.single_process import generate_alone
+from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import parse_source
 from tests.api.fakes import byte_tokenizer
@@ -131,4 +131,4 @@ def test_a_broken_request_in_a_batch_fails_alone():
 def test_finite_models_answer_as_before():
     source = parse_source("random:tiny")
     engine = Engine(load_shard(source, read_geometry(source)), num_pages=8, max_batch=1, max_context=128)
-    assert len(list(generate_alone(engine, [1, 2, 3], 10))) == 10
+    assert len(list(generate_in_process(engine, [1, 2, 3], 10))) == 10

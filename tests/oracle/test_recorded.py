@@ -14,7 +14,7 @@ from helix_df.models.tokenizer import Tokenizer, load_tokenizer
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.worker.engine import Engine
-from helix_df.runtime.worker.single_process import generate_alone
+from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.spec.source import ModelSource
 from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint
@@ -42,7 +42,7 @@ def test_checkpoints(tmp_path, name):
         ids = prompt_ids(CONFIGS[name]["vocab_size"], length)
         logits = np.asarray(shard(jnp.asarray(ids[None])))[0, -1]
         np.testing.assert_allclose(logits, recorded[f"{name}.logits.{length}"], atol=1e-3)
-        tokens = list(generate_alone(engine, ids.tolist(), NEW_TOKENS))
+        tokens = list(generate_in_process(engine, ids.tolist(), NEW_TOKENS))
         assert tokens == recorded[f"{name}.tokens.{length}"].tolist()
 
 
@@ -60,12 +60,12 @@ def test_smollm2():
         best = recorded[f"best.{index}"]
         np.testing.assert_allclose(logits[best], recorded[f"best_logits.{index}"], atol=1e-3)
         assert set(np.argsort(-logits)[:5]) == set(best[:5])
-        assert list(generate_alone(engine, ids, NEW_TOKENS)) == recorded[f"tokens.{index}"].tolist()
+        assert list(generate_in_process(engine, ids, NEW_TOKENS)) == recorded[f"tokens.{index}"].tolist()
 
 
 def test_smollm2_knows_the_capital_of_france():
     engine = engine_for(SMOLLM2, pages=8)
-    tokens = list(generate_alone(engine, tokenizer().encode("The capital of France is"), 1))
+    tokens = list(generate_in_process(engine, tokenizer().encode("The capital of France is"), 1))
     assert tokenizer().decode(tokens) == " Paris"
 
 

@@ -15,7 +15,7 @@ from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.sampler import sample, sampler_rows
-from helix_df.runtime.worker.single_process import generate_alone
+from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
 
@@ -86,7 +86,7 @@ def test_a_forked_request_continues_as_if_it_had_computed_everything(shared):
 
 def test_a_full_cache_stops_only_the_one_that_doesnt_fit():
     one = engine(num_pages=3)
-    first = list(generate_alone(engine(), list(range(17)), 4))
+    first = list(generate_in_process(engine(), list(range(17)), 4))
     begun = one.run([prefill("a", 17)])[0]
     refused, fits = one.run([prefill("b", 33), prefill("c", 16)])
     assert (refused.kv_full, refused.token, fits.kv_full) == (True, None, False)
@@ -111,7 +111,7 @@ def test_a_context_too_long_is_full():
 def test_pools_are_updated_in_place(pages_at_once):
     one = engine(pages_at_once=pages_at_once)
     before = one.programs.pool_pointers()
-    list(generate_alone(one, [1, 2, 3], 5))
+    list(generate_in_process(one, [1, 2, 3], 5))
     assert one.programs.pool_pointers() == before
 
 
@@ -138,9 +138,9 @@ def test_partial_ranges_reuse_the_programs():
 
 def test_released_pages_leak_nothing_into_the_next_request():
     one = engine(num_pages=2)
-    expected = list(generate_alone(engine(), [7, 8, 9], 10))
-    list(generate_alone(one, list(range(20)), 8))
-    assert list(generate_alone(one, [7, 8, 9], 10)) == expected
+    expected = list(generate_in_process(engine(), [7, 8, 9], 10))
+    list(generate_in_process(one, list(range(20)), 8))
+    assert list(generate_in_process(one, [7, 8, 9], 10)) == expected
     assert one.used_pages == 0
 
 
@@ -158,7 +158,7 @@ def test_a_batch_larger_than_the_largest_program():
 
 def test_sampled_tokens_dont_depend_on_the_batch():
     params = [SamplingParams(temperature=1.0, seed=seed) for seed in range(3)]
-    alone = [list(generate_alone(engine(), [4, 5], 6, one)) for one in params]
+    alone = [list(generate_in_process(engine(), [4, 5], 6, one)) for one in params]
     one = engine()
     results = one.run([prefill_of(f"r{at}", [4, 5], 0, sampling) for at, sampling in enumerate(params)])
     tokens = [[result.token] for result in results]
@@ -210,7 +210,7 @@ def test_warm_up_compiles_what_serving_needs():
     first = list(one.warm_up(only_first=True))
     assert [step.done for step in first] == list(range(1, first[-1].total + 1))
     compiled = one.compilations
-    list(generate_alone(one, list(range(9)), 4))
+    list(generate_in_process(one, list(range(9)), 4))
     assert one.compilations == compiled
     rest = list(one.warm_up())
     assert rest[0].done == first[-1].total + 1
@@ -220,7 +220,9 @@ def test_warm_up_compiles_what_serving_needs():
     compiled = one.compilations
     for number in range(12):
         length = 1 + 7 * number % (one.max_context - 8)
-        list(generate_alone(one, [token % 64 for token in range(length)], 6, SamplingParams(temperature=number % 2)))
+        list(
+            generate_in_process(one, [token % 64 for token in range(length)], 6, SamplingParams(temperature=number % 2))
+        )
     one.run([prefill(str(number), 5 + number) for number in range(4)])
     one.run([prefill(str(number), 1, 5 + number) for number in range(4)])
     assert one.compilations == compiled
@@ -251,9 +253,9 @@ def test_one_step_a_request():
 
 def test_generation_ends_at_the_end_token_and_frees_its_pages():
     one = engine()
-    tokens = list(generate_alone(one, [1, 2], 8))
-    assert list(generate_alone(one, [1, 2], 8, eos_ids={tokens[0]})) == tokens[:1]
-    stream = generate_alone(one, [1, 2], 8)
+    tokens = list(generate_in_process(one, [1, 2], 8))
+    assert list(generate_in_process(one, [1, 2], 8, eos_ids={tokens[0]})) == tokens[:1]
+    stream = generate_in_process(one, [1, 2], 8)
     next(stream)
     cast(Generator[int], stream).close()
     assert one.used_pages == 0
@@ -261,4 +263,4 @@ def test_generation_ends_at_the_end_token_and_frees_its_pages():
 
 def test_generation_that_doesnt_fit():
     with pytest.raises(RequestError, match="full"):
-        list(generate_alone(engine(num_pages=1), list(range(15)), 8))
+        list(generate_in_process(engine(num_pages=1), list(range(15)), 8))

@@ -13,7 +13,7 @@ from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import habits, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.shell import Report, StepEngine
@@ -44,7 +44,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
-        **habits(),
+        **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)

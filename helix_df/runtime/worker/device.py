@@ -1,4 +1,4 @@
-"""How the default device of this process likes to compute.
+"""What suits the default device of this process.
 
 Owns the choices that depend on the device alone, so that workers, profiles and benchmarks make the same ones. Doesn't
 know models or batches.
@@ -26,17 +26,17 @@ _PANEL_THREADS = 2
 """Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
 
 
-class Habits(TypedDict):
+class BackendDefaults(TypedDict):
     """Options of an ``Engine``: layers to unroll in one program, and pages of context to read at a time (None: all)."""
 
     layers_per_call: int
     pages_at_once: int | None
 
 
-def habits() -> Habits:
-    """How an engine should compute."""
+def backend_defaults() -> BackendDefaults:
+    """The options that suit the default backend of this process."""
     backend = jax.default_backend()
-    return Habits(layers_per_call=_LAYERS_PER_CALL.get(backend, 8), pages_at_once=_PAGES_AT_ONCE.get(backend))
+    return BackendDefaults(layers_per_call=_LAYERS_PER_CALL.get(backend, 8), pages_at_once=_PAGES_AT_ONCE.get(backend))
 
 
 def matrix_layout() -> Layout:

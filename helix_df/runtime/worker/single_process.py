@@ -1,4 +1,4 @@
-"""Generate in one process, without a cluster: the standard that distributed serving is compared with."""
+"""The single-process reference: what distributed serving is compared with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 
 
-def generate_alone(
+def generate_in_process(
     engine: Engine,
     prompt: Sequence[int],
     max_tokens: int,
     sampling: SamplingParams | None = None,
     *,
     eos_ids: Collection[int] = (),
-    request: str = "alone",
+    request: str = "reference",
 ) -> Iterator[int]:
     """Yield the tokens that follow ``prompt``, at most ``max_tokens``, up to and including one of ``eos_ids``.
 
