@@ -44,8 +44,9 @@ def run_case(case: str) -> dict[str, float]:
 
 
 def _case(case: str) -> tuple[Setup, Trace, Options]:
+    from helix_df.simulator.artifact import artifact_offline
     from helix_df.simulator.azure import azure_offline
-    from helix_df.simulator.options import Options, artifact_offline
+    from helix_df.simulator.options import Options
 
     if case == "artifact":
         from benchmarks.paper import published_setup

@@ -1,7 +1,7 @@
 """The Helix paper's published simulations beside ours: ``python -m benchmarks.fidelity_table [PATTERN]``.
 
 Rows whose name contains PATTERN only. Published numbers, rates and requests in flight are the artifact's (Mei et al.,
-ASPLOS'25, arXiv 2406.01566); the rules are ``helix_df.simulator.options.ARTIFACT``. LLaMA-30B on single24 and geo24:
+ASPLOS'25, arXiv 2406.01566); the rules are ``helix_df.simulator.artifact.ARTIFACT``. LLaMA-30B on single24 and geo24:
 Helix and separate pipelines are one chain a GPU type, as published.
 """
 
@@ -18,8 +18,9 @@ import numpy as np
 
 from benchmarks.paper import all_ways, chain_of, published_setup, scheduling_study, swarm_30b
 from helix_df.simulator import Outcome, Setup, simulate
+from helix_df.simulator.artifact import artifact_baseline, artifact_offline, artifact_online
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
-from helix_df.simulator.options import Options, artifact_baseline, artifact_offline, artifact_online
+from helix_df.simulator.options import Options
 
 ONLINE_S = 1800.0
 

@@ -29,10 +29,11 @@ from helix_df.graph.compile import compile_problem
 from helix_df.load import load_job
 from helix_df.plan.plan import write_plan
 from helix_df.planning import make_plan
+from helix_df.simulator.artifact import artifact_offline, artifact_online
 from helix_df.simulator.azure import azure_offline, azure_online, mean_tokens
-from helix_df.simulator.options import Saturate, artifact_offline, artifact_online, options_of
+from helix_df.simulator.options import Saturate, options_of
 from helix_df.simulator.setup import Setup, setup_of
-from helix_df.simulator.stepwise import Course, Stepwise
+from helix_df.simulator.simulation import Course, Simulation
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.baselines import baselines
 from helix_df.solvers.goodput.config import HELD_OUT, SEARCHED, Part, SearchConfig
@@ -78,13 +79,13 @@ class Court:
     def rate(self) -> float:
         return published_rate(self.name)
 
-    def offline(self, setup: Setup, seed: int, part: Part, *, wait: bool = False) -> Stepwise:
+    def offline(self, setup: Setup, seed: int, part: Part, *, wait: bool = False) -> Simulation:
         """Requests never run out; they may wait for room in any case, or as the rules have it."""
         by_rules = artifact_offline(seed=seed) if self.rules == "artifact" else options_of(self.job, seed=seed)
         options = replace(by_rules, when_full="wait", feed=Saturate()) if wait else by_rules
         return _simulated(setup, Course(azure_offline(seed, part=part), options))
 
-    def online(self, setup: Setup, seed: int, part: Part) -> Stepwise:
+    def online(self, setup: Setup, seed: int, part: Part) -> Simulation:
         """Requests arrive at the published rate."""
         theirs = artifact_online(seed=seed)
         changes = {"seed": seed, "seconds": theirs.seconds, "warmup_s": theirs.warmup_s}
@@ -92,8 +93,8 @@ class Court:
         return _simulated(setup, Course(azure_online(self.rate, options.end_s, seed, part), options))
 
 
-def _simulated(setup: Setup, course: Course) -> Stepwise:
-    run = Stepwise(setup, course)
+def _simulated(setup: Setup, course: Course) -> Simulation:
+    run = Simulation(setup, course, form="compiled")
     while run.advance(course.options.end_s + 1):
         pass
     return run

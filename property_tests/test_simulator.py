@@ -13,10 +13,12 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.profiles.throughput import Requests
 from helix_df.profiles.timing import LayerTiming, closed_form, linear_timing
 from helix_df.simulator import Options, Outcome, Setup, Trace, TraceRequest, simulate
+from helix_df.simulator.kernel.tables import NOTHING
 from helix_df.simulator.options import FeedByKv, HoldInFlight, NodeEvent
+from helix_df.simulator.report import Report
 from helix_df.simulator.setup import StageSetup, assemble_setup
+from helix_df.simulator.simulation import Course, Simulation
 from helix_df.simulator.synthetic import constant, poisson, saturating
-from helix_df.simulator.world import World
 from property_tests.strategies import placed_problems
 from tests.simulator.small import chain, stage
 
@@ -116,12 +118,18 @@ def check(outcome: Outcome) -> None:
 
 def drained(setup: Setup, trace: Trace, options: Options) -> Outcome:
     """``simulate``, with a look at what is left on the stages."""
-    world = World(setup, trace, options)
-    world.run(None)
-    assert [stage.kv_used for stage in world.stages] == [0] * len(world.stages)
-    assert world.dead == 0
-    assert not any(stage.busy or stage.inbox or stage.waiting(world.now) for stage in world.stages)
-    return world.meter.outcome(False)
+    report = Report()
+    simulation = Simulation(setup, Course(trace, options), form="plain", reader=report)
+    simulation.run()
+    state, counts = simulation.state, simulation.state.counts[0]
+    stages = [state.stages[at] for at in range(len(state.stages))]
+    queues = [state.queues[at] for at in range(len(state.queues))]
+    assert [stage.kv_used for stage in stages] == [0] * len(stages)
+    assert [stage.used for stage in stages] == [stage.through for stage in stages] == [0] * len(stages)
+    assert counts.dead == counts.afloat == counts.active == counts.delayed == 0
+    assert not any(stage.busy or stage.under_way or stage.inbox_first != NOTHING for stage in stages)
+    assert all(queue.first == queue.last == NOTHING for queue in queues)
+    return report.outcome(simulation, stopped=False)
 
 
 @MANY

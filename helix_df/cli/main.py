@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from helix_df import __version__
+from helix_df import __version__, notices
 from helix_df.errors import HelixError, SpecErrors
 from helix_df.extras import explained_imports
 from helix_df.file_errors import explained_files
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("HELIX_DF_DEBUG") == "1"
+    notices.listen(_tell)
     try:
         with explained_imports(), explained_files():
             _app(arguments)(args=arguments, prog_name="helix-df")
@@ -77,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "  try:      run it again with HELIX_DF_DEBUG=1 and report the traceback\n"
         )
         sys.exit(INTERNAL_ERROR)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
 
 
 def _app(arguments: Sequence[str]) -> typer.Typer:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from helix_df.plan.plan import Plan
     from helix_df.simulator.options import NodeEvent, Options
-    from helix_df.simulator.world import Watch
+    from helix_df.simulator.simulation import SimulationWatch
     from helix_df.spec.job import Job
     from helix_df.what_if import Simulated, Variant
 
@@ -189,13 +189,8 @@ def _options(
 
     from helix_df.errors import SimulationError
     from helix_df.rules.schedulers.registry import get_scheduler
-    from helix_df.simulator.options import (
-        HoldInFlight,
-        artifact_baseline,
-        artifact_offline,
-        artifact_online,
-        options_of,
-    )
+    from helix_df.simulator.artifact import artifact_baseline, artifact_offline, artifact_online
+    from helix_df.simulator.options import HoldInFlight, options_of
 
     get_scheduler(scheduler or "flow")
     if rules == "runtime":
@@ -268,7 +263,7 @@ class _Bar:
 
 
 @contextmanager
-def _watched(console: Console) -> Iterator[Watch]:
+def _watched(console: Console) -> Iterator[SimulationWatch]:
     """A progress bar on a terminal, and Ctrl-C that ends the run in good order; a second one aborts."""
     import signal
     import threading

@@ -83,6 +83,8 @@ class Options:
         message_bytes: what a message has beside its tensor: a header for every step, and for every piece of a prompt.
         copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
         prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
+        backs_off: who found no KV cache waits longer each time before it is tried again, and is given up in the end, as
+            the runtime does; otherwise at once, up to 50 times in all.
         feed: for saturating traces.
         events: nodes that fail and join.
         series: points of the time series in the outcome.
@@ -115,6 +117,7 @@ class Options:
     message_bytes: float = MESSAGE_BYTES
     copy_bytes_per_s: float | None = None
     prefill_gives_token: bool = True
+    backs_off: bool = True
     feed: Feed = Saturate()
     events: tuple[NodeEvent, ...] = ()
     series: int = 60
@@ -155,58 +158,4 @@ def options_of(job: Job, **changes: object) -> Options:
         max_prefill_tokens=runtime.max_prefill_tokens,
         prefill_chunk=runtime.max_prefill_tokens,
     )
-    return replace(options, **changes)  # type: ignore[arg-type]
-
-
-COPY_BYTES_PER_S = 1 / (1 / 4e9 + 1 / 5e9)
-"""The published simulator joins activations at 4 GB/s and moves them to the device at 5 GB/s."""
-
-ARTIFACT = Options(
-    sees="everything",
-    when_full="drop",
-    expected_output=1.0,
-    max_queue=10**9,
-    max_batch=None,
-    max_prefill_tokens=None,
-    kv_by_layer=True,
-    batching="arrival",
-    prefill_chunk=None,
-    merge_prefills=True,
-    context_per_slot=1000,
-    layer_steps=True,
-    micro_batches=False,
-    bundles=False,
-    message_bytes=0,
-    copy_bytes_per_s=COPY_BYTES_PER_S,
-    prefill_gives_token=False,
-)
-"""The rules of the Helix paper's published simulator (arXiv 2406.01566, artifact under Apache-2.0)."""
-
-
-def artifact_offline(**changes: object) -> Options:
-    """Its saturating runs under flow scheduling: admit below 0.85 of the KV cache, feed below 0.8, 60 s of warm-up."""
-    options = replace(ARTIFACT, scheduler="flow-tokens", kv_high_water=0.85, feed=FeedByKv())
-    return replace(options, **changes)  # type: ignore[arg-type]
-
-
-def artifact_online(**changes: object) -> Options:
-    """Its runs under arrivals and flow scheduling: no warm-up, 1,800 s."""
-    options = replace(
-        ARTIFACT,
-        scheduler="flow-tokens",
-        kv_high_water=0.9,
-        mean_output=0.6 * 240,
-        warmup_s=0.0,
-        seconds=1800.0,
-    )
-    return replace(options, **changes)  # type: ignore[arg-type]
-
-
-def artifact_baseline(scheduler: str, in_flight: int | None = None, **changes: object) -> Options:
-    """Its runs of other schedulers, which choose hop by hop and admit everything; ``in_flight`` makes it saturating."""
-    options = replace(ARTIFACT, scheduler=scheduler, routing="hop", admission="open")
-    if in_flight is None:
-        options = replace(options, warmup_s=0.0, seconds=1800.0)
-    else:
-        options = replace(options, feed=HoldInFlight(in_flight))
     return replace(options, **changes)  # type: ignore[arg-type]

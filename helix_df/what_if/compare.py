@@ -13,7 +13,7 @@ from helix_df.graph.stage_timing import TimingChoice
 from helix_df.plan.plan import Plan
 from helix_df.simulator import Options, Outcome, Trace, setup_of, simulate
 from helix_df.simulator.outcome import to_document
-from helix_df.simulator.world import Watch
+from helix_df.simulator.simulation import SimulationWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class ComparisonRow:
     rejected: int
 
 
-def compare(variants: Iterable[Variant], watch: Callable[[Variant], Watch | None] | None = None) -> list[Simulated]:
+def compare(
+    variants: Iterable[Variant], watch: Callable[[Variant], SimulationWatch | None] | None = None
+) -> list[Simulated]:
     """Simulate every variant, in order; ``watch`` says who watches each. One that is stopped is the last.
 
     Raises:

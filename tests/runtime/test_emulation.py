@@ -20,10 +20,11 @@ from helix_df.runtime.wire.messages import Forward, encode
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.paced_engine import BatchSeconds, Pace, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.steps import Step, StepResult
-from helix_df.simulator import TraceRequest, options_of, setup_of
-from helix_df.simulator.network import Network
+from helix_df.simulator import Trace, TraceRequest, options_of, setup_of
+from helix_df.simulator.kernel.batches import begin_batch
+from helix_df.simulator.kernel.runs import add_step, new_run, put_in_inbox
 from helix_df.simulator.options import MESSAGE_BYTES
-from helix_df.simulator.parts import Attempt, Link, Piece, RequestState, Run
+from helix_df.simulator.simulation import Course, Simulation
 from tests.runtime.test_transport import SCHEMES, take
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
@@ -175,19 +176,24 @@ def test_workers_and_the_simulator_time_a_batch_alike() -> None:
     nodes = {name: {"gpu": "toy", "speed": 0.5} for name in placement}
     plan = tiny_plan(placement, gpus=gpus, nodes=nodes, runtime={"max_batch": 8, "max_prefill_tokens": 64})
     setup = setup_of(plan)
-    network = Network(setup, options_of(plan.job, scheduler="random"))
-    stage = network.stages[[one.name for one in setup.stages].index("c")]
+    run = Simulation(
+        setup, Course(Trace("one", (TraceRequest(0.0, 9, 9, 9),)), options_of(plan.job, scheduler="random"))
+    )
+    fixed, state, rules = run.fixed, run.state, run.rules
+    number = [one.name for one in setup.stages].index("c")
     steps = []
-    for number, (tail, prompt) in enumerate([("a", 0), ("a", 0), ("b", 0), ("a", 20), ("b", 30)]):
-        request = RequestState(number, 0.0, TraceRequest(0.0, 9, 9, 9))
-        attempt = Attempt(request, str(number), 0.0, 9, 9)
-        link = next(link for link in stage_links(network, "c") if network.name(link.tail_name) == tail)
-        piece = Piece(attempt, prompt, True) if prompt else None
-        stage.inbox.append(Run(0.0, number, link, [] if prompt else [attempt], 0.0, piece, 0.0))
-        steps.append(step(str(number), LayerRange(placement[tail].stop, 4), prompt or 1))
-    end, refused = stage.begin(0.0, False)
+    for at, (tail, prompt) in enumerate([("a", 0), ("a", 0), ("b", 0), ("a", 20), ("b", 30)]):
+        made = new_run(state)
+        row = state.runs[made]
+        row.link = next(at for at, link in enumerate(run.network.links) if (link.tail, link.head) == (tail, "c"))
+        row.order, row.first, row.tokens = at, at, prompt
+        if not prompt:
+            add_step(state, made, at)
+        put_in_inbox(state, number, made)
+        steps.append(step(str(at), LayerRange(placement[tail].stop, 4), prompt or 1))
+    end, refused = begin_batch(fixed, state, rules, number)
     assert not refused
-    assert as_profiled(setup.stages[stage.index].timing)(steps, 0.0, 0.0) == pytest.approx(end)
+    assert as_profiled(setup.stages[number].timing)(steps, 0.0, 0.0) == pytest.approx(end)
 
 
 def test_the_simulator_counts_headers_as_large_as_they_are() -> None:
@@ -196,10 +202,6 @@ def test_the_simulator_counts_headers_as_large_as_they_are() -> None:
     message = Forward("cmpl-" + 32 * "0" + "-0/1", 40, True, None, hidden)
     size = sum(memoryview(frame).nbytes for frame in encode(message, 32 * "0"))
     assert size - hidden.nbytes == pytest.approx(MESSAGE_BYTES, abs=10)
-
-
-def stage_links(network: Network, head: str) -> list[Link]:
-    return [link for link in network.links if network.name(link.head_name) == head]
 
 
 async def answers_of(codec: str, *, emulate: bool) -> list[list[TokenEvent]]:

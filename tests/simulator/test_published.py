@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.paper import published_setup, scheduling_study
 from helix_df.simulator import simulate
+from helix_df.simulator.artifact import artifact_baseline, artifact_offline
 from helix_df.simulator.azure import azure_offline
-from helix_df.simulator.options import artifact_baseline, artifact_offline
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from helix_df.plan.moves import move_bytes
 from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.simulator.simulate import simulate
-from helix_df.simulator.stepwise import Stepwise
+from helix_df.simulator.simulation import Simulation
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.choice import choose_solver
 from helix_df.solvers.goodput.config import HELD_OUT, SEARCHED, WHOLE_S, SearchConfig
@@ -243,7 +243,9 @@ def test_a_race_is_given_up_only_far_behind(evaluator):
     options = course.options
 
     def run(baseline: TokenCurve = (), stopped: bool = False) -> RaceResult:
-        return race(Stepwise(setup, course), options.warmup_s, options.seconds, baseline, lambda: stopped)
+        return race(
+            Simulation(setup, course, form="compiled"), options.warmup_s, options.seconds, baseline, lambda: stopped
+        )
 
     full = run()
     assert full.tokens_per_s == simulate(setup, course.trace, options).decode_tokens_per_s > 0

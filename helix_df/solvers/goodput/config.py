@@ -12,9 +12,10 @@ from functools import cached_property
 
 from helix_df.graph.compile import origin_of
 from helix_df.graph.problem import Origin
+from helix_df.simulator.artifact import artifact_offline, artifact_online
 from helix_df.simulator.azure import azure_offline, azure_online, lengths
-from helix_df.simulator.options import artifact_offline, artifact_online, options_of
-from helix_df.simulator.stepwise import Course
+from helix_df.simulator.options import options_of
+from helix_df.simulator.simulation import Course
 from helix_df.simulator.trace import Trace
 from helix_df.solvers.goodput.options import GoodputOptions
 from helix_df.solvers.goodput.stage_costs import RequestMoments

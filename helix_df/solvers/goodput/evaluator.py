@@ -17,7 +17,7 @@ from helix_df.graph.stage_timing import TimingChoice, node_timing
 from helix_df.plan.moves import Near
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.setup import Setup, assemble_setup
-from helix_df.simulator.stepwise import Course, Stepwise
+from helix_df.simulator.simulation import Course, Simulation
 from helix_df.solvers.goodput.config import (
     HELD_OUT,
     SEARCH_ONLINE_S,
@@ -178,10 +178,12 @@ class Evaluator:
         return Scored(score, ranges, found.ttft_p95_s, found.itl_p95_s, (), spread, visits + found.visits)
 
     def _race(self, setup: Setup, course: Course, baseline: TokenCurve, stop: Callable[[], bool]) -> RaceResult:
-        return race(Stepwise(setup, course), course.options.warmup_s, course.options.seconds, baseline, stop)
+        return race(
+            Simulation(setup, course, form="compiled"), course.options.warmup_s, course.options.seconds, baseline, stop
+        )
 
     def _latencies(self, setup: Setup, hops: float, course: Course, stop: Callable[[], bool]) -> Latencies:
-        run = Stepwise(setup, course)
+        run = Simulation(setup, course, form="compiled")
         until_s = 0.0
         while run.advance(until_s) and not stop():
             until_s += APART_S

@@ -1,1 +1,0 @@
-"""The simulator's event loop compiled to machine code, for searches that simulate thousands of placements."""

@@ -1,0 +1,288 @@
+"""From a setup, a trace and options to the tables and numbers that the loop runs on.
+
+Routers see nodes as their place in the setup, so that what a node is called changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from helix_df.errors import SimulationError
+from helix_df.graph.flow import EdgeFlow
+from helix_df.graph.problem import COORDINATOR
+from helix_df.profiles.timing import LayerTiming
+from helix_df.rules.admission import expected_answer
+from helix_df.rules.routing import Adjacency, leading_to_sink
+from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
+from helix_df.rules.schedulers.registry import follows_flow
+from helix_df.simulator.kernel.tables import (
+    BY_ASKING,
+    BY_KV,
+    BY_TOKENS,
+    BY_TURNS,
+    HOLD,
+    NO_LIMIT,
+    NOTHING,
+    SATURATE,
+    Fixed,
+    FixedLink,
+    FixedRequest,
+    FixedStage,
+    Rules,
+    Table,
+)
+from helix_df.simulator.options import FeedByKv, HoldInFlight, Options, Saturate
+from helix_df.simulator.setup import LinkSetup, Setup, StageSetup
+from helix_df.simulator.trace import Trace
+
+IN_THE_LOOP = {"flow": BY_TURNS, "flow-tokens": BY_TOKENS}
+"""Schedulers whose turns the loop takes itself; all others are asked."""
+
+Weights = Mapping[str, Mapping[str, float]]
+
+
+class Turns(Protocol):
+    """A router whose turns the loop can take."""
+
+    def turns(self) -> Weights:
+        """Weights of the next hops from every endpoint, in the order in which ties are broken."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HopNetwork:
+    """Who can send to whom, by codes: a stage's place in the setup in five digits.
+
+    ``links`` are those of the setup that some request may take; ``adjacency`` the next hops from every endpoint.
+    """
+
+    setup: Setup
+    codes: Mapping[str, str]
+    edges: tuple[EdgeFlow, ...]
+    adjacency: Adjacency
+    links: tuple[LinkSetup, ...]
+
+    @property
+    def numbers(self) -> dict[tuple[str, str], int]:
+        """Places of links by codes of tail and head."""
+        return {(self.codes[link.tail], self.codes[link.head]): at for at, link in enumerate(self.links)}
+
+    def stage(self, name: str) -> int:
+        """The place of the stage of that name.
+
+        Raises:
+            SimulationError: if there is none.
+        """
+        if name not in self.codes or name == COORDINATOR:
+            names = ", ".join(stage.name for stage in self.setup.stages)
+            raise SimulationError("there is no such node in the plan", where="events", found=name, expected=names)
+        return int(self.codes[name])
+
+
+def network_of(setup: Setup, options: Options) -> HopNetwork:
+    """The hops that requests may take.
+
+    Raises:
+        SimulationError: if none leads through all layers.
+    """
+    codes = {stage.name: f"{index:05d}" for index, stage in enumerate(setup.stages)} | {COORDINATOR: COORDINATOR}
+    edges = tuple(EdgeFlow(codes[edge.tail], codes[edge.head], edge.tokens_per_s) for edge in setup.edges)
+    flowing = {(edge.tail, edge.head) for edge in edges if edge.tokens_per_s > 0}
+    only_flow = options.ways == "flow" or follows_flow(options.scheduler)
+    pairs = [(codes[link.tail], codes[link.head]) for link in setup.links]
+    adjacency = leading_to_sink([pair for pair in pairs if not only_flow or pair in flowing])
+    if not adjacency.get(COORDINATOR):
+        raise SimulationError("no pipeline leads through all layers", where=setup.name)
+    links = tuple(link for link in setup.links if codes[link.head] in adjacency.get(codes[link.tail], ()))
+    return HopNetwork(setup, codes, edges, adjacency, links)
+
+
+def stage_rows(network: HopNetwork, options: Options) -> list[FixedStage]:
+    """The stages, with what limits their batches; without their curves."""
+    return [_stage(network, stage, options) for stage in network.setup.stages]
+
+
+def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedStage:
+    placement, layers = network.setup.placement, stage.layers
+    tails = [link.tail for link in network.links if link.head == stage.name]
+    stops = {placement[tail].stop if tail != COORDINATOR else 0 for tail in tails}
+    mixed = any(stop != layers.start for stop in stops)
+    sent = [number for number, link in enumerate(network.links) if link.tail == stage.name]
+    limits = [limit for limit in (options.max_batch, stage.timing.max_batch) if limit is not None]
+    max_batch = min(limits) if limits else NO_LIMIT
+    return FixedStage(
+        start=layers.start,
+        width=len(layers),
+        capacity=stage.kv_tokens * len(layers),
+        layered=mixed and options.layer_steps and len(layers) > 1,
+        mixed=mixed,
+        max_batch=max_batch,
+        max_prompts=stage.timing.max_prompts or NO_LIMIT,
+        max_context=max_batch * options.context_per_slot if options.context_per_slot else NOTHING,
+        only_link=sent[0] if len(sent) == 1 else NOTHING,
+    )
+
+
+def link_rows(network: HopNetwork, options: Options) -> tuple[list[FixedLink], list[float]]:
+    """The links, and bytes/s of the NICs that some of them share."""
+    stages, rows = network.setup.stages, []
+    for link in network.links:
+        size = link.token_bytes * link.ratio
+        tail, head = _place(network, link.tail), _place(network, link.head)
+        stop = stages[tail].layers.stop if tail != NOTHING else 0
+        layers = stages[head].layers if head != NOTHING else None
+        rows.append(
+            FixedLink(
+                tail=tail,
+                head=head,
+                run_layers=layers.stop - stop if layers else 0,
+                skipped=stop - layers.start if layers else 0,
+                token_s=size / link.bytes_per_s,
+                message_s=options.message_bytes / link.bytes_per_s,
+                token_bytes=size,
+                message_bytes=float(options.message_bytes),
+                latency_s=link.latency_s,
+            )
+        )
+    return rows, _share_nics(stages, rows)
+
+
+def _place(network: HopNetwork, name: str) -> int:
+    return NOTHING if name == COORDINATOR else int(network.codes[name])
+
+
+def _share_nics(stages: Sequence[StageSetup], rows: Sequence[FixedLink]) -> list[float]:
+    """Put a NIC before the links that together could want more than it has."""
+    nics = [1.0]  # A table of none has no type.
+    for at, stage in enumerate(stages):
+        if stage.nic_bytes_per_s is None:
+            continue
+        sent, received = [row for row in rows if row.tail == at], [row for row in rows if row.head == at]
+        for direction, end in ((sent, "out_nic"), (received, "in_nic")):
+            if sum(row.token_bytes / row.token_s for row in direction) > stage.nic_bytes_per_s:
+                for row in direction:
+                    setattr(row, end, len(nics))
+                nics.append(stage.nic_bytes_per_s)
+    return nics
+
+
+def request_rows(trace: Trace, options: Options) -> list[FixedRequest]:
+    """The requests of a trace."""
+    share, mean = options.expected_output, options.mean_output
+    return [
+        FixedRequest(
+            float(one.arrival_s),
+            one.input_tokens,
+            one.output_tokens,
+            one.input_tokens + one.max_tokens,
+            expected_answer(one.max_tokens, share, mean),
+        )
+        for one in trace.requests
+    ]
+
+
+def fixed_of(network: HopNetwork, options: Options, requests: Table[FixedRequest], weights: Weights) -> Fixed:
+    """What doesn't move; ``weights`` are those of the next hops from every endpoint."""
+    stages = stage_rows(network, options)
+    links, nics = link_rows(network, options)
+    curve_x, curve_y = _curves(stages, [stage.timing for stage in network.setup.stages])
+    fanout = _fanout(weights)
+    numbers = network.numbers
+    next_link, weight = [NOTHING] * (fanout * (len(stages) + 1)), [0.0] * (fanout * (len(stages) + 1))
+    for tail, heads in weights.items():
+        first = fanout * (0 if tail == COORDINATOR else int(tail) + 1)
+        for at, (head, share) in enumerate(heads.items()):
+            next_link[first + at], weight[first + at] = numbers[tail, head], float(share)
+    by_stop = sorted(range(len(stages)), key=lambda at: network.setup.stages[at].layers.stop)
+    return Fixed(stages, links, requests, curve_x, curve_y, next_link, weight, nics, by_stop)
+
+
+def _fanout(weights: Weights) -> int:
+    return max(len(heads) for heads in weights.values())
+
+
+def _curves(stages: Sequence[FixedStage], timings: Sequence[LayerTiming]) -> tuple[list[float], list[float]]:
+    curves = [curve for timing in timings for curve in (timing.decode, timing.prefill)]
+    firsts = [0, *accumulate(len(curve) for curve in curves)]
+    for at, stage in enumerate(stages):
+        stage.decode_first, stage.decode_points = firsts[2 * at], len(curves[2 * at])
+        stage.prefill_first, stage.prefill_points = firsts[2 * at + 1], len(curves[2 * at + 1])
+    points = [point for curve in curves for point in curve]
+    return [float(x) for x, _ in points], [float(y) for _, y in points]
+
+
+def rules_of(
+    network: HopNetwork, trace: Trace, options: Options, fixed: Fixed, router: object, routes: int, records: bool
+) -> Rules:
+    """Options as numbers."""
+    feed = options.feed
+    by_hop = options.routing == "hop" and isinstance(router, HopRouter)
+    layered = [fixed.stages[at].width for at in range(len(fixed.stages)) if fixed.stages[at].layered]
+    copies = options.copy_bytes_per_s
+    first, below, spacing_s, delay_s = 0, 0.0, 0.0, 0.0
+    if not isinstance(feed, Saturate):
+        first = feed.count if isinstance(feed, HoldInFlight) else feed.initial
+        below = feed.below if isinstance(feed, FeedByKv) else 0.0
+        spacing_s, delay_s = feed.spacing_s, feed.delay_s
+    return Rules(
+        end_s=float(options.end_s),
+        warmup_s=float(options.warmup_s),
+        sample_s=options.end_s / options.series,
+        series=options.series,
+        drains=options.drain and not trace.saturating,
+        high_water=float(options.kv_high_water),
+        open=options.admission == "open",
+        saturating=trace.saturating,
+        feed=SATURATE if isinstance(feed, Saturate) else HOLD if isinstance(feed, HoldInFlight) else BY_KV,
+        feed_initial=first,
+        feed_below=float(below),
+        feed_spacing_s=float(spacing_s),
+        feed_delay_s=float(delay_s),
+        drops=options.when_full == "drop",
+        max_queue=options.max_queue,
+        by_layer=options.kv_by_layer,
+        routes=routes,
+        by_hop=by_hop,
+        observes=routes == BY_ASKING and isinstance(router, HopObserver),
+        counts_tokens=routes == BY_TOKENS or (routes == BY_ASKING and isinstance(router, TokenCounter)),
+        sees_all=options.sees == "everything",
+        decode_first=options.batching == "decode_first",
+        prefill_budget=options.max_prefill_tokens or NO_LIMIT,
+        prefill_chunk=options.prefill_chunk or NO_LIMIT,
+        merge_prefills=options.merge_prefills,
+        micro_batches=options.keeps_micro_batches,
+        bundles=options.bundles,
+        copy_s=network.setup.activation_bytes / copies if copies else 0.0,
+        gives_token=options.prefill_gives_token,
+        backs_off=options.backs_off,
+        records=records,
+        largest=widest(network, lambda at: fixed.stages[at].capacity // fixed.stages[at].width),
+        fanout=len(fixed.next_link) // (len(fixed.stages) + 1),
+        depth=max(stage.layers.stop for stage in network.setup.stages),
+        layers=max(layered, default=1),
+        vertices=len(fixed.stages) + 1,
+    )
+
+
+def widest(network: HopNetwork, room: Callable[[int], int]) -> int:
+    """The most that fits through every stage of some pipeline, by what ``room`` says of each."""
+    best = {COORDINATOR: 2**62}
+    stages = network.setup.stages
+    order = sorted(range(len(stages)), key=lambda at: stages[at].layers.stop)
+    found = 0
+    for code in (COORDINATOR, *(network.codes[stages[at].name] for at in order)):
+        width = best.get(code, 0)
+        for head in network.adjacency.get(code, ()) if width else ():
+            if head == COORDINATOR:
+                found = max(found, width)
+            else:
+                best[head] = max(best.get(head, 0), min(width, room(int(head))))
+    return found
+
+
+def even_weights(adjacency: Adjacency) -> Weights:
+    """Every hop alike, for routers that are asked."""
+    return {tail: dict.fromkeys(heads, 1.0) for tail, heads in adjacency.items()}
