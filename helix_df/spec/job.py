@@ -10,11 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    Strict,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -24,17 +21,13 @@ from helix_df.codecs import Codec
 from helix_df.errors import SpecError
 from helix_df.spec.addresses import split_address
 from helix_df.spec.mistakes import Refusal
+from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
+from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
 from helix_df.spec.source import ModelSource, parse_source
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
 
 COORDINATOR = "coordinator"
 """The name of the coordinator wherever links or flows name an endpoint; no node may take it."""
-
-NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
-Count = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
 
 
 def _address(text: str) -> str:
@@ -56,12 +49,6 @@ def _source(text: str) -> str:
     except SpecError as error:
         raise Refusal(error.problem, error.expected, error.hint) from error
     return text
-
-
-class Section(BaseModel):
-    """A part of the job: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -269,53 +256,6 @@ class Limits(Section):
     )
 
 
-class SolverChoice(Section):
-    """Which solver places the layers. ``solver: NAME`` is short for ``solver: {name: NAME}``."""
-
-    name: str = Field(
-        default="auto",
-        description="One of `helix-df solvers`. `goodput` plans for the most generated tokens/s in simulation, within "
-        "the limits on latency; the others for the most tokens/s that could pass, with a bound.",
-    )
-    objective: Literal["flow", "goodput"] | None = Field(
-        default=None, description="`goodput` is the same as `name: goodput`; `flow` is what other solvers are for."
-    )
-    backend: str | None = Field(default=None, description="Of mip: `highs`, `gscip` or `cp-sat`.")
-    time_limit: Duration = Field(default=30.0, gt=0, description="After this time the best plan so far is taken.")
-    gap: Number = Field(default=0.0, ge=0, lt=1, description="Stop once the flow is at least (1 − gap) · bound.")
-    seed: Count = Field(default=0, ge=0, description="The same seed gives the same plan.")
-    partial_inference: bool = Field(
-        default=True, strict=True, description="A node may skip layers that a request has passed already."
-    )
-    options: dict[str, Any] = Field(default_factory=dict, description="Options that only this solver has.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _objective_names_the_solver(cls, value: object) -> object:
-        return read_objective(value) if isinstance(value, dict) else value
-
-
-def read_objective(choice: dict[str, Any]) -> dict[str, Any]:
-    """A choice of a solver without ``objective``, which used to be how goodput was asked for.
-
-    Raises:
-        Refusal: where it contradicts the solver's name.
-    """
-    objective, name = choice.get("objective"), choice.get("name", "auto")
-    if objective not in ("flow", "goodput"):
-        return choice
-    if objective == "goodput" and name not in ("auto", "goodput"):
-        raise Refusal("the objective goodput has a solver of its own", "name: goodput", "leave objective out")
-    if objective == "flow" and name == "goodput":
-        raise Refusal("the solver goodput doesn't plan for flow", "name: auto", "leave objective out")
-    rest = {key: what for key, what in choice.items() if key != "objective"}
-    return {**rest, "name": "goodput"} if objective == "goodput" else rest
-
-
-def _solver_shorthand(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Runtime(Section):
     """How the job runs."""
 
@@ -375,7 +315,7 @@ class Job(Section):
     coordinator: CoordinatorHost = Field(default=CoordinatorHost(), description="The process that takes requests.")
     workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
     limits: Limits = Field(default=Limits(), description="Depth, KV memory, nodes to use or avoid, pinned layers.")
-    solver: Annotated[SolverChoice, BeforeValidator(_solver_shorthand)] = Field(
+    solver: Annotated[SolverChoice, BeforeValidator(solver_shorthand)] = Field(
         default=SolverChoice(), description="Which solver places the layers: its name, or a section."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from helix_df.profiles.catalogue import devices
-from helix_df.spec.job import NAME_RULE
 from helix_df.spec.schema import job_schema
+from helix_df.spec.section import NAME_RULE
 from helix_df.spec.source import KINDS
 
 _QUANTITIES = {"size": "size", "bandwidth": "bandwidth", "duration": "time", "compute": "compute rate"}

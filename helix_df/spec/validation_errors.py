@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from helix_df.spec.job import NAME_RULE, Job
+from helix_df.spec.job import Job
 from helix_df.spec.mistakes import FieldPath, Mistake, Refusal, shown
+from helix_df.spec.section import NAME_RULE
 from helix_df.suggestions import closest
 
 _EXPECTED = {

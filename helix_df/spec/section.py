@@ -1,0 +1,19 @@
+"""What every section of a job file is made of: a frozen model, names, whole numbers and numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
+Count = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+
+
+class Section(BaseModel):
+    """A part of the job: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
