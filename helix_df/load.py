@@ -6,6 +6,7 @@ Owns the order of the checks and the resolution of relative model paths. The one
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
 from helix_df.profiles.catalogue import devices, find_device
-from helix_df.profiles.read_geometry import catalogue, check_weights, read_geometry, resolve_path
+from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
 from helix_df.spec.checks import check_context, check_pins, cross_check
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
 from helix_df.spec.source import ModelSource
 from helix_df.spec.validation_errors import mistakes_of
 from helix_df.spec.yaml_tree import one_or_all, parse_yaml
+
+log = logging.getLogger(__name__)
 
 
 def load_job(path: str | Path) -> Job:
@@ -72,6 +75,9 @@ def _check_model(job: Job) -> list[Mistake]:
     try:
         geometry = read_geometry(job.model.parsed_source)
         check_weights(job.model.parsed_source, geometry)
+        doubt = doubt_about_tokenizer(job.model.parsed_source)
+        if doubt is not None:
+            log.warning("%s", doubt)
     except ModelError as error:
         found = None if error.found is None else str(error.found)
         source = str(job.model.parsed_source)

@@ -5,12 +5,15 @@ Owns the sandbox that templates run in. Doesn't know tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helix_df.errors import ModelError, RequestError
@@ -29,15 +32,20 @@ class ChatTemplate:
         text: Jinja source, in the dialect of Hugging Face's ``apply_chat_template``.
         bos_token: text of the beginning-of-sequence token, for the template.
         eos_token: text of the end-of-sequence token, for the template.
+        specials: texts of further special tokens by name (``pad_token``, ``unk_token``), for the template.
 
     Raises:
         ModelError: when the template has a syntax error.
     """
 
-    def __init__(self, text: str, *, bos_token: str = "", eos_token: str = "") -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    def __init__(
+        self, text: str, *, bos_token: str = "", eos_token: str = "", specials: Mapping[str, str] | None = None
+    ) -> None:
+        extensions = [loopcontrols, _GenerationBlocks]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        environment.filters["tojson"] = _tojson
         environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
-        environment.globals.update(bos_token=bos_token, eos_token=eos_token)
+        environment.globals.update({**(specials or {}), "bos_token": bos_token, "eos_token": eos_token})
         try:
             self._template = environment.from_string(text)
         except jinja2.TemplateSyntaxError as error:
@@ -60,6 +68,29 @@ class ChatTemplate:
             raise RequestError(
                 "the model's chat template doesn't accept these messages", param="messages", found=str(error)
             ) from error
+
+
+class _GenerationBlocks(Extension):
+    """``{% generation %} … {% endgeneration %}`` marks the assistant's words for training; here it is its contents."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """The block in place of its marks."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON, as models were trained on: Jinja's own filter writes it for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

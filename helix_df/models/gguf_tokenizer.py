@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from helix_df.errors import ModelError
 from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.vocabulary import splitter_of
 
 _ARRAYS = ("tokens", "token_type", "merges", "scores")
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
@@ -68,6 +69,8 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
             found=f"tokenizer.ggml.model = {kind}",
             expected="gpt2 (byte-level BPE) or llama (SentencePiece)",
         )
+    if kind == "gpt2" and not entries.get("pre"):
+        entries["pre"] = splitter_of(tokens) or "default"
     tokenizer = _byte_level(entries, str(path)) if kind == "gpt2" else _sentencepiece(entries)
     _add_specials(tokenizer, tokens, entries.get("token_type", ()))
     bos_id, eos_id = entries.get("bos_token_id"), entries.get("eos_token_id")

@@ -17,6 +17,9 @@ class StreamDecoder:
     A piece never ends inside a UTF-8 character: up to three trailing U+FFFD wait, because more bytes may complete
     them. Only a window of tokens is decoded again each time, from the last-but-one point where characters were whole.
 
+    Some decoders read a run of single bytes as broken altogether once one in it is. What was shown of such a run stays;
+    what follows is decoded on its own.
+
     Args:
         decode: ids to text, for example ``Tokenizer.decode``.
     """
@@ -25,30 +28,54 @@ class StreamDecoder:
         self._decode = decode
         self._window: list[int] = []
         self._whole_at = 0
+        self._shown_to = 0  # tokens of the window that are shown
         self._shown = ""
 
     def push(self, token: int) -> str:
         """The text that ``token`` completes; often a word, sometimes nothing yet."""
         self._window.append(token)
+        if not self._agrees():
+            now = self._decode(self._window)
+            rest = len(self._window) - self._shown_to
+            if now.endswith(_BROKEN) and rest <= _MOST_INCOMPLETE_BYTES:
+                return ""  # more bytes may make the run whole again
+            self._part_window()
+        return self._next_piece()
+
+    def finish(self) -> str:
+        """What is left at the end, broken characters included."""
+        if not self._agrees():
+            self._part_window()
+        return self._decode(self._window)[len(self._shown) :]
+
+    def _agrees(self) -> bool:
+        """Whether the window still reads as what was shown of it, and more."""
+        return self._decode(self._window).startswith(self._shown)
+
+    def _part_window(self) -> None:
+        """Leave what was shown as it is, and decode the rest on its own."""
+        self._window = self._window[self._shown_to :]
+        self._whole_at, self._shown_to, self._shown = 0, 0, ""
+
+    def _next_piece(self) -> str:
         now = self._decode(self._window)
         broken = len(now) - len(now.rstrip(_BROKEN))
-        stable = now[: len(now) - min(broken, _MOST_INCOMPLETE_BYTES)]
+        held = min(broken, _MOST_INCOMPLETE_BYTES)
+        stable = now[: len(now) - held]
         if not stable.startswith(self._shown):
             return ""
         piece = stable[len(self._shown) :]
         self._shown = stable
+        if piece:
+            self._shown_to = len(self._window) - held
         if piece and not broken:
             self._move_window()
         return piece
 
-    def finish(self) -> str:
-        """What is left at the end, broken characters included."""
-        return self._decode(self._window)[len(self._shown) :]
-
     def _move_window(self) -> None:
         """Begin at the previous whole point; what lies between it and now is context for what comes."""
         self._window = self._window[self._whole_at :]
-        self._whole_at = len(self._window)
+        self._whole_at = self._shown_to = len(self._window)
         self._shown = self._decode(self._window)
 
 

@@ -7,6 +7,7 @@ requests or streams.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,17 @@ from helix_df.spec.source import ModelSource
 
 _BYTES = 256
 _MOST_COMPOSED = 4
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte by the character that byte-level vocabularies write for it: printable ones themselves, then from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(_BYTES) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -38,6 +50,9 @@ class Codec(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; special tokens vanish."""
 
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that one id stands for wherever it isn't the first; a special token's own text."""
+
 
 class Tokenizer:
     """A model's tokenizer, with its chat template and what it stops at.
@@ -48,16 +63,26 @@ class Tokenizer:
         bos_id: put before every prompt; None for models that want none.
         eos_ids: ids that end an answer.
         chat: the chat template.
+        bos_in_chats: whether a rendered chat that doesn't begin with ``bos_id`` gets it; a template of the model's own
+            writes it itself where it is wanted.
     """
 
     def __init__(
-        self, codec: Codec, *, vocab_size: int, bos_id: int | None, eos_ids: frozenset[int], chat: ChatTemplate
+        self,
+        codec: Codec,
+        *,
+        vocab_size: int,
+        bos_id: int | None,
+        eos_ids: frozenset[int],
+        chat: ChatTemplate,
+        bos_in_chats: bool = True,
     ) -> None:
         self._codec = codec
         self.vocab_size = vocab_size
         self.bos_id = bos_id
         self.eos_ids = eos_ids
         self._chat = chat
+        self._bos_in_chats = bos_in_chats
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, after the beginning-of-sequence token if the model wants one."""
@@ -75,7 +100,12 @@ class Tokenizer:
     def encode_rendered(self, text: str) -> list[int]:
         """The ids of a rendered chat; a template that writes the beginning-of-sequence token gets no second one."""
         ids = self._codec.encode(text)
-        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+        complete = self.bos_id is None or not self._bos_in_chats or ids[:1] == [self.bos_id]
+        return ids if complete else [self.bos_id or 0, *ids]
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that one id stands for in the middle of a text; a special token's own text."""
+        return self._codec.token_bytes(number)
 
     def fewest_tokens(self, size: int) -> int:
         """The fewest tokens that a text of ``size`` bytes in UTF-8 can come to."""
@@ -91,6 +121,9 @@ class LibraryCodec:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._added = {number: str(token.content) for number, token in tokenizer.get_added_tokens_decoder().items()}
+        decoder = b"" if tokenizer.decoder is None else tokenizer.decoder.__getstate__()
+        self._by_bytes = b'"ByteLevel"' in decoder
         longest = max((len(token.encode("utf-8")) for token in tokenizer.get_vocab()), default=1)
         # Normalizing may make a text shorter, as composing characters does.
         self.longest_bytes = max(longest, 1) * (1 if tokenizer.normalizer is None else _MOST_COMPOSED)
@@ -106,6 +139,18 @@ class LibraryCodec:
         """See ``Codec``."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def token_bytes(self, number: int) -> bytes:
+        """See ``Codec``."""
+        if number in self._added:
+            return self._added[number].encode()
+        token = self._tokenizer.id_to_token(number)
+        if token is None:
+            return b""
+        if self._by_bytes:
+            return bytes(_BYTE_OF[character] for character in token if character in _BYTE_OF)
+        byte = _BYTE_TOKEN.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte is not None else token.replace("\u2581", " ").encode()
 
 
 class ByteCodec:
@@ -125,6 +170,10 @@ class ByteCodec:
         kept = (number for number in ids if number not in self._specials)
         raw = b"".join(bytes([number]) if number < _BYTES else _UNKNOWN.encode("utf-8") for number in kept)
         return raw.decode("utf-8", errors="replace")
+
+    def token_bytes(self, number: int) -> bytes:
+        """See ``Codec``."""
+        return bytes([number]) if number < _BYTES else b"" if number in self._specials else _UNKNOWN.encode()
 
 
 def load_tokenizer(source: ModelSource, base: Path | None = None) -> Tokenizer:
@@ -175,15 +224,45 @@ def _from_directory(folder: Path) -> Tokenizer:
             found=str(error),
             expected="a tokenizer.json (a tokenizer.model alone isn't read)",
         ) from error
-    config = _read_json(folder / "tokenizer_config.json")
+    config = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+    _add_tokens(tokenizer, folder, config)
     bos, eos = _token_text(config.get("bos_token")), _token_text(config.get("eos_token"))
+    specials = {name: _token_text(entry) for name, entry in config.items() if name.endswith("_token") and entry}
+    template = _template_text(folder, config)
     return Tokenizer(
         LibraryCodec(tokenizer),
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=1 + max(tokenizer.get_vocab().values(), default=-1),
         bos_id=_wanted_bos(tokenizer, config, bos),
         eos_ids=_eos_ids(folder, tokenizer, eos),
-        chat=ChatTemplate(_template_text(folder, config), bos_token=bos, eos_token=eos),
+        chat=ChatTemplate(template or PLAIN_TEMPLATE, bos_token=bos, eos_token=eos, specials=specials),
+        bos_in_chats=template is None,
     )
+
+
+def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Add what the tokenizer's config names beside ``tokenizer.json``, at the ids that it says.
+
+    Raises:
+        ModelError: when such an id is taken.
+    """
+    listed = {int(number): entry for number, entry in (config.get("added_tokens_decoder") or {}).items()}
+    if not listed:
+        listed = {int(number): {"content": text} for text, number in _read_json(folder / "added_tokens.json").items()}
+    known = tokenizer.get_added_tokens_decoder()
+    for number, entry in sorted(listed.items()):
+        if number in known:
+            continue
+        flags = {name: bool(entry[name]) for name in ("lstrip", "rstrip", "normalized", "single_word") if name in entry}
+        special = bool(entry.get("special", True))
+        token = tokenizers.AddedToken(str(entry["content"]), **{"normalized": not special, **flags}, special=special)
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(token.content) != number:
+            raise ModelError(
+                "the tokenizer's files disagree about the id of a token",
+                where=str(folder),
+                found=f"{token.content}: {tokenizer.token_to_id(token.content)} after tokenizer.json",
+                expected=f"{number}, as tokenizer_config.json says",
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -210,20 +289,22 @@ def _wanted_bos(tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any], bos:
 
 
 def _eos_ids(folder: Path, tokenizer: tokenizers.Tokenizer, eos: str) -> frozenset[int]:
+    """What ``generation_config.json`` says, else ``config.json``, and the tokenizer's own end in any case."""
+    eos_id = tokenizer.token_to_id(eos) if eos else None
+    own = frozenset() if eos_id is None else frozenset({eos_id})
     for name in ("generation_config.json", "config.json"):
         listed = _read_json(folder / name).get("eos_token_id")
         if listed is not None:
-            return frozenset(listed if isinstance(listed, list) else [listed])
-    eos_id = tokenizer.token_to_id(eos) if eos else None
-    return frozenset() if eos_id is None else frozenset({eos_id})
+            return own | frozenset(listed if isinstance(listed, list) else [listed])
+    return own
 
 
-def _template_text(folder: Path, config: Mapping[str, Any]) -> str:
+def _template_text(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The model's own template, if it has one."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text("utf-8")
-    template = config.get("chat_template") or PLAIN_TEMPLATE
+    template = config.get("chat_template") or None
     if isinstance(template, list):  # several, by name
-        by_name = {entry["name"]: entry["template"] for entry in template}
-        template = by_name.get("default", PLAIN_TEMPLATE)
-    return str(template)
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return None if template is None else str(template)

@@ -24,7 +24,7 @@ from helix_df.profiles.geometry import ModelGeometry, RopeScaling
 from helix_df.profiles.gguf_config import gguf_config, rope_divisors
 from helix_df.profiles.gguf_header import read_gguf_header
 from helix_df.profiles.rope_options import rope_scaling, rope_theta
-from helix_df.profiles.vocabulary import check_ids, highest_id
+from helix_df.profiles.vocabulary import check_ids, doubt_about_tokens, highest_id
 from helix_df.spec.source import ModelSource
 from helix_df.suggestions import closest
 
@@ -112,6 +112,13 @@ def check_weights(
     header = read_gguf_header(locate_gguf(source, base))
     check_gguf(header, geometry, layers)
     check_ids(header.array_lengths.get("tokenizer.ggml.tokens", 0) - 1, geometry.vocab_size, str(header.path))
+
+
+def doubt_about_tokenizer(source: ModelSource, base: Path | None = None) -> str | None:
+    """Why the model's token ids may be wrong although nothing refuses it; None where there is no doubt."""
+    if source.kind not in ("gguf", "package"):
+        return None
+    return doubt_about_tokens(read_gguf_header(locate_gguf(source, base), ("tokenizer.ggml.tokens",)))
 
 
 def geometry_from_config(

@@ -1,16 +1,47 @@
 """How many token ids a model's tokenizer files name, without a tokenizer library.
 
-Owns where ids stand in ``tokenizer.json`` and ``tokenizer_config.json``. Doesn't turn text into ids.
+Owns what a GGUF vocabulary is of that doesn't name its splitter, and where ids stand in ``tokenizer.json`` and
+``tokenizer_config.json``. Doesn't turn text into ids.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from helix_df.errors import ModelError
+from helix_df.profiles.gguf_header import GgufHeader
+
+_LLAMA_3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>")
+_QWEN_2 = ("<|endoftext|>", "<|im_start|>", "<|fim_middle|>")
+_PRE = "tokenizer.ggml.pre"
+
+
+def splitter_of(tokens: Collection[str]) -> str | None:
+    """Which ``tokenizer.ggml.pre`` a byte-level vocabulary without one is of, told by its special tokens."""
+    known = set(tokens)
+    return next((name for name, marks in _MARKS.items() if known.issuperset(marks)), None)
+
+
+_MARKS = {"llama-bpe": _LLAMA_3, "qwen2": _QWEN_2}
+
+
+def doubt_about_tokens(header: GgufHeader) -> str | None:
+    """Why a GGUF file's token ids may be wrong, if they may: it doesn't say how text is split before it is merged.
+
+    ``header`` has the array ``tokenizer.ggml.tokens`` in it.
+    """
+    metadata = header.metadata
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get(_PRE):
+        return None
+    if splitter_of(metadata.get("tokenizer.ggml.tokens", ())) is not None:
+        return None
+    return (
+        f"{header.path}: there is no {_PRE} in this GGUF file, so text is split as GPT-2 does; if the model was "
+        "trained with another rule, its token ids are wrong and its answers worse. Newer converters write the rule."
+    )
 
 
 def highest_id(folder: Path) -> int:

@@ -51,7 +51,7 @@ def test_a_chat_gets_one_bos(tmp_path):
     source = hf_directory(tmp_path, chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
     assert load_tokenizer(source).encode_chat(CHAT).count(256) == 1
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert load_tokenizer(source).encode_chat(CHAT)[0] == 256
+    assert 256 not in load_tokenizer(source).encode_chat(CHAT)  # a template of the model's own says where it belongs
 
 
 def test_named_templates(tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from helix_df.errors import HelixError, RequestError
-from helix_df.runtime.api.generation import TextPiece, TokenLogprob
+from helix_df.runtime.api.generation import TextPiece, TokenLogprob, TopToken
 from helix_df.runtime.requests import FinishReason, JobStatus
 
 Json = dict[str, Any]
@@ -62,8 +62,8 @@ class Dialect(Protocol):
         """The chunk that opens a streamed choice, if any."""
         ...
 
-    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
-        """A chunk of a streamed choice; ``offset`` counts the characters before it."""
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece) -> Json:
+        """A chunk of a streamed choice."""
         ...
 
     def closing(self, envelope: Envelope) -> Json:
@@ -95,7 +95,7 @@ class ChatDialect:
         """See ``Dialect``."""
         return self._chunk(envelope, index, {"role": "assistant", "content": ""}, None, None)
 
-    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece) -> Json:
         """See ``Dialect``."""
         delta = {"content": piece.text} if piece.text or piece.logprobs else {}
         logprobs = _chat_logprobs(list(piece.logprobs)) if piece.logprobs else None
@@ -125,7 +125,7 @@ class CompletionDialect:
                 self._choice(
                     index,
                     echo + choice.text,
-                    _completion_logprobs(choice.logprobs, 0) if wants_logprobs else None,
+                    _completion_logprobs(choice.logprobs) if wants_logprobs else None,
                     choice.finish_reason,
                 )
                 for index, (choice, echo) in enumerate(zip(choices, echoes, strict=True))
@@ -136,9 +136,9 @@ class CompletionDialect:
         """See ``Dialect``."""
         return envelope.wrap("text_completion", [self._choice(index, echo, None, None)]) if echo else None
 
-    def chunk(self, envelope: Envelope, index: int, piece: TextPiece, offset: int) -> Json:
+    def chunk(self, envelope: Envelope, index: int, piece: TextPiece) -> Json:
         """See ``Dialect``."""
-        logprobs = _completion_logprobs(list(piece.logprobs), offset) if piece.logprobs else None
+        logprobs = _completion_logprobs(list(piece.logprobs)) if piece.logprobs else None
         return envelope.wrap("text_completion", [self._choice(index, piece.text, logprobs, piece.finish_reason)])
 
     def closing(self, envelope: Envelope) -> Json:
@@ -202,23 +202,31 @@ def describe(error: HelixError) -> tuple[int, Json]:
 
 
 def _chat_logprobs(tokens: list[TokenLogprob]) -> Json:
-    def entry(text: str, logprob: float) -> Json:
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    def entry(text: str, raw: bytes, logprob: float) -> Json:
+        return {"token": text, "logprob": logprob, "bytes": list(raw)}
 
     content = [
-        {**entry(token.text, token.logprob), "top_logprobs": [entry(*other) for other in token.top]} for token in tokens
+        {
+            **entry(token.text, token.raw, token.logprob),
+            "top_logprobs": [entry(other.text, other.raw, other.logprob) for other in token.top],
+        }
+        for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def _completion_logprobs(tokens: list[TokenLogprob], offset: int) -> Json:
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.text)
+def _completion_logprobs(tokens: list[TokenLogprob]) -> Json:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens],
-        "text_offset": offsets,
+        "top_logprobs": [_by_text(token.top) for token in tokens],
+        "text_offset": [token.offset for token in tokens],
     }
+
+
+def _by_text(top: Sequence[TopToken]) -> dict[str, float]:
+    """Log-probability by text; of tokens that read alike, the less likely by their ids."""
+    found: dict[str, float] = {}
+    for token in top:
+        found[token.text if token.text not in found else f"token_id:{token.id}"] = token.logprob
+    return found

@@ -170,13 +170,13 @@ class _Api:
         dialect, envelope = asked.dialect, asked.envelope
         # Every chunk has a usage then, null in all but the last.
         extra: Json = {"usage": None} if asked.body.includes_usage else {}
-        offsets = [-1] * len(asked.echoes)
+        opened = [False] * len(asked.echoes)
         cached = [0] * len(asked.echoes)
         generated = 0
         async with aclosing(self._pieces(asked)) as pieces:
             async for index, piece in pieces:
-                if offsets[index] < 0:
-                    offsets[index] = 0
+                if not opened[index]:
+                    opened[index] = True
                     opening = dialect.opening(envelope, index, asked.echoes[index])
                     if opening is not None:
                         yield opening | extra
@@ -184,9 +184,8 @@ class _Api:
                 cached[index] += piece.cached_tokens
                 ids = piece.token_ids if asked.body.return_token_ids else ()
                 if piece.text or piece.logprobs or ids or piece.finish_reason is not None:
-                    chunk = dialect.chunk(envelope, index, piece, offsets[index]) | extra
+                    chunk = dialect.chunk(envelope, index, piece) | extra
                     yield with_token_ids(chunk, [ids]) if asked.body.return_token_ids else chunk
-                offsets[index] += len(piece.text)
         if asked.body.includes_usage:
             used = usage(asked.prompt_tokens, generated, asked.cached_tokens(cached))
             yield dialect.closing(envelope) | {"usage": used}

@@ -79,12 +79,28 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class TopToken:
+    """A token that was likely in some place: its text alone, its bytes, and its log-probability (natural)."""
+
+    id: int
+    text: str
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A generated token's text and log-probability (natural), and the likeliest tokens in its place, best first."""
+    """A generated token with its log-probability (natural), and the likeliest tokens in its place, best first.
+
+    ``text`` is what the token adds to the answer, which begins at character ``offset``: the texts of all tokens joined
+    are the answer, before stop strings. ``raw`` are the token's own bytes, which may be a part of a character.
+    """
 
     text: str
+    raw: bytes
     logprob: float
-    top: tuple[tuple[str, float], ...]
+    offset: int
+    top: tuple[TopToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,23 +243,46 @@ class _TextDecoder:
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer.decode)
         self._matcher = StopMatcher(stop)
+        self._decoded = 0
+        self._begun = False
 
     def push(self, event: TokenEvent) -> TextPiece:
         token_ids = () if event.token is None else (event.token,)
-        text = self._matcher.push("".join(self._decoder.push(token) for token in token_ids))
+        added = "".join(self._decoder.push(token) for token in token_ids)
+        if event.finish is not None:
+            added += self._decoder.finish()
+        text = self._matcher.push(added)
         if event.finish is not None and not self._matcher.stopped:
-            text += self._matcher.push(self._decoder.finish())
             text += self._matcher.finish()
         finish: FinishReason | None = "stop" if self._matcher.stopped else event.finish
-        logprobs = self._logprobs(event.token, event.logprobs)
+        logprobs = self._logprobs(event.token, added, event.logprobs)
+        self._decoded += len(added)
+        self._begun = self._begun or bool(token_ids)
         return TextPiece(text, token_ids, finish, logprobs, event.cached_tokens)
 
-    def _logprobs(self, token: int | None, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, token: int | None, added: str, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
         if token is None or logprobs is None:
             return ()
-        decode = self._tokenizer.decode
-        top = tuple((decode((other,)), logprob) for other, logprob in logprobs.top)
-        return (TokenLogprob(decode((token,)), logprobs.chosen, top),)
+        top = tuple(self._top(other, logprob) for other, logprob in logprobs.top)
+        return (TokenLogprob(added, self._bytes(token), logprobs.chosen, self._decoded, top),)
+
+    def _top(self, token: int, logprob: float) -> TopToken:
+        raw = self._bytes(token)
+        return TopToken(token, _readable(raw), raw, logprob)
+
+    def _bytes(self, token: int) -> bytes:
+        """The token's bytes here: some tokenizers leave the space away that begins a text."""
+        raw = self._tokenizer.token_bytes(token)
+        first = not self._begun and raw.startswith(b" ")
+        return raw[1:] if first and not self._tokenizer.decode((token,)).startswith(" ") else raw
+
+
+def _readable(raw: bytes) -> str:
+    """Bytes as text; those of a part of a character as OpenAI writes them."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 async def merge(streams: Sequence[AsyncGenerator[TextPiece, None]]) -> AsyncGenerator[tuple[int, TextPiece], None]:
