@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 def capacity_matrix(problem: Problem) -> Floats:
     """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit.
 
-    A node whose layers are pinned serves nothing with another number of layers.
+    A node whose layers are pinned serves nothing with another number of layers, and one that no way of links joins with
+    the coordinator serves nothing at all.
     """
     widest = max((node.max_layers for node in problem.nodes), default=0)
     capacity = np.zeros((len(problem.nodes), widest + 1))
@@ -32,7 +33,21 @@ def capacity_matrix(problem: Problem) -> Floats:
         pinned = problem.limits.fixed.get(node.name)
         if pinned is not None:
             capacity[i, np.arange(widest + 1) != len(pinned)] = 0.0
+    if problem.links.default is None:
+        capacity[~_reached(problem)] = 0.0
     return capacity
+
+
+def _reached(problem: Problem) -> NDArray[np.bool_]:
+    """Nodes that links join with the coordinator, over other nodes that hold layers if need be."""
+    linked = link_matrix(problem) > 0
+    usable = np.array([node.max_layers > 0 for node in problem.nodes], dtype=np.bool_)
+    reached: NDArray[np.bool_] = linked[-1, :-1] & usable
+    frontier = reached
+    while frontier.any():
+        frontier = linked[:-1, :-1][frontier].any(axis=0) & usable & ~reached
+        reached = reached | frontier
+    return reached
 
 
 def request_matrix(problem: Problem) -> Ints:

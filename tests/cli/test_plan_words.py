@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from helix_df.cli.plan_table import _bound
 from helix_df.load import parse_job
+from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 
 UNREACHED = """
@@ -30,6 +31,12 @@ def test_what_the_search_proved_comes_before_what_the_certificate_proves() -> No
     assert words.startswith(_bound(replace(plan, certificate=replace(plan.certificate, bound=plan.flow))).split(" ")[0])
     assert "as the solver's search says; gap 0.0%" in words
     assert "50.0% by the certificate alone" in words
+
+
+def test_nodes_that_the_coordinator_cannot_reach_serve_nothing() -> None:
+    plan = make_plan(parse_job(UNREACHED))
+    assert plan.gap < 1e-9
+    assert violations(plan) == []
 
 
 def test_a_certificate_that_says_as_much_stands_alone() -> None:
