@@ -47,9 +47,10 @@ bench *ARGS:
     scripts/setup test
     scripts/in-venv python -m pytest benchmarks {{ARGS}}
 
-# What is generated from the code: the schema and its reference page.
+# What is generated from the code: the schema and its reference page, and the drawings of the state machines.
 generate:
     scripts/in-venv python -m helix_df.spec.schema
+    scripts/in-venv python scripts/draw_machines.py
 
 # The versions that CI installs, anew.
 constraints:

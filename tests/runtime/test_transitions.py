@@ -62,7 +62,7 @@ def test_a_drawing_has_every_transition(table: TransitionTable, states: object) 
 @pytest.mark.parametrize(("table", "states"), STATES, ids=lambda value: getattr(value, "role", ""))
 def test_the_docs_draw_the_tables(table: TransitionTable, states: object) -> None:
     page = Path(__file__).parents[2] / "docs" / "architecture.md"
-    assert f"```mermaid\n{table.mermaid()}\n```" in page.read_text("utf-8"), "paste what mermaid() says"
+    assert f"```mermaid\n{table.mermaid()}\n```" in page.read_text("utf-8"), "`just generate` draws them"
 
 
 def test_an_illegal_event_names_role_state_and_event() -> None:
