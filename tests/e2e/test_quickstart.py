@@ -89,7 +89,8 @@ def test_three_workers_run_a_solver_s_plan(url: str, state: Path) -> None:
     assert {node["name"]: node["state"] for node in status["nodes"]} == dict.fromkeys(
         ["large", "medium", "small"], "ready"
     )
-    assert sum(" worker --join " in command for command in processes_of(state)) == 3
+    if sys.platform == "linux":  # elsewhere processes don't show their environment
+        assert sum(" worker --join " in command for command in processes_of(state)) == 3
     assert httpx.get(f"{url}/health").status_code == 200
 
 

@@ -22,6 +22,8 @@ from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from tests.runtime.tiny import answer, has_ipv6, tiny_plan, tiny_request
 
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds child processes in /proc")
+
 
 def children() -> dict[str, int]:
     """Process ids of this process' workers, by node."""

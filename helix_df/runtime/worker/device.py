@@ -45,4 +45,8 @@ def matrix_layout() -> Layout:
 
 
 def _threads() -> int:
-    return 1 if with_one_thread(os.environ) else len(os.sched_getaffinity(0))
+    if with_one_thread(os.environ):
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

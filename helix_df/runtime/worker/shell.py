@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -277,12 +278,17 @@ class Worker:
             raise _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
 
 
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+"""The unit of ``ru_maxrss``."""
+
+
 def _memory_bytes() -> int:
     """What this process has in memory now; where the system doesn't tell, the most it ever had."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * _MAXRSS_BYTES
 
 
 def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:
