@@ -62,8 +62,9 @@ OTHER_SPREAD = 0.2
 VALIDATION = 1000
 """What is added to the seed for the validation."""
 
-LENIENT, PATIENCE = 0.5, 200
-"""How much a missed limit on latency costs at first, and after how many simulations it costs one more.
+LENIENT, FIRM, PATIENCE = 0.5, 4.0, 200
+"""How much a missed limit on latency costs at first, how much more when all work is done, and after how many
+simulations it costs one more in any case.
 
 What serves much and misses a limit is nearer to what serves much and keeps it than what keeps it from the start.
 """
@@ -236,7 +237,7 @@ class GoodputSearch:
         """Generated tokens/s, less what missed limits on latency, or untried ones, take, and what moving costs."""
         if self.evaluator.config.judges_latency and one.ttft_p95_s is None:
             return UNTRIED * one.score - self._cost(one.ranges)
-        strict = LENIENT + len(self.tried) / PATIENCE
+        strict = LENIENT + max(FIRM * self.visits / self.work, len(self.tried) / PATIENCE)
         return float(one.score / (1 + self._excess(one)) ** strict) - self._cost(one.ranges)
 
     def _excess(self, one: Scored) -> float:
