@@ -118,7 +118,10 @@ def doubt_about_tokenizer(source: ModelSource, base: Path | None = None) -> str 
     """Why the model's token ids may be wrong although nothing refuses it; None where there is no doubt."""
     if source.kind not in ("gguf", "package"):
         return None
-    return doubt_about_tokens(read_gguf_header(locate_gguf(source, base), ("tokenizer.ggml.tokens",)))
+    path = locate_gguf(source, base)
+    if read_gguf_header(path).metadata.get("tokenizer.ggml.pre"):
+        return None  # the vocabulary itself takes longer to read
+    return doubt_about_tokens(read_gguf_header(path, ("tokenizer.ggml.tokens",)))
 
 
 def geometry_from_config(
