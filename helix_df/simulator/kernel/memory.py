@@ -265,6 +265,22 @@ class Row:
             setattr(row, name, value)
 
 
+def plain_rows(table: Any, count: int) -> list[tuple[Any, ...]]:
+    """The first rows of a table, as tuples of plain numbers."""
+    if isinstance(table, np.ndarray):
+        rows: list[tuple[Any, ...]] = table[:count].tolist()
+        return rows
+    return [tuple(getattr(row, name) for name in _fields(row.__class__)) for row in table[:count]]
+
+
+def cells(table: Any, name: str) -> Callable[[int], Any]:
+    """What a field of a table's rows is, by place."""
+    if isinstance(table, np.ndarray):
+        found: Callable[[int], Any] = table[name].__getitem__
+        return found
+    return lambda at: getattr(table[at], name)
+
+
 def column(table: Any, name: str, count: int | None = None) -> Array:
     """A field of the first ``count`` rows of a table; of all, without a number."""
     if isinstance(table, np.ndarray):

@@ -12,7 +12,7 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.rules.routing import Pipeline
 from helix_df.rules.schedulers.api import View
 from helix_df.simulator.kernel.build import HopNetwork
-from helix_df.simulator.kernel.memory import Row
+from helix_df.simulator.kernel.memory import Row, cells, plain_rows
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
 
 
@@ -43,9 +43,8 @@ class Routing:
         self.state, counts = state, Row(state.counts)
         self.tell(state)
         tail = COORDINATOR if counts.asked_vertex == 0 else f"{counts.asked_vertex - 1:05d}"
-        heads = [
-            head for head in self.network.adjacency[tail] if head == COORDINATOR or self._row("stages", int(head)).up
-        ]
+        up = cells(state.stages, "up")
+        heads = [head for head in self.network.adjacency[tail] if head == COORDINATOR or up(int(head))]
         counts.answer = self._numbers[tail, self.router.choose(tail, heads, counts.asked_tokens)]
 
     def route(self, state: State, fixed: Fixed, rules: Rules) -> None:
@@ -87,9 +86,11 @@ class Routing:
     def tell(self, state: State) -> None:
         """Tell the router how long hops took since it was asked last."""
         counts = Row(state.counts)
-        for at in range(counts.observed):
-            seen = Row(state.hop_times, at)
-            self.router.observe(*self._ends[seen.link], seen.seconds, seen.steps)
+        if not counts.observed:
+            return
+        observe, ends = self.router.observe, self._ends
+        for link, steps, seconds in plain_rows(state.hop_times, counts.observed):
+            observe(*ends[link], seconds, steps)
         counts.noted -= counts.observed
         counts.observed = 0
 
