@@ -14,14 +14,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from helix_df.errors import RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
-from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE, on_arrival
+from helix_df.rules.admission import on_arrival
 from helix_df.rules.batching import piece_tokens
 from helix_df.rules.micro_batches import MicroBatches, micro_batches
-from helix_df.rules.retries import MOST_REJECTIONS, backoff_s, gives_up
+from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path
 from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import get_scheduler
@@ -29,6 +28,7 @@ from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliv
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
+from helix_df.runtime.coordinator.refusals import check_arrival, check_request, no_room, not_finite, unavailable
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
@@ -160,33 +160,10 @@ class RequestsState:
         return self._abort(list(self.requests), why)
 
     def _refuse(self, asked: GenerationRequest) -> None:
-        if not asked.prompt:
-            raise RequestError("the prompt has no tokens", param="prompt")
-        if asked.max_tokens < 1:
-            raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
-        if asked.id in self.requests:
-            raise RequestError("a request of this id is being served", param="id", found=asked.id)
+        check_request(asked, is_served=asked.id in self.requests)
         most = len(asked.prompt) + asked.max_tokens
         verdict = on_arrival(self.ready, self._fits(most), len(self.queue), self.plan.job.runtime.max_queue)
-        if verdict == NO_PATH:
-            raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
-        if most > self.context:
-            raise RequestError(
-                f"prompt ({len(asked.prompt)} tokens) and answer ({asked.max_tokens}) exceed the context",
-                param="max_tokens",
-                code="context_length_exceeded",
-                expected=f"at most {self.context} tokens together",
-            )
-        if verdict == TOO_LARGE:
-            room = max(self.ledger.capacity.values())
-            raise RequestError(
-                f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
-                param="max_tokens",
-                code="kv_cache_exceeded",
-                expected=f"at most {room} tokens, prompt and answer together",
-            )
-        if verdict == QUEUE_FULL:
-            raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+        check_arrival(verdict, asked, self.context, room=max(self.ledger.capacity.values(), default=0))
 
     def _fits(self, most: int) -> bool:
         """Whether some pipeline of nodes that are up could hold a request that comes to so many tokens."""
@@ -327,7 +304,7 @@ class RequestsState:
         if not is_wanted:
             return actions
         self.counters.failed += 1
-        return [*actions, Abort(request.asked.id, _no_room())]
+        return [*actions, Abort(request.asked.id, no_room())]
 
     def _fail(self, request: ServedRequest, node: str) -> list[CoordinatorAction]:
         """A worker computed something for a request that isn't a number."""
@@ -337,7 +314,7 @@ class RequestsState:
         if not is_wanted:
             return actions
         self.counters.failed += 1
-        return [*actions, Abort(request.asked.id, _not_finite(node))]
+        return [*actions, Abort(request.asked.id, not_finite(node))]
 
     def _finish(self, request: ServedRequest, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         request.move("last_token")
@@ -406,7 +383,7 @@ class RequestsState:
         for name in names:
             self.requests.pop(name).move("abort")
         self.counters.failed += len(names)
-        return [Abort(name, _unavailable(why)) for name in names]
+        return [Abort(name, unavailable(why)) for name in names]
 
     def _served_by(self, node: str) -> list[ServedRequest]:
         return [
@@ -414,25 +391,3 @@ class RequestsState:
             for request in self.requests.values()
             if request.pipeline is not None and any(hop.node == node for hop in request.pipeline)
         ]
-
-
-def _unavailable(why: str) -> RequestError:
-    return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")
-
-
-def _not_finite(node: str) -> RequestError:
-    return RequestError(
-        f"node {node} computed numbers that aren't finite (NaN or infinity) for this request",
-        code="not_finite",
-        status=500,
-        hint="weights that are damaged, or that overflow in this model.dtype",
-    )
-
-
-def _no_room() -> RequestError:
-    return RequestError(
-        f"the KV cache was full at each of {MOST_REJECTIONS} tries",
-        code="kv_cache_full",
-        status=503,
-        hint="try again later; with a larger runtime.expected_output fewer requests run at once",
-    )

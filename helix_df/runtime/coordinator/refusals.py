@@ -1,0 +1,83 @@
+"""Why the coordinator refuses or gives up a request, in the words and codes that its client gets.
+
+Doesn't decide: ``rules.admission`` and ``requests_state`` do.
+"""
+
+from __future__ import annotations
+
+from helix_df.errors import RequestError
+from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE
+from helix_df.rules.retries import MOST_REJECTIONS
+from helix_df.runtime.requests import GenerationRequest
+
+
+def check_request(asked: GenerationRequest, *, is_served: bool) -> None:
+    """Refuse what no job could serve, and an id that ``is_served`` already.
+
+    Raises:
+        RequestError: with the field at fault.
+    """
+    if not asked.prompt:
+        raise RequestError("the prompt has no tokens", param="prompt")
+    if asked.max_tokens < 1:
+        raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
+    if is_served:
+        raise RequestError("a request of this id is being served", param="id", found=asked.id)
+
+
+def check_arrival(verdict: int, asked: GenerationRequest, context: int, room: int) -> None:
+    """Refuse what this job can't serve, or not now.
+
+    Args:
+        verdict: what ``rules.admission.on_arrival`` makes of it.
+        asked: the request.
+        context: tokens that prompt and answer may have together.
+        room: tokens of the largest KV cache.
+
+    Raises:
+        RequestError: with what would fit, or when to try again.
+    """
+    most = len(asked.prompt) + asked.max_tokens
+    if verdict == NO_PATH:
+        raise RequestError("the job is not ready", code="not_ready", status=503, hint="ask /health")
+    if most > context:
+        raise RequestError(
+            f"prompt ({len(asked.prompt)} tokens) and answer ({asked.max_tokens}) exceed the context",
+            param="max_tokens",
+            code="context_length_exceeded",
+            expected=f"at most {context} tokens together",
+        )
+    if verdict == TOO_LARGE:
+        raise RequestError(
+            f"a request of {most} tokens doesn't fit the KV cache of any pipeline",
+            param="max_tokens",
+            code="kv_cache_exceeded",
+            expected=f"at most {room} tokens, prompt and answer together",
+        )
+    if verdict == QUEUE_FULL:
+        raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+
+
+def unavailable(why: str) -> RequestError:
+    """A request that can't be served now, and why."""
+    return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")
+
+
+def not_finite(node: str) -> RequestError:
+    """A request for which a node computed what isn't a number."""
+    return RequestError(
+        f"node {node} computed numbers that aren't finite (NaN or infinity) for this request",
+        code="not_finite",
+        status=500,
+        hint="weights that are damaged, or that overflow in this model.dtype",
+    )
+
+
+def no_room() -> RequestError:
+    """A request that was tried often enough."""
+    return RequestError(
+        f"the KV cache was full at each of {MOST_REJECTIONS} tries",
+        code="kv_cache_full",
+        status=503,
+        hint="try again later; with a larger runtime.expected_output fewer requests run at once",
+    )
