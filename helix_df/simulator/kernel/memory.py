@@ -195,9 +195,9 @@ def resized(state: State, fixed: Fixed, rules: Rules, sizes: Sizes, compiled: bo
             at, size = counts.first_waiting, len(old)
             old = [old[(at + index) % size] for index in range(counts.waiting)]
             old = np.array(old, dtype=np.int64) if compiled else old
-            counts.first_waiting = 0
         found[name] = _array_of(name, old, count) if compiled else _list_of(name, old, count)
     new = State(**found)
+    Row(new.counts).first_waiting = 0
     make_room(new, fixed, rules, sizes)
     return new
 
