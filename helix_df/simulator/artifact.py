@@ -29,6 +29,7 @@ ARTIFACT = Options(
     micro_batches=False,
     bundles=False,
     message_bytes=0,
+    kv_page_tokens=1,
     copy_bytes_per_s=COPY_BYTES_PER_S,
     prefill_gives_token=False,
     backs_off=False,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from helix_df.errors import SimulationError
+from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.spec.job import Job
 
 MESSAGE_BYTES = 160
@@ -79,8 +80,10 @@ class Options:
         context_per_slot: decode steps of a batch stop at this many tokens of context times the batch limit.
         layer_steps: nodes work layer by layer, and whoever skips layers joins at its first.
         micro_batches: the first stage of a pipeline decodes a share of its requests at a time, as the runtime does.
-        bundles: what a batch sends over one link arrives together, as one message; otherwise each step on its own.
+        bundles: what a batch, or the coordinator at a time, sends over one link arrives together, as one message;
+            otherwise each step on its own, and that a request ends or starts over is known everywhere at once.
         message_bytes: what a message has beside its tensor: a header for every step, and for every piece of a prompt.
+        kv_page_tokens: a request takes KV cache in pages of so many tokens.
         copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
         prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
         backs_off: who found no KV cache waits longer each time before it is tried again, and is given up in the end, as
@@ -115,6 +118,7 @@ class Options:
     micro_batches: bool = True
     bundles: bool = True
     message_bytes: float = MESSAGE_BYTES
+    kv_page_tokens: int = PAGE_TOKENS
     copy_bytes_per_s: float | None = None
     prefill_gives_token: bool = True
     backs_off: bool = True
@@ -138,6 +142,12 @@ class Options:
     def keeps_micro_batches(self) -> bool:
         """Whether ``micro_batches`` has a meaning: batches are whole, and a request's pipeline is known."""
         return self.micro_batches and not self.layer_steps and self.routing == "admission"
+
+    @property
+    def sends_messages(self) -> bool:
+        """Whether ``bundles`` holds for all: what one decision sends over a link is one message, and nobody knows of a
+        decision before a message tells."""
+        return self.bundles and not self.layer_steps and self.routing == "admission"
 
     @property
     def end_s(self) -> float:

@@ -47,7 +47,11 @@ class LinkSetup:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A placed model, ready to be simulated. ``flow`` is the plan's bound in tokens/s, ``edges`` how it splits."""
+    """A placed model, ready to be simulated. ``flow`` is the plan's bound in tokens/s, ``edges`` how it splits.
+
+    ``control`` are the links between the coordinator and every stage, over which it hears when requests are over; where
+    there is none it hears at once.
+    """
 
     name: str
     num_layers: int
@@ -56,6 +60,7 @@ class Setup:
     edges: tuple[EdgeFlow, ...]
     flow: float
     activation_bytes: float
+    control: tuple[LinkSetup, ...] = ()
 
     @property
     def placement(self) -> Placement:
@@ -72,6 +77,7 @@ class Setup:
             self,
             stages=tuple(replace(stage, name=new(stage.name)) for stage in self.stages),
             links=tuple(replace(link, tail=new(link.tail), head=new(link.head)) for link in self.links),
+            control=tuple(replace(link, tail=new(link.tail), head=new(link.head)) for link in self.control),
             edges=tuple(replace(edge, tail=new(edge.tail), head=new(edge.head)) for edge in self.edges),
         )
 
@@ -140,7 +146,18 @@ def assemble_setup(
                 ratio if inner else 1.0,
             )
         )
-    return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes)
+    control = _control(problem, stages)
+    return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes, control)
+
+
+def _control(problem: Problem, stages: tuple[StageSetup, ...]) -> tuple[LinkSetup, ...]:
+    ends = [pair for stage in stages for pair in ((COORDINATOR, stage.name), (stage.name, COORDINATOR))]
+    found = ((tail, head, problem.links.find(tail, head)) for tail, head in ends)
+    return tuple(
+        LinkSetup(tail, head, link.bytes_per_s, link.latency_s, problem.token_bytes)
+        for tail, head, link in found
+        if link is not None
+    )
 
 
 def _ratio(ratio: float | Mapping[tuple[str, str], float], tail: str, head: str) -> float:

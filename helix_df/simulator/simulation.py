@@ -154,7 +154,8 @@ class Simulation:
             seen.add(event.node)
             kind = events.NODE_UP if event.up else events.NODE_DOWN
             events.schedule(state, float(event.time_s), kind, stage, 0)
-        counts.path_up = paths.any_path_up(self.fixed, state)
+        counts.largest = paths.largest_up(self.fixed, state)
+        counts.path_up = counts.largest > 0
         if self.reader is not None:
             events.schedule(state, self.rules.warmup_s, events.OPENING, 0, 0)
             events.schedule(state, self.rules.end_s, events.CLOSING, 0, 0)

@@ -41,7 +41,7 @@ def test_a_prompt_in_pieces_overlaps_its_stages():
         chain(*nodes), trace((0.0, 40, 1)), Options(seconds=1000, warmup_s=0, prefill_chunk=10, max_prefill_tokens=10)
     )
     assert whole.requests.first_token_s[0] == pytest.approx(8.0, abs=1e-6)
-    assert pieces.requests.first_token_s[0] == pytest.approx(5.0, abs=1e-6)
+    assert pieces.requests.first_token_s[0] == pytest.approx(5.0, abs=1e-5)
 
 
 def test_a_request_that_fits_nowhere_is_rejected_and_others_are_not():

@@ -9,6 +9,7 @@ from helix_df.simulator.kernel.events import ARRIVAL, FEED, OPEN, schedule
 from helix_df.simulator.kernel.failures import reject
 from helix_df.simulator.kernel.links import send_piece
 from helix_df.simulator.kernel.marks import inlined
+from helix_df.simulator.kernel.outbox import post_piece
 from helix_df.simulator.kernel.paths import (
     any_hop_up,
     find_path,
@@ -19,6 +20,7 @@ from helix_df.simulator.kernel.paths import (
     path_of,
     reserve,
 )
+from helix_df.simulator.kernel.runs import new_run
 from helix_df.simulator.kernel.tables import (
     BY_ASKING,
     BY_KV,
@@ -56,6 +58,7 @@ def draw(f: Fixed, s: State) -> int:
     row.wanted = c.drawn % len(f.requests)
     c.drawn += 1
     row.arrived_s = c.now_s
+    row.attempt = NOTHING
     row.admitted_s = row.first_token_s = row.last_token_s = row.finished_s = NAN
     return request
 
@@ -63,7 +66,7 @@ def draw(f: Fixed, s: State) -> int:
 def submit(f: Fixed, s: State, r: Rules) -> None:
     """A request arrives: it joins the queue, or is rejected."""
     c, request = s.counts[0], draw(f, s)
-    fits = f.requests[s.requests[request].wanted].most <= r.largest
+    fits = f.requests[s.requests[request].wanted].most <= c.largest
     if on_arrival(c.path_up, fits, c.waiting, r.max_queue) == WAITS:
         wait(s, request)
         c.admitting = True
@@ -110,12 +113,12 @@ def admit(f: Fixed, s: State, r: Rules) -> int:
     c, saturate = s.counts[0], r.saturating and r.feed == SATURATE
     while c.path_up:
         if c.waiting == 0:
-            if not saturate:
+            if not saturate or r.messages:
                 break
             if c.requests >= c.room_requests:
                 return NEEDS_ROOM
             request = draw(f, s)
-            if f.requests[s.requests[request].wanted].most <= r.largest:
+            if f.requests[s.requests[request].wanted].most <= c.largest:
                 wait(s, request)
                 continue
             reject(s, request)
@@ -137,6 +140,20 @@ def admit(f: Fixed, s: State, r: Rules) -> int:
         else:
             break
     return NO_QUESTION
+
+
+def draw_next(f: Fixed, s: State, r: Rules) -> bool:
+    """Where a next request waits at all times: let one wait if none does; whether there may be more to draw."""
+    c = s.counts[0]
+    if not r.saturating or r.feed != SATURATE or c.waiting or not c.path_up:
+        return False
+    request = draw(f, s)
+    if f.requests[s.requests[request].wanted].most > c.largest:
+        reject(s, request)
+        return c.drawn <= 2 * len(f.requests)
+    wait(s, request)
+    c.admitting = True
+    return True
 
 
 def tokens_now(f: Fixed, s: State, request: int) -> int:
@@ -195,6 +212,7 @@ def start(f: Fixed, s: State, r: Rules, request: int, path: int, expected: int) 
     """Send a request on its way, its prompt piece by piece."""
     c, row, attempt = s.counts[0], s.requests[request], s.counts[0].attempts
     c.attempts += 1
+    row.attempt = attempt
     new = s.attempts[attempt]
     new.request, new.path, new.prompt = request, path, tokens_now(f, s, request)
     new.left = f.requests[row.wanted].outputs - row.generated
@@ -206,12 +224,23 @@ def start(f: Fixed, s: State, r: Rules, request: int, path: int, expected: int) 
     c.active += 1
     reserve(f, s, r, path, expected)
     link = s.leaves_by[path * r.vertices]
-    if r.micro_batches:
+    if r.micro_batches and not r.messages:
         s.kind_requests[s.paths[path].kind * len(f.stages) + f.links[link].head] += 1
     left = new.prompt
     while left > 0:
         size = piece_tokens(left, r.prefill_chunk)
         left -= size
         new.flying += 1
-        send_piece(f, s, link, attempt, size, left == 0)
+        if r.messages:
+            post_new_piece(s, link, attempt, new.prompt - left - size, size, left == 0)
+        else:
+            send_piece(f, s, link, attempt, size, left == 0)
     c.afloat += new.flying
+
+
+def post_new_piece(s: State, link: int, attempt: int, start: int, tokens: int, ends: bool) -> None:
+    """A piece of a prompt on its way from the coordinator."""
+    run = new_run(s)
+    row = s.runs[run]
+    row.first, row.start, row.tokens, row.ends = attempt, start, tokens, ends
+    post_piece(s, link, run, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helix_df.simulator.kernel.hearing import hear
 from helix_df.simulator.kernel.micro import back
 from helix_df.simulator.kernel.runs import cut_run, enqueue, put_in_inbox
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
@@ -14,6 +15,10 @@ def take_arrived(f: Fixed, s: State, r: Rules, stage: int) -> None:
     while run != NOTHING and s.runs[run].arrive_s <= now_s:
         after = s.runs[run].next
         row.inbox_first = after
+        if r.messages:
+            hear(f, s, r, stage, run)
+            run = after
+            continue
         if s.runs[run].tokens:
             row.received += s.runs[run].tokens
         else:

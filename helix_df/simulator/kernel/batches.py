@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.simulator.kernel.arrivals import take_arrived
+from helix_df.simulator.kernel.hearing import BEGUN, grow, place_of
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import launch, room, withdraw
 from helix_df.simulator.kernel.runs import add_step, copy_run, cut_run, earlier, enqueue, free_run, tokens_of
@@ -146,7 +147,8 @@ def steps_taken(s: State, count: int) -> int:
     """Decode steps of the taken runs."""
     steps = 0
     for index in range(count):
-        steps += s.runs[s.taken[index]].steps
+        if not s.runs[s.taken[index]].refused:
+            steps += s.runs[s.taken[index]].steps
     return steps
 
 
@@ -222,10 +224,12 @@ def begin_batch(f: Fixed, s: State, r: Rules, stage: int) -> tuple[float, int]:
     layer = row.layer
     decodes = take_decodes(f, s, r, stage, layer)
     count = take_prompts(f, s, r, stage, layer, decodes)
-    if 0 < decodes < count:
+    if 0 < decodes < count and not r.messages:
         sort_taken(s, count)
     if count == 0:
         return NEVER, 0
+    if r.messages:
+        return run_batch(f, s, r, stage, fill_cache(f, s, r, stage, count)), 0
     need, refused = 0, 0
     for index in range(count):
         if enters_at(f, s, stage, layer, s.taken[index]):
@@ -237,6 +241,60 @@ def begin_batch(f: Fixed, s: State, r: Rules, stage: int) -> tuple[float, int]:
     else:
         fill(s, stage, need)
     return run_batch(f, s, r, stage, count), refused
+
+
+def fill_cache(f: Fixed, s: State, r: Rules, stage: int, count: int) -> int:
+    """Let the taken runs take cache one after the other, and mark those that find none; how many runs they are then."""
+    runs = 0
+    for index in range(count):
+        run = s.taken[index]
+        row = s.runs[run]
+        if row.tokens:
+            row.refused = not takes_cache(f, s, r, row.first, stage, row.start, row.start + row.tokens)
+        else:
+            while True:
+                rest = fill_steps(f, s, r, stage, run)
+                if rest == NOTHING:
+                    break
+                s.refused[runs] = run
+                runs += 1
+                run = rest
+        s.refused[runs] = run
+        runs += 1
+    for index in range(runs):
+        s.taken[index] = s.refused[index]
+    return runs
+
+
+def fill_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> int:
+    """Let steps of a run take cache, as far as all do or none does; a run of the others, or ``NOTHING``."""
+    attempt, refused = s.runs[run].first, False
+    for step in range(s.runs[run].steps):
+        confirmed = s.attempts[attempt].confirmed
+        fits = takes_cache(f, s, r, attempt, stage, confirmed, confirmed + 1)
+        if step and fits == refused:
+            if fits:
+                give_cache(s, r, attempt, stage, confirmed, confirmed + 1)
+            return cut_run(s, run, step)
+        s.runs[run].refused = refused = not fits
+        attempt = s.attempts[attempt].step_next
+    return NOTHING
+
+
+def takes_cache(f: Fixed, s: State, r: Rules, attempt: int, stage: int, start: int, stop: int) -> bool:
+    """Let an attempt come to ``stop`` tokens on a stage, if there is cache for it."""
+    need = grow(s, r, attempt, stage, start, stop)
+    if need and s.stages[stage].kv_used + need > f.stages[stage].capacity:
+        return False
+    fill(s, stage, need)
+    s.holds[place_of(s, r, attempt, stage)] = BEGUN + stop
+    return True
+
+
+def give_cache(s: State, r: Rules, attempt: int, stage: int, start: int, stop: int) -> None:
+    """Take back what ``takes_cache`` let an attempt have."""
+    s.stages[stage].kv_used -= grow(s, r, attempt, stage, start, stop)
+    s.holds[place_of(s, r, attempt, stage)] = BEGUN + start
 
 
 def run_batch(f: Fixed, s: State, r: Rules, stage: int, count: int) -> float:
@@ -284,5 +342,6 @@ def count_done(s: State, stage: int, run: int) -> None:
         row.decode_batches += 1
         row.decode_steps += row.batch_steps
     while run != NOTHING:
-        row.prompt_tokens += s.runs[run].tokens
+        if not s.runs[run].refused:
+            row.prompt_tokens += s.runs[run].tokens
         run = s.runs[run].next

@@ -5,7 +5,7 @@ Routers see nodes as their place in the setup, so that what a node is called cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -116,7 +116,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
     return FixedStage(
         start=layers.start,
         width=len(layers),
-        capacity=stage.kv_tokens * len(layers),
+        capacity=stage.kv_tokens // options.kv_page_tokens * options.kv_page_tokens * len(layers),
         layered=mixed and options.layer_steps and len(layers) > 1,
         mixed=mixed,
         max_batch=max_batch,
@@ -197,7 +197,37 @@ def fixed_of(network: HopNetwork, options: Options, requests: Table[FixedRequest
         for at, (head, share) in enumerate(heads.items()):
             next_link[first + at], weight[first + at] = numbers[tail, head], float(share)
     by_stop = sorted(range(len(stages)), key=lambda at: network.setup.stages[at].layers.stop)
-    return Fixed(stages, links, requests, curve_x, curve_y, next_link, weight, nics, by_stop)
+    to_stage, from_stage = _control(network, links, options)
+    return Fixed(stages, links, requests, curve_x, curve_y, next_link, weight, nics, by_stop, to_stage, from_stage)
+
+
+def _control(network: HopNetwork, links: list[FixedLink], options: Options) -> tuple[list[int], list[int]]:
+    """The links from the coordinator to every stage and back; those that no request takes are added to ``links``."""
+    known = {(link.tail, link.head): at for at, link in enumerate(links)}
+    setup = network.setup
+    declared = {(_place(network, link.tail), _place(network, link.head)): link for link in setup.control}
+
+    def number(tail: int, head: int) -> int:
+        if (tail, head) not in known:
+            known[tail, head] = len(links)
+            links.append(_control_row(tail, head, declared.get((tail, head)), options))
+        return known[tail, head]
+
+    places = range(len(setup.stages))
+    return [number(NOTHING, at) for at in places], [number(at, NOTHING) for at in places]
+
+
+def _control_row(tail: int, head: int, link: LinkSetup | None, options: Options) -> FixedLink:
+    if link is None:
+        return FixedLink(tail, head, control=True)
+    return FixedLink(
+        tail,
+        head,
+        message_s=options.message_bytes / link.bytes_per_s,
+        message_bytes=float(options.message_bytes),
+        latency_s=link.latency_s,
+        control=True,
+    )
 
 
 def _fanout(weights: Weights) -> int:
@@ -255,32 +285,30 @@ def rules_of(
         merge_prefills=options.merge_prefills,
         micro_batches=options.keeps_micro_batches,
         bundles=options.bundles,
+        messages=options.sends_messages,
+        page_tokens=options.kv_page_tokens if options.sends_messages else 1,
         copy_s=network.setup.activation_bytes / copies if copies else 0.0,
         gives_token=options.prefill_gives_token,
         backs_off=options.backs_off,
         records=records,
-        largest=widest(network, lambda at: fixed.stages[at].capacity // fixed.stages[at].width),
         fanout=len(fixed.next_link) // (len(fixed.stages) + 1),
         depth=max(stage.layers.stop for stage in network.setup.stages),
         layers=max(layered, default=1),
+        longest=_longest(network),
         vertices=len(fixed.stages) + 1,
     )
 
 
-def widest(network: HopNetwork, room: Callable[[int], int]) -> int:
-    """The most that fits through every stage of some pipeline, by what ``room`` says of each."""
-    best = {COORDINATOR: 2**62}
+def _longest(network: HopNetwork) -> int:
+    """Most stages of a pipeline."""
     stages = network.setup.stages
     order = sorted(range(len(stages)), key=lambda at: stages[at].layers.stop)
-    found = 0
+    depth = {COORDINATOR: 0}
     for code in (COORDINATOR, *(network.codes[stages[at].name] for at in order)):
-        width = best.get(code, 0)
-        for head in network.adjacency.get(code, ()) if width else ():
-            if head == COORDINATOR:
-                found = max(found, width)
-            else:
-                best[head] = max(best.get(head, 0), min(width, room(int(head))))
-    return found
+        for head in network.adjacency.get(code, ()) if code in depth else ():
+            if head != COORDINATOR:
+                depth[head] = max(depth.get(head, 0), depth[code] + 1)
+    return max(depth.values())
 
 
 def even_weights(adjacency: Adjacency) -> Weights:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.simulator.kernel.arrivals import take_arrived
 from helix_df.simulator.kernel.events import OPEN, RETRY, WAKE, schedule
+from helix_df.simulator.kernel.hearing import BEGUN, forget, place_of
 from helix_df.simulator.kernel.micro import back, first_stage
-from helix_df.simulator.kernel.paths import any_path_up, forget_paths, reserve
+from helix_df.simulator.kernel.outbox import lose, post_release
+from helix_df.simulator.kernel.paths import forget_paths, largest_up, reserve
 from helix_df.simulator.kernel.runs import enqueue, free_run
 from helix_df.simulator.kernel.tables import DECODES, NEVER, NOTHING, Fixed, Rules, State
 
@@ -20,6 +22,11 @@ def leave(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     path, request = row.path, s.requests[row.request]
     reserve(f, s, r, path, -row.expected)
     c.active -= 1
+    request.generated = f.requests[request.wanted].outputs - row.left
+    request.last_token_s = row.last_s
+    if r.messages:
+        release(f, s, r, attempt)
+        return
     for at in range(path * r.vertices, path * r.vertices + s.paths[path].hops):
         hop = s.hops[at]
         stage = s.stages[f.links[hop.link].head]
@@ -27,8 +34,15 @@ def leave(f: Fixed, s: State, r: Rules, attempt: int) -> None:
             stage.kv_used -= row.confirmed * hop.weight
     if r.micro_batches:
         leave_batches(f, s, r, attempt)
-    request.generated = f.requests[request.wanted].outputs - row.left
-    request.last_token_s = row.last_s
+
+
+def release(f: Fixed, s: State, r: Rules, attempt: int) -> None:
+    """Tell all stages of an attempt that are up that it is over."""
+    path = s.attempts[attempt].path
+    for at in range(path * r.vertices, path * r.vertices + s.paths[path].hops):
+        stage = f.links[s.hops[at].link].head
+        if s.stages[stage].up:
+            post_release(s, f.to_stage[stage], attempt)
 
 
 def leave_batches(f: Fixed, s: State, r: Rules, attempt: int) -> None:
@@ -70,6 +84,7 @@ def start_over(s: State, r: Rules, request: int, unlucky: bool) -> None:
         reject(s, request)
     else:
         c.delayed += 1
+        row.delayed = True
         schedule(s, c.now_s + backoff_s(row.rejections), RETRY, request, 0)
 
 
@@ -193,10 +208,10 @@ def node_down(f: Fixed, s: State, r: Rules, stage: int) -> None:
     c = s.counts[0]
     if not s.stages[stage].up:
         return
-    for attempt in range(c.attempts - 1, -1, -1):
-        if s.attempts[attempt].alive and passes(f, s, r, attempt, stage):
-            kill(f, s, r, attempt)
-            start_over(s, r, s.attempts[attempt].request, False)
+    if r.messages:
+        end_all_through(f, s, r, stage)
+    else:
+        kill_all_through(f, s, r, stage)
     run = s.stages[stage].batch_first
     take_down(f, s, r, stage)
     lose_chain(f, s, r, stage, run)
@@ -205,14 +220,49 @@ def node_down(f: Fixed, s: State, r: Rules, stage: int) -> None:
     for at in range(stage * r.layers * 2, (stage + 1) * r.layers * 2):
         lose_chain(f, s, r, stage, s.queues[at].first)
         s.queues[at].first = s.queues[at].last = NOTHING
-    c.path_up = any_path_up(f, s)
-    if not c.path_up:
-        reject_all(s)
-    c.admitting = True
+    c.largest = largest_up(f, s)
+    c.path_up = c.largest > 0
+    if r.messages or not c.path_up:
+        reject_hopeless(f, s)
+    c.admitting = c.drawing = True
+
+
+def kill_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
+    """End what leads through a stage that is gone."""
+    for attempt in range(s.counts[0].attempts - 1, -1, -1):
+        if s.attempts[attempt].alive and passes(f, s, r, attempt, stage):
+            kill(f, s, r, attempt)
+            start_over(s, r, s.attempts[attempt].request, False)
+
+
+def end_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
+    """End what leads through a stage that is gone, and forget all that it knew."""
+    c = s.counts[0]
+    s.stages[stage].up = False
+    for request in range(c.requests - 1, -1, -1):
+        attempt = s.requests[request].attempt
+        if attempt != NOTHING and s.attempts[attempt].alive and passes(f, s, r, attempt, stage):
+            leave(f, s, r, attempt)
+            s.attempts[attempt].alive = False
+            start_over(s, r, request, False)
+    for attempt in range(c.attempts):
+        if passes(f, s, r, attempt, stage) and s.holds[place_of(s, r, attempt, stage)] >= BEGUN:
+            forget(f, s, r, attempt, stage)
+
+
+def lose_all(s: State, run: int) -> None:
+    """Nobody will hear of a chain of runs."""
+    while run != NOTHING:
+        after = s.runs[run].next
+        lose(s, run)
+        run = after
 
 
 def lose_chain(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     """Forget a chain of runs of a node that is gone."""
+    if r.messages:
+        lose_all(s, run)
+        return
     while run != NOTHING:
         after = s.runs[run].next
         keep_living(f, s, r, stage, run, False)
@@ -233,12 +283,23 @@ def take_down(f: Fixed, s: State, r: Rules, stage: int) -> None:
     forget_paths(f, s, r, stage)
 
 
-def reject_all(s: State) -> None:
-    """There is no path through the layers any more, so whoever waits is rejected."""
-    c = s.counts[0]
+def reject_hopeless(f: Fixed, s: State) -> None:
+    """Reject those who wait and fit no pipeline that is left; all others would wait behind them."""
+    c, left = s.counts[0], 0
     for index in range(c.waiting):
-        reject(s, s.waiting[(c.first_waiting + index) % len(s.waiting)])
-    c.waiting = 0
+        request = s.waiting[(c.first_waiting + index) % len(s.waiting)]
+        if f.requests[s.requests[request].wanted].most > c.largest:
+            reject(s, request)
+        else:
+            s.waiting[(c.first_waiting + left) % len(s.waiting)] = request
+            left += 1
+    c.waiting = left
+    for request in range(c.requests if c.delayed else 0):
+        row = s.requests[request]
+        if row.delayed and f.requests[row.wanted].most > c.largest:
+            c.delayed -= 1
+            row.delayed = False
+            reject(s, request)
 
 
 def node_up(f: Fixed, s: State, stage: int) -> None:
@@ -248,16 +309,17 @@ def node_up(f: Fixed, s: State, stage: int) -> None:
     if s.stages[stage].up:
         return
     s.stages[stage].up = True
-    c.path_up = any_path_up(f, s)
-    c.admitting = True
+    c.largest = largest_up(f, s)
+    c.path_up = c.largest > 0
+    c.admitting = c.drawing = True
 
 
 def retry(s: State, request: int) -> None:
     """A request that waited for room to come is back in the queue."""
-    c = s.counts[0]
+    c, row = s.counts[0], s.requests[request]
+    if not row.delayed:
+        return
     c.delayed -= 1
-    if c.path_up:
-        put_back(s, request)
-        c.admitting = True
-    else:
-        reject(s, request)
+    row.delayed = False
+    put_back(s, request)
+    c.admitting = c.drawing = True

@@ -5,7 +5,9 @@ from __future__ import annotations
 from helix_df.simulator.kernel.asking import ASKS_HOP, NO_QUESTION, show_hop
 from helix_df.simulator.kernel.events import PREFILLED, RETURN, WAKE, schedule
 from helix_df.simulator.kernel.failures import drop, kill, living, start_over
+from helix_df.simulator.kernel.hearing import forget, forget_waiting
 from helix_df.simulator.kernel.marks import inlined
+from helix_df.simulator.kernel.outbox import dispatch, post_piece, post_step, post_steps, sink
 from helix_df.simulator.kernel.paths import any_hop_up, join_hop
 from helix_df.simulator.kernel.runs import add_step, free_run, new_run, put_in_inbox
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
@@ -105,6 +107,61 @@ def pass_on(f: Fixed, s: State, r: Rules) -> int:
     pass_steps(f, s, r, stage, first, last, steps)
     c.sender = c.passing = NOTHING
     return NO_QUESTION
+
+
+def post_on(f: Fixed, s: State, r: Rules) -> None:
+    """Post what has been through a stage, in the batch's order, and word of what found no cache there."""
+    c = s.counts[0]
+    stage, run = c.sender, c.passing
+    while run != NOTHING:
+        after = s.runs[run].next
+        if r.observes:
+            observe(s, run)
+        if s.runs[run].refused:
+            post_refused(f, s, r, stage, run)
+        elif s.runs[run].tokens:
+            post_computed(f, s, r, stage, run)
+        elif f.stages[stage].only_link != NOTHING:
+            post_steps(s, f.stages[stage].only_link, run)
+        else:
+            attempt = s.runs[run].first
+            for _ in range(s.runs[run].steps):
+                step = attempt
+                attempt = s.attempts[attempt].step_next
+                post_step(s, s.leaves_by[s.attempts[step].path * r.vertices + stage + 1], step)
+            free_run(s, run)
+        run = after
+    c.sender = c.passing = NOTHING
+    dispatch(f, s)
+
+
+def post_computed(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
+    """A piece of a prompt goes on; at the end only the last one is of interest."""
+    row = s.runs[run]
+    link = s.leaves_by[s.attempts[row.first].path * r.vertices + stage + 1]
+    if f.links[link].head != NOTHING:
+        post_piece(s, link, run, row.tokens)
+    elif row.ends:
+        post_piece(s, link, run, 1)
+    else:
+        sink(s, row.first)
+        free_run(s, run)
+
+
+def post_refused(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
+    """Attempts that found no cache are over here, and the coordinator is told."""
+    row = s.runs[run]
+    attempt = row.first
+    for _ in range(max(row.steps, 1)):
+        after = s.attempts[attempt].step_next
+        forget(f, s, r, attempt, stage)
+        if s.attempts[attempt].flying > 1:
+            forget_waiting(s, r, attempt, stage)
+        attempt = after
+    if row.tokens:
+        post_piece(s, f.from_stage[stage], run, 0)
+    else:
+        post_steps(s, f.from_stage[stage], run)
 
 
 def observe(s: State, run: int) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from helix_df.simulator.kernel.admission import admit, feed_more, schedule_arrival, submit
+from helix_df.simulator.kernel.admission import admit, draw_next, feed_more, schedule_arrival, submit
 from helix_df.simulator.kernel.asking import NEEDS_ROOM, NO_QUESTION
 from helix_df.simulator.kernel.batches import begin_batch, end_batch
 from helix_df.simulator.kernel.events import (
@@ -26,8 +26,10 @@ from helix_df.simulator.kernel.events import (
     schedule,
 )
 from helix_df.simulator.kernel.failures import drop, free_path, leave, living, node_down, node_up, purge, refuse, retry
-from helix_df.simulator.kernel.links import leaves, pass_on, send_groups, send_steps
+from helix_df.simulator.kernel.homecoming import hear_next
+from helix_df.simulator.kernel.links import leaves, pass_on, post_on, send_groups, send_steps
 from helix_df.simulator.kernel.marks import inlined
+from helix_df.simulator.kernel.outbox import dispatch
 from helix_df.simulator.kernel.paths import spend
 from helix_df.simulator.kernel.runs import add_step, free_run, waiting_at
 from helix_df.simulator.kernel.tables import NEVER, NOTHING, Fixed, Rules, State
@@ -191,7 +193,7 @@ def on_other(f: Fixed, s: State, r: Rules, kind: int, what: int) -> None:
     elif kind == RETRY:
         retry(s, what)
     else:
-        c.admitting = True
+        c.admitting = c.drawing = True
 
 
 def on_reading(f: Fixed, s: State, r: Rules, kind: int, number: int) -> int:
@@ -213,15 +215,30 @@ def settle(f: Fixed, s: State, r: Rules) -> int:
     c = s.counts[0]
     if c.sender != NOTHING:
         stage = c.sender
-        question = pass_on(f, s, r)
-        if question != NO_QUESTION:
-            return question
+        if r.messages:
+            post_on(f, s, r)
+        else:
+            question = pass_on(f, s, r)
+            if question != NO_QUESTION:
+                return question
         begin(f, s, r, stage)
-    if c.admitting:
-        question = admit(f, s, r)
-        if question != NO_QUESTION:
-            return question
-        c.admitting = False
+    while True:
+        if c.admitting:
+            question = admit(f, s, r)
+            if question != NO_QUESTION:
+                return question
+            c.admitting = False
+        elif c.returning != NOTHING:
+            hear_next(f, s, r)
+        elif not r.messages:
+            break
+        else:
+            dispatch(f, s)
+            if not c.drawing:
+                break
+            if c.requests >= c.room_requests:
+                return NEEDS_ROOM
+            c.drawing = draw_next(f, s, r)
     if c.arriving:
         c.arriving = False
         schedule_arrival(f, s, r)
@@ -237,7 +254,11 @@ def advance(f: Fixed, s: State, r: Rules, until_s: float, look_at: int) -> int:
             return question
         if c.noted + 3 * c.afloat >= c.room_noted:
             return FULL
-        if c.afloat >= c.room_afloat or c.requests >= c.room_requests or c.queued + 4 * c.afloat >= c.room_events:
+        if (
+            c.afloat + c.releases >= c.room_afloat
+            or c.requests >= c.room_requests
+            or c.queued + 4 * c.afloat >= c.room_events
+        ):
             return NEEDS_ROOM
         if c.queued == 0:
             return DONE
@@ -255,7 +276,10 @@ def advance(f: Fixed, s: State, r: Rules, until_s: float, look_at: int) -> int:
         if kind in (WAKE, BATCH_END):
             on_stage(f, s, r, kind, what, number)
         elif kind == RETURN:
-            on_return(f, s, r, what)
+            if r.messages:
+                c.returning, c.drawing = what, True
+            else:
+                on_return(f, s, r, what)
         elif kind == PREFILLED:
             on_prefilled(f, s, r, what, number)
         elif kind == END:

@@ -95,7 +95,7 @@ def packed(rows: Table[object] | Sequence[object], row: type) -> Array:
 
 def lengths(sizes: Sizes, fixed: Fixed, rules: Rules) -> dict[str, int]:
     """Rows or cells of every table of a state."""
-    stages, runs = len(fixed.stages), 2 * sizes.afloat + rules.fanout + 8
+    stages, runs = len(fixed.stages), (2 + rules.longest) * sizes.afloat + rules.fanout + 8
     return {
         "counts": 1,
         "heap": sizes.events,
@@ -109,6 +109,9 @@ def lengths(sizes: Sizes, fixed: Fixed, rules: Rules) -> dict[str, int]:
         "paths": sizes.paths,
         "hops": sizes.paths * rules.vertices,
         "leaves_by": sizes.paths * rules.vertices,
+        "hop_at": sizes.paths * rules.vertices,
+        "holds": sizes.attempts * rules.longest if rules.messages else 1,
+        "posted": len(fixed.links),
         "load": rules.vertices * rules.fanout,
         "tried": (rules.vertices + 1) * rules.fanout,
         "walk": rules.vertices + 1,
@@ -171,7 +174,7 @@ def grown(sizes: Sizes, fixed: Fixed, rules: Rules, counts: Counts) -> Sizes:
     """Sizes that leave room for as much again as there is; one of them at least has grown."""
     around = MARGIN + len(fixed.stages) + len(fixed.links)
     wanted = {
-        "afloat": 2 * (counts.afloat + counts.needed + 1),
+        "afloat": 2 * (counts.afloat + counts.releases + counts.needed + 1),
         "events": 2 * (counts.queued + 4 * (counts.afloat + counts.needed) + around),
         "requests": 2 * (counts.requests + 1),
         "attempts": 2 * (counts.attempts + 1),
@@ -236,6 +239,8 @@ def fixed_arrays(fixed: Fixed) -> Fixed:
         weight=np.array(fixed.weight, dtype=np.float64),
         nic_bytes_per_s=np.array(fixed.nic_bytes_per_s, dtype=np.float64),
         by_stop=np.array(fixed.by_stop, dtype=np.int64),
+        to_stage=np.array(fixed.to_stage, dtype=np.int64),
+        from_stage=np.array(fixed.from_stage, dtype=np.int64),
     )
 
 

@@ -11,7 +11,7 @@ from helix_df.rules.micro_batches import equal_shares, most_under_way
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import kind_of
 from helix_df.simulator.kernel.seconds import decode_s
-from helix_df.simulator.kernel.tables import BY_TOKENS, NOTHING, Fixed, Rules, State
+from helix_df.simulator.kernel.tables import BY_TOKENS, NO_LIMIT, NOTHING, Fixed, Rules, State
 
 
 def has_room(f: Fixed, s: State, r: Rules, stage: int, expected: int, most: int) -> bool:
@@ -87,6 +87,8 @@ def set_hop(f: Fixed, s: State, r: Rules, path: int, hop: int, link: int) -> Non
     fixed, row = f.links[link], s.hops[path * r.vertices + hop]
     s.leaves_by[path * r.vertices + fixed.tail + 1] = link
     row.link = link
+    if r.messages and fixed.head != NOTHING:
+        s.hop_at[path * r.vertices + fixed.head] = hop
     if fixed.head != NOTHING:
         stage = f.stages[fixed.head]
         row.weight = fixed.run_layers if r.by_layer and stage.mixed else stage.width
@@ -265,22 +267,26 @@ def fullest_layer(f: Fixed, s: State) -> float:
     return fullest
 
 
-def any_path_up(f: Fixed, s: State) -> bool:
-    """Whether a pipeline leads through stages that are up."""
+def largest_up(f: Fixed, s: State) -> int:
+    """The most tokens that fit through every stage of some pipeline of stages that are up; 0 when there is none."""
+    found = 0
     for stage in range(len(f.stages)):
-        s.stages[stage].reached = False
+        s.stages[stage].fits = 0
     for link in range(len(f.links)):
-        if f.links[link].tail == NOTHING:
-            s.stages[f.links[link].head].reached = True
+        if f.links[link].tail == NOTHING and not f.links[link].control:
+            s.stages[f.links[link].head].fits = NO_LIMIT
     for at in range(len(f.by_stop)):
         stage = f.by_stop[at]
-        if s.stages[stage].reached and s.stages[stage].up:
-            for link in range(len(f.links)):
-                if f.links[link].tail == stage:
-                    if f.links[link].head == NOTHING:
-                        return True
-                    s.stages[f.links[link].head].reached = True
-    return False
+        row = s.stages[stage]
+        fits = min(row.fits, f.stages[stage].capacity // f.stages[stage].width) if row.up else 0
+        for link in range(len(f.links) if fits else 0):
+            if f.links[link].tail == stage and not f.links[link].control:
+                if f.links[link].head == NOTHING:
+                    found = max(found, fits)
+                else:
+                    head = s.stages[f.links[link].head]
+                    head.fits = max(head.fits, fits)
+    return found
 
 
 def any_hop_up(f: Fixed, s: State, r: Rules, vertex: int) -> bool:

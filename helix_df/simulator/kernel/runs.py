@@ -18,8 +18,8 @@ def new_run(s: State) -> int:
         c.free_run = s.runs[run].next
     row = s.runs[run]
     row.next = NOTHING
-    row.tokens = row.steps = 0
-    row.ends = False
+    row.tokens = row.steps = row.start = 0
+    row.ends = row.refused = False
     return run
 
 

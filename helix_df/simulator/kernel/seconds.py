@@ -34,12 +34,17 @@ def prefill_s(f: Fixed, stage: int, tokens: int) -> float:
 
 
 def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) -> float:
-    """Seconds of a layer for those of the ``count`` taken runs that run ``width`` layers; all, if that is 0."""
-    steps, tokens, prompts = 0, 0, 0
+    """Seconds of a layer for those of the ``count`` taken runs that run ``width`` layers; all, if that is 0.
+
+    The runtime's engine runs a prompt of one token with the decode steps.
+    """
+    steps, tokens, prompts, single = 0, 0, 0, 1 if r.messages else 0
     for index in range(count):
         row = s.runs[s.taken[index]]
-        if width == 0 or f.links[row.link].run_layers == width:
-            if row.tokens:
+        if not row.refused and (width == 0 or f.links[row.link].run_layers == width):
+            if row.tokens == 1 and r.messages:
+                steps += 1
+            elif row.tokens:
                 prompts += 1
                 tokens += row.tokens
             else:
@@ -51,7 +56,7 @@ def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) ->
         return seconds + prefill_s(f, stage, tokens)
     for index in range(count):
         row = s.runs[s.taken[index]]
-        if row.tokens and (width == 0 or f.links[row.link].run_layers == width):
+        if row.tokens > single and not row.refused and (width == 0 or f.links[row.link].run_layers == width):
             seconds += prefill_s(f, stage, row.tokens)
     return seconds
 

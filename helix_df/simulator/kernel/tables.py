@@ -76,6 +76,7 @@ class FixedLink:
         token_bytes, message_bytes: their sizes.
         latency_s: until what was sent arrives.
         out_nic, in_nic: shared by links of its ends, where they could want more than there is.
+        control: no request takes it; only word between coordinator and stage.
     """
 
     tail: int = NOTHING
@@ -89,6 +90,7 @@ class FixedLink:
     message_bytes: float = 0.0
     out_nic: int = NOTHING
     in_nic: int = NOTHING
+    control: bool = False
 
 
 @dataclass(slots=True)
@@ -106,7 +108,8 @@ class Fixed(NamedTuple):
     """What doesn't move.
 
     ``next_link`` and ``weight`` are the links that lead on from every vertex, ``fanout`` places each of which
-    ``next_links`` are used, with the flow over each; ``by_stop`` are the stages by their last layer.
+    ``next_links`` are used, with the flow over each; ``by_stop`` are the stages by their last layer, ``to_stage`` and
+    ``from_stage`` the links between them and the coordinator.
     """
 
     stages: Table[FixedStage]
@@ -118,14 +121,17 @@ class Fixed(NamedTuple):
     weight: Cells[float]
     nic_bytes_per_s: Cells[float]
     by_stop: Cells[int]
+    to_stage: Cells[int]
+    from_stage: Cells[int]
 
 
 class Rules(NamedTuple):
     """Options as numbers; names as in ``Options``.
 
     ``routes`` and ``feed`` are among the constants below; where ``routes`` is ``BY_ASKING`` the router outside may be
-    one that ``observes``, or ``counts_tokens``. ``depth`` are the model's layers; ``fanout``, ``layers`` and
-    ``vertices`` the widths of tables; ``largest`` the tokens of the largest request that fits anywhere.
+    one that ``observes``, or ``counts_tokens``. ``messages``: what is decided is known when a message tells, see
+    ``outbox``. ``depth`` are the model's layers; ``fanout``, ``layers``, ``longest`` and ``vertices`` the widths of
+    tables.
     """
 
     end_s: float
@@ -155,14 +161,16 @@ class Rules(NamedTuple):
     merge_prefills: bool
     micro_batches: bool
     bundles: bool
+    messages: bool
+    page_tokens: int
     copy_s: float
     gives_token: bool
     backs_off: bool
     records: bool
-    largest: int
     fanout: int
     depth: int
     layers: int
+    longest: int
     vertices: int
 
 
@@ -187,6 +195,9 @@ class Counts:
         runs, events, batches: rows that were ever in use; free ones are chains from ``free_run`` and so on.
         queued: events in the heap.
         first_waiting, waiting, delayed: the queue, a ring, and how many will come back to it.
+        largest: tokens of the largest request that fits a pipeline of nodes that are up.
+        returning: what is still to be heard of a message that came to the coordinator; ``drawing``: then, requests are
+            to be drawn. ``posted``: links that carry something when that is done. ``releases``: on their way.
         active: attempts that run. ``afloat``: steps and pieces on their way, ``dead`` those of attempts that don't run.
         joins_left: nodes that will still join; ``path_up``: some pipeline leads through nodes that are up.
         decoded, prompted: tokens in the window; ``all_decoded``: and outside; ``rejected``: requests.
@@ -223,6 +234,11 @@ class Counts:
     active: int = 0
     afloat: int = 0
     dead: int = 0
+    largest: int = 0
+    returning: int = NOTHING
+    drawing: bool = False
+    posted: int = 0
+    releases: int = 0
     joins_left: int = 0
     path_up: bool = True
     decoded: int = 0
@@ -271,8 +287,9 @@ class RunRow:
     """Decode steps, or one piece of a prompt of ``tokens`` tokens, that arrive over one link.
 
     Steps are a chain of attempts from ``first`` to ``last`` through ``step_next``, ``apart_s`` apart: a request has one
-    decode step on its way at most. A piece has its attempt as ``first`` and ``ends`` a prompt or not. Runs are
-    themselves chained through ``next`` and ``before``, in one of the queues or in the inbox.
+    decode step on its way at most. A piece has its attempt as ``first``, begins at token ``start`` and ``ends`` a
+    prompt or not. One without steps or tokens tells that its ``first`` is over. ``refused``: there was no cache for it.
+    Runs are themselves chained through ``next`` and ``before``, in one of the queues or in the inbox.
     """
 
     arrive_s: float = 0.0
@@ -284,7 +301,9 @@ class RunRow:
     tokens: int = 0
     apart_s: float = 0.0
     sent_s: float = 0.0
+    start: int = 0
     ends: bool = False
+    refused: bool = False
     next: int = NOTHING
     before: int = NOTHING
 
@@ -294,7 +313,7 @@ class RequestRow:
     """A request from its arrival to its end, over all its attempts; times are NaN until they happen.
 
     ``wanted`` is its place in the trace. ``worst_case``: reserve all that it may come to. ``rejections``: how often a
-    stage had no room for it.
+    stage had no room for it; after one it is ``delayed``. ``attempt`` is its latest.
     """
 
     wanted: int = 0
@@ -306,7 +325,9 @@ class RequestRow:
     first_token_s: float = 0.0
     last_token_s: float = 0.0
     finished_s: float = 0.0
+    attempt: int = NOTHING
     worst_case: bool = False
+    delayed: bool = False
     rejected: bool = False
 
 
@@ -367,7 +388,7 @@ class StageRow:
         under_way: micro-batches that entered here; ``through``: attempts that pass.
         busy_s, decode_batches, decode_steps, prompt_tokens: what it has done.
         seen: requests that a router sees wait here; ``eligible``: a router may send a request here.
-        dead_end, reached: of searches for a pipeline.
+        dead_end, fits: of searches for a pipeline, and for the most that fits through one.
     """
 
     up: bool = True
@@ -394,7 +415,7 @@ class StageRow:
     seen: int = 0
     eligible: bool = True
     dead_end: bool = False
-    reached: bool = False
+    fits: int = 0
 
 
 @dataclass(slots=True)
@@ -407,11 +428,18 @@ class QueueRow:
 
 @dataclass(slots=True)
 class LinkRow:
-    """When a link or NIC is free, how long a link was busy, and how long a router sees it busy for."""
+    """When a link or NIC is free, how long a link was busy, and how long a router sees it busy for.
+
+    ``posted`` are the runs of the message that it carries next, with the tokens and headers that it weighs.
+    """
 
     free_s: float = 0.0
     busy_s: float = 0.0
     seen_s: float = 0.0
+    posted_first: int = NOTHING
+    posted_last: int = NOTHING
+    posted_tokens: int = 0
+    posted_headers: int = 0
 
 
 @dataclass(slots=True)
@@ -466,6 +494,8 @@ class State(NamedTuple):
         heap: events by time, then order.
         waiting: requests, a ring.
         branches: pipelines as a tree of choices, ``leaf`` the path that ends there, plus 1.
+        holds: by attempt and hop, what its stage knows of it, see ``hearing``; ``hop_at``: by path and stage, which.
+        posted: links that carry something when what is being decided is.
         hops: of paths, ``vertices`` places each; ``leaves_by``: by vertex the link that a path leaves it by.
         load: of every choice of every vertex, or its credit.
         tried, walk: of the search for a pipeline.
@@ -487,6 +517,9 @@ class State(NamedTuple):
     paths: Table[PathRow]
     hops: Table[HopRow]
     leaves_by: Cells[int]
+    hop_at: Cells[int]
+    holds: Cells[int]
+    posted: Cells[int]
     load: Cells[float]
     tried: Cells[bool]
     walk: Table[TurnRow]

@@ -1,0 +1,110 @@
+"""The simulator is the runtime: the real state machines in virtual time give the same tokens at the same times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from helix_df.rules import retries
+from helix_df.runtime.coordinator import requests_state
+from helix_df.runtime.worker import state as worker_state
+from helix_df.runtime.worker.kv_pages import PagePool
+from helix_df.simulator.kernel import admission, micro, outbox
+from helix_df.simulator.kernel.tables import Fixed, State
+from property_tests.virtual_cases import Case, cases
+from property_tests.virtual_time import SAME_S, Told, VirtualJob
+
+EXAMPLES = int(os.environ.get("HELIX_DF_EXAMPLES", "1000"))
+"""More of them once in a while: HELIX_DF_EXAMPLES=20000."""
+
+
+def same(case: Case) -> None:
+    """Compare token by token, up to the first moment at which rounding decides what comes first."""
+    with patch.object(retries, "MOST_REJECTIONS", case.most_rejections):
+        job = case.runtime()
+        theirs, ours = job.told, case.simulator()
+    until_s = job.tie_s - SAME_S
+    assert len(before(theirs, until_s)) == len(before(ours, until_s)), "requests"
+    for number, (one, other) in enumerate(zip(before(theirs, until_s), ours, strict=False)):
+        assert abs(one.arrived_s - other.arrived_s) <= SAME_S, f"r{number} arrived"
+        here, there = (tuple(time_s for time_s in told.tokens_s if time_s < until_s) for told in (one, other))
+        for at, (mine, yours) in enumerate(zip(here, there, strict=False)):
+            assert abs(mine - yours) <= SAME_S, f"token {at} of r{number}: {mine} in the runtime, {yours} here"
+        assert len(here) == len(there), f"tokens of r{number}"
+        if until_s > case.end_s:
+            assert (one.finished, one.rejected) == (other.finished, other.rejected), f"end of r{number}"
+
+
+def before(told: list[Told], until_s: float) -> list[Told]:
+    """Requests that arrived before."""
+    return [one for one in told if one.arrived_s < until_s]
+
+
+@settings(max_examples=EXAMPLES)
+@given(cases())
+def test_same_tokens_at_the_same_times(case):
+    same(case)
+
+
+FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
+    "the worker takes one more prompt token a batch": (
+        worker_state,
+        "takes_piece",
+        lambda right: lambda tokens, room, left, budget: right(tokens, room, left + 1, budget + 1),
+    ),
+    "the worker's engine holds one more page": (
+        VirtualJob,
+        "_join",
+        lambda right: lambda job, node: _with_one_more_page(right, job, node),
+    ),
+    "the coordinator waits longer before another try": (
+        requests_state,
+        "backoff_s",
+        lambda right: lambda rejections: 1.1 * right(rejections),
+    ),
+    "the simulator expects another use of KV cache": (
+        admission,
+        "expected_kv",
+        lambda right: lambda *given: right(*given) + 1,
+    ),
+    "the simulator's micro-batches are larger": (micro, "batch_share", lambda right: lambda total: right(total) + 1),
+    "the simulator's stages hear of ends at once": (
+        outbox,
+        "carry_message",
+        lambda right: lambda f, s, link: _at_once(right, f, s, link),
+    ),
+}
+
+
+def _with_one_more_page(right: Callable[..., object], job: VirtualJob, node: str) -> object:
+    actions = right(job, node)
+    worker = job._worker_of(node)
+    assert worker is not None
+    worker.engine.pool = PagePool(worker.engine.pool.num_pages + 1, job.page_tokens)
+    return actions
+
+
+def _at_once(right: Callable[..., tuple[float, float]], f: Fixed, s: State, link: int) -> tuple[float, float]:
+    word_only = s.links[link].posted_tokens == 0
+    arrive_s, sent_s = right(f, s, link)
+    return (s.counts[0].now_s if word_only else arrive_s), sent_s
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_on_either_side_is_found(fault, monkeypatch):
+    place, name, wrong = FAULTS[fault]
+    monkeypatch.setattr(place, name, wrong(getattr(place, name)))
+
+    @settings(
+        max_examples=max(EXAMPLES, 500), phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(cases())
+    def fails(case):
+        same(case)
+
+    with pytest.raises(AssertionError):
+        fails()

@@ -1,0 +1,327 @@
+"""A whole job in virtual time: the real state machines, links that take as long as declared, engines that only count.
+
+What the shells do is done here with a clock of numbers: a node hears what has arrived when its batch is over, and
+what one decision sends to one address leaves as one message. The reference that the simulator is held to.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from helix_df.errors import RequestError
+from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.plan.plan import Plan
+from helix_df.profiles.timing import LayerTiming
+from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.requests import GenerationRequest, StageSpeed
+from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send
+from helix_df.runtime.wire.pacing import Lane
+from helix_df.runtime.worker.kv_pages import PagePool
+from helix_df.runtime.worker.state import Free, Trim, WorkerAction, WorkerState
+from helix_df.runtime.worker.steps import Step, StepResult
+from helix_df.simulator.trace import Trace, TraceRequest
+
+SAME_S = 1e-9
+"""Seconds within which rounding decides what comes first."""
+
+STOP_TOKEN = 0
+OTHER_TOKEN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes on the wire: of a token id, of one token's hidden state, and of a message beside its tensor."""
+
+    token: float
+    hidden: float
+    message: float
+
+    def of(self, message: Message) -> float:
+        """Bytes of a message."""
+        if isinstance(message, Forward):
+            each = self.token if message.tensor.dtype == np.int32 else self.hidden
+            return len(message.tensor) * each + self.message
+        return self.message + (self.token if isinstance(message, Sampled) else 0.0)
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of one request: when each of its tokens came, and whether it was refused or given up."""
+
+    arrived_s: float
+    tokens_s: list[float] = field(default_factory=list)
+    finished: bool = False
+    rejected: bool = False
+
+
+@dataclass(slots=True)
+class CountingEngine:
+    """Pages of KV cache and seconds of batches, but no tensors."""
+
+    pool: PagePool
+    timing: LayerTiming
+    wanted: dict[str, TraceRequest]
+
+    def run(self, steps: Sequence[Step]) -> tuple[list[StepResult], float]:
+        """Results, and how long the batch takes: what found no room takes no time."""
+        fits = [self.pool.reserve(step.request, step.position + len(step.inputs)) for step in steps]
+        done = [step for step, fit in zip(steps, fits, strict=True) if fit]
+        decodes = Counter(len(step.layers) for step in done if len(step.inputs) == 1)
+        prompts = ((len(step.layers), len(step.inputs)) for step in done if len(step.inputs) > 1)
+        results = [self._result(step, fit) for step, fit in zip(steps, fits, strict=True)]
+        return results, self.timing.batch_s(decodes, prompts)
+
+    def _result(self, step: Step, fits: bool) -> StepResult:
+        if not fits:
+            return StepResult(step.request, kv_full=True)
+        if step.sampling is None:
+            return StepResult(step.request, hidden=np.zeros(len(step.inputs), np.float32))
+        wanted = self.wanted[step.request.partition("/")[0]]
+        generated = step.position + len(step.inputs) - wanted.input_tokens + 1
+        last = generated == wanted.output_tokens < wanted.max_tokens
+        return StepResult(step.request, token=STOP_TOKEN if last else OTHER_TOKEN)
+
+
+@dataclass(slots=True)
+class VirtualWorker:
+    """A worker as its shell runs it. ``inbox`` is what has arrived since it last listened."""
+
+    node: str
+    address: str
+    state: WorkerState
+    engine: CountingEngine
+    inbox: list[Message] = field(default_factory=list)
+    busy: bool = False
+    alive: bool = True
+
+
+@dataclass
+class VirtualJob:
+    """A job in virtual time.
+
+    Args:
+        plan: what runs.
+        links: between all nodes.
+        timings: seconds of a layer, by node.
+        sizes: of messages.
+        page_tokens: tokens of KV cache a page.
+        trace: what is asked; a saturating one has a next request wait at all times.
+        events: (time, node, up) of workers that are killed or come back; first they are all there.
+        end_s: when to stop.
+
+    ``tie_s`` is when, for the first time, two things happened at one place at the same moment but for rounding, so that
+    nobody can say which came first.
+    """
+
+    plan: Plan
+    links: LinkTable
+    timings: dict[str, LayerTiming]
+    sizes: Sizes
+    page_tokens: int
+    trace: Trace
+    events: Sequence[tuple[float, str, bool]] = ()
+    end_s: float = 1e9
+    now: float = 0.0
+    tie_s: float = math.inf
+    told: list[Told] = field(default_factory=list)
+    coordinator: CoordinatorState = field(init=False)
+    workers: dict[str, VirtualWorker] = field(default_factory=dict)
+    _lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
+    _wanted: dict[str, TraceRequest] = field(default_factory=dict)
+    _heap: list[tuple[float, int, str, object]] = field(default_factory=list)
+    _last: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _order: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.coordinator = CoordinatorState(self.plan, 10**9, self.page_tokens)
+        self.coordinator.requests_state._links = self.links
+        for node in self.coordinator.nodes:
+            self._join(node)
+        for time_s, node, up in self.events:
+            self._at(time_s, "join" if up else "lose", node)
+        if self.trace.saturating:
+            self._at(0.0, "draw", None)
+        else:
+            for request in self.trace.requests:
+                self._at(request.arrival_s, "arrive", request)
+
+    def run(self) -> list[Told]:
+        """Everything until ``end_s``, by request in the order of their arrival."""
+        while self._heap and self._heap[0][0] <= self.end_s:
+            self.now, _, kind, what = heapq.heappop(self._heap)
+            self._note_tie(kind, what)
+            getattr(self, f"_on_{kind}")(what)
+        return self.told
+
+    def _note_tie(self, kind: str, what: object) -> None:
+        place = COORDINATOR
+        if isinstance(what, tuple):
+            place = what[0] if isinstance(what[0], str) else what[0].address
+        before_s, before = self._last.get(place, (-math.inf, kind))
+        # Who backs off together comes back together, and a batch that finds no cache is over at once.
+        expected = kind == before == "retry" or (kind == "computed" and self.now == before_s)
+        if self.now - before_s <= SAME_S and not expected:
+            self.tie_s = min(self.tie_s, before_s)
+        self._last[place] = self.now, kind
+
+    def _at(self, time_s: float, kind: str, what: object) -> None:
+        heapq.heappush(self._heap, (time_s, next(self._order), kind, what))
+
+    # ------------------------------------------------------------------ nodes
+
+    def _join(self, node: str) -> list[CoordinatorAction]:
+        """A worker comes up, in no time."""
+        (stage,) = (stage for stage in self.plan.stages if stage.node == node)
+        runtime = self.plan.job.runtime
+        state = WorkerState(node, COORDINATOR, self.plan.num_layers, runtime.max_batch, runtime.max_prefill_tokens)
+        pool = PagePool(stage.kv_tokens // self.page_tokens, self.page_tokens)
+        engine = CountingEngine(pool, self.timings[node], self._wanted)
+        address = f"{node}#{len(self.workers)}"
+        self.workers[address] = VirtualWorker(node, address, state, engine)
+        step_s = len(stage.layers) * self.timings[node].decode_s(1)
+        self.coordinator.on_message(Hello(node, address, len(self.workers)), self.now)
+        ready = Ready(node, pool.num_pages * self.page_tokens, StageSpeed(1, step_s, step_s))
+        return self.coordinator.on_message(ready, self.now)
+
+    def _worker_of(self, node: str) -> VirtualWorker | None:
+        """The worker that serves a node now."""
+        return next((worker for worker in self.workers.values() if worker.node == node and worker.alive), None)
+
+    def _on_lose(self, node: str) -> None:
+        worker = self._worker_of(node)
+        if worker is not None:
+            worker.alive = False
+            self._coordinate(self.coordinator.on_exit(node, "killed"))
+
+    def _on_join(self, node: str) -> None:
+        if node in self.coordinator.nodes and self._worker_of(node) is None:
+            self._coordinate(self._join(node))
+
+    # ------------------------------------------------------------------ requests
+
+    def _on_arrive(self, wanted: TraceRequest) -> None:
+        self._submit(wanted)
+
+    def _on_draw(self, _: None) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        """Where a next request waits at all times: have one wait."""
+        wanted = self.trace.requests
+        while self.trace.saturating and self.coordinator.ready and not self.coordinator.requests_state.queue:
+            self._submit(wanted[len(self.told) % len(wanted)])
+            if self.told[-1].rejected and len(self.told) > 2 * len(wanted):
+                return
+
+    def _submit(self, wanted: TraceRequest) -> None:
+        name = f"r{len(self.told)}"
+        self._wanted[name] = wanted
+        self.told.append(Told(self.now))
+        prompt = (int(name[1:]) + 2,) * wanted.input_tokens
+        request = GenerationRequest(name, prompt, wanted.max_tokens, SamplingParams(), frozenset({STOP_TOKEN}))
+        try:
+            self._perform(self.coordinator.submit(request))
+        except RequestError:
+            self.told[-1].rejected = True
+
+    # ------------------------------------------------------------------ the coordinator's shell
+
+    def _coordinate(self, actions: Iterable[CoordinatorAction]) -> None:
+        self._perform(actions)
+        self._draw()
+
+    def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
+        sends: list[Send] = []
+        for action in actions:
+            match action:
+                case Send():
+                    sends.append(action)
+                case Deliver():
+                    told = self.told[int(action.request[1:])]
+                    told.tokens_s.append(self.now)
+                    told.finished = action.event.finish is not None
+                case Abort():
+                    self.told[int(action.request[1:])].rejected = True
+                case IllegalEventSeen():
+                    raise AssertionError(action)
+        self._send(COORDINATOR, sends)
+        if self.coordinator.next_retry_s is not None:
+            self._at(self.coordinator.next_retry_s, "retry", None)
+
+    def _on_retry(self, _: None) -> None:
+        if self.coordinator.next_retry_s == self.now:
+            self._coordinate(self.coordinator.retry(self.now))
+
+    # ------------------------------------------------------------------ the workers' shell
+
+    def _on_listen(self, worker: VirtualWorker) -> None:
+        """Hear what has arrived, and run a batch if something waits."""
+        if not worker.alive:
+            return
+        inbox, worker.inbox = worker.inbox, []
+        for message in inbox:
+            if isinstance(message, Forward):
+                self._act(worker, worker.state.on_forward(message))
+            elif isinstance(message, Release):
+                self._act(worker, worker.state.on_release(message))
+        steps = worker.state.next_batch()
+        worker.busy = bool(steps)
+        if steps:
+            results, seconds = worker.engine.run(steps)
+            self._at(self.now + seconds, "computed", (worker, steps, results))
+
+    def _on_computed(self, what: tuple[VirtualWorker, Sequence[Step], Sequence[StepResult]]) -> None:
+        worker, steps, results = what
+        if worker.alive:
+            self._act(worker, worker.state.on_results(steps, results))
+            self._on_listen(worker)
+
+    def _act(self, worker: VirtualWorker, actions: Sequence[WorkerAction]) -> None:
+        for action in actions:
+            match action:
+                case Free():
+                    worker.engine.pool.release(action.request)
+                case Trim():
+                    worker.engine.pool.trim(action.request, action.tokens)
+        self._send(worker.node, [action for action in actions if isinstance(action, Send)])
+
+    # ------------------------------------------------------------------ the network
+
+    def _send(self, sender: str, sends: Iterable[Send]) -> None:
+        """One message an address, as ``encode_bundles`` makes them."""
+        bundles: dict[str, list[Message]] = {}
+        for send in sends:
+            bundles.setdefault(send.address, []).append(send.message)
+        for address, messages in bundles.items():
+            lane = self._lane(sender, address.partition("#")[0])
+            size = sum(map(self.sizes.of, messages))
+            self._at(lane.carry(size, self.now), "arrived", (address, messages))  # type: ignore[arg-type]
+
+    def _lane(self, sender: str, receiver: str) -> Lane:
+        lane = self._lanes.get((sender, receiver))
+        if lane is None:
+            link = self.links.find(sender, receiver)
+            assert link is not None
+            lane = self._lanes[sender, receiver] = Lane(link.bytes_per_s, link.latency_s)
+        return lane
+
+    def _on_arrived(self, what: tuple[str, list[Message]]) -> None:
+        address, messages = what
+        if address == COORDINATOR:
+            found = [action for message in messages for action in self.coordinator.on_message(message, self.now)]
+            self._coordinate(found)
+            return
+        worker = self.workers[address]
+        worker.inbox += messages
+        if worker.alive and not worker.busy:
+            self._on_listen(worker)
