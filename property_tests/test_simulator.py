@@ -201,7 +201,7 @@ def test_a_single_node_is_the_closed_form(layers, fixed_ms, step_ms, batch, inpu
     timing = LayerTiming(((0.0, 0.0), (100.0, 0.05)), decode)
     setup = chain(stage("a", 0, layers, timing=timing, kv_tokens=batch * (inputs + outputs)))
     options = Options(
-        seconds=400.0,
+        seconds=1600.0,
         warmup_s=100.0,
         admission="open",
         feed=HoldInFlight(batch, spacing_s=0.5, delay_s=0.0),
@@ -209,6 +209,7 @@ def test_a_single_node_is_the_closed_form(layers, fixed_ms, step_ms, batch, inpu
         max_prefill_tokens=None,
         prefill_chunk=None,
         prefill_gives_token=False,
+        kv_page_tokens=1,
         batching="arrival",
     )
     outcome = simulate(setup, saturating(constant(inputs), constant(outputs)), options)
