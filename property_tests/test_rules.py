@@ -56,12 +56,13 @@ def test_whoever_fits_waits_and_the_others_are_told_why(path_up, fits, waiting, 
 def test_a_batch_keeps_to_its_budget_but_for_a_single_longer_piece(pieces, max_batch, budget):
     taken: list[int] = []
     for piece in pieces:
-        if not takes_piece(piece, max_batch - len(taken), budget - sum(taken), budget):
+        if not takes_piece(piece, False, max_batch - len(taken), 0, sum(taken), budget):
             break
         taken.append(piece)
     assert taken, "somebody always goes"
     assert len(taken) <= max_batch
     assert sum(taken) <= budget or len(taken) == 1
+    assert not takes_piece(1, True, 1, 0, 0, budget), "of a prompt one piece at a time"
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.booleans())

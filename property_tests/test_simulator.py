@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from helix_df.graph.max_flow import placement_flow
 from helix_df.profiles.throughput import Requests
 from helix_df.profiles.timing import LayerTiming, closed_form, linear_timing
+from helix_df.rules.schedulers.registry import SCHEDULERS
 from helix_df.simulator import Options, Outcome, Setup, Trace, TraceRequest, simulate
 from helix_df.simulator.kernel.tables import NOTHING
 from helix_df.simulator.options import FeedByKv, HoldInFlight, NodeEvent
@@ -63,7 +64,7 @@ def traces(draw: st.DrawFn, most: int = 12) -> Trace:
 
 @st.composite
 def rules(draw: st.DrawFn) -> Options:
-    scheduler = draw(st.sampled_from(("flow", "flow", "flow-tokens", "random", "shortest-queue", "swarm")))
+    scheduler = draw(st.sampled_from(("flow", *SCHEDULERS)))
     hop = not scheduler.startswith("flow") and draw(st.booleans())
     return Options(
         seconds=100.0,

@@ -54,7 +54,9 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
     "the worker takes one more prompt token a batch": (
         worker_state,
         "takes_piece",
-        lambda right: lambda tokens, room, left, budget: right(tokens, room, left + 1, budget + 1),
+        lambda right: (
+            lambda tokens, again, room, decodes, taken, budget: right(tokens, again, room, decodes, taken, budget + 1)
+        ),
     ),
     "the worker's engine holds one more page": (
         VirtualJob,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helix_df.cli.plans import SOURCE_HELP
+from helix_df.rules.schedulers.registry import SCHEDULERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ _Seconds = Annotated[float, typer.Option(help="Length of the window that is repo
 _Warmup = Annotated[float, typer.Option(help="Simulated seconds before the window.")]
 _Scheduler = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="flow, swarm, random, shortest-queue or flow-tokens; by default the job's."),
+    typer.Option(metavar="NAME", help=f"{', '.join(SCHEDULERS)}; by default the job's."),
 ]
 _InFlight = Annotated[
     int | None, typer.Option("--in-flight", min=1, help="Saturate with this many requests in flight.")

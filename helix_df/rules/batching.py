@@ -6,6 +6,11 @@ Plain numbers in and out. Doesn't know requests, queues or seconds.
 from __future__ import annotations
 
 
+def longest_piece(budget: int) -> int:
+    """Tokens of a prompt's longest piece, where batches hold ``budget`` prompt tokens."""
+    return budget
+
+
 def piece_tokens(left: int, longest: int) -> int:
     """Tokens of a prompt's next piece, when ``left`` are left and pieces have at most ``longest`` (at least 3).
 
@@ -28,13 +33,22 @@ def takes_decodes(waiting: int, room: int, share: int, enters: bool) -> int:
     return min(waiting, room, share) if enters else min(waiting, room)
 
 
-def takes_piece(tokens: int, room: int, left: int, budget: int) -> bool:
+def takes_piece(
+    tokens: int,
+    again: bool,
+    room: int,
+    decodes: int,  # noqa: ARG001  # callers say what the batch holds, so that this rule can change here alone
+    taken: int,
+    budget: int,
+) -> bool:
     """Whether a batch takes a piece of a prompt.
 
     Args:
         tokens: of the piece.
+        again: whether the batch has a piece of that prompt, whose cache this one needs.
         room: steps that the batch can still take.
-        left: prompt tokens left of the batch's budget.
+        decodes: decode steps that the batch holds; they leave prompts all of the budget.
+        taken: prompt tokens that the batch holds.
         budget: prompt tokens of a batch; a single longer piece still runs, but no other beside it.
     """
-    return room > 0 and (tokens <= left or left == budget)
+    return room > 0 and not again and (taken + tokens <= budget or taken == 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from helix_df.errors import SimulationError
+from helix_df.rules.batching import longest_piece
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.spec.job import Job
 
@@ -111,7 +112,7 @@ class Options:
     max_prefill_tokens: int | None = 512
     kv_by_layer: bool = False
     batching: Literal["decode_first", "arrival"] = "decode_first"
-    prefill_chunk: int | None = 512
+    prefill_chunk: int | None = longest_piece(512)
     merge_prefills: bool = False
     context_per_slot: int | None = None
     layer_steps: bool = False
@@ -166,6 +167,6 @@ def options_of(job: Job, **changes: object) -> Options:
         max_queue=runtime.max_queue,
         max_batch=runtime.max_batch,
         max_prefill_tokens=runtime.max_prefill_tokens,
-        prefill_chunk=runtime.max_prefill_tokens,
+        prefill_chunk=longest_piece(runtime.max_prefill_tokens),
     )
     return replace(options, **changes)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ a GPU can do (``profiles``) or how to place layers.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from helix_df.codecs import Codec
 from helix_df.errors import SpecError
+from helix_df.rules.schedulers.registry import SERVING
 from helix_df.spec.addresses import split_address
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
@@ -256,6 +257,12 @@ class Limits(Section):
     )
 
 
+if TYPE_CHECKING:
+    _SchedulerName = str
+else:
+    _SchedulerName = Literal[tuple(SERVING)]
+
+
 class Runtime(Section):
     """How the job runs."""
 
@@ -274,11 +281,11 @@ class Runtime(Section):
     max_prefill_tokens: Count = Field(default=512, ge=16, description="Most prompt tokens in a batch of one node.")
     max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
     max_body: Size = Field(default=4 * 2**20, gt=0, description="Largest HTTP body that is read.")
-    scheduler: Literal["flow", "random", "shortest-queue"] = Field(
+    scheduler: _SchedulerName = Field(
         default="flow",
-        description="How the route of a request is chosen: `flow` follows the plan's flow by weighted round-robin; "
-        "`random` takes any possible route; `shortest-queue` takes, at every hop, the node with the fewest requests in "
-        "flight.",
+        description="How the route of a request is chosen: "
+        + "; ".join(f"`{name}` {meaning}" for name, meaning in SERVING.items())
+        + ".",
     )
     event_log: bool = Field(
         default=True,

@@ -11,6 +11,7 @@ from helix_df.cli.simulate import _Bar
 from helix_df.load import load_job
 from helix_df.plan.plan import write_plan
 from helix_df.planning import make_plan
+from helix_df.rules.schedulers.registry import SCHEDULERS
 
 EXAMPLES = Path(__file__).parents[2] / "spec" / "examples"
 
@@ -68,7 +69,7 @@ def test_a_file_brings_its_own_arrivals(plan, capsys):
     assert "2 arrived, 2 finished in the window" in out
 
 
-@pytest.mark.parametrize("scheduler", ["flow", "flow-tokens", "random", "shortest-queue", "swarm"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_runs(plan, capsys, scheduler):
     code, out, _ = run(capsys, plan, "--scheduler", scheduler, *SHORT)
     assert code == 0

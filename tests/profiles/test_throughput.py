@@ -1,5 +1,8 @@
 """Throughput from tables, curves and rooflines, against numbers worked out by hand."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from helix_df.profiles.catalogue import TENSOR_PARALLEL_SHARE, Measured, devices, find_device, find_measured
@@ -11,6 +14,7 @@ from helix_df.profiles.throughput import Requests, Roofline, from_curves, from_r
 GEOMETRY = ModelGeometry("llama", 4, 100, 200, 1, 1, 100, 1000, 512)
 LAYER = 100_200
 REQUESTS = Requests(100, 50, 8)
+DATA = Path(__file__).parents[2] / "helix_df" / "profiles" / "data"
 
 
 def test_kv_cache_is_what_weights_and_vocabulary_leave():
@@ -91,6 +95,10 @@ def test_several_devices_of_one_node():
 @pytest.mark.parametrize("name", ["l4", "0xL4", "xL4", "2xL5", "2x2xL4", "", "100xL4"])
 def test_unknown_devices(name):
     assert find_device(name) is None
+
+
+def test_every_row_of_the_catalogue_says_where_its_numbers_are_from():
+    assert all(row["source"] for row in json.loads((DATA / "gpus.json").read_text("utf-8")).values())
 
 
 def test_the_catalogue_is_plausible():

@@ -10,6 +10,7 @@ import pytest
 from helix_df.errors import SimulationError
 from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
+from helix_df.rules.batching import longest_piece
 from helix_df.simulator import Options, options_of, setup_of, simulate
 from helix_df.simulator.options import HoldInFlight, NodeEvent
 from helix_df.simulator.outcome import to_document
@@ -149,7 +150,7 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
     plan = make_plan(load_job(example).with_solver(name="petals", options={}))
     options = options_of(plan.job, seconds=30.0, warmup_s=5.0)
     assert options.kv_high_water == plan.job.runtime.kv_high_water
-    assert options.prefill_chunk == plan.job.runtime.max_prefill_tokens
+    assert options.prefill_chunk == longest_piece(plan.job.runtime.max_prefill_tokens)
     planned, measured = setup_of(plan), setup_of(plan, timing="measured")
     assert [one.kv_tokens for one in planned.stages] == [one.kv_tokens for one in plan.stages]
     assert planned.stages[0].timing != measured.stages[0].timing

@@ -1,28 +1,54 @@
-"""The schedulers by name, each imported when it is asked for. A new one is one file and one line here."""
+"""The schedulers by name, each imported when it is asked for. A new one is one file and one row here.
+
+The job language, the commands' helps and the properties take their lists from these rows.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from helix_df.errors import SimulationError
-from helix_df.rules.schedulers.api import Scheduler
+
+if TYPE_CHECKING:  # the job language imports this module, and needs no router
+    from helix_df.rules.schedulers.api import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerRow:
+    """What is known of a scheduler without importing it.
+
+    ``place`` is its module and attribute. ``meaning`` follows its name in the reference of the job language; without
+    one it runs in simulations alone. ``follows_flow``: it only uses hops to which the plan gives flow; the others use
+    every feasible one.
+    """
+
+    place: str
+    meaning: str = ""
+    follows_flow: bool = False
+
 
 SCHEDULERS = {
-    "flow": "helix_df.rules.schedulers.flow:flow",
-    "flow-tokens": "helix_df.rules.schedulers.flow_tokens:FlowByTokens",
-    "random": "helix_df.rules.schedulers.at_random:AtRandom",
-    "shortest-queue": "helix_df.rules.schedulers.shortest_queue:ShortestQueue",
-    "swarm": "helix_df.rules.schedulers.swarm:Swarm",
+    "flow": SchedulerRow(
+        "helix_df.rules.schedulers.flow:flow", "follows the plan's flow by weighted round-robin", follows_flow=True
+    ),
+    "flow-tokens": SchedulerRow("helix_df.rules.schedulers.flow_tokens:FlowByTokens", follows_flow=True),
+    "random": SchedulerRow("helix_df.rules.schedulers.at_random:AtRandom", "takes any possible route"),
+    "shortest-queue": SchedulerRow(
+        "helix_df.rules.schedulers.shortest_queue:ShortestQueue",
+        "takes, at every hop, the node with the fewest requests in flight",
+    ),
+    "swarm": SchedulerRow("helix_df.rules.schedulers.swarm:Swarm"),
 }
 
-
-FOLLOW_FLOW = frozenset({"flow", "flow-tokens"})
-"""Those that only use hops to which the plan gives flow; the others use every feasible one."""
+SERVING = {name: row.meaning for name, row in SCHEDULERS.items() if row.meaning}
+"""What those do that a job may ask for, by name."""
 
 
 def follows_flow(name: str) -> bool:
     """Whether a scheduler uses only hops to which the plan gives flow."""
-    return name in FOLLOW_FLOW
+    return SCHEDULERS[name].follows_flow
 
 
 def get_scheduler(name: str) -> Scheduler:
@@ -31,11 +57,11 @@ def get_scheduler(name: str) -> Scheduler:
     Raises:
         SimulationError: if there is none.
     """
-    place = SCHEDULERS.get(name)
-    if place is None:
+    row = SCHEDULERS.get(name)
+    if row is None:
         raise SimulationError(
             "there is no such scheduler", where="scheduler", found=repr(name), expected=", ".join(SCHEDULERS)
         )
-    module, _, attribute = place.partition(":")
+    module, _, attribute = row.place.partition(":")
     scheduler: Scheduler = getattr(import_module(module), attribute)
     return scheduler

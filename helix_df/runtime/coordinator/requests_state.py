@@ -18,7 +18,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import on_arrival
-from helix_df.rules.batching import piece_tokens
+from helix_df.rules.batching import longest_piece, piece_tokens
 from helix_df.rules.micro_batches import MicroBatches, micro_batches
 from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path
@@ -213,9 +213,10 @@ class RequestsState:
     def _pieces(self, request: ServedRequest, route: Route) -> Iterator[Forward]:
         """What is to be computed of a request's tokens, cut so that each piece fits a batch."""
         tokens = np.array(request.tokens, dtype=np.int32)
+        longest = longest_piece(self.plan.job.runtime.max_prefill_tokens)
         start = request.cached
         while start < len(tokens):
-            stop = start + piece_tokens(len(tokens) - start, self.plan.job.runtime.max_prefill_tokens)
+            stop = start + piece_tokens(len(tokens) - start, longest)
             first = route if start == request.cached else None
             yield Forward(request.key, start, stop == len(tokens), first, tokens[start:stop])
             start = stop

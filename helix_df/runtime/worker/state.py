@@ -253,15 +253,14 @@ class WorkerState:
     def next_batch(self) -> tuple[Step, ...]:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
         taken = self._take_decodes()
-        budget = self.max_prefill_tokens
+        decodes, prompts = len(taken), 0
         while self._prefill:
-            piece = self._prefill[0]
-            room = self.max_batch - len(taken)
-            fits = takes_piece(len(piece.tensor), room, budget, self.max_prefill_tokens)
-            if piece.request in taken or not fits:
+            piece, room = self._prefill[0], self.max_batch - len(taken)
+            tokens, again = len(piece.tensor), piece.request in taken
+            if not takes_piece(tokens, again, room, decodes, prompts, self.max_prefill_tokens):
                 break
             taken[piece.request] = self._prefill.popleft()
-            budget -= len(piece.tensor)
+            prompts += tokens
         self._running = taken
         for request in taken:
             self._held[request].state = HELD.after(self._held[request].state, "take", request)

@@ -128,11 +128,14 @@ def take_prompts(f: Fixed, s: State, r: Rules, stage: int, layer: int, count: in
     run = queue.first
     if run == NOTHING:
         return count
+    first, decodes, prompts = count, steps_taken(s, count), 0
     if r.decode_first:
-        most = min(most, f.stages[stage].max_batch - steps_taken(s, count))
-    left = r.prefill_budget
-    while run != NOTHING and takes_piece(s.runs[run].tokens, most, left, r.prefill_budget):
-        left -= s.runs[run].tokens
+        most = min(most, f.stages[stage].max_batch - decodes)
+    while run != NOTHING:
+        tokens, again = s.runs[run].tokens, has_piece(s, first, count, s.runs[run].first)
+        if not takes_piece(tokens, again, most, decodes, prompts, r.prefill_budget):
+            break
+        prompts += tokens
         most -= 1
         s.taken[count] = run
         count += 1
@@ -141,6 +144,14 @@ def take_prompts(f: Fixed, s: State, r: Rules, stage: int, layer: int, count: in
     if run == NOTHING:
         queue.last = NOTHING
     return count
+
+
+def has_piece(s: State, start: int, stop: int, attempt: int) -> bool:
+    """Whether a piece of an attempt is among the taken runs from ``start`` to ``stop``."""
+    found = False
+    for index in range(start, stop):
+        found = found or s.runs[s.taken[index]].first == attempt
+    return found
 
 
 def steps_taken(s: State, count: int) -> int:
