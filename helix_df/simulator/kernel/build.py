@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 from helix_df.errors import SimulationError
 from helix_df.graph.flow import EdgeFlow
@@ -42,14 +41,6 @@ IN_THE_LOOP = {"flow": BY_TURNS, "flow-tokens": BY_TOKENS}
 """Schedulers whose turns the loop takes itself; all others are asked."""
 
 Weights = Mapping[str, Mapping[str, float]]
-
-
-class Turns(Protocol):
-    """A router whose turns the loop can take."""
-
-    def turns(self) -> Weights:
-        """Weights of the next hops from every endpoint, in the order in which ties are broken."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helix_df.simulator.kernel.marks import inlined
-from helix_df.simulator.kernel.tables import DECODES, NOTHING, PROMPTS, QueueRow, Rules, State
+from helix_df.simulator.kernel.tables import DECODES, NOTHING, PROMPTS, Rules, State
 
 
 @inlined
@@ -80,12 +80,6 @@ def earlier(s: State, one: int, other: int) -> bool:
     if first.arrive_s != second.arrive_s:
         return first.arrive_s < second.arrive_s
     return first.order < second.order
-
-
-@inlined
-def queue_of(s: State, r: Rules, stage: int, layer: int, kind: int) -> QueueRow:
-    """The queue of a kind of runs at a layer of a stage."""
-    return s.queues[(stage * r.layers + layer) * 2 + kind]
 
 
 def enqueue(s: State, r: Rules, stage: int, layer: int, run: int) -> None:
