@@ -11,6 +11,11 @@ def pages_for(tokens: int, page_tokens: int) -> int:
     return -(-tokens // page_tokens)
 
 
+def begins_page(tokens: int, page_tokens: int) -> bool:
+    """Whether a request that holds ``tokens`` tokens takes another page for its next one."""
+    return tokens % page_tokens == 0
+
+
 def more_pages(start: int, stop: int, page_tokens: int) -> int:
     """Pages that a request has to take when it grows from ``start`` to ``stop`` tokens."""
     return -(-stop // page_tokens) + -start // page_tokens

@@ -129,17 +129,19 @@ class Simulation:
         self._looks = 1
         self._gaps: list[npt.NDArray[np.float32]] = []
         self._tokens: list[tuple[memory.Array, ...]] = []
-        self._advance = self._bound()
         self._open_up()
         if self._form == "compiled":
             self._compile()
+        else:
+            self._advance = self._bound()
 
     # ------------------------------------------------------------------ set-up
 
     def _first_sizes(self) -> memory.Sizes:
         first = self.rules.feed_initial + len(self.course.options.events) + 8
         around = memory.MARGIN + len(self.fixed.stages) + len(self.fixed.links)
-        return replace(memory.SMALL, events=memory.SMALL.events + 2 * first + around)
+        least = memory.NONE if self._form == "compiled" else memory.SMALL
+        return replace(least, events=least.events + 2 * first + around)
 
     def _open_up(self) -> None:
         state, options = self.state, self.course.options

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from helix_df.rules.batching import takes_decodes, takes_piece
+from helix_df.rules.pages import more_pages
 from helix_df.simulator.kernel.arrivals import take_arrived
-from helix_df.simulator.kernel.hearing import BEGUN, grow, place_of
+from helix_df.simulator.kernel.hearing import BEGUN, cache_weight, place_of
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import launch, room, withdraw
 from helix_df.simulator.kernel.runs import add_step, copy_run, cut_run, earlier, enqueue, free_run, tokens_of
@@ -261,7 +262,7 @@ def fill_cache(f: Fixed, s: State, r: Rules, stage: int, count: int) -> int:
         run = s.taken[index]
         row = s.runs[run]
         if row.tokens:
-            row.refused = not takes_cache(f, s, r, row.first, stage, row.start, row.start + row.tokens)
+            row.refused = not piece_fits(f, s, r, stage, run)
         else:
             while True:
                 rest = fill_steps(f, s, r, stage, run)
@@ -281,31 +282,39 @@ def fill_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> int:
     """Let steps of a run take cache, as far as all do or none does; a run of the others, or ``NOTHING``."""
     attempt, refused = s.runs[run].first, False
     for step in range(s.runs[run].steps):
-        confirmed = s.attempts[attempt].confirmed
-        fits = takes_cache(f, s, r, attempt, stage, confirmed, confirmed + 1)
+        row = s.attempts[attempt]
+        need = step_weight(s, r, attempt) if row.pages else 0
+        fits = need == 0 or s.stages[stage].kv_used + need <= f.stages[stage].capacity
         if step and fits == refused:
-            if fits:
-                give_cache(s, r, attempt, stage, confirmed, confirmed + 1)
+            s.runs[run].refused = refused
             return cut_run(s, run, step)
-        s.runs[run].refused = refused = not fits
-        attempt = s.attempts[attempt].step_next
+        refused = not fits
+        if fits:
+            row.stepped += 1
+            if need:
+                fill(s, stage, need)
+        attempt = row.step_next
+    s.runs[run].refused = refused
     return NOTHING
 
 
-def takes_cache(f: Fixed, s: State, r: Rules, attempt: int, stage: int, start: int, stop: int) -> bool:
-    """Let an attempt come to ``stop`` tokens on a stage, if there is cache for it."""
-    need = grow(s, r, attempt, stage, start, stop)
+@inlined
+def step_weight(s: State, r: Rules, attempt: int) -> int:
+    """Cache, in tokens times layers, that a page takes where the decode step of an attempt is now."""
+    row = s.attempts[attempt]
+    return s.hops[row.path * r.vertices + row.stepped].weight * r.page_tokens
+
+
+def piece_fits(f: Fixed, s: State, r: Rules, stage: int, run: int) -> bool:
+    """Let a piece of a prompt take cache on a stage, if there is any for it."""
+    row = s.runs[run]
+    pages = more_pages(row.start, row.start + row.tokens, r.page_tokens)
+    need = pages * cache_weight(s, r, row.first, stage) if pages else 0
     if need and s.stages[stage].kv_used + need > f.stages[stage].capacity:
         return False
     fill(s, stage, need)
-    s.holds[place_of(s, r, attempt, stage)] = BEGUN + stop
+    s.holds[place_of(s, r, row.first, stage)] = BEGUN + row.start + row.tokens
     return True
-
-
-def give_cache(s: State, r: Rules, attempt: int, stage: int, start: int, stop: int) -> None:
-    """Take back what ``takes_cache`` let an attempt have."""
-    s.stages[stage].kv_used -= grow(s, r, attempt, stage, start, stop)
-    s.holds[place_of(s, r, attempt, stage)] = BEGUN + start
 
 
 def run_batch(f: Fixed, s: State, r: Rules, stage: int, count: int) -> float:

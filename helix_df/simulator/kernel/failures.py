@@ -244,6 +244,7 @@ def end_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
         if attempt != NOTHING and s.attempts[attempt].alive and passes(f, s, r, attempt, stage):
             leave(f, s, r, attempt)
             s.attempts[attempt].alive = False
+            c.dead += s.attempts[attempt].flying
             start_over(s, r, request, False)
     for attempt in range(c.attempts):
         if passes(f, s, r, attempt, stage) and s.holds[place_of(s, r, attempt, stage)] >= BEGUN:

@@ -6,6 +6,7 @@ do, and which the compiler takes long to sort out.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ class TablesType(types.Type):  # type: ignore[misc]
         super().__init__(name=f"Tables({', '.join(f'{name}: {kind}' for name, kind in fields)})")
 
 
+@cache
+def _kind(items: np.dtype[Any]) -> types.Type:
+    return types.Array(from_dtype(items), 1, "C", aligned=True)
+
+
 class Tables:
     """Arrays by name, for a compiled function; they must not be replaced while it is used."""
 
@@ -45,8 +51,7 @@ class Tables:
         words = [[0, 0, len(one), one.itemsize, one.ctypes.data, len(one), one.itemsize] for one in arrays.values()]
         self._words = np.array(words, dtype=np.intp)
         self.address = int(self._words.ctypes.data)
-        kinds = ((name, types.Array(from_dtype(one.dtype), 1, "C", aligned=True)) for name, one in arrays.items())
-        self._numba_type_ = TablesType(tuple(kinds))
+        self._numba_type_ = TablesType(tuple((name, _kind(one.dtype)) for name, one in arrays.items()))
 
 
 @register_model(TablesType)

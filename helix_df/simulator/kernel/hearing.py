@@ -5,7 +5,7 @@ As in the runtime's worker: whatever of an attempt arrives later is dropped, and
 
 from __future__ import annotations
 
-from helix_df.rules.pages import more_pages, pages_for
+from helix_df.rules.pages import pages_for
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import back, first_stage
 from helix_df.simulator.kernel.outbox import lose, sink
@@ -13,7 +13,7 @@ from helix_df.simulator.kernel.runs import add_step, enqueue, free_run
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
 
 RELEASED, UNKNOWN, BEGUN = -1, 0, 1
-"""Entries of ``holds``; whoever has begun holds so many tokens more than ``BEGUN``."""
+"""Entries of ``holds``; whoever has begun holds so many tokens of a prompt more than ``BEGUN``."""
 
 
 @inlined
@@ -29,19 +29,13 @@ def cache_weight(s: State, r: Rules, attempt: int, stage: int) -> int:
     return s.hops[path + s.hop_at[path + stage]].weight * r.page_tokens
 
 
-def grow(s: State, r: Rules, attempt: int, stage: int, start: int, stop: int) -> int:
-    """Cache that an attempt takes more to come from ``start`` to ``stop`` tokens on a stage."""
-    pages = more_pages(start, stop, r.page_tokens)
-    return pages * cache_weight(s, r, attempt, stage) if pages else 0
-
-
 def hear(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     """One run that has arrived."""
     row = s.runs[run]
     if row.tokens:
         hear_piece(f, s, r, stage, run)
     elif row.steps:
-        hear_steps(s, r, stage, run)
+        hear_steps(f, s, r, stage, run)
     else:
         hear_release(f, s, r, stage, run)
 
@@ -68,16 +62,19 @@ def epoch_of(s: State, r: Rules, attempt: int, stage: int) -> int:
     return s.hops[path + s.hop_at[path + stage]].epoch
 
 
-def hear_steps(s: State, r: Rules, stage: int, run: int) -> None:
+def hear_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     """Decode steps wait, but for those of attempts that are over; their batches are back where they entered."""
     row = s.runs[run]
+    enters = r.micro_batches and f.links[row.link].tail == NOTHING
+    if s.counts[0].dead == 0 and not enters:
+        enqueue(s, r, stage, 0, run)
+        return
     attempt, steps = row.first, row.steps
     row.steps = 0
     for _ in range(steps):
         after = s.attempts[attempt].step_next
         if s.holds[place_of(s, r, attempt, stage)] >= BEGUN:
-            batch = s.attempts[attempt].batch
-            if batch != NOTHING and s.batches[batch].stage == stage:
+            if enters:
                 back(s, attempt)
             add_step(s, run, attempt)
         else:
@@ -105,8 +102,10 @@ def hear_release(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
 def forget(f: Fixed, s: State, r: Rules, attempt: int, stage: int) -> None:
     """Free what an attempt holds on a stage, and its place among those who decode there."""
     at = place_of(s, r, attempt, stage)
-    pages = pages_for(s.holds[at] - BEGUN, r.page_tokens)
-    s.stages[stage].kv_used -= pages * cache_weight(s, r, attempt, stage)
+    row, tokens = s.attempts[attempt], s.holds[at] - BEGUN
+    if row.confirmed:
+        tokens = row.confirmed + (1 if at - attempt * r.longest < row.stepped else 0)
+    s.stages[stage].kv_used -= pages_for(tokens, r.page_tokens) * cache_weight(s, r, attempt, stage)
     s.holds[at] = RELEASED
     if r.micro_batches and first_stage(f, s, r, attempt) == stage:
         back(s, attempt)

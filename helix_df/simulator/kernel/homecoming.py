@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helix_df.rules.pages import begins_page
 from helix_df.simulator.kernel.admission import feed_more
 from helix_df.simulator.kernel.failures import leave, start_over
 from helix_df.simulator.kernel.marks import inlined
@@ -64,6 +65,13 @@ def note_token(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     spend(s, r, attempt)
 
 
+@inlined
+def confirm(s: State, r: Rules, attempt: int, tokens: int) -> None:
+    """All stages hold so many tokens; what the next decode step will take there."""
+    row = s.attempts[attempt]
+    row.confirmed, row.stepped, row.pages = tokens, 0, begins_page(tokens, r.page_tokens)
+
+
 def hear_prefilled(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     """A prompt has been through all layers."""
     c, row = s.counts[0], s.attempts[attempt]
@@ -71,7 +79,7 @@ def hear_prefilled(f: Fixed, s: State, r: Rules, attempt: int) -> None:
         sink(s, attempt)
         return
     request = s.requests[row.request]
-    row.confirmed = row.prompt
+    confirm(s, r, attempt, row.prompt)
     if inside(s, r):
         c.prompted += row.prompt
     if request.first_token_s != request.first_token_s:
@@ -89,7 +97,7 @@ def hear_token(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     if not row.alive:
         sink(s, attempt)
         return
-    row.confirmed += 1
+    confirm(s, r, attempt, row.confirmed + 1)
     note_token(f, s, r, attempt)
     go_on(f, s, r, attempt)
 
@@ -117,5 +125,6 @@ def hear_refused(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     s.requests[row.request].worst_case = True
     leave(f, s, r, attempt)
     row.alive = False
+    s.counts[0].dead += row.flying
     start_over(s, r, row.request, True)
     s.counts[0].admitting = True

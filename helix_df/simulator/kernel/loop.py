@@ -43,7 +43,7 @@ def begin(f: Fixed, s: State, r: Rules, stage: int) -> None:
     """Start the stage's next batch, or wait for the next arrival."""
     row = s.stages[stage]
     while True:
-        if s.counts[0].dead:
+        if s.counts[0].dead and not r.messages:
             purge(f, s, r, stage)
         end_s, refused = begin_batch(f, s, r, stage)
         for index in range(refused):

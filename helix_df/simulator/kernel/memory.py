@@ -34,6 +34,9 @@ class Sizes:
 
 
 SMALL = Sizes(64, 1 << 10, 1 << 8, 1 << 8, 1 << 6, 1 << 8, 8, 1 << 10)
+NONE = Sizes(1, 0, 1, 1, 1, 1, 1, 1)
+"""Where the compiled loop goes on before anything has happened."""
+
 LARGE = Sizes(1 << 14, 1 << 17, 1 << 17, 1 << 17, 1 << 12, 1 << 15, 64, 1 << 19)
 """For the compiled loop: what isn't touched takes no memory."""
 

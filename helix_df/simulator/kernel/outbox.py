@@ -149,5 +149,8 @@ def lose(s: State, run: int) -> None:
 @inlined
 def sink(s: State, attempt: int) -> None:
     """A step or piece isn't on its way any more."""
-    s.counts[0].afloat -= 1
-    s.attempts[attempt].flying -= 1
+    c, row = s.counts[0], s.attempts[attempt]
+    c.afloat -= 1
+    row.flying -= 1
+    if not row.alive:
+        c.dead -= 1

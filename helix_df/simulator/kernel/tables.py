@@ -336,7 +336,9 @@ class AttemptRow:
     """One try at serving a request.
 
     ``flying`` steps of it are on their way; ``confirmed`` counts the tokens whose cache every stage holds, ``left`` the
-    tokens still to come; ``batch`` is the micro-batch that its last step entered its pipeline with.
+    tokens still to come; ``batch`` is the micro-batch that its last step entered its pipeline with. Where messages are
+    simulated, the decode step on its way has taken cache at the first ``stepped`` hops, and ``pages`` says whether that
+    is another page.
     """
 
     request: int = 0
@@ -348,7 +350,9 @@ class AttemptRow:
     expected: int = 0
     step_next: int = NOTHING
     batch: int = NOTHING
+    stepped: int = 0
     last_s: float = 0.0
+    pages: bool = False
     alive: bool = False
 
 
