@@ -49,6 +49,7 @@ def plan(
     from helix_df.cli.option_values import time_limit as read_time_limit
     from helix_df.cli.plans import find_plan
     from helix_df.cli.search import watched
+    from helix_df.cli.speeds import tell_speeds
     from helix_df.graph.compile import compile_problem
     from helix_df.load import load_job
     from helix_df.plan.diff import stay_near
@@ -62,6 +63,7 @@ def plan(
     running = find_plan(near, messages()) if near is not None else None
     staying = stay_near(running, job, move_price) if running is not None else None
     made = watched(lambda watch: make_plan(job, watch=watch, problem=problem, near=staying), messages())
+    tell_speeds([job])
     path = out or (None if as_json else Path(f"{job.name}.plan.json"))
     if path is not None:
         _write(lambda: write_plan(made, path), path)

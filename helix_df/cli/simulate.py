@@ -113,6 +113,7 @@ def simulate(
     from helix_df.cli.option_values import time_limit as limit_seconds
     from helix_df.cli.plans import named_plans
     from helix_df.cli.search import watched
+    from helix_df.cli.speeds import tell_speeds
     from helix_df.simulator.trace_names import find_trace
     from helix_df.what_if import Variant, WhatIf, find_variants, replan
 
@@ -133,6 +134,7 @@ def simulate(
     variants = find_variants(
         plans, questions, make, lambda plan, job: watched(lambda watch: replan(plan, job, watch), messages())
     )
+    tell_speeds(one.plan.job for one in variants)
     results = _simulated(variants)
     _report(results, len(variants) > 1, json_file, html, every_node)
 

@@ -12,13 +12,16 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     """Check a job file without planning it.
 
     That is its syntax, names and units, the model, the solver and its options, and that the model fits on the nodes.
+    Where the job's own speeds contradict measured curves of the same devices, it says so.
     """
     from helix_df.check import check_job
     from helix_df.cli.console import output
+    from helix_df.cli.speeds import tell_speeds
     from helix_df.load import load_job
 
     job = load_job(job_file)
     problem = check_job(job)
+    tell_speeds([job])
     room = sum(node.max_layers for node in problem.nodes)
     output().print(
         f"{job.name} is valid: {job.model.source} has {problem.num_layers} layers, "

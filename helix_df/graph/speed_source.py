@@ -6,23 +6,36 @@ Doesn't make a throughput (``compile``) or a timing (``stage_timing``) of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helix_df.errors import SpecError
 from helix_df.profiles.catalogue import Measured, find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.throughput import Roofline
-from helix_df.spec.job import CurvePoint, GpuType, Job, Profile
+from helix_df.profiles.throughput import Requests, Roofline
+from helix_df.spec.job import CurvePoint, GpuType, Job, MeasuredLoad, Profile
 
 DEFAULT_EFFICIENCY = Profile.model_fields["efficiency"].default
 """Share of a catalogued device's peaks that is reached, where the job says nothing."""
 
+TABLE_BATCH: int = MeasuredLoad.model_fields["batch"].default
+"""Requests that decoded together when a table was measured, where the job doesn't say. It doesn't follow
+``runtime.max_batch``: a larger limit makes no device slower."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeclaredTable:
-    """Tokens/s with 1, 2, 3, … layers, as the job says."""
+    """Tokens/s with 1, 2, 3, … layers, as the job says, and the load under which they were measured, if it says."""
 
     tokens_per_s: tuple[float, ...]
+    load: MeasuredLoad | None = None
+
+    def measured_at(self, planned: Requests) -> Requests:
+        """The mean request and the batch that the table is for; without a word of it, ``planned``'s request at
+        ``TABLE_BATCH``, whatever batches the job allows."""
+        load = self.load or MeasuredLoad()
+        if load.input_length is None or load.output_length is None:
+            return replace(planned, max_batch=load.batch)
+        return Requests(load.input_length, load.output_length, load.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +58,7 @@ def speed_source(job: Job, geometry: ModelGeometry, gpu: str) -> SpeedSource:
     declared = job.gpus.get(gpu, GpuType())
     profile = declared.profile
     if profile is not None and profile.tokens_per_s is not None:
-        return DeclaredTable(profile.tokens_per_s)
+        return DeclaredTable(profile.tokens_per_s, profile.measured_at)
     if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
         return DeclaredCurves(profile.prefill_ms, profile.decode_ms)
     measured = find_measured(gpu, geometry, job.model.dtype)

@@ -64,4 +64,5 @@ def stage_timing(
             shape = measured_timing(measured, layers) if measured is not None else None
             if shape is None and roofline is not None:
                 shape = roofline_timing(geometry, element_bytes, roofline, requests)
-            return declared_timing(source.tokens_per_s[layers - 1], kv_tokens, layers, shape, requests)
+            tokens_per_s = source.tokens_per_s[layers - 1]
+            return declared_timing(tokens_per_s, kv_tokens, layers, shape, source.measured_at(requests))

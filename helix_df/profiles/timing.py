@@ -10,8 +10,9 @@ that serves mean requests: ``tokens/s = (in + out) / (k · (P(in) + out · D(b) 
   measurements begin.
 * A roofline gives ``P(n) = max(2·params·n / F, layer_bytes / W)`` and
   ``D(b) = max(2·params·b / F, (layer_bytes + b·(in + out/2)·kv_bytes) / W)``.
-* A declared table says only how many tokens/s ``k`` layers serve. The shape comes from measured curves or a roofline of
-  the same device, stretched until the closed form gives the table's entry; without either, every token costs the same.
+* A declared table says only how many tokens/s ``k`` layers serve under one load. The shape comes from measured curves
+  or a roofline of the same device, stretched until the closed form gives the table's entry under that load; without
+  either, every token costs the same.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def declared_timing(
         kv_tokens: tokens of KV cache beside these layers, which bound the closed form's batch.
         layers: how many are held.
         shape: curves of the same device from elsewhere, or ``None``.
-        requests: the mean request that the table is for.
+        requests: the mean request and the batch under which the table was measured.
     """
     if shape is None:
         return linear_timing(tokens_per_s, layers)

@@ -91,11 +91,35 @@ class Model(Section):
 CurvePoint = tuple[Annotated[Count, Field(ge=1)], Annotated[Number, Field(gt=0)]]
 
 
+class MeasuredLoad(Section):
+    """The load under which a table was measured: how many requests decoded together, and what a request was like."""
+
+    batch: Count = Field(default=16, ge=1, description="Requests that decoded together.")
+    input_length: Number | None = Field(
+        default=None, gt=0, description="Prompt tokens of a request; by default the workload's."
+    )
+    output_length: Number | None = Field(
+        default=None, gt=0, description="Generated tokens of a request; by default the workload's."
+    )
+
+    @model_validator(mode="after")
+    def _whole_mix(self) -> MeasuredLoad:
+        if (self.input_length is None) != (self.output_length is None):
+            raise Refusal("the mix of prompt and output is incomplete", "both input_length and output_length, or none")
+        return self
+
+
 class Profile(Section):
     """How fast a GPU type runs this model: a table, measured curves, or the two numbers of a roofline."""
 
     tokens_per_s: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(
         default=None, min_length=1, description="Table: measured tokens/s of a device that holds 1, 2, 3, … layers."
+    )
+    measured_at: MeasuredLoad | None = Field(
+        default=None,
+        description="Table: the load under which it was measured; by default a batch of 16 of the workload's requests, "
+        "whatever `runtime.max_batch` is. Simulations need it, planning takes the table as it is.",
+        examples=[{"batch": 32, "input_length": 512, "output_length": 128}],
     )
     prefill_ms: tuple[CurvePoint, ...] | None = Field(
         default=None,
@@ -132,6 +156,8 @@ class Profile(Section):
             )
         if self.tokens_per_s is None and not all(roofline) and not all(curves):
             raise Refusal("the profile is incomplete", kinds)
+        if self.measured_at is not None and self.tokens_per_s is None:
+            raise Refusal("measured_at goes with a table", "tokens_per_s beside it, or no measured_at")
         if self.kv_tokens is not None and any(roofline):
             raise Refusal("kv_tokens goes with a table or with curves", kinds)
         if self.kv_tokens is not None and self.tokens_per_s and len(self.kv_tokens) != len(self.tokens_per_s):

@@ -25,6 +25,7 @@ _HEADINGS = {
     "Model": "model",
     "GpuType": "gpus.NAME",
     "Profile": "gpus.NAME.profile",
+    "MeasuredLoad": "gpus.NAME.profile.measured_at",
     "Node": "nodes.NAME",
     "Links": "links",
     "LinkQuality": "links.default",
