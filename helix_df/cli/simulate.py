@@ -134,9 +134,9 @@ def simulate(
     variants = find_variants(
         plans, questions, make, lambda plan, job: watched(lambda watch: replan(plan, job, watch), messages())
     )
-    tell_speeds(one.plan.job for one in variants)
     results = _simulated(variants)
     _report(results, len(variants) > 1, json_file, html, every_node)
+    tell_speeds(one.plan.job for one in variants)
 
 
 def arrives(trace: str, rate: float | None) -> bool:

@@ -63,7 +63,11 @@ def test_version(capsys):
 
 def test_validate_says_what_the_job_is(capsys):
     code, out, err = run(capsys, "validate", SINGLE24)
-    assert (code, err) == (0, "")
+    assert code == 0
+    # The paper's tables are far from the curves of the same devices: one notice, a line for each GPU, what to do.
+    assert [line.split(":")[0].strip() for line in err.splitlines()] == [
+        "note", "gpus.A100-40GB", "gpus.L4", "gpus.T4", "try",
+    ]  # fmt: skip
     assert "single24 is valid" in out
     assert "80 layers" in out
     assert "24 nodes" in out
