@@ -17,8 +17,8 @@ from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.client import RemoteJob, RunningJob, http_client
 from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.requests import JobStatus
-from helix_df.simulator import options_of, setup_of, simulate
-from helix_df.simulator.options import HoldInFlight
+from helix_df.simulator import options_of, predict
+from helix_df.simulator.prediction import held_in_flight
 from helix_df.simulator.trace import Trace
 
 LOOK_S = 1.0
@@ -132,9 +132,9 @@ def predicted(plan: Plan, sent: Trace, load: Load, replayed: Replayed) -> Figure
         seconds=load.seconds if replayed.run_out else replayed.end_s - replayed.start_s,
         warmup_s=load.warmup_s if replayed.run_out else replayed.start_s,
         seed=plan.job.solver.seed,  # what a scheduler draws at random is the job's
-        feed=HoldInFlight(load.in_flight, spacing_s=0.0, delay_s=0.0),
     )
-    return simulated_figures(simulate(setup_of(plan), sent, options), until_empty=replayed.run_out)
+    outcome = predict(plan, sent, held_in_flight(options, load.in_flight))
+    return simulated_figures(outcome, until_empty=replayed.run_out)
 
 
 async def at_rest(job: RunningJob, name: str, on_wait: Callable[[int], None]) -> JobStatus:

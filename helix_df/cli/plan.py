@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from helix_df.plan.plan import Plan
 
 _JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]
 _Solver = Annotated[str | None, typer.Option(metavar="SOLVER", help="Plan with this solver instead of the job's.")]
@@ -24,6 +27,9 @@ _MovePrice = Annotated[
 _Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The plan file; by default NAME.plan.json in this folder.")
 ]
+_Predict = Annotated[
+    bool, typer.Option("--predict", help="Simulate the plan as `helix-df simulate` does; done for goodput anyway.")
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as JSON; write a file only with --out.")]
 _EveryNode = Annotated[bool, typer.Option("--all", help="List all nodes, also beyond 50.")]
 
@@ -38,6 +44,7 @@ def plan(
     near: _Near = None,
     move_price: _MovePrice = 1.0,
     out: _Out = None,
+    predict: _Predict = False,
     as_json: _AsJson = False,
     every_node: _EveryNode = False,
 ) -> None:
@@ -73,6 +80,8 @@ def plan(
     from helix_df.cli.plan_table import render_plan
 
     render_plan(made, problem, output(), every_node=every_node)
+    if predict or made.solver.name == "goodput":
+        _show_prediction(made)
     if running is not None:
         from helix_df.cli.diff_table import render_diff
         from helix_df.plan.diff import diff
@@ -80,6 +89,14 @@ def plan(
         output().print()
         render_diff(diff(running, made), output())
     messages().print(f"\nwritten to {path}", soft_wrap=True)
+
+
+def _show_prediction(made: Plan) -> None:
+    from helix_df.cli.console import output
+    from helix_df.cli.plan_table import render_prediction
+    from helix_df.simulator import predict
+
+    render_prediction(predict(made), output())
 
 
 def _overrides(

@@ -6,6 +6,7 @@ Owns the words and the layout. Every number comes from the plan and its problem.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
@@ -19,6 +20,9 @@ from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
 from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.throughput import Requests
+
+if TYPE_CHECKING:
+    from helix_df.simulator.outcome import Outcome
 
 MAX_ROWS = 50
 MAX_PATHS = 3
@@ -58,6 +62,14 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
         labelled(_remarks(plan, problem)),
         Padding(_path_table(plan.paths()), (0, 0, 0, 2)),
     )
+
+
+def render_prediction(outcome: Outcome, console: Console) -> None:
+    """Print what users of the plan would get, as ``helix-df simulate`` says of it."""
+    words = f"{number(outcome.decode_tokens_per_s)} generated tokens/s in simulation ({outcome.trace})"
+    late = f"time to first token p95 {outcome.percentile('ttft', 95):.3g} s"
+    between = f"inter-token latency p95 {outcome.percentile('itl', 95):.3g} s"
+    print_trimmed(console, "", labelled([("predicted", f"{words}; {late}, {between}")]))
 
 
 def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from helix_df.rules.schedulers.registry import SCHEDULERS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from helix_df.graph.stage_timing import TimingChoice
     from helix_df.plan.plan import Plan
     from helix_df.simulator.options import NodeEvent, Options
     from helix_df.simulator.simulation import SimulationWatch
@@ -36,6 +37,13 @@ _Scheduler = Annotated[
 ]
 _InFlight = Annotated[
     int | None, typer.Option("--in-flight", min=1, help="Saturate with this many requests in flight.")
+]
+_Timing = Annotated[
+    str,
+    typer.Option(
+        metavar="TIMING",
+        help="measured: by the catalogue's curves where it has some; planned: by the job's own numbers.",
+    ),
 ]
 _Rules = Annotated[
     str, typer.Option(metavar="RULES", help="runtime, or artifact: those of the Helix paper's simulator.")
@@ -87,6 +95,7 @@ def simulate(
     warmup: _Warmup = 60.0,
     scheduler: _Scheduler = None,
     in_flight: _InFlight = None,
+    timing: _Timing = "measured",
     rules: _Rules = "runtime",
     fail: _Fail = None,
     join: _Join = None,
@@ -126,7 +135,7 @@ def simulate(
         requests = find_trace(trace, seconds=warmup + seconds, rate=own["rate"], offline=saturate, seed=own["seed"])
         changes = {"seconds": seconds, "warmup_s": warmup, "seed": own["seed"], "events": events}
         options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
-        return Variant(name, plan, requests, options, "measured" if rules == "artifact" else "planned")
+        return Variant(name, plan, requests, options, timing_choice(timing))
 
     limit_s = limit_seconds(time_limit)
     questions = WhatIf(add_node or (), remove_node or (), link or (), keep_placement, sweep, limit_s, rate)
@@ -137,6 +146,21 @@ def simulate(
     results = _simulated(variants)
     _report(results, len(variants) > 1, json_file, html, every_node)
     tell_speeds(one.plan.job for one in variants)
+
+
+def timing_choice(text: str) -> TimingChoice:
+    """The timing that ``--timing`` asks for.
+
+    Raises:
+        SimulationError: when there is none of that name.
+    """
+    from helix_df.errors import SimulationError
+    from helix_df.graph.stage_timing import TIMINGS
+
+    for choice in TIMINGS:
+        if text == choice:
+            return choice
+    raise SimulationError("there is no such timing", where="--timing", found=repr(text), expected=" or ".join(TIMINGS))
 
 
 def arrives(trace: str, rate: float | None) -> bool:
@@ -193,13 +217,13 @@ def _options(
     from helix_df.errors import SimulationError
     from helix_df.rules.schedulers.registry import get_scheduler
     from helix_df.simulator.artifact import artifact_baseline, artifact_offline, artifact_online
-    from helix_df.simulator.options import HoldInFlight, options_of
+    from helix_df.simulator.options import options_of
+    from helix_df.simulator.prediction import held_in_flight
 
     get_scheduler(scheduler or "flow")
     if rules == "runtime":
         options = options_of(job, scheduler=scheduler or job.runtime.scheduler, **changes)
-        hold = HoldInFlight(in_flight) if in_flight is not None else None
-        return options if hold is None else replace(options, feed=hold, max_queue=10**9)
+        return options if in_flight is None else replace(held_in_flight(options, in_flight), max_queue=10**9)
     if rules != "artifact":
         raise SimulationError(
             "there are no such rules", where="--rules", found=repr(rules), expected="runtime, artifact"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from helix_df.graph.compile import gpu_throughput, origin_of
 from helix_df.graph.problem import Origin
-from helix_df.graph.speed_source import TABLE_BATCH, DeclaredTable, find_roofline, speed_source
-from helix_df.profiles.catalogue import Measured, find_measured
+from helix_df.graph.speed_source import TABLE_BATCH, DeclaredTable, device_curves, find_roofline, speed_source
+from helix_df.profiles.catalogue import Measured
 from helix_df.profiles.throughput import from_curves
 from helix_df.spec.job import Job
 
@@ -57,6 +57,7 @@ def _contradicted(found: tuple[Contradiction, ...]) -> str:
     rows = "".join(f"\n  {one}" for one in found)
     return (
         f"the job's speeds contradict the catalogue's measured curves of the same devices and model{rows}\n"
+        "  used: the job's numbers in plans for flow; curves in simulations, bench and plans for goodput\n"
         "  try: leave these profiles away and plan with the curves, or measure your devices with helix-df profile"
     )
 
@@ -73,7 +74,7 @@ def contradictions(job: Job, origin: Origin, factor: float = CONTRADICTION) -> t
 
 def _furthest(job: Job, origin: Origin, gpu: str) -> Contradiction | None:
     geometry = origin.geometry
-    source, measured = speed_source(job, geometry, gpu), find_measured(gpu, geometry, job.model.dtype)
+    source, measured = speed_source(job, geometry, gpu), device_curves(job, geometry, gpu)
     if measured is None or isinstance(source, Measured):
         return None
     requests = source.measured_at(origin.requests) if isinstance(source, DeclaredTable) else origin.requests
@@ -87,7 +88,7 @@ def _furthest(job: Job, origin: Origin, gpu: str) -> Contradiction | None:
 def _assumptions(job: Job, origin: Origin) -> Iterator[str]:
     for gpu in _used_gpus(job):
         source = speed_source(job, origin.geometry, gpu)
-        if not isinstance(source, DeclaredTable) or find_measured(gpu, origin.geometry, job.model.dtype) is not None:
+        if not isinstance(source, DeclaredTable) or device_curves(job, origin.geometry, gpu) is not None:
             continue
         if find_roofline(job, gpu) is None:
             yield (

@@ -72,6 +72,17 @@ def speed_source(job: Job, geometry: ModelGeometry, gpu: str) -> SpeedSource:
     return roofline
 
 
+def device_curves(job: Job, geometry: ModelGeometry, gpu: str) -> Measured | None:
+    """The catalogue's measured curves of a GPU type, whatever speed the job declares for it.
+
+    None where the job declares another memory: that is another device, or a part of this one.
+    """
+    memory, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
+    if memory is not None and (device is None or memory != device.memory_bytes):
+        return None
+    return find_measured(gpu, geometry, job.model.dtype)
+
+
 def is_measured(job: Job, geometry: ModelGeometry, gpu: str) -> bool:
     """Whether batches of a GPU type were timed: curves in the job, or the catalogue's where the job says nothing."""
     return isinstance(speed_source(job, geometry, gpu), DeclaredCurves | Measured)

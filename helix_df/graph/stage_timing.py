@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, find_roofline, speed_source
+from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, device_curves, find_roofline, speed_source
 from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import LayerTiming, declared_curves, declared_timing, measured_timing, roofline_timing
 from helix_df.spec.job import Job
 
-TimingChoice = Literal["planned", "measured"]
+TimingChoice = Literal["measured", "planned"]
+TIMINGS: tuple[TimingChoice, ...] = ("measured", "planned")
 
 
 def node_timing(
@@ -25,7 +26,7 @@ def node_timing(
     node: str,
     layers: int,
     kv_tokens: int,
-    choice: TimingChoice = "planned",
+    choice: TimingChoice = "measured",
 ) -> LayerTiming:
     """Seconds a layer takes on a node that holds ``layers`` layers, at the node's speed."""
     timing = stage_timing(job, geometry, requests, job.nodes[node].gpu, layers, kv_tokens, choice)
@@ -39,20 +40,21 @@ def stage_timing(
     gpu: str,
     layers: int,
     kv_tokens: int,
-    choice: TimingChoice = "planned",
+    choice: TimingChoice = "measured",
 ) -> LayerTiming:
     """Seconds a layer takes on a GPU type that holds ``layers`` layers.
 
-    ``planned``: the closed form of the timing is what planning counts with. ``measured``: the catalogue's measured
-    curves wherever there are some, even where the job declares a table or a roofline.
+    ``measured``: the catalogue's measured curves of the very device wherever there are some, even where the job
+    declares a table or a roofline; curves in the job come first. ``planned``: the closed form of the timing is what
+    planning counts with.
     """
     source = speed_source(job, geometry, gpu)
     if isinstance(source, DeclaredCurves):
         curves = declared_curves(source.prefill_ms, source.decode_ms, (kv_tokens,), requests.max_batch)
         return measured_timing(curves, layers)
-    measured = find_measured(gpu, geometry, job.model.dtype)
-    if measured is not None and choice == "measured":
-        return measured_timing(measured, layers)
+    known = device_curves(job, geometry, gpu) if choice == "measured" else None
+    if known is not None:
+        return measured_timing(known, layers)
     element_bytes = job.model.element_bytes
     match source:
         case Measured():
@@ -61,6 +63,7 @@ def stage_timing(
             return roofline_timing(geometry, element_bytes, source, requests)
         case DeclaredTable():
             roofline = find_roofline(job, gpu)
+            measured = find_measured(gpu, geometry, job.model.dtype)
             shape = measured_timing(measured, layers) if measured is not None else None
             if shape is None and roofline is not None:
                 shape = roofline_timing(geometry, element_bytes, roofline, requests)

@@ -68,7 +68,7 @@ def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOL
             ),
             tolerance,
         )
-    timing = stage_timing(job, geometry, requests, profile.gpu, layers, kv_tokens)
+    timing = stage_timing(job, geometry, requests, profile.gpu, layers, kv_tokens, "planned")
     prefill = (
         Difference(f"{profile.gpu}, prefill of {tokens} tokens", 1e3 * timing.prefill_s(tokens), ms, "ms per layer")
         for tokens, ms in profile.curve_ms("prefill")
@@ -89,7 +89,7 @@ def _of_stage(
         low, high = _possible(requests, speed)
         yield Difference(f"{where}, tokens/s", stage.tokens_per_s, min(max(stage.tokens_per_s, low), high), "tokens/s")
         return
-    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens)
+    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens, "planned")
     yield Difference(
         f"{where}, prefill of {speed.prefill_tokens} tokens",
         1e3 * layers * timing.prefill_s(speed.prefill_tokens),

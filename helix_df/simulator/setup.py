@@ -86,7 +86,7 @@ def setup_of(
     plan: Plan,
     problem: Problem | None = None,
     *,
-    timing: TimingChoice = "planned",
+    timing: TimingChoice = "measured",
     codec_ratio: float | Mapping[tuple[str, str], float] | None = None,
 ) -> Setup:
     """What a plan looks like to the simulator.
@@ -94,8 +94,8 @@ def setup_of(
     Args:
         plan: to be simulated.
         problem: ``compile_problem(plan.job)``, if the caller has it already.
-        timing: as the plan assumed, so that a stage's closed form is its throughput in the plan; or the catalogue's
-            measured curves wherever there are some, even where the job declares a table.
+        timing: the catalogue's measured curves wherever there are some, even where the job declares a table; or as
+            ``planned``, so that a stage's closed form is what the job declares.
         codec_ratio: compressed over plain size of activations, for all links between nodes or by (tail, head);
             ``None`` for the codecs that the job declares.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 from helix_df.graph.stage_timing import TimingChoice
 from helix_df.plan.plan import Plan
-from helix_df.simulator import Options, Outcome, Trace, setup_of, simulate
+from helix_df.simulator import Options, Outcome, Trace, predict
 from helix_df.simulator.outcome import to_document
 from helix_df.simulator.simulation import SimulationWatch
 
@@ -24,7 +24,7 @@ class Variant:
     plan: Plan
     trace: Trace
     options: Options
-    timing: TimingChoice = "planned"
+    timing: TimingChoice = "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def compare(
     """
     results = []
     for variant in variants:
-        setup = setup_of(variant.plan, timing=variant.timing)
-        outcome = simulate(setup, variant.trace, variant.options, watch(variant) if watch is not None else None)
+        watching = watch(variant) if watch is not None else None
+        outcome = predict(variant.plan, variant.trace, variant.options, timing=variant.timing, watch=watching)
         results.append(Simulated(variant.name, variant.plan, outcome))
         if outcome.stopped:
             break

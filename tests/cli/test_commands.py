@@ -66,7 +66,7 @@ def test_validate_says_what_the_job_is(capsys):
     assert code == 0
     # The paper's tables are far from the curves of the same devices: one notice, a line for each GPU, what to do.
     assert [line.split(":")[0].strip() for line in err.splitlines()] == [
-        "note", "gpus.A100-40GB", "gpus.L4", "gpus.T4", "try",
+        "note", "gpus.A100-40GB", "gpus.L4", "gpus.T4", "used", "try",
     ]  # fmt: skip
     assert "single24 is valid" in out
     assert "80 layers" in out

@@ -42,7 +42,7 @@ def test_a_saturating_run_is_told_in_full(plan, capsys):
     code, out, err = run(capsys, plan, *SHORT)
     assert code == 0
     assert [line.split(":")[0].strip() for line in err.splitlines()] == [
-        "note", "gpus.A100-40GB", "gpus.L4", "gpus.T4", "try",
+        "note", "gpus.A100-40GB", "gpus.L4", "gpus.T4", "used", "try",
     ]  # fmt: skip
     assert "azure, saturating; seed 0" in out
     for words in ("decode", "tokens/s", "time to first token", "inter-token latency", "KV peak", "busiest links"):

@@ -52,20 +52,29 @@ def test_the_closed_form_of_a_timing_is_the_planned_throughput(gpu: str, gpus: s
     for layers, (tokens_per_s, kv_tokens) in enumerate(
         zip(planned.tokens_per_s, planned.kv_tokens, strict=True), start=1
     ):
-        timing = stage_timing(job, origin.geometry, origin.requests, gpu, layers, kv_tokens)
+        timing = stage_timing(job, origin.geometry, origin.requests, gpu, layers, kv_tokens, "planned")
         found = closed_form(timing, kv_tokens, layers, origin.requests)
         # Throughput from measured curves is kept from growing with layers; its own closed form may dent.
         assert found == pytest.approx(tokens_per_s, rel=1e-6) or (kind is Measured and found > tokens_per_s)
 
 
-def test_measured_curves_can_be_asked_for_where_the_job_says_something_else() -> None:
+def test_measured_curves_count_where_the_job_says_something_else() -> None:
     job = job_with(*GPUS["a table"][:2])
     origin = origin_of(job)
     plain = job_with("T4", "")
     measured = speed_source(plain, origin.geometry, "T4")
     assert isinstance(measured, Measured)
-    found = stage_timing(job, origin.geometry, origin.requests, "T4", 2, 70000, "measured")
+    found = stage_timing(job, origin.geometry, origin.requests, "T4", 2, 70000)
     assert found == measured_timing(measured, 2)
+
+
+@pytest.mark.parametrize("case", ["memory alone", "a roofline", "curves"])
+def test_curves_are_not_of_a_device_with_other_memory_nor_before_the_jobs_own(case: str) -> None:
+    gpu, gpus, _ = GPUS[case]
+    job = job_with(gpu, gpus)
+    origin = origin_of(job)
+    usual = stage_timing(job, origin.geometry, origin.requests, gpu, 2, 70000)
+    assert usual == stage_timing(job, origin.geometry, origin.requests, gpu, 2, 70000, "planned")
 
 
 def test_a_speed_that_nobody_knows() -> None:

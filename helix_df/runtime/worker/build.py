@@ -57,5 +57,5 @@ def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:
     node, geometry = job.nodes[welcome.node], read_geometry(job.model.parsed_source)
     if is_measured(job, geometry, node.gpu):
         requests, layers = mean_request(job, geometry), len(welcome.layers)
-        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, welcome.kv_tokens))
+        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, welcome.kv_tokens, "planned"))
     return slowed(node.speed, on_cpu=jax.default_backend() == "cpu") if node.speed < 1 else None

@@ -38,7 +38,7 @@ class GoodputOptions:
         visits, validation_visits: token visits that one simulation may have in the search and in the validation, which
             limits its window; by default up to thirty million.
         rules: of the simulation, ``runtime`` or ``artifact``.
-        timing: of nodes, as ``planned`` or as ``measured`` in the catalogue.
+        timing: of nodes, as ``measured`` in the catalogue where it has curves, or as ``planned`` from the job alone.
         workers: simulations side by side, by default one for each usable core; changes nothing but the time.
     """
 
@@ -51,7 +51,7 @@ class GoodputOptions:
     visits: int | None = None
     validation_visits: int | None = None
     rules: str = "runtime"
-    timing: str = "planned"
+    timing: str = "measured"
     workers: int | None = None
 
     renamed: ClassVar[dict[str, str]] = {

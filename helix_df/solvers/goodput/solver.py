@@ -84,7 +84,7 @@ def _within_limits(found: Sequence[Scored], limits: Limits) -> Scored:
 
 
 def _detail(chosen: Scored, evaluator: Evaluator) -> str:
-    words = f"{chosen.score:,.1f} generated tokens/s when saturated, in simulation"
+    words = f"{chosen.score:,.1f} generated tokens/s when saturated, in simulation on held-out requests"
     latencies = _latencies(chosen)
     return f"{words}; {latencies} at {evaluator.config.job.workload.rate:g} requests/s" if latencies else words
 
