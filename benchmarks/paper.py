@@ -13,10 +13,11 @@ from typing import Any
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import Placement, Problem
+from helix_df.graph.stage_timing import TimingChoice
 from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.profiles.throughput import Requests, from_curves
+from helix_df.profiles.throughput import Requests, from_curves, reading_weights
 from helix_df.profiles.timing import measured_timing
 from helix_df.simulator.setup import Setup, StageSetup, assemble_setup
 from helix_df.spec.source import parse_source
@@ -42,10 +43,12 @@ def placed(
     model: str = "70b",
     kv_tokens: Mapping[str, int] | None = None,
     links: Iterable[Sequence[str]] | None = None,
+    timing: TimingChoice = "published",
 ) -> Setup:
     """A placement with measured curves and KV cache.
 
-    ``kv_tokens`` is for nodes that hold more layers than were measured; ``links`` are the only ones to be used.
+    ``kv_tokens`` is for nodes that hold more layers than were measured; ``links`` are the only ones to be used;
+    ``timing`` says whether curves run straight to zero, as published, or read weights, as everywhere else.
     """
     gpus = {node.name: node.gpu for node in problem.nodes}
     graph = build_graph(problem, placement)
@@ -54,11 +57,12 @@ def placed(
         kept = tuple(edge for edge in graph.edges if (edge.tail, edge.head) in only)
         graph = FlowGraph(graph.num_layers, graph.nodes, kept)
     flow = solve_max_flow(graph)
+    curves = reading_weights if timing == "measured" else _as_they_stand
     stages = tuple(
         StageSetup(
             node,
             layers,
-            measured_timing(measured(model, gpus[node]), len(layers)),
+            measured_timing(curves(measured(model, gpus[node])), len(layers)),
             (kv_tokens or {}).get(node) or measured(model, gpus[node]).kv_tokens[len(layers) - 1],
             NIC_BYTES_PER_S,
         )
@@ -67,17 +71,21 @@ def placed(
     return assemble_setup(name, problem, stages, flow.edges, flow.value, graph=graph)
 
 
+def _as_they_stand(curves: Measured) -> Measured:
+    return curves
+
+
 @cache
-def published_setup(name: str, method: str) -> Setup:
+def published_setup(name: str, method: str, timing: TimingChoice = "published") -> Setup:
     """One of the published LLaMA-2-70B placements; the paper's own ones with the links published with them."""
     links = _published()["links"][name] if method == "helix-milp" else None
-    return placed(f"{name} {method}", cluster(name), published(name, method)[0], links=links)
+    return placed(f"{name} {method}", cluster(name), published(name, method)[0], links=links, timing=timing)
 
 
 @cache
-def all_ways(name: str) -> Setup:
+def all_ways(name: str, timing: TimingChoice = "published") -> Setup:
     """The paper's own placement with every feasible hop, and a maximum flow over them."""
-    return placed(f"{name} helix-milp, all ways", cluster(name), published(name, "helix-milp")[0])
+    return placed(f"{name} helix-milp, all ways", cluster(name), published(name, "helix-milp")[0], timing=timing)
 
 
 @cache

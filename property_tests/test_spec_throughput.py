@@ -5,10 +5,18 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helix_df.profiles.catalogue import devices, find_measured
+from helix_df.profiles.catalogue import Measured, devices, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import catalogue
-from helix_df.profiles.throughput import Requests, Roofline, from_curves, from_roofline, kv_tokens_by_layers
+from helix_df.profiles.throughput import (
+    Requests,
+    Roofline,
+    from_curves,
+    from_roofline,
+    kv_tokens_by_layers,
+    reading_weights,
+)
+from helix_df.profiles.timing import measured_timing
 
 geometries = st.one_of(
     st.sampled_from(list(catalogue().values())),
@@ -85,3 +93,42 @@ def test_a_faster_or_larger_device_is_never_slower(geometry, memory, mean, compu
     ):
         assert len(better) >= len(base)
         assert all(b >= a * (1 - 1e-9) for a, b in zip(base, better, strict=False))
+
+
+points = st.lists(
+    st.tuples(st.integers(1, 8000), st.floats(1e-5, 1.0)), min_size=1, max_size=6, unique_by=lambda p: p[0]
+)
+
+
+@st.composite
+def rising(draw):
+    """A curve as published: from zero through measured points, never falling."""
+    found = draw(points)
+    seconds = sorted(y for _, y in found)
+    return ((0.0, 0.0), *zip((float(x) for x in sorted(x for x, _ in found)), seconds, strict=True))
+
+
+@given(rising(), rising(), st.integers(1, 9000), st.integers(1, 9000))
+@settings(max_examples=300, deadline=None)
+def test_a_pass_reads_the_weights_however_few_tokens_it_is_for(prefill, decode, tokens, more):
+    published = Measured(prefill, decode, (10**6,), (64,))
+    raw, found = measured_timing(published, 1), measured_timing(reading_weights(published), 1)
+    assert found.decode == raw.decode
+    assert found.prefill_s(tokens) >= min(found.decode_s(1), prefill[1][1])
+    assert found.prefill_s(tokens) >= raw.prefill_s(tokens) * (1 - 1e-12)
+    assert found.prefill_s(min(tokens, more)) <= found.prefill_s(max(tokens, more)) * (1 + 1e-9)
+    if tokens >= prefill[1][0]:
+        assert found.prefill_s(tokens) == raw.prefill_s(tokens)
+    again = reading_weights(reading_weights(published))
+    assert again == reading_weights(published)
+
+
+@given(rising(), rising(), requests)
+@settings(max_examples=200, deadline=None)
+def test_short_prompts_and_small_batches_make_no_device_faster(prefill, decode, mean):
+    published = Measured(prefill, decode, (10**6, 10**5, 10**4), (64, 64, 1))
+    found = from_curves(reading_weights(published), mean, 3).tokens_per_s
+    assert all(
+        rate <= other * (1 + 1e-9)
+        for rate, other in zip(found, from_curves(published, mean, 3).tokens_per_s, strict=True)
+    )

@@ -39,10 +39,11 @@ _InFlight = Annotated[
     int | None, typer.Option("--in-flight", min=1, help="Saturate with this many requests in flight.")
 ]
 _Timing = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="TIMING",
-        help="measured: by the catalogue's curves where it has some; planned: by the job's own numbers.",
+        help="measured: by the catalogue's curves where it has some; planned: by the job's own numbers; published: by "
+        "the Helix paper's curves as they stand, the default of --rules artifact.",
     ),
 ]
 _Rules = Annotated[
@@ -95,7 +96,7 @@ def simulate(
     warmup: _Warmup = 60.0,
     scheduler: _Scheduler = None,
     in_flight: _InFlight = None,
-    timing: _Timing = "measured",
+    timing: _Timing = None,
     rules: _Rules = "runtime",
     fail: _Fail = None,
     join: _Join = None,
@@ -135,7 +136,7 @@ def simulate(
         requests = find_trace(trace, seconds=warmup + seconds, rate=own["rate"], offline=saturate, seed=own["seed"])
         changes = {"seconds": seconds, "warmup_s": warmup, "seed": own["seed"], "events": events}
         options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
-        return Variant(name, plan, requests, options, timing_choice(timing))
+        return Variant(name, plan, requests, options, timing_choice(timing, rules))
 
     limit_s = limit_seconds(time_limit)
     questions = WhatIf(add_node or (), remove_node or (), link or (), keep_placement, sweep, limit_s, rate)
@@ -148,8 +149,8 @@ def simulate(
     tell_speeds(one.plan.job for one in variants)
 
 
-def timing_choice(text: str) -> TimingChoice:
-    """The timing that ``--timing`` asks for.
+def timing_choice(text: str | None, rules: str) -> TimingChoice:
+    """The timing that ``--timing`` asks for, or that goes with the rules.
 
     Raises:
         SimulationError: when there is none of that name.
@@ -157,6 +158,8 @@ def timing_choice(text: str) -> TimingChoice:
     from helix_df.errors import SimulationError
     from helix_df.graph.stage_timing import TIMINGS
 
+    if text is None:
+        return "published" if rules == "artifact" else "measured"
     for choice in TIMINGS:
         if text == choice:
             return choice

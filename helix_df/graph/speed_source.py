@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from helix_df.errors import SpecError
 from helix_df.profiles.catalogue import Measured, find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.throughput import Requests, Roofline
+from helix_df.profiles.throughput import Requests, Roofline, reading_weights
 from helix_df.spec.job import CurvePoint, GpuType, Job, MeasuredLoad, Profile
 
 DEFAULT_EFFICIENCY = Profile.model_fields["efficiency"].default
@@ -61,7 +61,7 @@ def speed_source(job: Job, geometry: ModelGeometry, gpu: str) -> SpeedSource:
         return DeclaredTable(profile.tokens_per_s, profile.measured_at)
     if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
         return DeclaredCurves(profile.prefill_ms, profile.decode_ms)
-    measured = find_measured(gpu, geometry, job.model.dtype)
+    measured = catalogue_curves(job, geometry, gpu)
     if measured is not None and declared == GpuType():
         return measured
     roofline = find_roofline(job, gpu)
@@ -80,7 +80,13 @@ def device_curves(job: Job, geometry: ModelGeometry, gpu: str) -> Measured | Non
     memory, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
     if memory is not None and (device is None or memory != device.memory_bytes):
         return None
-    return find_measured(gpu, geometry, job.model.dtype)
+    return catalogue_curves(job, geometry, gpu)
+
+
+def catalogue_curves(job: Job, geometry: ModelGeometry, gpu: str) -> Measured | None:
+    """The catalogue's measured curves of a GPU type's name and the job's model, under which no pass is for nothing."""
+    published = find_measured(gpu, geometry, job.model.dtype)
+    return reading_weights(published) if published is not None else None
 
 
 def is_measured(job: Job, geometry: ModelGeometry, gpu: str) -> bool:

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, device_curves, find_roofline, speed_source
+from helix_df.graph.speed_source import (
+    DeclaredCurves,
+    DeclaredTable,
+    catalogue_curves,
+    device_curves,
+    find_roofline,
+    speed_source,
+)
 from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import LayerTiming, declared_curves, declared_timing, measured_timing, roofline_timing
 from helix_df.spec.job import Job
 
-TimingChoice = Literal["measured", "planned"]
-TIMINGS: tuple[TimingChoice, ...] = ("measured", "planned")
+TimingChoice = Literal["measured", "planned", "published"]
+TIMINGS: tuple[TimingChoice, ...] = ("measured", "planned", "published")
 
 
 def node_timing(
@@ -46,13 +53,14 @@ def stage_timing(
 
     ``measured``: the catalogue's measured curves of the very device wherever there are some, even where the job
     declares a table or a roofline; curves in the job come first. ``planned``: the closed form of the timing is what
-    planning counts with.
+    planning counts with. ``published``: the curves of the Helix paper as they stand, straight to zero below their
+    first points, by which its simulator counts.
     """
     source = speed_source(job, geometry, gpu)
     if isinstance(source, DeclaredCurves):
         curves = declared_curves(source.prefill_ms, source.decode_ms, (kv_tokens,), requests.max_batch)
         return measured_timing(curves, layers)
-    known = device_curves(job, geometry, gpu) if choice == "measured" else None
+    known = _curves(job, geometry, gpu, choice)
     if known is not None:
         return measured_timing(known, layers)
     element_bytes = job.model.element_bytes
@@ -63,9 +71,19 @@ def stage_timing(
             return roofline_timing(geometry, element_bytes, source, requests)
         case DeclaredTable():
             roofline = find_roofline(job, gpu)
-            measured = find_measured(gpu, geometry, job.model.dtype)
+            measured = catalogue_curves(job, geometry, gpu)
             shape = measured_timing(measured, layers) if measured is not None else None
             if shape is None and roofline is not None:
                 shape = roofline_timing(geometry, element_bytes, roofline, requests)
             tokens_per_s = source.tokens_per_s[layers - 1]
             return declared_timing(tokens_per_s, kv_tokens, layers, shape, source.measured_at(requests))
+
+
+def _curves(job: Job, geometry: ModelGeometry, gpu: str, choice: TimingChoice) -> Measured | None:
+    match choice:
+        case "measured":
+            return device_curves(job, geometry, gpu)
+        case "published":
+            return find_measured(gpu, geometry, job.model.dtype)
+        case "planned":
+            return None

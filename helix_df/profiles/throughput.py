@@ -22,7 +22,7 @@ More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never gr
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helix_df.profiles.catalogue import Curve, Measured
 from helix_df.profiles.geometry import ModelGeometry
@@ -103,6 +103,32 @@ def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Thro
 
     rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, count + 1))
     return Throughput(_falling(rates), measured.kv_tokens[:count])
+
+
+def reading_weights(measured: Measured) -> Measured:
+    """The same curves, except that no pass takes less than reading a layer's weights.
+
+    Measurements begin at hundreds of prompt tokens and at two requests; below, published curves run straight to zero.
+    But a pass reads the weights however few tokens it is for, and the smallest measured decode step is that and little
+    more. So a shorter prompt, or a piece of one, takes at least as long as that step, and a step of one request as long
+    as one of two. From the first measured point on nothing changes; nor do curves that don't begin at zero.
+    """
+    floor_s = next(seconds for size, seconds in measured.decode if size > 0)
+    return replace(
+        measured,
+        prefill=_at_least(measured.prefill, floor_s),
+        decode=_at_least(measured.decode, floor_s),
+    )
+
+
+def _at_least(curve: Curve, floor_s: float) -> Curve:
+    """The curve without its way to zero: at least ``floor_s``, but no more than the first measured point."""
+    if curve[0] != (0.0, 0.0):
+        return curve
+    x, y = curve[1]
+    if floor_s >= y:
+        return ((0.0, y), *curve[1:])
+    return ((0.0, floor_s), (x * floor_s / y, floor_s), *curve[1:])
 
 
 def from_roofline(

@@ -95,7 +95,8 @@ def setup_of(
         plan: to be simulated.
         problem: ``compile_problem(plan.job)``, if the caller has it already.
         timing: the catalogue's measured curves wherever there are some, even where the job declares a table; or as
-            ``planned``, so that a stage's closed form is what the job declares.
+            ``planned``, so that a stage's closed form is what the job declares; or the curves as ``published``, by
+            which the paper's simulator counts.
         codec_ratio: compressed over plain size of activations, for all links between nodes or by (tail, head);
             ``None`` for the codecs that the job declares.
     """

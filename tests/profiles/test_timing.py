@@ -6,7 +6,7 @@ import pytest
 
 from helix_df.profiles.catalogue import find_measured
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.profiles.throughput import Requests, Roofline, from_curves, from_roofline
+from helix_df.profiles.throughput import Requests, Roofline, from_curves, from_roofline, reading_weights
 from helix_df.profiles.timing import closed_form, declared_timing, linear_timing, measured_timing, roofline_timing
 from helix_df.spec.source import parse_source
 
@@ -48,3 +48,17 @@ def test_declared_tables_are_met_exactly_with_any_shape():
         assert closed_form(timing, 100_000, 5, MEAN) == pytest.approx(1234.0)
     stretched = declared_timing(1234.0, 100_000, 5, shape, MEAN)
     assert stretched.decode_s(8) / stretched.decode_s(64) == pytest.approx(shape.decode_s(8) / shape.decode_s(64))
+
+
+@pytest.mark.parametrize("model", ["llama-2-70b", "llama-30b"])
+@pytest.mark.parametrize("gpu", ["A100-40GB", "V100-16GB", "L4", "2xL4", "T4", "2xT4", "4xT4"])
+def test_a_prompt_of_a_token_costs_what_a_decode_step_does(gpu: str, model: str) -> None:
+    published = find_measured(gpu, read_geometry(parse_source(f"random:{model}")), "float16")
+    assert published is not None
+    raw, found = measured_timing(published, 1), measured_timing(reading_weights(published), 1)
+    assert raw.prefill_s(1) < 0.02 * found.prefill_s(1)  # the published line starts at zero
+    assert found.prefill_s(1) == found.decode_s(1) == raw.decode_s(2)
+    first = published.prefill[1][0]
+    assert [found.prefill_s(tokens) for tokens in (first, 763, 2048)] == [
+        raw.prefill_s(tokens) for tokens in (first, 763, 2048)
+    ]

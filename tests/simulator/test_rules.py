@@ -151,9 +151,10 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
     options = options_of(plan.job, seconds=30.0, warmup_s=5.0)
     assert options.kv_high_water == plan.job.runtime.kv_high_water
     assert options.prefill_chunk == longest_piece(plan.job.runtime.max_prefill_tokens)
-    planned, measured = setup_of(plan), setup_of(plan, timing="measured")
+    planned, measured = setup_of(plan, timing="planned"), setup_of(plan)
     assert [one.kv_tokens for one in planned.stages] == [one.kv_tokens for one in plan.stages]
     assert planned.stages[0].timing != measured.stages[0].timing
+    assert measured == setup_of(plan, timing="measured")
     outcome = simulate(planned, poisson(0.5, 35.0, constant(100), constant(20)), options)
     assert outcome.decode_tokens > 0
     with pytest.raises(SimulationError, match="ratio"):

@@ -13,7 +13,7 @@ from helix_df.graph.capacities import Ints
 from helix_df.graph.even_flow import CostPreset, spread_flow
 from helix_df.graph.judge import Judge
 from helix_df.graph.problem import NodeProfile, Problem
-from helix_df.graph.stage_timing import TimingChoice, node_timing
+from helix_df.graph.stage_timing import node_timing
 from helix_df.plan.moves import Near
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.setup import Setup, assemble_setup
@@ -80,9 +80,8 @@ class Evaluator:
         """Seconds a layer takes on a node that holds so many."""
         config = self.config
         kv_tokens = node.kv_tokens[layers - 1]
-        choice: TimingChoice = "measured" if config.own.timing == "measured" else "planned"
         geometry, requests = config.origin.geometry, config.origin.requests
-        return node_timing(config.job, geometry, requests, node.name, layers, kv_tokens, choice)
+        return node_timing(config.job, geometry, requests, node.name, layers, kv_tokens, config.own.node_timing)
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""

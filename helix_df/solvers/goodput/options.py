@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from helix_df.errors import SolverError
+from helix_df.graph.stage_timing import TIMINGS, TimingChoice
 
 FULL_LIMIT_S = 300.0
 """Time limit from which on the whole default exploration is done; below, as much less."""
@@ -38,7 +39,8 @@ class GoodputOptions:
         visits, validation_visits: token visits that one simulation may have in the search and in the validation, which
             limits its window; by default up to thirty million.
         rules: of the simulation, ``runtime`` or ``artifact``.
-        timing: of nodes, as ``measured`` in the catalogue where it has curves, or as ``planned`` from the job alone.
+        timing: of nodes, as ``measured`` in the catalogue where it has curves, or as ``planned`` from the job alone;
+            under the artifact's rules, curves are as ``published`` unless the job's numbers are asked for.
         workers: simulations side by side, by default one for each usable core; changes nothing but the time.
     """
 
@@ -51,7 +53,7 @@ class GoodputOptions:
     visits: int | None = None
     validation_visits: int | None = None
     rules: str = "runtime"
-    timing: str = "measured"
+    timing: TimingChoice = "measured"
     workers: int | None = None
 
     renamed: ClassVar[dict[str, str]] = {
@@ -64,7 +66,7 @@ class GoodputOptions:
     def __post_init__(self) -> None:
         for name, value, known in (
             ("rules", self.rules, ("runtime", "artifact")),
-            ("timing", self.timing, ("planned", "measured")),
+            ("timing", self.timing, TIMINGS),
         ):
             if value not in known:
                 raise SolverError(
@@ -77,6 +79,11 @@ class GoodputOptions:
             raise SolverError(
                 "somebody has to simulate", where="solver.options.workers", found="0", expected="at least 1"
             )
+
+    @property
+    def node_timing(self) -> TimingChoice:
+        """The timing of nodes that goes with the rules."""
+        return "published" if self.rules == "artifact" and self.timing == "measured" else self.timing
 
     def within(self, time_limit_s: float) -> GoodputOptions:
         """The same with the work that a time limit is good for where nobody says how much."""
