@@ -92,11 +92,14 @@ def plan(
 
 
 def _show_prediction(made: Plan) -> None:
-    from helix_df.cli.console import output
+    from helix_df.cli.console import messages, output
     from helix_df.cli.plan_table import render_prediction
+    from helix_df.cli.simulate import watched_simulation
     from helix_df.simulator import predict
 
-    render_prediction(predict(made), output())
+    with watched_simulation(messages()) as watch:
+        outcome = predict(made, watch=watch)
+    render_prediction(outcome, output())
 
 
 def _overrides(

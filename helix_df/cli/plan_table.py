@@ -66,7 +66,8 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
 
 def render_prediction(outcome: Outcome, console: Console) -> None:
     """Print what users of the plan would get, as ``helix-df simulate`` says of it."""
-    words = f"{number(outcome.decode_tokens_per_s)} generated tokens/s in simulation ({outcome.trace})"
+    until = "; stopped by you" if outcome.stopped else ""
+    words = f"{number(outcome.decode_tokens_per_s)} generated tokens/s in simulation ({outcome.trace}{until})"
     late = f"time to first token p95 {outcome.percentile('ttft', 95):.3g} s"
     between = f"inter-token latency p95 {outcome.percentile('itl', 95):.3g} s"
     print_trimmed(console, "", labelled([("predicted", f"{words}; {late}, {between}")]))

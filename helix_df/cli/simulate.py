@@ -179,7 +179,7 @@ def _simulated(variants: list[Variant]) -> list[Simulated]:
 
     results: list[Simulated] = []
     for variant in variants:
-        with _watched(messages()) as watch:
+        with watched_simulation(messages()) as watch:
             results += compare([variant], lambda _: watch)
         if results[-1].outcome.stopped:
             break
@@ -293,7 +293,7 @@ class _Bar:
 
 
 @contextmanager
-def _watched(console: Console) -> Iterator[SimulationWatch]:
+def watched_simulation(console: Console) -> Iterator[SimulationWatch]:
     """A progress bar on a terminal, and Ctrl-C that ends the run in good order; a second one aborts."""
     import signal
     import threading

@@ -99,6 +99,7 @@ def test_the_papers_rules_and_nodes_that_come_and_go(plan, capsys):
         (("--seconds", "0"), "above zero"),
         (("--warmup", "-1"), "can't be negative"),
         (("--rules", "none"), "no such rules"),
+        (("--timing", "guessed"), "no such timing"),
         (("--rules", "artifact", "--scheduler", "swarm"), "somebody must say how much"),
         (("--fail", "n0"), "can't be read"),
         (("--fail", "nobody@5"), "no such node"),
@@ -112,6 +113,16 @@ def test_mistakes_are_one_message(plan, capsys, args, words):
     assert err.startswith("error: ")
     assert words in err
     assert "Traceback" not in err
+
+
+def test_the_artifacts_rules_take_the_curves_as_published(plan, capsys):
+    def decode(*args):
+        code, out, _ = run(capsys, plan, *SHORT, "--json", "-", *args)
+        assert code == 0
+        return json.loads(out)["decode_tokens_per_s"]
+
+    assert decode("--rules", "artifact") == decode("--rules", "artifact", "--timing", "published")
+    assert decode() == decode("--timing", "measured") != decode("--timing", "planned")
 
 
 def test_ctrl_c_reports_what_is_done(plan, capsys, monkeypatch):

@@ -148,6 +148,12 @@ def test_work_follows_the_time_limit_unless_it_is_said():
     assert told.within(30) == told
 
 
+def test_nodes_are_timed_by_curves_and_by_those_as_published_under_the_artifacts_rules():
+    assert GoodputOptions().node_timing == "measured"
+    assert GoodputOptions(rules="artifact").node_timing == "published"
+    assert GoodputOptions(rules="artifact", timing="planned").node_timing == "planned"
+
+
 def test_a_time_limit_that_cuts_the_search_off_is_told():
     cut = make_plan(job(time_limit=1e-3))
     assert (cut.solver.reason, cut.solver.limit) == ("limit", "time")
