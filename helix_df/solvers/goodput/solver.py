@@ -84,7 +84,8 @@ def _within_limits(found: Sequence[Scored], limits: Limits) -> Scored:
 
 
 def _detail(chosen: Scored, evaluator: Evaluator) -> str:
-    words = f"{chosen.score:,.1f} generated tokens/s when saturated, in simulation on held-out requests"
+    load = "held-out requests of the job's lengths"
+    words = f"{chosen.score:,.1f} generated tokens/s when saturated, in simulation on {load}"
     latencies = _latencies(chosen)
     return f"{words}; {latencies} at {evaluator.config.job.workload.rate:g} requests/s" if latencies else words
 
