@@ -1,4 +1,4 @@
-"""Time to judge a placement: building its flow graph, and the maximum flow with its cut.
+"""Time to judge a placement: building its flow graph, the maximum flow with its cut, and the spread one.
 
 Run with ``pytest benchmarks/bench_max_flow.py``.
 """
@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.generate import random_cluster
 from helix_df.graph.bounds import best_bound, covering_bound
+from helix_df.graph.even_flow import spread_flow
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.judge import Judge
 from helix_df.graph.max_flow import solve_max_flow
@@ -40,6 +41,13 @@ def test_solve_max_flow(benchmark: Any, count: int) -> None:
     graph = build_graph(*placed(count))
     flow = benchmark.pedantic(solve_max_flow, (graph,), rounds=3)
     assert flow.value > 0
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_spread_flow(benchmark: Any, count: int) -> None:
+    """Which maximum flow a plan has: the graph, the maximum flow and the cheapest one of its value."""
+    problem, placement = placed(count)
+    assert benchmark.pedantic(spread_flow, (problem, placement), rounds=3).value > 0
 
 
 @pytest.mark.parametrize("count", SIZES)

@@ -2,7 +2,8 @@
 
     python -m pytest benchmarks/bench_routing.py
 
-A plan of 200 nodes, all with room; each pick asks the ledger about every node it might pass, as admission does.
+Plans as the planner makes them, with their spread flow, and nodes that all have room; each pick asks the ledger about
+every node it might pass, as admission does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from benchmarks.generate import random_cluster
-from helix_df.graph.max_flow import placement_flow
 from helix_df.rules.routing import FlowRouter, KvLedger
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.planner import solve_problem
@@ -24,8 +24,8 @@ PICKS = 1000
 @pytest.fixture(scope="module", params=[24, 200, 1000])
 def routed(request: Any) -> tuple[FlowRouter, KvLedger]:
     problem = random_cluster(request.param)
-    placement, _, _ = solve_problem(problem, get_solver("cover"), SolveOptions(time_limit_s=5), Watch())
-    router = FlowRouter(placement, placement_flow(problem, placement).edges)
+    placement, flow, _ = solve_problem(problem, get_solver("cover"), SolveOptions(time_limit_s=5), Watch())
+    router = FlowRouter(placement, flow.edges)
     return router, KvLedger(dict.fromkeys(router.nodes, 1_000_000), 0.9)
 
 

@@ -17,7 +17,6 @@ from helix_df.graph.bounds import best_bound
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.flow import Flow
 from helix_df.graph.flow_graph import build_graph
-from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
@@ -107,7 +106,7 @@ def explain(
     """
     problem = problem or compile_problem(plan.job)
     graph = build_graph(problem, plan.placement)
-    flow = solve_max_flow(graph)
+    flow = Flow(plan.flow, plan.edges, plan.cut)
     types = {gpu: kinds_of(problem, gpu) for gpu in dict.fromkeys(node.gpu for node in problem.nodes)}
     types = {gpu: kinds for gpu, kinds in types.items() if kinds}
     planner = _Planner(solver, budget_s / (len(types) + 1), watch or Watch()) if budget_s > 0 else None

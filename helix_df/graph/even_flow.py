@@ -2,7 +2,7 @@
 
 Where a layer has more capacity than flows, any split among its nodes gives the same maximum. A solver's own choice is
 a corner: some nodes full, others idle, and few links in use. Here the cost of a node, or of a link, grows with its
-load, as a convex function in ``STEPS`` pieces, and the maximum flow of least cost is taken (a minimum-cost flow,
+load, as a convex function in pieces, and the maximum flow of least cost is taken (a minimum-cost flow,
 OR-Tools). Owns that choice only.
 """
 
@@ -14,21 +14,36 @@ from typing import Literal, get_args
 import numpy as np
 from ortools.graph.python import min_cost_flow
 
-from helix_df.graph.arcs import SINK, SOURCE
+from helix_df.graph.arcs import MOST_UNITS, SINK, SOURCE, entry, exit_of, to_units
+from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import IntegerArcs, solve_max_flow
 from helix_df.graph.problem import Placement, Problem
 
-CostPreset = Literal["any", "even-nodes", "kv-room", "wide-links", "quick-nodes"]
+CostPreset = Literal["any", "even-nodes", "kv-room", "wide-links", "quick-nodes", "spare-links"]
 """``any``: the solver's own maximum flow. ``even-nodes``: nodes are loaded evenly, as shares of their capacity.
 ``kv-room``: and none gets more requests than its part of the KV cache. ``wide-links``: links are loaded evenly, so that
-there are many ways on from a node when one is full. ``quick-nodes``: that, but slow nodes less than fast ones."""
+there are many ways on from a node when one is full. ``quick-nodes``: that, but slow nodes less than fast ones.
+``spare-links``: nodes evenly, and links as shares of what each can carry itself: fast ones cost next to nothing, slow
+ones are spared."""
 
 COST_PRESETS: tuple[CostPreset, ...] = get_args(CostPreset)
 
+PLANNED: CostPreset = "spare-links"
+"""Of plans whose solver leaves the choice: what serves most, simulated on many placements (benchmarks/flow_table.py).
+It also takes the fewest links of those that spread over links."""
+
 STEPS = 16
 """Pieces of a capacity, each dearer than the one before."""
+
+DENSE = 8000
+"""Links beyond which each has a few pieces only, the narrower the lower the load: where a node has many ways on, each
+carries little."""
+
+_EVEN: Ints = np.arange(STEPS + 1, dtype=np.int64)
+_COARSE: Ints = np.array([0, 1, 4, 9, 16], dtype=np.int64)
+_WHOLE: Ints = np.array([0, 1], dtype=np.int64)
 
 SCALE = 1000
 """Cost of a token on a node or link that is full; costs are whole numbers."""
@@ -39,13 +54,17 @@ LITTLE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ArcCosts:
-    """What a full load costs: by node, and of any link."""
+    """What a full load costs: by node, and of any link.
+
+    A link is full when it carries all that one of its ends can, or with ``own`` all that it can itself.
+    """
 
     nodes: dict[str, float]
     links: float = 0.0
+    own: bool = False
 
 
-def spread_flow(problem: Problem, placement: Placement, spread: CostPreset) -> Flow:
+def spread_flow(problem: Problem, placement: Placement, spread: CostPreset = PLANNED) -> Flow:
     """A maximum flow of a placement, spread over its nodes. Deterministic; value and cut are ``placement_flow``'s.
 
     Raises:
@@ -71,6 +90,8 @@ def _arc_costs(problem: Problem, graph: FlowGraph, flow: Flow, spread: CostPrese
             speed = {node.name: node.capacity * len(node.layers) for node in graph.nodes}
             fastest = max(speed.values())
             return ArcCosts({name: LITTLE * (fastest / own) ** 2 for name, own in speed.items()}, 1.0)
+        case "spare-links":
+            return ArcCosts({node.name: 1.0 for node in graph.nodes}, 1.0, own=True)
         case _:
             return ArcCosts({node.name: 1.0 for node in graph.nodes})
 
@@ -88,40 +109,76 @@ def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
 def _cheapest(graph: FlowGraph, flow: Flow, costs: ArcCosts) -> tuple[EdgeFlow, ...]:
     """The links of the maximum flow that costs least."""
     arcs = IntegerArcs(graph)
-    tails, heads, capacity = arcs.tails.tolist(), arcs.heads.tolist(), arcs.units.tolist()
-    count = len(graph.nodes)
+    pieces = _all_pieces(graph, arcs, costs)
     solver = min_cost_flow.SimpleMinCostFlow()
-
-    def add(arc: int, full: int, cost: float) -> list[int]:
-        """An arc in pieces, up to a load that counts as full; the last piece takes what is beyond."""
-        steps = STEPS if cost else 1
-        bounds = [full * step // steps for step in range(steps)] + [capacity[arc]]
-        return [
-            solver.add_arc_with_capacity_and_unit_cost(
-                tails[arc],
-                heads[arc],
-                bounds[step + 1] - bounds[step],
-                round(SCALE * cost * (step + 0.5) / steps),
-            )
-            for step in range(steps)
-        ]
-
-    for arc, node in enumerate(graph.nodes):
-        add(arc, capacity[arc], costs.nodes[node.name])
-    # A link is full when it carries all that one of its ends can.
-    most = {node.name: capacity[arc] for arc, node in enumerate(graph.nodes)}
-    links = []
-    for arc, edge in enumerate(graph.edges, start=count):
-        ends = (most[end] for end in (edge.tail, edge.head) if end in most)
-        links.append(add(arc, min(capacity[arc], *ends), costs.links))
+    added = solver.add_arcs_with_capacity_and_unit_cost(
+        arcs.tails[pieces.arcs].astype(np.int32), arcs.heads[pieces.arcs].astype(np.int32), pieces.units, pieces.costs
+    )
     supply = round(flow.value / RESOLUTION)
     solver.set_nodes_supplies(np.array([SOURCE, SINK]), np.array([supply, -supply]))
     status = solver.solve()
     if status != solver.OPTIMAL:
-        raise AssertionError(f"min-cost flow ended with {status} on a graph of {count} nodes")
-    units = [sum(solver.flow(piece) for piece in pieces) for pieces in links]
+        raise AssertionError(f"min-cost flow ended with {status} on a graph of {len(graph.nodes)} nodes")
+    carried = np.zeros(len(arcs.units), dtype=np.int64)
+    np.add.at(carried, pieces.arcs, solver.flows(added))
     return tuple(
-        EdgeFlow(edge.tail, edge.head, some * RESOLUTION)
-        for edge, some in zip(graph.edges, units, strict=True)
-        if some > 0
+        EdgeFlow(edge.tail, edge.head, units * RESOLUTION)
+        for edge, units in zip(graph.edges, carried[len(graph.nodes) :].tolist(), strict=True)
+        if units > 0
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Parallel arcs that stand for arcs of convex cost: whose piece each is, its capacity, and its cost a unit."""
+
+    arcs: Ints
+    units: Ints
+    costs: Ints
+
+    def and_then(self, others: _Pieces) -> _Pieces:
+        """Both, one after the other."""
+        arcs = np.concatenate([self.arcs, others.arcs])
+        return _Pieces(arcs, np.concatenate([self.units, others.units]), np.concatenate([self.costs, others.costs]))
+
+
+def _all_pieces(graph: FlowGraph, arcs: IntegerArcs, costs: ArcCosts) -> _Pieces:
+    count, links = len(graph.nodes), len(graph.edges)
+    numbers = np.arange(count + links)
+    cost = np.array([costs.nodes[node.name] for node in graph.nodes])
+    nodes = _in_pieces(numbers[:count], arcs.units[:count], arcs.units[:count], cost, _EVEN)
+    most, full = arcs.units[count:], _most_on_links(arcs, count)
+    if costs.own:
+        # Most pieces of a fast link are beyond what its ends can carry.
+        most, full = full, to_units(np.array([edge.capacity for edge in graph.edges]))
+    bounds = (_COARSE if links > DENSE else _EVEN) if costs.links else _WHOLE
+    return nodes.and_then(_in_pieces(numbers[count:], most, full, np.full(links, costs.links), bounds))
+
+
+def _most_on_links(arcs: IntegerArcs, nodes: int) -> Ints:
+    """What every link can carry, itself and its ends."""
+    most = np.full(exit_of(nodes), MOST_UNITS)
+    most[entry(np.arange(nodes))] = most[exit_of(np.arange(nodes))] = arcs.units[:nodes]
+    ends = np.minimum(most[arcs.tails[nodes:]], most[arcs.heads[nodes:]])
+    carried: Ints = np.minimum(arcs.units[nodes:], ends)
+    return carried
+
+
+def _in_pieces(arcs: Ints, most: Ints, full: Ints, cost: Floats, bounds: Ints) -> _Pieces:
+    """Arcs in pieces, each dearer than the one before; pieces that nothing reaches are left out.
+
+    Args:
+        arcs: their numbers.
+        most: capacities.
+        full: the load at which a further token costs ``cost``.
+        cost: of a token at a full load.
+        bounds: where pieces begin and end, as shares of a full load in units of the last one. The last piece takes
+            what is beyond a full load, too.
+    """
+    ends = np.minimum(full[:, None] * bounds[None, :] // bounds[-1], most[:, None])
+    ends[:, -1] = most
+    units = np.diff(ends, axis=1)
+    middles = (bounds[:-1] + bounds[1:]) / (2 * bounds[-1])
+    costs = np.rint(SCALE * cost[:, None] * middles[None, :]).astype(np.int64)
+    used = units > 0
+    return _Pieces(np.broadcast_to(arcs[:, None], units.shape)[used], units[used], costs[used])

@@ -111,12 +111,13 @@ class Termination:
 class SolveResult:
     """A placement, or ``None`` with a termination that says why there is none.
 
-    ``spread``: which of the placement's maximum flows to route by, for solvers that tell them apart.
+    ``spread``: which of the placement's maximum flows to route by, for solvers that tell them apart; ``None`` for the
+    one that other plans carry.
     """
 
     placement: Placement | None
     termination: Termination
-    spread: CostPreset = "any"
+    spread: CostPreset | None = None
 
 
 class Solver(Protocol):

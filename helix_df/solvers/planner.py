@@ -7,7 +7,7 @@ flow stay in the plan: they hold layers that requests may need when another node
 from __future__ import annotations
 
 from helix_df.errors import Infeasible, SolverError
-from helix_df.graph.even_flow import spread_flow
+from helix_df.graph.even_flow import PLANNED, spread_flow
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
 from helix_df.graph.flow import Flow
 from helix_df.graph.limits import broken_limits
@@ -22,7 +22,7 @@ MOST_BROKEN = 3
 def solve_problem(
     problem: Problem, solver: Solver, options: SolveOptions, watch: Watch
 ) -> tuple[Placement, Flow, Termination]:
-    """A checked placement with a flow above 0, its exact maximum flow, and why the solver stopped.
+    """A checked placement with a flow above 0, its exact maximum flow, spread, and why the solver stopped.
 
     Raises:
         Infeasible: when the model can't be served on the nodes, or nothing was found that serves it; says why.
@@ -42,7 +42,7 @@ def solve_problem(
     broken = broken_limits(problem, result.placement)
     if broken:
         raise _breaks_limits(solver.name, broken)
-    flow = spread_flow(problem, result.placement, result.spread)
+    flow = spread_flow(problem, result.placement, result.spread or PLANNED)
     if flow.value <= 0:
         raise explain_no_flow(problem, result.placement)
     return dict(result.placement), flow, result.termination

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from helix_df.errors import Infeasible
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.even_flow import spread_flow
 from helix_df.graph.feasibility import explain_no_flow
 from helix_df.graph.limits import broken_limits
-from helix_df.graph.max_flow import placement_flow
 from helix_df.plan.diff import stay_near
 from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.planning import make_plan
@@ -47,7 +47,7 @@ def keep_placement(plan: Plan, job: Job) -> Plan:
         raise Infeasible(
             "the kept placement breaks the job's limits", where="--keep-placement", found="; ".join(broken[:3])
         )
-    flow = placement_flow(problem, placement)
+    flow = spread_flow(problem, placement)
     if flow.value <= 0:
         why = explain_no_flow(problem, placement)
         raise Infeasible(
