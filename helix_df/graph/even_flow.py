@@ -41,6 +41,11 @@ DENSE = 8000
 """Links beyond which each has a few pieces only, the narrower the lower the load: where a node has many ways on, each
 carries little."""
 
+MANY = 200_000
+"""Links beyond which only some are looked at: those of the solver's flow, and ``WAYS`` more from every node."""
+
+WAYS = 16
+
 _EVEN: Ints = np.arange(STEPS + 1, dtype=np.int64)
 _COARSE: Ints = np.array([0, 1, 4, 9, 16], dtype=np.int64)
 _WHOLE: Ints = np.array([0, 1], dtype=np.int64)
@@ -109,7 +114,8 @@ def _room(problem: Problem, graph: FlowGraph) -> dict[str, float]:
 def _cheapest(graph: FlowGraph, flow: Flow, costs: ArcCosts) -> tuple[EdgeFlow, ...]:
     """The links of the maximum flow that costs least."""
     arcs = IntegerArcs(graph)
-    pieces = _all_pieces(graph, arcs, costs)
+    links = _links_to_use(graph, arcs, flow)
+    pieces = _all_pieces(graph, arcs, links, costs)
     solver = min_cost_flow.SimpleMinCostFlow()
     added = solver.add_arcs_with_capacity_and_unit_cost(
         arcs.tails[pieces.arcs].astype(np.int32), arcs.heads[pieces.arcs].astype(np.int32), pieces.units, pieces.costs
@@ -142,17 +148,35 @@ class _Pieces:
         return _Pieces(arcs, np.concatenate([self.units, others.units]), np.concatenate([self.costs, others.costs]))
 
 
-def _all_pieces(graph: FlowGraph, arcs: IntegerArcs, costs: ArcCosts) -> _Pieces:
-    count, links = len(graph.nodes), len(graph.edges)
-    numbers = np.arange(count + links)
+def _links_to_use(graph: FlowGraph, arcs: IntegerArcs, flow: Flow) -> Ints:
+    """Which links, by position, the cheapest flow may use: enough for a maximum flow, and not too many to solve."""
+    links = np.arange(len(graph.edges))
+    if len(links) <= MANY:
+        return links
+    used = {(edge.tail, edge.head) for edge in flow.edges}
+    carries = np.array([(edge.tail, edge.head) in used for edge in graph.edges])
+    tails = arcs.tails[len(graph.nodes) :]
+    order = np.argsort(tails, kind="stable")
+    degree = np.bincount(tails)[tails]
+    rank = np.empty_like(order)
+    rank[order] = links - np.searchsorted(tails[order], tails[order])
+    # As far apart as can be, and other ones from every node.
+    chosen = (rank + tails) * WAYS % degree < WAYS
+    kept: Ints = links[carries | chosen | (tails == SOURCE)]
+    return kept
+
+
+def _all_pieces(graph: FlowGraph, arcs: IntegerArcs, links: Ints, costs: ArcCosts) -> _Pieces:
+    count = len(graph.nodes)
     cost = np.array([costs.nodes[node.name] for node in graph.nodes])
-    nodes = _in_pieces(numbers[:count], arcs.units[:count], arcs.units[:count], cost, _EVEN)
+    nodes = _in_pieces(np.arange(count), arcs.units[:count], arcs.units[:count], cost, _EVEN)
     most, full = arcs.units[count:], _most_on_links(arcs, count)
     if costs.own:
         # Most pieces of a fast link are beyond what its ends can carry.
         most, full = full, to_units(np.array([edge.capacity for edge in graph.edges]))
-    bounds = (_COARSE if links > DENSE else _EVEN) if costs.links else _WHOLE
-    return nodes.and_then(_in_pieces(numbers[count:], most, full, np.full(links, costs.links), bounds))
+    bounds = (_COARSE if len(links) > DENSE else _EVEN) if costs.links else _WHOLE
+    price = np.full(len(links), costs.links)
+    return nodes.and_then(_in_pieces(count + links, most[links], full[links], price, bounds))
 
 
 def _most_on_links(arcs: IntegerArcs, nodes: int) -> Ints:

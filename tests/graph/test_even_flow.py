@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from benchmarks.generate import random_cluster
-from helix_df.graph.even_flow import COST_PRESETS, DENSE, STEPS, spread_flow
+from helix_df.graph import even_flow
+from helix_df.graph.even_flow import COST_PRESETS, DENSE, STEPS, WAYS, spread_flow
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Link, Placement
@@ -61,13 +64,19 @@ def test_plans_carry_it_unless_a_solver_knows_better() -> None:
     assert edges(SolveResult(FUNNEL, done, "any")) == placement_flow(given, FUNNEL).edges
 
 
+@pytest.mark.parametrize("many", [even_flow.MANY, DENSE])
 @pytest.mark.parametrize("spread", COST_PRESETS)
-def test_a_dense_graph_has_a_maximum_flow_too(spread) -> None:
+def test_a_dense_graph_has_a_maximum_flow_too(spread, many, monkeypatch) -> None:
+    monkeypatch.setattr(even_flow, "MANY", many)
     given = random_cluster(400)
     placement = PetalsSolver().solve(given, SolveOptions(extra={"rounds": 1}), Watch()).placement
     graph = build_graph(given, placement)
     assert len(graph.edges) > DENSE
     flow = spread_flow(given, placement, spread)
+    if many == DENSE:
+        ways = Counter(edge.tail for edge in flow.edges if edge.tail != COORDINATOR)
+        corner = Counter(edge.tail for edge in placement_flow(given, placement).edges)
+        assert all(ways[name] <= WAYS + corner[name] for name in ways)
     limit = {(edge.tail, edge.head): edge.capacity for edge in graph.edges}
     assert all(0 < edge.tokens_per_s <= limit[edge.tail, edge.head] for edge in flow.edges)
     assert flow.through(COORDINATOR) == pytest.approx(flow.value)
