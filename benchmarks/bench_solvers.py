@@ -11,10 +11,9 @@ import pytest
 
 from benchmarks.generate import random_cluster
 from helix_df.graph.bounds import best_bound
-from helix_df.graph.flow import Flow
-from helix_df.graph.problem import Placement, Problem
-from helix_df.solvers.api import SolveOptions, Termination, Watch
-from helix_df.solvers.planner import solve_problem
+from helix_df.graph.problem import Problem
+from helix_df.solvers.api import SolveOptions, Watch
+from helix_df.solvers.planner import Judged, solve_problem
 from helix_df.solvers.registry import get_solver
 from tests.clusters import CLUSTERS, cluster
 
@@ -29,10 +28,10 @@ BASELINES = [
 
 
 def measure(benchmark: Any, problem: Problem, name: str, options: SolveOptions) -> None:
-    def plan() -> tuple[Placement, Flow, Termination]:
+    def plan() -> Judged:
         return solve_problem(problem, get_solver(name), options, Watch())
 
-    _, flow, termination = benchmark.pedantic(plan, rounds=1)
+    _, flow, termination, _ = benchmark.pedantic(plan, rounds=1)
     benchmark.extra_info["flow"] = flow.value
     benchmark.extra_info["bound"] = best_bound(problem).bound
     benchmark.extra_info["reason"] = termination.reason

@@ -9,7 +9,8 @@ Curves and cache sizes are measured ones. A plan has to keep the p95 of TTFT and
 the published rate. The search sees one half of the recorded requests and seeds of its own; the table is of the whole
 trace, and of the other half. The paper's placement runs as published, with the links that were published with it; and,
 as nobody did there, with a maximum flow over every feasible link. The paper's rules turn requests away that find the
-cache full; the column "ratio where they wait" is of the same rules with a queue instead.
+cache full; the column "ratio where they wait" is of the same rules with a queue instead. By the runtime's rules a plan
+serves with the batches and limits that it chose, and the paper's placement with the job's.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def published_rate(name: str) -> float:
     return tokens_per_s / mean_tokens()
 
 
+Contestant = tuple[Setup, Job]
+"""Who serves, and the job whose serving rules it goes by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Court:
     """A cluster, and the rules by which placements on it are compared."""
@@ -85,17 +90,19 @@ class Court:
         """The paper's simulator takes the curves as they stand."""
         return "published" if self.rules == "artifact" else "measured"
 
-    def offline(self, setup: Setup, seed: int, part: Part, *, wait: bool = False) -> Simulation:
+    def offline(self, contestant: Contestant, seed: int, part: Part, *, wait: bool = False) -> Simulation:
         """Requests never run out; they may wait for room in any case, or as the rules have it."""
-        by_rules = artifact_offline(seed=seed) if self.rules == "artifact" else options_of(self.job, seed=seed)
+        setup, job = contestant
+        by_rules = artifact_offline(seed=seed) if self.rules == "artifact" else options_of(job, seed=seed)
         options = replace(by_rules, when_full="wait", feed=Saturate()) if wait else by_rules
         return _simulated(setup, Course(azure_offline(seed, part=part), options))
 
-    def online(self, setup: Setup, seed: int, part: Part) -> Simulation:
+    def online(self, contestant: Contestant, seed: int, part: Part) -> Simulation:
         """Requests arrive at the published rate."""
+        setup, job = contestant
         theirs = artifact_online(seed=seed)
         changes = {"seed": seed, "seconds": theirs.seconds, "warmup_s": theirs.warmup_s}
-        options = theirs if self.rules == "artifact" else options_of(self.job, **changes)
+        options = theirs if self.rules == "artifact" else options_of(job, **changes)
         return _simulated(setup, Course(azure_online(self.rate, options.end_s, seed, part), options))
 
 
@@ -108,7 +115,7 @@ def _simulated(setup: Setup, course: Course) -> Simulation:
 
 def job_for(court: Court, theirs: Setup, seconds: float) -> Job:
     """The example with the solver, the rate and the paper's latencies as limits."""
-    seen = court.online(theirs, 1000, SEARCHED)
+    seen = court.online((theirs, court.job), 1000, SEARCHED)
     options = {"rules": court.rules, "timing": "measured"}
     job = court.job.with_solver(name="goodput", time_limit=seconds, options=options)
     limits = job.limits.model_copy(
@@ -126,7 +133,7 @@ def show(court: Court, seconds: float, keep: Path | None) -> None:
     took = time.perf_counter() - began
     ours = setup_of(plan, timing=court.timing)
     print(f"\n**{name}**: planned in {took:.0f} s; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
-    print(f"online at {court.rate:.3g} requests/s\n")
+    print(f"online at {court.rate:.3g} requests/s; rules: {plan.rules or 'as the job has them'}\n")
     if keep is not None:
         write_plan(plan, keep / f"{name}.plan.json")
     print(
@@ -136,17 +143,18 @@ def show(court: Court, seconds: float, keep: Path | None) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for part, words in ((WHOLE, "whole trace"), (HELD_OUT, "held-out half")):
         for seed in SEEDS:
-            figures = _row(court, (theirs, more_ways, ours), seed, part)
+            contestants = ((theirs, court.job), (more_ways, court.job), (ours, plan.served))
+            figures = _row(court, contestants, seed, part)
             print(f"| {words} | {seed} {figures}", flush=True)
 
 
-def _row(court: Court, setups: tuple[Setup, Setup, Setup], seed: int, part: Part) -> str:
-    theirs, _, ours = setups
-    saturated = [court.offline(setup, seed, part) for setup in setups]
+def _row(court: Court, contestants: tuple[Contestant, Contestant, Contestant], seed: int, part: Part) -> str:
+    theirs, _, ours = contestants
+    saturated = [court.offline(one, seed, part) for one in contestants]
     decode = [run.decode_tokens / run.course.options.seconds for run in saturated]
     away = " | ".join(f"{run.turned_away:.0%}" for run in (saturated[0], saturated[2]))
-    waiting = [court.offline(setup, seed, part, wait=True).decode_tokens for setup in (theirs, ours)]
-    arrivals = [court.online(setup, seed, part) for setup in (theirs, ours)]
+    waiting = [court.offline(one, seed, part, wait=True).decode_tokens for one in (theirs, ours)]
+    arrivals = [court.online(one, seed, part) for one in (theirs, ours)]
     latencies = (" → ".join(f"{run.percentile(figure, 95):.2f}" for run in arrivals) for figure in ("ttft", "itl"))
     figures = " | ".join(f"{value:.1f}" for value in decode)
     ratios = f"{decode[2] / decode[0]:.2f} | {decode[2] / decode[1]:.2f}"

@@ -36,7 +36,7 @@ def make_plan(
     solver = choose_solver(job, near)
     problem = problem or compile_problem(job)
     options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options, near, job)
-    placement, flow, termination = solve_problem(problem, solver, options, watch)
+    placement, flow, termination, rules = solve_problem(problem, solver, options, watch)
     report = SolverReport(
         name=choice.name,
         backend=choice.backend,
@@ -46,4 +46,4 @@ def make_plan(
         seconds=watch.elapsed_s(),
         limit=termination.limit,
     )
-    return assemble(job, problem, placement, flow, report)
+    return assemble(job, problem, placement, flow, report, rules)

@@ -128,7 +128,7 @@ def predicted(plan: Plan, sent: Trace, load: Load, replayed: Replayed) -> Figure
     Where the trace ran out, the simulation's window ends likewise when all is answered.
     """
     options = options_of(
-        plan.job,
+        plan.served,
         seconds=load.seconds if replayed.run_out else replayed.end_s - replayed.start_s,
         warmup_s=load.warmup_s if replayed.run_out else replayed.start_s,
         seed=plan.job.solver.seed,  # what a scheduler draws at random is the job's

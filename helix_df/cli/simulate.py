@@ -135,7 +135,7 @@ def simulate(
         saturate = offline or own["in_flight"] is not None or not arrives(trace, own["rate"])
         requests = find_trace(trace, seconds=warmup + seconds, rate=own["rate"], offline=saturate, seed=own["seed"])
         changes = {"seconds": seconds, "warmup_s": warmup, "seed": own["seed"], "events": events}
-        options = _options(rules, plan.job, own["scheduler"], saturate, own["in_flight"], changes)
+        options = _options(rules, plan.served, own["scheduler"], saturate, own["in_flight"], changes)
         return Variant(name, plan, requests, options, timing_choice(timing, rules))
 
     limit_s = limit_seconds(time_limit)

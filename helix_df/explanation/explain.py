@@ -155,7 +155,7 @@ class _Planner:
         watch = Watch()
         watch.stop = self.watch.stop
         try:
-            _, flow, _ = solve_problem(problem, get_solver(self.solver), SolveOptions(self.seconds), watch)
+            flow = solve_problem(problem, get_solver(self.solver), SolveOptions(self.seconds), watch).flow
         except Infeasible:
             return None
         return flow.value

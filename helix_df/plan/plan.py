@@ -22,18 +22,22 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.witness import Witness, read_witness, witness_document
 from helix_df.layers import LayerRange
+from helix_df.plan.serving import ServingRules, with_rules
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.identity import ModelIdentity, read_identity
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.spec.job import Job
 
 FORMAT = "helix-df-plan"
-VERSION = 2
+VERSION = 3
 """Of the file that is written. Raised when an earlier release couldn't read what is written now."""
 
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 """Versions of the file that are read (docs/compatibility.md). 1 has no witness, and says neither which release made it
-nor of which model."""
+nor of which model; 1 and 2 choose no serving rules."""
+
+PARTS = {"Job": "the job", "ModelIdentity": "the model", "ServingRules": "the choice of rules"}
+"""What users call the parts of a plan file, by the type that reads them."""
 
 __all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "write_plan"]
 
@@ -85,7 +89,8 @@ class SolverReport:
 class Plan:
     """A certified placement and its flow, with the job and the model it was made for.
 
-    ``made_by``: the release of helix-df that made it. Plans of version 1 have neither that nor ``model``.
+    ``made_by``: the release of helix-df that made it. Plans of version 1 have neither that nor ``model``. ``rules``:
+    what the solver chose where the job leaves serving rules open; ``None`` where it chooses none.
     """
 
     job: Job
@@ -98,6 +103,12 @@ class Plan:
     solver: SolverReport
     made_by: str | None = None
     model: ModelIdentity | None = None
+    rules: ServingRules | None = None
+
+    @property
+    def served(self) -> Job:
+        """The job as it is served and simulated: with the rules that the plan chose."""
+        return with_rules(self.job, self.rules)
 
     @property
     def placement(self) -> Placement:
@@ -127,7 +138,14 @@ class Plan:
         return decompose(self.placement, self.edges)
 
 
-def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, report: SolverReport) -> Plan:
+def assemble(
+    job: Job,
+    problem: Problem,
+    placement: Placement,
+    flow: Flow,
+    report: SolverReport,
+    rules: ServingRules | None = None,
+) -> Plan:
     """A plan from a judged placement; its certificate is the lowest bound that a witness was found for."""
     profiles = {node.name: node for node in problem.nodes}
     stages = tuple(
@@ -151,6 +169,7 @@ def assemble(job: Job, problem: Problem, placement: Placement, flow: Flow, repor
         report,
         made_by=_release(),
         model=read_identity(job.model.parsed_source, None if problem.origin is None else problem.origin.geometry),
+        rules=rules,
     )
 
 
@@ -184,6 +203,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "cut": asdict(plan.cut),
         "certificate": _certificate_document(plan.certificate),
         "solver": asdict(plan.solver),
+        "rules": None if plan.rules is None else asdict(plan.rules),
     }
 
 
@@ -215,7 +235,7 @@ def from_document(document: object, where: str = "plan") -> Plan:
     try:
         return _decode(document)
     except ValidationError as error:
-        part = {"Job": "the job", "ModelIdentity": "the model"}.get(error.title, "the certificate's witness")
+        part = PARTS.get(error.title, "the certificate's witness")
         raise PlanError(f"{part} inside the plan is not valid", where=where, found=error.errors()[0]["msg"]) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError("the plan file is damaged", where=where, found=f"{type(error).__name__}: {error}") from error
@@ -251,6 +271,10 @@ def _read_model(document: object) -> ModelIdentity | None:
     return None if document is None else TypeAdapter(ModelIdentity).validate_python(document)
 
 
+def _read_rules(document: object) -> ServingRules | None:
+    return None if document is None else TypeAdapter(ServingRules).validate_python(document)
+
+
 def _decode(document: dict[str, Any]) -> Plan:
     cut = document["cut"]
     return Plan(
@@ -264,4 +288,5 @@ def _decode(document: dict[str, Any]) -> Plan:
         solver=SolverReport(**document["solver"]),
         made_by=document.get("made_by"),
         model=_read_model(document.get("model")),
+        rules=_read_rules(document.get("rules")),
     )

@@ -39,7 +39,7 @@ def predict(
     Raises:
         SimulationError: as ``simulate``.
     """
-    return simulate(setup_of(plan, timing=timing), trace or azure_offline(), options or options_of(plan.job), watch)
+    return simulate(setup_of(plan, timing=timing), trace or azure_offline(), options or options_of(plan.served), watch)
 
 
 def held_in_flight(options: Options, count: int) -> Options:

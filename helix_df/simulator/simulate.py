@@ -23,7 +23,7 @@ def simulate(
     Args:
         setup: what serves; ``setup_of(plan)``.
         trace: what comes.
-        options: by which rules; ``options_of(plan.job)`` are the runtime's.
+        options: by which rules; ``options_of(plan.served)`` are the runtime's.
         watch: hears how far the run is and may end it; the outcome then tells what is done so far.
         form: how the loop runs, ``plain`` or ``compiled``; by default what takes less time. The outcome is the same.
 

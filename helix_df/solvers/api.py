@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from helix_df.graph.problem import Placement, Problem
 from helix_df.plan.moves import Near
+from helix_df.plan.serving import ServingRules
 from helix_df.spec.job import Job
 
 if TYPE_CHECKING:
@@ -112,12 +113,14 @@ class SolveResult:
     """A placement, or ``None`` with a termination that says why there is none.
 
     ``spread``: which of the placement's maximum flows to route by, for solvers that tell them apart; ``None`` for the
-    one that other plans carry.
+    one that other plans carry. ``rules``: to serve by, from solvers that choose them where ``options.job`` leaves them
+    open.
     """
 
     placement: Placement | None
     termination: Termination
     spread: CostPreset | None = None
+    rules: ServingRules | None = None
 
 
 class Solver(Protocol):

@@ -6,6 +6,8 @@ flow stay in the plan: they hold layers that requests may need when another node
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.even_flow import PLANNED, spread_flow
 from helix_df.graph.feasibility import explain_infeasible, explain_no_flow
@@ -13,16 +15,24 @@ from helix_df.graph.flow import Flow
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
+from helix_df.plan.serving import ServingRules
 from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
 
 MOST_BROKEN = 3
 """Broken limits that a message lists."""
 
 
-def solve_problem(
-    problem: Problem, solver: Solver, options: SolveOptions, watch: Watch
-) -> tuple[Placement, Flow, Termination]:
-    """A checked placement with a flow above 0, its exact maximum flow, spread, and why the solver stopped.
+class Judged(NamedTuple):
+    """A checked placement, its exact maximum flow above 0, spread, why the solver stopped, and rules to serve by."""
+
+    placement: Placement
+    flow: Flow
+    termination: Termination
+    rules: ServingRules | None
+
+
+def solve_problem(problem: Problem, solver: Solver, options: SolveOptions, watch: Watch) -> Judged:
+    """What a solver finds, judged.
 
     Raises:
         Infeasible: when the model can't be served on the nodes, or nothing was found that serves it; says why.
@@ -45,7 +55,7 @@ def solve_problem(
     flow = spread_flow(problem, result.placement, result.spread or PLANNED)
     if flow.value <= 0:
         raise explain_no_flow(problem, result.placement)
-    return dict(result.placement), flow, result.termination
+    return Judged(dict(result.placement), flow, result.termination, result.rules)
 
 
 def _breaks_limits(solver: str, broken: list[str]) -> Infeasible:

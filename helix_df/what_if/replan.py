@@ -33,7 +33,8 @@ def replan(plan: Plan, job: Job, watch: Watch | None = None) -> Plan:
 
 
 def keep_placement(plan: Plan, job: Job) -> Plan:
-    """The plan's own placement under the changed job: the flow is computed anew, and no layer moves.
+    """The plan's own placement under the changed job: the flow is computed anew, no layer moves, and the
+    rules that it chose stay.
 
     New nodes stay idle. What was on a node that is gone is gone.
 
@@ -54,4 +55,4 @@ def keep_placement(plan: Plan, job: Job) -> Plan:
             f"the kept placement serves nothing: {why.problem}", where="--keep-placement", hint="plan anew"
         )
     report = SolverReport(plan.solver.name, plan.solver.backend, "kept", "the placement was kept", None, 0.0)
-    return assemble(job, problem, placement, flow, report)
+    return assemble(job, problem, placement, flow, report, plan.rules)

@@ -55,9 +55,9 @@ def test_plan_simulate_page_and_library_give_one_number(cli):
     assert f"predicted  {shown} generated tokens/s" in said
     assert f"decode     {shown} tokens/s" in cli("simulate", "one.plan.json")
     assert shown in Path("page.html").read_text()
-    (compared,) = compare([Variant("one", plan, azure_offline(), options_of(plan.job))])
+    (compared,) = compare([Variant("one", plan, azure_offline(), options_of(plan.served))])
     assert compared.outcome.decode_tokens_per_s == outcome.decode_tokens_per_s
-    by_the_table = simulate(setup_of(plan, timing="planned"), azure_offline(), options_of(plan.job))
+    by_the_table = simulate(setup_of(plan, timing="planned"), azure_offline(), options_of(plan.served))
     assert by_the_table.decode_tokens_per_s < outcome.decode_tokens_per_s / 1.5
 
 

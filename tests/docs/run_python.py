@@ -18,7 +18,7 @@ if __name__ == "__main__":
         "plan": plan,
         "job": plan.job,
         "trace": azure_offline(seed=0),
-        "options": options_of(plan.job, seconds=30.0, warmup_s=0.0),
+        "options": options_of(plan.served, seconds=30.0, warmup_s=0.0),
         "__name__": "block",
     }
     code = compile(sys.stdin.read(), "block.py", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -177,7 +177,7 @@ def test_workers_and_the_simulator_time_a_batch_alike() -> None:
     plan = tiny_plan(placement, gpus=gpus, nodes=nodes, runtime={"max_batch": 8, "max_prefill_tokens": 64})
     setup = setup_of(plan)
     # What waits is put there by hand, without the requests that messages would be about.
-    options = options_of(plan.job, scheduler="random", bundles=False)
+    options = options_of(plan.served, scheduler="random", bundles=False)
     run = Simulation(setup, Course(Trace("one", (TraceRequest(0.0, 9, 9, 9),)), options))
     fixed, state, rules = run.fixed, run.state, run.rules
     number = [one.name for one in setup.stages].index("c")

@@ -148,7 +148,7 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
 
     example = Path(__file__).parents[2] / "spec" / "examples" / "single24.yaml"
     plan = make_plan(load_job(example).with_solver(name="petals", options={}))
-    options = options_of(plan.job, seconds=30.0, warmup_s=5.0)
+    options = options_of(plan.served, seconds=30.0, warmup_s=5.0)
     assert options.kv_high_water == plan.job.runtime.kv_high_water
     assert options.prefill_chunk == longest_piece(plan.job.runtime.max_prefill_tokens)
     planned, measured = setup_of(plan, timing="planned"), setup_of(plan)

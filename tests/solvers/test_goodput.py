@@ -10,7 +10,7 @@ import pytest
 
 from helix_df.errors import Infeasible, SolverError, SpecError
 from helix_df.graph.compile import compile_problem
-from helix_df.graph.even_flow import COST_PRESETS
+from helix_df.graph.even_flow import COST_PRESETS, CostPreset
 from helix_df.load import parse_job
 from helix_df.plan.diff import stay_near
 from helix_df.plan.moves import move_bytes
@@ -26,7 +26,7 @@ from helix_df.solvers.goodput.exploration import Chain, explored
 from helix_df.solvers.goodput.flow_split import split_flow
 from helix_df.solvers.goodput.kv_split import kv_limited_split
 from helix_df.solvers.goodput.options import GoodputOptions
-from helix_df.solvers.goodput.placements import Scored, arrays, different, ranges_of
+from helix_df.solvers.goodput.placements import Ranges, Scored, arrays, different, ranges_of
 from helix_df.solvers.goodput.racing import HEAD_START_S, RaceResult, TokenCurve, race, tokens_at
 from helix_df.solvers.goodput.search import GoodputSearch, Trial
 from helix_df.solvers.goodput.surrogate import estimate
@@ -195,8 +195,8 @@ def test_visits_are_what_was_simulated(evaluator):
 
 
 def test_the_held_out_half_is_another(evaluator):
-    seen = evaluator.config.offline(0, SEARCHED, 60.0).trace
-    other = evaluator.config.offline(0, HELD_OUT, 60.0).trace
+    seen = evaluator.config.offline(evaluator.rules, 0, SEARCHED, 60.0).trace
+    other = evaluator.config.offline(evaluator.rules, 0, HELD_OUT, 60.0).trace
     assert seen.requests != other.requests
 
 
@@ -245,7 +245,7 @@ def test_caches_of_a_stage_are_filled_together(evaluator):
 
 def test_a_race_is_given_up_only_far_behind(evaluator):
     setup = evaluator.setup(MIDDLE)
-    course = evaluator.config.offline(0, SEARCHED, 900.0)
+    course = evaluator.config.offline(evaluator.rules, 0, SEARCHED, 900.0)
     options = course.options
 
     def run(baseline: TokenCurve = (), stopped: bool = False) -> RaceResult:
@@ -275,7 +275,8 @@ def test_identical_nodes_are_not_tried_twice(evaluator):
         search = GoodputSearch(evaluator, pool, Watch(), SolveOptions(), 1.0)
         search.seconds = 120.0
         other = (MIDDLE[1], MIDDLE[0], *MIDDLE[2:5], MIDDLE[7], *MIDDLE[5:7])
-        search._simulate([Trial(MIDDLE, "any"), Trial(other, "any"), Trial(other, "even-nodes")])
+        trials: list[tuple[Ranges, CostPreset]] = [(MIDDLE, "any"), (other, "any"), (other, "even-nodes")]
+        search._simulate([Trial(ranges, spread, evaluator.rules) for ranges, spread in trials])
     assert [(one.ranges, one.spread) for one in search.simulated] == [(MIDDLE, "any"), (other, "even-nodes")]
 
 

@@ -32,7 +32,7 @@ class Fixed:
 
 
 def solve(placement: Placement | None, reason: str = "finished", given=TWO):
-    return solve_problem(given, Fixed(placement, reason), SolveOptions(), Watch())
+    return solve_problem(given, Fixed(placement, reason), SolveOptions(), Watch())[:3]
 
 
 def job(**solver: object) -> Job:

@@ -66,7 +66,7 @@ def test_a_kept_placement_that_misses_layers_serves_nothing(plan):
 
 
 def test_two_plans_side_by_side(plan):
-    options = options_of(plan.job, seconds=60.0, warmup_s=10.0)
+    options = options_of(plan.served, seconds=60.0, warmup_s=10.0)
     trace = find_trace("poisson:input=200,output=20", seconds=70.0, rate=0.3)
     bigger = replan(plan, changed(plan.job, CHANGES["more"]))
     results = compare([Variant("small", plan, trace, options), Variant("big", bigger, trace, options)])
@@ -90,7 +90,7 @@ def test_whoever_stops_one_gets_what_is_done(plan):
         def looks(self, now_s, end_s):
             return now_s < 20
 
-    options = options_of(plan.job, seconds=60.0, warmup_s=10.0)
+    options = options_of(plan.served, seconds=60.0, warmup_s=10.0)
     trace = find_trace("azure", seconds=70.0, offline=True)
     variants = [Variant(name, plan, trace, options) for name in ("one", "two", "three")]
     results = compare(variants, lambda variant: Stop() if variant.name == "two" else None)

@@ -309,7 +309,7 @@ class NodesState:
         return [NodeDown(name, why)]
 
     def _welcome(self, name: str, node: ServedNode) -> Welcome:
-        job = self.plan.job.model_dump(mode="json", exclude_none=True)
+        job = self.plan.served.model_dump(mode="json", exclude_none=True)
         return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, job)
 
     def _refusal(self, hello: Hello, now: float) -> str | None:

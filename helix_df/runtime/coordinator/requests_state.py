@@ -70,7 +70,7 @@ class RequestsState:
     _attempts: int = 0
 
     def __post_init__(self) -> None:
-        runtime = self.plan.job.runtime
+        runtime = self.plan.served.runtime
         self._links = link_table(self.plan.job)
         self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
         self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
@@ -176,7 +176,7 @@ class RequestsState:
         actions: list[CoordinatorAction] = []
         while self.queue:
             request = self.requests[self.queue[0]]
-            expected = request.expected(self.plan.job)
+            expected = request.expected(self.plan.served)
             pipeline = self.router.route(self._has_room(expected, request.most))
             if pipeline is None:
                 break
@@ -213,7 +213,7 @@ class RequestsState:
     def _pieces(self, request: ServedRequest, route: Route) -> Iterator[Forward]:
         """What is to be computed of a request's tokens, cut so that each piece fits a batch."""
         tokens = np.array(request.tokens, dtype=np.int32)
-        longest = longest_piece(self.plan.job.runtime.max_prefill_tokens)
+        longest = longest_piece(self.plan.served.runtime.max_prefill_tokens)
         start = request.cached
         while start < len(tokens):
             stop = start + piece_tokens(len(tokens) - start, longest)

@@ -12,9 +12,10 @@ from functools import cached_property
 
 from helix_df.graph.compile import origin_of
 from helix_df.graph.problem import Origin
+from helix_df.plan.serving import ServingRules, free_rules, rules_of, with_rules
 from helix_df.simulator.artifact import artifact_offline, artifact_online
 from helix_df.simulator.azure import azure_offline, azure_online, lengths
-from helix_df.simulator.options import options_of
+from helix_df.simulator.options import Options, options_of
 from helix_df.simulator.simulation import Course
 from helix_df.simulator.trace import Trace
 from helix_df.solvers.goodput.options import GoodputOptions
@@ -44,7 +45,13 @@ class SearchConfig:
 
     def __init__(self, job: Job, own: GoodputOptions) -> None:
         self.job, self.own = job, own
-        self._courses: dict[tuple[str, int, Part, float], Course] = {}
+        self.rules = rules_of(job)
+        self._courses: dict[tuple[str, ServingRules, int, Part, float], Course] = {}
+
+    @property
+    def free_rules(self) -> tuple[str, ...]:
+        """Serving rules that the search may choose; the artifact's stay as they are."""
+        return free_rules(self.job) if self.own.rules == "runtime" else ()
 
     @cached_property
     def origin(self) -> Origin:
@@ -63,13 +70,13 @@ class SearchConfig:
             spread * self.origin.requests.input_tokens**2,
         )
 
-    def offline(self, seed: int, part: Part, seconds: float) -> Course:
+    def offline(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         """A saturating trace and the rules to run it by."""
-        return self._course(self._offline, seed, part, seconds)
+        return self._course(self._offline, rules, seed, part, seconds)
 
-    def _offline(self, seed: int, part: Part, seconds: float) -> Course:
+    def _offline(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         changes = {"seconds": seconds, "warmup_s": WARM_UP_S, "seed": seed}
-        options = artifact_offline(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
+        options = artifact_offline(**changes) if self.own.rules == "artifact" else self._options(rules, **changes)
         return Course(self._scaled(azure_offline(seed, part=part)), options)
 
     @property
@@ -78,22 +85,32 @@ class SearchConfig:
         limits = self.job.limits
         return self.job.workload.rate is not None and (limits.ttft_p95 is not None or limits.itl_p95 is not None)
 
-    def online(self, seed: int, part: Part, seconds: float) -> Course:
+    def online(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         """Arrivals at the job's rate and the rules to run them by."""
-        return self._course(self._online, seed, part, seconds)
+        return self._course(self._online, rules, seed, part, seconds)
 
-    def _online(self, seed: int, part: Part, seconds: float) -> Course:
+    def _online(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         rate = self.job.workload.rate
         assert rate is not None, "whoever judges latency has a rate"
         changes = {"seconds": seconds, "warmup_s": ONLINE_WARM_UP_S, "seed": seed}
-        options = artifact_online(**changes) if self.own.rules == "artifact" else options_of(self.job, **changes)
+        options = artifact_online(**changes) if self.own.rules == "artifact" else self._options(rules, **changes)
         return Course(self._scaled(azure_online(rate, options.end_s, seed, part)), options)
 
-    def _course(self, make: Callable[[int, Part, float], Course], seed: int, part: Part, seconds: float) -> Course:
+    def _options(self, rules: ServingRules, **changes: object) -> Options:
+        return options_of(with_rules(self.job, rules), **changes)
+
+    def _course(
+        self,
+        make: Callable[[ServingRules, int, Part, float], Course],
+        rules: ServingRules,
+        seed: int,
+        part: Part,
+        seconds: float,
+    ) -> Course:
         """Thousands of simulations get the same few."""
-        key = (make.__name__, seed, part, seconds)
+        key = (make.__name__, rules, seed, part, seconds)
         if key not in self._courses:
-            self._courses[key] = make(seed, part, seconds)
+            self._courses[key] = make(rules, seed, part, seconds)
         return self._courses[key]
 
     def _scaled(self, trace: Trace) -> Trace:

@@ -7,7 +7,8 @@ Owns how each is carried out, as pure functions of their arguments that may run 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 from helix_df.graph.capacities import Ints
 from helix_df.graph.even_flow import CostPreset, spread_flow
@@ -15,6 +16,7 @@ from helix_df.graph.judge import Judge
 from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.stage_timing import node_timing
 from helix_df.plan.moves import Near
+from helix_df.plan.serving import ServingRules
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.setup import Setup, assemble_setup
 from helix_df.simulator.simulation import Course, Simulation
@@ -25,6 +27,7 @@ from helix_df.solvers.goodput.config import (
     VALIDATION_ONLINE_S,
     WARM_UP_S,
     WHOLE_S,
+    Part,
     SearchConfig,
 )
 from helix_df.solvers.goodput.flow_split import split_flow
@@ -73,8 +76,22 @@ class Evaluator:
         self.config, self.problem, self.seed = config, problem, seed
         self.judge = Judge(problem)
         self.objective = Objective(self.judge, near)
-        course = config.offline(seed, SEARCHED, WHOLE_S)
-        self.costs: StageCosts = tabulate_costs(problem, self.timing_of, config.workload, course.options)
+        self.rules = config.rules
+        self.costs = self._costs()
+        self._by_rules = {self.rules: self}
+
+    def under(self, rules: ServingRules) -> Evaluator:
+        """The same under other serving rules."""
+        if rules not in self._by_rules:
+            other = copy(self)
+            other.rules = rules
+            other.costs = other._costs()
+            self._by_rules[rules] = other
+        return self._by_rules[rules]
+
+    def _costs(self) -> StageCosts:
+        course = self.config.offline(self.rules, self.seed, SEARCHED, WHOLE_S)
+        return tabulate_costs(self.problem, self.timing_of, self.config.workload, course.options)
 
     def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
         """Seconds a layer takes on a node that holds so many."""
@@ -138,7 +155,7 @@ class Evaluator:
         """A simulation of the search; nothing when stopped, far behind the baseline, or when nothing flows."""
         if self.value(*arrays(ranges)) <= 0:
             return RaceResult(0.0, ())
-        return self._race(self.setup(ranges, spread), self.config.offline(seed, SEARCHED, seconds), baseline, stop)
+        return self._race(self.setup(ranges, spread), self._offline(seed, SEARCHED, seconds), baseline, stop)
 
     def screened(self, ranges: Ranges, threshold: Threshold, spread: CostPreset, stop: Callable[[], bool]) -> Scored:
         """A placement simulated on what the search may see, and on arrivals if latency matters.
@@ -146,35 +163,45 @@ class Evaluator:
         What clears the threshold is simulated on a second draw of requests, and the mean counts.
         """
         if self.value(*arrays(ranges)) <= 0:
-            return Scored(0.0, ranges, spread=spread)
+            return self._scored(0.0, ranges, spread)
         setup, hops = self.setup(ranges, spread), self.hops(ranges)
-        course = self.config.offline(self.seed, SEARCHED, threshold.seconds)
+        course = self._offline(self.seed, SEARCHED, threshold.seconds)
         run = self._race(setup, course, threshold.baseline, stop)
         score, tokens = run.tokens_per_s, run.tokens
         if score > threshold.score:
-            again = self._race(setup, self.config.offline(self.seed + SECOND, SEARCHED, threshold.seconds), (), stop)
+            again = self._race(setup, self._offline(self.seed + SECOND, SEARCHED, threshold.seconds), (), stop)
             score, tokens = (score + again.tokens_per_s) / 2, tokens + again.tokens
         visits = tokens * hops
         if not self.config.judges_latency or score <= threshold.score:
-            return Scored(score, ranges, curve=run.curve, spread=spread, visits=visits)
+            return replace(self._scored(score, ranges, spread, visits), curve=run.curve)
         seconds = self.window_s(ranges, self.config.own.visits, SEARCH_ONLINE_S, self.config.job.workload.rate)
-        found = self._latencies(setup, hops, self.config.online(self.seed, SEARCHED, seconds), stop)
-        latencies = found.ttft_p95_s, found.itl_p95_s
-        return Scored(score, ranges, *latencies, run.curve, spread, visits + found.visits)
+        found = self._latencies(setup, hops, self._online(self.seed, SEARCHED, seconds), stop)
+        judged = self._scored(score, ranges, spread, visits + found.visits)
+        return replace(judged, ttft_p95_s=found.ttft_p95_s, itl_p95_s=found.itl_p95_s, curve=run.curve)
 
     def validated(self, ranges: Ranges, seed: int, spread: CostPreset, stop: Callable[[], bool]) -> Scored:
         """A placement judged over the whole window on requests that the search hasn't seen."""
         most = self.config.own.validation_visits
         seconds = self.window_s(ranges, most, WHOLE_S)
-        courses = [self.config.offline(draw, HELD_OUT, seconds) for draw in (seed, seed + SECOND)]
+        courses = [self._offline(draw, HELD_OUT, seconds) for draw in (seed, seed + SECOND)]
         setup, hops = self.setup(ranges, spread), self.hops(ranges)
         runs = [self._race(setup, course, (), stop) for course in courses]
         score, visits = sum(run.tokens_per_s for run in runs) / len(runs), sum(run.tokens for run in runs) * hops
         if not self.config.judges_latency:
-            return Scored(score, ranges, spread=spread, visits=visits)
+            return self._scored(score, ranges, spread, visits)
         seconds = self.window_s(ranges, most, VALIDATION_ONLINE_S, self.config.job.workload.rate)
-        found = self._latencies(setup, hops, self.config.online(seed, HELD_OUT, seconds), stop)
-        return Scored(score, ranges, found.ttft_p95_s, found.itl_p95_s, (), spread, visits + found.visits)
+        found = self._latencies(setup, hops, self._online(seed, HELD_OUT, seconds), stop)
+        judged = self._scored(score, ranges, spread, visits + found.visits)
+        return replace(judged, ttft_p95_s=found.ttft_p95_s, itl_p95_s=found.itl_p95_s)
+
+    def _offline(self, seed: int, part: Part, seconds: float) -> Course:
+        return self.config.offline(self.rules, seed, part, seconds)
+
+    def _online(self, seed: int, part: Part, seconds: float) -> Course:
+        return self.config.online(self.rules, seed, part, seconds)
+
+    def _scored(self, score: float, ranges: Ranges, spread: CostPreset, visits: float = 0.0) -> Scored:
+        return Scored(score, ranges, spread=spread, visits=visits, rules=self.rules)
 
     def _race(self, setup: Setup, course: Course, baseline: TokenCurve, stop: Callable[[], bool]) -> RaceResult:
         return race(

@@ -13,6 +13,7 @@ import numpy as np
 
 from helix_df.graph.capacities import Ints
 from helix_df.graph.even_flow import CostPreset
+from helix_df.plan.serving import ServingRules
 from helix_df.solvers.goodput.racing import TokenCurve
 from helix_df.spec.job import Limits
 
@@ -27,8 +28,8 @@ DIFFERENT = 4
 class Scored:
     """A placement, its generated tokens/s, estimated or simulated, and on arrivals the latencies in seconds.
 
-    ``spread``: which of its maximum flows; ``curve``: of the first simulation, for others to be compared with;
-    ``visits``: token visits to nodes that were simulated to find out.
+    ``spread``: which of its maximum flows; ``rules``: to serve by, ``None`` for an estimate; ``curve``: of the first
+    simulation, for others to be compared with; ``visits``: token visits to nodes that were simulated to find out.
     """
 
     score: float
@@ -38,6 +39,7 @@ class Scored:
     curve: TokenCurve = ()
     spread: CostPreset = "any"
     visits: float = 0.0
+    rules: ServingRules | None = None
 
 
 def excess(one: Scored, limits: Limits) -> float:

@@ -15,6 +15,7 @@ from itertools import islice
 
 from helix_df.graph.even_flow import COST_PRESETS, CostPreset
 from helix_df.graph.problem import Placement
+from helix_df.plan.serving import ServingRules, first_choices, next_to
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.baselines import baselines, best_baseline
 from helix_df.solvers.cover import CoverOptions, CoverSearch
@@ -38,7 +39,7 @@ BEST_STARTS = 6
 ROUND = 8
 """Placements that are simulated side by side. Fixed, so that a seed gives the same plan on every machine."""
 
-SCREENING_SHARE, ORDERS_SHARE = 0.3, 0.4
+RULES_SHARE, SCREENING_SHARE, ORDERS_SHARE = 0.15, 0.35, 0.45
 """Shares of all simulated visits after which a phase makes room for the next, if it isn't done before."""
 
 BRAKE_SHARE = 0.93
@@ -56,8 +57,8 @@ PROPOSALS = 6
 TRUST = 0.1
 """How far chance may lift or lower an estimate when one of the proposals is chosen."""
 
-OTHER_SPREAD = 0.2
-"""Share of changes that also take another of the maximum flows."""
+OTHER_SPREAD, OTHER_RULES = 0.2, 0.25
+"""Shares of changes that also take another of the maximum flows, and another step of a serving rule."""
 
 VALIDATION = 1000
 """What is added to the seed for the validation."""
@@ -78,10 +79,11 @@ EFFORT = CoverOptions(restarts=2, iterations=1500, polish=300)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A placement to be simulated with one of its maximum flows."""
+    """A placement to be simulated with one of its maximum flows, and rules to serve it by."""
 
     ranges: Ranges
     spread: CostPreset
+    rules: ServingRules
 
 
 class GoodputSearch:
@@ -95,6 +97,7 @@ class GoodputSearch:
         self.chance = random.Random(options.seed)
         self.brake_s = watch.elapsed_s() + BRAKE_SHARE * options.time_limit_s
         self.alike = identical(evaluator.objective)
+        self.rules, self.free = evaluator.rules, evaluator.config.free_rules
         self.tried: set[Trial] = set()
         self.simulated: list[Scored] = []
         self.seconds = 0.0
@@ -107,9 +110,11 @@ class GoodputSearch:
         starts = self._starts()
         if not starts:
             return []
+        self._choose_rules(starts)
         self._screen([*(Scored(0.0, start) for start in starts), *self._explore(starts)])
         self._try_orders()
         self._try_spreads()
+        self._step_rules(ORDERS_SHARE)
         self._climb()
         return self._validated()
 
@@ -188,14 +193,47 @@ class GoodputSearch:
 
     def _screen(self, candidates: Sequence[Scored]) -> None:
         ordered = sorted(candidates, key=lambda one: (-max(one.score, self._worth(one.ranges)), one.ranges))
-        # All simulations of the search are as long as those of the candidate that promises most may be.
-        self.seconds = self.evaluator.window_s(ordered[0].ranges, self.own.visits, WHOLE_S)
+        if not self.seconds:
+            self.seconds = self._window_s(ordered[0].ranges)
         for at in range(0, len(ordered), ROUND):
             if self.simulated and self._done(SCREENING_SHARE):
                 return
             # The very first simulations are run whatever the time, so that there is something to choose from.
             stop = self._braked if self.simulated else self.watch.stop.is_set
-            self._simulate([Trial(one.ranges, FIRST) for one in ordered[at : at + ROUND]], stop)
+            self._simulate([Trial(one.ranges, FIRST, self.rules) for one in ordered[at : at + ROUND]], stop)
+
+    def _window_s(self, ranges: Ranges) -> float:
+        """All simulations of the search are as long as those of the candidate that promises most may be."""
+        return self.evaluator.window_s(ranges, self.own.visits, WHOLE_S)
+
+    def _choose_rules(self, starts: Sequence[Ranges]) -> None:
+        """Rules under which the start that promises most serves most: estimates and candidates go on with them."""
+        if not self.free:
+            return
+        self.watch.say("goodput", "choosing serving rules")
+        start = max(starts, key=lambda one: (self._worth(one), one))
+        self.seconds = self._window_s(start)
+        self._try_rules([Trial(start, FIRST, rules) for rules in first_choices(self.rules, self.free)], RULES_SHARE)
+        self._step_rules(RULES_SHARE)
+
+    def _step_rules(self, share: float) -> None:
+        """Change a rule of the best placement by a step for as long as that serves more."""
+        while self.simulated and not self._done(share):
+            best = self._best(1)[0]
+            self._try_rules([Trial(best.ranges, best.spread, rules) for rules in self._next_to(best)], share)
+            if self._best(1)[0] == best:
+                break
+        if self.simulated and (rules := self._best(1)[0].rules) is not None:
+            self.rules, self.evaluator = rules, self.evaluator.under(rules)
+
+    def _next_to(self, one: Scored) -> list[ServingRules]:
+        return list(next_to(one.rules, self.free)) if one.rules is not None else []
+
+    def _try_rules(self, trials: Sequence[Trial], share: float) -> None:
+        for at in range(0, len(trials), ROUND):
+            if self.simulated and self._done(share):
+                return
+            self._simulate(trials[at : at + ROUND], None if self.simulated else self.watch.stop.is_set)
 
     def _threshold(self, elites: Sequence[Scored], ranges: Ranges) -> Threshold:
         """What a placement must be better than to be among the elite set."""
@@ -216,9 +254,9 @@ class GoodputSearch:
                 self.tried.add(tried)
                 new.append(one)
         elites = self._best(ELITES)
-        tasks = [(one, self._threshold(elites, one.ranges)) for one in new]
+        tasks = [(self.evaluator.under(one.rules), one, self._threshold(elites, one.ranges)) for one in new]
         found = self.pool.perform(
-            lambda task: self.evaluator.screened(task[0].ranges, task[1], task[0].spread, asked), tasks, asked
+            lambda task: task[0].screened(task[1].ranges, task[2], task[1].spread, asked), tasks, asked
         )
         for scored in found:
             if scored is not None:
@@ -246,8 +284,8 @@ class GoodputSearch:
     def _best(self, most: int) -> list[Scored]:
         return different(sorted(self.simulated, key=self._place), most)
 
-    def _place(self, one: Scored) -> tuple[float, Ranges, CostPreset]:
-        return -self._rank(one), one.ranges, one.spread
+    def _place(self, one: Scored) -> tuple[float, Ranges, CostPreset, ServingRules]:
+        return -self._rank(one), one.ranges, one.spread, one.rules or self.rules
 
     def _sorted(self, one: Trial) -> Trial:
         """The same for all placements that differ in which of identical nodes holds what, where that costs nothing."""
@@ -257,7 +295,7 @@ class GoodputSearch:
         for group in self.alike:
             for node, place in zip(group, sorted(one.ranges[node] for node in group), strict=True):
                 placed[node] = place
-        return Trial(tuple(placed), one.spread)
+        return replace(one, ranges=tuple(placed))
 
     def _climb(self) -> None:
         self.watch.say("goodput", "changing the best placements")
@@ -272,24 +310,30 @@ class GoodputSearch:
         """A change of one of the elites that nobody has tried: the one of a few that promises most."""
         # The best is changed as often as all others together.
         elite = elites[0] if self.chance.random() < 0.5 else self.chance.choice(elites)
-        proposals: list[tuple[float, Ranges, CostPreset]] = []
+        proposals: list[tuple[float, Ranges, CostPreset, ServingRules]] = []
         for _ in range(PROPOSALS):
             near = Neighbours(self.evaluator.objective, *arrays(elite.ranges), self.chance)
             for _ in range(self.chance.choice((1, 1, 1, 2)) if near.usable else 0):
                 change(near)
             spread = self.chance.choice(COST_PRESETS) if self.chance.random() < OTHER_SPREAD else elite.spread
-            one = Trial(ranges_of(near.start, near.count), spread)
+            one = Trial(ranges_of(near.start, near.count), spread, self._other_rules(elite))
             if self._sorted(one) not in self.tried:
                 trusted = self._worth(one.ranges) * self.chance.uniform(1 - TRUST, 1 + TRUST)
-                proposals.append((trusted, one.ranges, one.spread))
+                proposals.append((trusted, one.ranges, one.spread, one.rules))
         if not proposals:
             return None
-        _, ranges, spread = max(proposals)
-        return Trial(ranges, spread)
+        _, ranges, spread, rules = max(proposals)
+        return Trial(ranges, spread, rules)
+
+    def _other_rules(self, elite: Scored) -> ServingRules:
+        near = self._next_to(elite) if self.free and self.chance.random() < OTHER_RULES else []
+        return self.chance.choice(near) if near else elite.rules or self.rules
 
     def _try_spreads(self) -> None:
         """The other maximum flows of the best placements."""
-        others = [Trial(one.ranges, spread) for one in self._best(ELITES) for spread in COST_PRESETS]
+        others = [
+            Trial(one.ranges, spread, one.rules or self.rules) for one in self._best(ELITES) for spread in COST_PRESETS
+        ]
         for at in range(0, len(others), ROUND):
             if self._done(ORDERS_SHARE):
                 return
@@ -301,16 +345,16 @@ class GoodputSearch:
             if self._done(ORDERS_SHARE) or not self.simulated:
                 return
             elites = self._best(ELITES)
-            self._simulate([Trial(self._permuted(self.chance.choice(elites).ranges), FIRST) for _ in range(ROUND)])
+            self._simulate([self._permuted(self.chance.choice(elites)) for _ in range(ROUND)])
 
-    def _permuted(self, ranges: Ranges) -> Ranges:
+    def _permuted(self, one: Scored) -> Trial:
         """Of a few other orders the one with the best estimate, which sees links between sites."""
         tried = []
         for _ in range(ORDERS_ESTIMATED):
-            near = Neighbours(self.evaluator.objective, *arrays(ranges), self.chance)
+            near = Neighbours(self.evaluator.objective, *arrays(one.ranges), self.chance)
             near.permute()
             tried.append(ranges_of(near.start, near.count))
-        return max(tried, key=lambda one: (self._worth(one), one))
+        return Trial(max(tried, key=lambda one: (self._worth(one), one)), FIRST, one.rules or self.rules)
 
     def _validated(self) -> list[Scored]:
         """The best that keep the limits, on requests that the search hasn't seen; when stopped, as they were seen."""
@@ -320,7 +364,9 @@ class GoodputSearch:
         stop = self.watch.stop.is_set
         seed = self.options.seed + VALIDATION
         found = self.pool.perform(
-            lambda one: self.evaluator.validated(one.ranges, seed, one.spread, stop), chosen, stop
+            lambda one: one[0].validated(one[1].ranges, seed, one[1].spread, stop),
+            [(self.evaluator.under(one.rules or self.rules), one) for one in chosen],
+            stop,
         )
         judged = [one for one in found if one is not None]
         if stop():

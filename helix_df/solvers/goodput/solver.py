@@ -57,7 +57,8 @@ class GoodputSolver:
         chosen = _within_limits(found, options.job.limits)
         detail = f"{_detail(chosen, evaluator)}; {len(search.tried):,} placements simulated"
         placement = evaluator.judge.placement(*arrays(chosen.ranges))
-        return SolveResult(placement, _termination(search, watch, detail), chosen.spread)
+        rules = chosen.rules if evaluator.config.free_rules else None
+        return SolveResult(placement, _termination(search, watch, detail), chosen.spread, rules)
 
 
 def _termination(search: GoodputSearch, watch: Watch, detail: str) -> Termination:

@@ -1,0 +1,71 @@
+"""Serving rules that a plan may choose: how batches form, and how many requests run at once.
+
+Owns which rules these are, which values are tried, and how a job looks with them. Doesn't judge them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+
+from helix_df.spec.job import Job
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServingRules:
+    """Fields of the job's ``runtime`` that a plan may choose: requests and prompt tokens of a batch, and shares."""
+
+    max_batch: int
+    max_prefill_tokens: int
+    kv_high_water: float
+    expected_output: float
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:g}" for name, value in asdict(self).items())
+
+
+LADDERS: dict[str, tuple[float, ...]] = {
+    "max_batch": (8, 16, 32, 64, 128),
+    "max_prefill_tokens": (32, 64, 128, 256, 512, 1024),
+    "kv_high_water": (0.8, 0.85, 0.9, 0.95, 1.0),
+    "expected_output": (0.2, 0.4, 0.6, 0.8, 1.0),
+}
+"""Values that are tried, ascending; the job's own are tried, too."""
+
+FIRST = {"max_batch": (16, 32, 64), "max_prefill_tokens": (64, 128, 256, 512)}
+"""What is tried with each other before anything else: together these two decide most."""
+
+
+def rules_of(job: Job) -> ServingRules:
+    """The rules that a job says, or leaves at their defaults."""
+    return ServingRules(**{field.name: getattr(job.runtime, field.name) for field in fields(ServingRules)})
+
+
+def free_rules(job: Job) -> tuple[str, ...]:
+    """Rules that a job says nothing of, so that a plan may choose them."""
+    return tuple(field.name for field in fields(ServingRules) if field.name not in job.runtime.model_fields_set)
+
+
+def with_rules(job: Job, rules: ServingRules | None) -> Job:
+    """The job as it is served by these rules; as it is, without."""
+    if rules is None:
+        return job
+    return job.model_copy(update={"runtime": job.runtime.model_copy(update=asdict(rules))})
+
+
+def first_choices(rules: ServingRules, free: tuple[str, ...]) -> list[ServingRules]:
+    """Rules to try before anything else, these among them."""
+    ladders = [FIRST[name] if name in free else (getattr(rules, name),) for name in FIRST]
+    tried = [replace(rules, **dict(zip(FIRST, values, strict=True))) for values in product(*ladders)]
+    return list(dict.fromkeys([rules, *tried]))
+
+
+def next_to(rules: ServingRules, free: tuple[str, ...]) -> Iterator[ServingRules]:
+    """Rules that differ in one value by one step of its ladder."""
+    for name in free:
+        here, ladder = getattr(rules, name), LADDERS[name]
+        below = [value for value in ladder if value < here]
+        above = [value for value in ladder if value > here]
+        for value in (*below[-1:], *above[:1]):
+            yield replace(rules, **{name: type(here)(value)})
