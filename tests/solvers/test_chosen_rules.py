@@ -1,4 +1,4 @@
-"""Serving rules that goodput chooses: written into the plan, obeyed by who serves and who simulates, never against the job."""
+"""Serving rules that goodput chooses: in the plan, obeyed by who serves and who simulates, never against the job."""
 
 from __future__ import annotations
 
