@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from helix_df.errors import SolverError
 from helix_df.solvers.api import SolveOptions
@@ -28,8 +28,8 @@ def read_extra(solver: str, extra: Mapping[str, Any], shape: type[T], ignore: It
     Args:
         solver: name of the solver, for messages.
         extra: what the user wrote; a class attribute ``renamed`` of the shape maps names of before to those of today.
-        shape: frozen dataclass of ``bool``, ``int``, ``float`` or ``str`` fields; a default of ``None`` makes one
-            optional.
+        shape: frozen dataclass of ``bool``, ``int``, ``float``, ``str`` or literal words as fields; a default of
+            ``None`` makes one optional.
         ignore: names that belong to somebody else.
 
     Raises:
@@ -58,6 +58,8 @@ _EXPECTED = {"bool": "true or false", "int": "a whole number ≥ 0", "float": "a
 
 
 def _typed(solver: str, name: str, value: object, hint: object, default: object) -> object:
+    if get_origin(hint) is Literal:
+        return _one_of(solver, name, value, get_args(hint))
     kinds = {"bool": bool, "int": int, "float": float, "str": str}
     wanted = next(word for word in kinds if word in str(hint))
     if value is None and default is None and default is not MISSING:
@@ -77,6 +79,18 @@ def _typed(solver: str, name: str, value: object, hint: object, default: object)
             expected=_EXPECTED[wanted],
         )
     return kinds[wanted](value)
+
+
+def _one_of(solver: str, name: str, value: object, words: tuple[str, ...]) -> object:
+    if value in words:
+        return value
+    raise SolverError(
+        f"the option {name} of the solver {solver} has no such choice",
+        where=f"solver.options.{name}",
+        found=repr(value),
+        expected=" or ".join(words),
+        hint=nearest(value, words) if isinstance(value, str) else None,
+    )
 
 
 def refuse_backend(solver: str, options: SolveOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from helix_df.errors import SolverError
 from helix_df.solvers.api import SolveOptions, Watch
 from helix_df.solvers.even import EvenSolver
+from helix_df.solvers.options import read_extra
 from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import BUILT_IN, get_solver, solver_names
 from tests.problems import node, problem
@@ -81,3 +83,17 @@ def test_even_needs_no_math_opt() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_job_may_say_every_option_at_its_default(name: str) -> None:
+    own = getattr(get_solver(name), "own_options", None)
+    if own is not None:
+        assert read_extra(name, asdict(own()), own) == own()
+
+
+def test_a_word_that_an_option_does_not_know_is_refused_with_those_that_it_does() -> None:
+    own = getattr(get_solver("goodput"), "own_options")  # noqa: B009
+    with pytest.raises(SolverError, match="measured or planned or published") as error:
+        read_extra("goodput", {"timing": "mesured"}, own)
+    assert "did you mean 'measured'?" in str(error.value)
