@@ -26,6 +26,7 @@ from helix_df.solvers.options import read_extra, refuse_backend
 from helix_df.solvers.parallel_restarts import SIDE_BY_SIDE, open_restarts
 from helix_df.solvers.rename import renamed
 from helix_df.solvers.restarts import Restart, WeighedPlacement, nothing, run_restart, weigh
+from helix_df.solvers.stage_chains import ChainSearch
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
 
@@ -126,8 +127,8 @@ class CoverSearch:
         if self._enough() is None and self._placements() <= self.own.enumerate:
             self._try_all()
             return "interrupt" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
-        if self._enough() is None and self.judge.problem.limits.max_hops is None:
-            self._pack_stages()
+        if self._enough() is None:
+            self._pack_stages() if self.judge.problem.limits.max_hops is None else self._chain_stages()
         if self._enough() is None and not self._late():
             self._rounds()
         return self._enough() or ("time" if self._late() else "finished")
@@ -158,6 +159,18 @@ class CoverSearch:
             if placed is not None and self._take(*self.objective.keep_nodes(*placed), "packing stages"):
                 moves = Restart("moves", self.chance.getrandbits(32), 0, self.own.polish)
                 self._keep_best([run_restart(self.objective, moves, self.incumbent, self.bound, self._stop)])
+            if self._enough() is not None or self._late():
+                return
+
+    def _chain_stages(self) -> None:
+        """Chains of as many stages as a limit on hops allows, by integer programmes."""
+        most_stages = self.judge.problem.limits.max_hops
+        # Pinned nodes are seldom where a chain would have them.
+        if most_stages is None or self.objective.fixed:
+            return
+        chains = ChainSearch(self.judge, self.sites, most_stages, self.bound, self._stop)
+        for start, count in chains.placements(self.flow, self.chance.getrandbits(32)):
+            self._take(*self.objective.keep_nodes(start, count), "chains of stages")
             if self._enough() is not None or self._late():
                 return
 
