@@ -49,6 +49,7 @@ def rules(draw: st.DrawFn) -> Options:
         batching=draw(st.sampled_from(("decode_first", "arrival"))),
         prefill_chunk=draw(st.sampled_from((None, 7, 64))),
         merge_prefills=draw(st.booleans()),
+        rides=draw(st.booleans()),
         context_per_slot=draw(st.sampled_from((None, 20))),
         layer_steps=draw(st.booleans()),
         micro_batches=draw(st.booleans()),

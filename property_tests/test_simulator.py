@@ -82,6 +82,7 @@ def rules(draw: st.DrawFn) -> Options:
         batching=draw(st.sampled_from(("decode_first", "arrival"))),
         prefill_chunk=draw(st.sampled_from((None, 7, 64))),
         merge_prefills=draw(st.booleans()),
+        rides=draw(st.booleans()),
         context_per_slot=draw(st.sampled_from((None, 100))),
         layer_steps=draw(st.booleans()),
         bundles=draw(st.booleans()),

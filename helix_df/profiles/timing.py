@@ -28,6 +28,21 @@ LARGEST_BATCH = 4096
 """Where a roofline's decode curve ends; beyond, it goes on in proportion."""
 
 
+def riding_s(steps_s: float, together_s: float) -> float:
+    """Seconds that a piece of a prompt adds to a layer's decode steps when both run in one pass over its weights.
+
+    The products with weights see prompt tokens and decode steps alike, and read the weights once for both: they take
+    as long as those of a prompt with all these tokens, less what they would take for the decode steps alone. Attention
+    grows faster than in proportion to a prompt, so that the difference counts rather more of it than the piece takes.
+    Splitting prompts so that pieces ride with decode steps: Sarathi (arXiv 2308.16369).
+
+    Args:
+        steps_s: of a prefill with as many tokens as there are decode steps.
+        together_s: of a prefill with those and the piece's.
+    """
+    return max(0.0, together_s - steps_s)
+
+
 @dataclass(frozen=True, slots=True)
 class LayerTiming:
     """Seconds that one layer takes.
@@ -54,10 +69,22 @@ class LayerTiming:
 
         Args:
             decodes: requests with a decode step, by the layers that they run: those of the same layers run together.
-            prompts: (layers, prompt tokens), each run on its own.
+            prompts: (layers, prompt tokens): the longest rides with the decode steps of the same layers, and every
+                other runs on its own.
         """
-        decode_s = sum(layers * self.decode_s(requests) for layers, requests in decodes.items())
-        return decode_s + sum(layers * self.prefill_s(tokens) for layers, tokens in prompts)
+        pieces: dict[int, list[int]] = {}
+        for layers, tokens in prompts:
+            pieces.setdefault(layers, []).append(tokens)
+        widths = sorted({*decodes, *pieces})
+        return sum(layers * self._pass_s(decodes.get(layers, 0), pieces.get(layers, [])) for layers in widths)
+
+    def _pass_s(self, requests: int, pieces: Sequence[int]) -> float:
+        """Seconds of a layer for decode steps of so many requests and pieces of prompts."""
+        if not requests or not pieces:
+            return self.decode_s(requests) + sum(map(self.prefill_s, pieces))
+        longest = max(pieces)
+        rides_s = riding_s(self.prefill_s(requests), self.prefill_s(requests + longest))
+        return self.decode_s(requests) + rides_s + sum(map(self.prefill_s, pieces)) - self.prefill_s(longest)
 
     def stretched(self, factor: float) -> LayerTiming:
         """The same shape, every time multiplied by ``factor``."""

@@ -24,6 +24,7 @@ ARTIFACT = Options(
     batching="arrival",
     prefill_chunk=None,
     merge_prefills=True,
+    rides=False,
     context_per_slot=1000,
     layer_steps=True,
     micro_batches=False,

@@ -78,6 +78,8 @@ class Options:
         batching: decode steps first and prompts under the token budget, or all in the order they arrived.
         prefill_chunk: prompts travel in pieces of this many tokens; ``None`` = whole.
         merge_prefills: the prompts of a batch run as one prefill, or one after the other.
+        rides: the longest piece of a prompt in a batch runs in one pass with the decode steps of the same layers, as in
+            the runtime's engine; otherwise, or with merged prefills, prompts run on their own.
         context_per_slot: decode steps of a batch stop at this many tokens of context times the batch limit.
         layer_steps: nodes work layer by layer, and whoever skips layers joins at its first.
         micro_batches: the first stage of a pipeline decodes a share of its requests at a time, as the runtime does.
@@ -114,6 +116,7 @@ class Options:
     batching: Literal["decode_first", "arrival"] = "decode_first"
     prefill_chunk: int | None = longest_piece(512)
     merge_prefills: bool = False
+    rides: bool = True
     context_per_slot: int | None = None
     layer_steps: bool = False
     micro_batches: bool = True

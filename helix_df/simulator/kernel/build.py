@@ -274,6 +274,7 @@ def rules_of(
         prefill_budget=options.max_prefill_tokens or NO_LIMIT,
         prefill_chunk=options.prefill_chunk or NO_LIMIT,
         merge_prefills=options.merge_prefills,
+        rides=options.rides,
         micro_batches=options.keeps_micro_batches,
         bundles=options.bundles,
         messages=options.sends_messages,

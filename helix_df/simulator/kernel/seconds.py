@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helix_df.profiles.timing import riding_s
 from helix_df.simulator.kernel.tables import Fixed, Rules, State
 
 
@@ -38,22 +39,25 @@ def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) ->
 
     The runtime's engine runs a prompt of one token with the decode steps.
     """
-    steps, tokens, prompts, single = 0, 0, 0, 1 if r.messages else 0
+    steps, tokens, longest, single = 0, 0, 0, 1 if r.messages else 0
     for index in range(count):
         row = s.runs[s.taken[index]]
         if not row.refused and (width == 0 or f.links[row.link].run_layers == width):
             if row.tokens == 1 and r.messages:
                 steps += 1
             elif row.tokens:
-                prompts += 1
+                longest = max(longest, row.tokens)
                 tokens += row.tokens
             else:
                 steps += row.steps
     seconds = decode_s(f, stage, steps) if steps else 0.0
-    if prompts == 0:
+    if longest == 0:
         return seconds
     if r.merge_prefills:
         return seconds + prefill_s(f, stage, tokens)
+    if r.rides and steps:
+        together_s = prefill_s(f, stage, steps + longest)
+        seconds += riding_s(prefill_s(f, stage, steps), together_s) - prefill_s(f, stage, longest)
     for index in range(count):
         row = s.runs[s.taken[index]]
         if row.tokens > single and not row.refused and (width == 0 or f.links[row.link].run_layers == width):

@@ -159,6 +159,7 @@ class Rules(NamedTuple):
     prefill_budget: int
     prefill_chunk: int
     merge_prefills: bool
+    rides: bool
     micro_batches: bool
     bundles: bool
     messages: bool
