@@ -137,15 +137,29 @@ def attend_in_pages(
     Returns:
         [B, T, heads * head_dim] and the cache with the new tokens in it.
     """
+    cache = write_pages(keys, values, batch.write_rows, cache)
+    return attend_to_pages(queries, batch, cache, pages_at_once), cache
+
+
+def write_pages(keys: Array, values: Array, write_rows: Array, cache: PagedCache) -> PagedCache:
+    """New keys and values [B, T, kv_heads, head_dim] in their pages; ``write_rows`` as in ``PagedBatch``."""
     # Padding may hold anything, NaN included, and a masked NaN still is one: the scratch page stays blank.
-    real = (batch.write_rows[0] >= cache.keys.shape[2]).reshape(*keys.shape[:2], 1, 1)
+    real = (write_rows[0] >= cache.keys.shape[2]).reshape(*keys.shape[:2], 1, 1)
     keys, values = jnp.where(real, keys, 0), jnp.where(real, values, 0)
-    cache = PagedCache(_write(cache.keys, keys, batch.write_rows), _write(cache.values, values, batch.write_rows))
+    return PagedCache(_write(cache.keys, keys, write_rows), _write(cache.values, values, write_rows))
+
+
+def attend_to_pages(queries: Array, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None) -> Array:
+    """Attend to everything in the context's pages, where the batch's own keys and values are already.
+
+    Returns:
+        [B, T, heads * head_dim].
+    """
     if pages_at_once is not None:
-        return _attend_by_stretches(queries, batch, cache, pages_at_once), cache
+        return _attend_by_stretches(queries, batch, cache, pages_at_once)
     context_keys, context_values = _read(cache.keys, batch.read_pages), _read(cache.values, batch.read_pages)
     mask = jnp.arange(context_keys.shape[2])[None, None, :] <= batch.positions[:, :, None]
-    return attend(queries, context_keys, context_values, mask), cache
+    return attend(queries, context_keys, context_values, mask)
 
 
 def _attend_by_stretches(queries: Array, batch: PagedBatch, cache: PagedCache, pages: int) -> Array:

@@ -264,3 +264,51 @@ def test_generation_ends_at_the_end_token_and_frees_its_pages():
 def test_generation_that_doesnt_fit():
     with pytest.raises(RequestError, match="full"):
         list(generate_in_process(engine(num_pages=1), list(range(15)), 8))
+
+
+@pytest.mark.parametrize("pages_at_once", [None, 2])
+@pytest.mark.parametrize("layers", [ALL, LayerRange(1, 3)])
+def test_a_piece_that_rides_with_decode_steps_gives_what_it_gives_alone(layers, pages_at_once):
+    chance = np.random.default_rng(3)
+    hidden = chance.standard_normal((80, GEOMETRY.hidden_size)).astype(np.float32)
+
+    def step(request, at, start, count):
+        if layers.start == 0:
+            tokens = (np.arange(at, at + count) * 5 % 256).astype(np.int32)
+            return Step(request, layers, start, tokens=tokens, sampling=SamplingParams(logprobs=20))
+        return Step(request, layers, start, hidden=hidden[at : at + count])
+
+    def outcome(warm):
+        one = Engine(
+            shard(layers.start, layers.stop),
+            num_pages=16,
+            max_batch=4,
+            max_context=64,
+            max_prefill=16,
+            pages_at_once=pages_at_once,
+        )
+        if warm:
+            list(one.warm_up())
+        one.run([step("a", 0, 0, 9), step("b", 10, 0, 13), step("c", 30, 0, 16)])
+        first = one.run([step("a", 50, 9, 1), step("c", 51, 16, 11), step("b", 70, 13, 1), step("d", 0, 0, 5)])
+        return first + one.run([step("a", 71, 10, 1), step("c", 72, 27, 1), step("d", 5, 5, 4)]), one
+
+    (apart, cold), (together, warm) = outcome(False), outcome(True)
+    mixed = [program for program in warm.programs.compiled if program[0] == "mixed"]
+    assert mixed
+    assert not [program for program in cold.programs.compiled if program[0] == "mixed"]
+    for alone, one in zip(apart, together, strict=True):
+        assert (one.request, one.token) == (alone.request, alone.token)
+        if layers.stop == GEOMETRY.num_layers:
+            np.testing.assert_allclose(one.logprobs.top[0][1], alone.logprobs.top[0][1], atol=1e-4)
+        else:
+            np.testing.assert_allclose(one.hidden, alone.hidden, atol=1e-4)
+
+
+def test_nothing_is_compiled_for_passes_that_mix_once_an_engine_is_warm():
+    one = engine()
+    list(one.warm_up())
+    compiled = one.compilations
+    one.run([prefill("a", 9), prefill("b", 13)])
+    one.run([Step("a", ALL, 9, tokens=np.ones(1, np.int32), sampling=GREEDY), prefill("c", 12)])
+    assert one.compilations == compiled

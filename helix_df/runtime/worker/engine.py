@@ -13,13 +13,14 @@ import numpy as np
 from jax import Array
 
 from helix_df.layers import LayerRange
+from helix_df.models.attention import PagedBatch
 from helix_df.models.llama import LlamaShard
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.kv_pages import PagePool
+from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import (
     NOT_FINITE,
@@ -29,11 +30,8 @@ from helix_df.runtime.worker.sampler import (
     sample,
     sampler_rows,
 )
+from helix_df.runtime.worker.shapes import Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
-
-_SMALLEST_PREFILL = 16
-_SMALLEST_CONTEXT_PAGES = 8
-_SHORT_PROMPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +43,14 @@ class WarmUpProgress:
     shape: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """The padded shape of a batch: ``rows`` requests of ``tokens`` tokens each, with ``pages`` pages of context."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Padded:
+    """Steps as arrays of a shape, with how many tokens are real in each row."""
 
-    rows: int
-    tokens: int
-    pages: int
+    inputs: np.ndarray
+    tables: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,10 +100,8 @@ class Engine:
             layers_per_call=layers_per_call,
             pages_at_once=pages_at_once,
         )
-        self._batch_sizes = bucket_sizes(1, max_batch)
-        self._prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
-        self._decode_pages, self._prefill_pages = self._context_sizes(pages_at_once)
-        self._shapes, self._shapes_first = self._plan_shapes()
+        self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
+        self._ready: set[Shape] = set()
         self._warm_shapes = 0
 
     @property
@@ -146,7 +143,7 @@ class Engine:
         if len({step.request for step in steps}) != len(steps):
             raise ValueError("a batch holds two steps of one request")
         admitted = [step for step in steps if self._reserve(step)]
-        launched = [self._launch(group) for group in self._group(admitted)]
+        launched = [part for one in passes(admitted, self._shapes.batch_sizes[-1]) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
         for result in results.values():
             if not result.finite:
@@ -172,7 +169,7 @@ class Engine:
     @property
     def health(self) -> EngineHealth:
         """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, and pages in use."""
-        cold = len(self._shapes) - self._warm_shapes
+        cold = len(self._shapes.in_order) - self._warm_shapes
         return EngineHealth(cold, compiled_programs(), self.used_pages * self._pool.page_tokens)
 
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
@@ -181,39 +178,13 @@ class Engine:
         Args:
             only_first: stop when a short request can be served; a later call goes on from there.
         """
-        last = self._shapes_first if only_first else len(self._shapes)
+        last = self._shapes.num_first if only_first else len(self._shapes.in_order)
         while self._warm_shapes < last:
-            shape = self._shapes[self._warm_shapes]
+            shape = self._shapes.in_order[self._warm_shapes]
             self._warm(shape)
+            self._ready.add(shape)
             self._warm_shapes += 1
-            yield WarmUpProgress(self._warm_shapes, last, self._words(shape))
-
-    def _words(self, shape: _Shape) -> str:
-        context = f", {shape.pages} pages of context" if len(self._decode_pages) > 1 else ""
-        return f"{shape.rows} x {shape.tokens} tokens{context}"
-
-    def _context_sizes(self, pages_at_once: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Pages of context that shapes may have, in batches of decode steps and of prompts."""
-        most = self._pool.pages_for(self.max_context)
-        if pages_at_once is not None:
-            whole_stretches = (-(-most // pages_at_once) * pages_at_once,)
-            return whole_stretches, whole_stretches
-        return bucket_sizes(_SMALLEST_CONTEXT_PAGES, most), bucket_sizes(_SMALLEST_CONTEXT_PAGES, most, ratio=4)
-
-    def _plan_shapes(self) -> tuple[list[_Shape], int]:
-        """Every shape that ``run`` can ask for, in order of need, and how many make a first short request."""
-        fits = self._pool.pages_for
-        decode = [_Shape(rows, 1, pages) for pages in self._decode_pages for rows in self._batch_sizes]
-        prefill = [
-            _Shape(1, tokens, pages)
-            for pages in self._prefill_pages
-            for tokens in self._prefill_sizes
-            if pages >= min(fits(tokens), self._prefill_pages[-1])
-        ]
-        shortest = {tokens: min(s.pages for s in prefill if s.tokens == tokens) for tokens in self._prefill_sizes}
-        first = [decode[0], *(s for s in prefill if s.tokens <= _SHORT_PROMPT and s.pages == shortest[s.tokens])]
-        rest = sorted((s for s in decode + prefill if s not in first), key=lambda s: (s.pages, s.rows, s.tokens))
-        return first + rest, len(first)
+            yield WarmUpProgress(self._warm_shapes, last, self._shapes.words(shape))
 
     def _check(self, step: Step) -> None:
         if not self.layers.covers(step.layers):
@@ -229,28 +200,40 @@ class Engine:
         stop = step.position + len(step.inputs)
         return stop <= self.max_context and self._pool.reserve(step.request, stop)
 
-    def _group(self, steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
-        """Decode steps of the same layers together, at most ``max_batch``; each prefill on its own."""
-        decodes: dict[LayerRange, list[Step]] = {}
-        for step in steps:
-            if len(step.inputs) == 1:
-                decodes.setdefault(step.layers, []).append(step)
-        most = self._batch_sizes[-1]
-        for group in decodes.values():
-            for at in range(0, len(group), most):
-                yield tuple(group[at : at + most])
-        for step in steps:
-            if len(step.inputs) > 1:
-                yield (step,)
+    def _launch(self, one: Pass) -> Iterator[_Launched]:
+        """Start a pass on the device; what can't run together runs apart."""
+        if one.decodes and one.piece is not None:
+            tokens = len(one.piece.inputs)
+            longest = max(step.position + len(step.inputs) for step in (*one.decodes, one.piece))
+            shape = self._shapes.mixed(len(one.decodes), tokens, longest)
+            if shape is not None and shape in self._ready:
+                yield from self._launch_mixed(one.decodes, one.piece, shape)
+                return
+        if one.decodes:
+            yield self._launch_apart(one.decodes)
+        if one.piece is not None:
+            yield self._launch_apart((one.piece,))
 
-    def _launch(self, steps: tuple[Step, ...]) -> _Launched:
-        """Start a group on the device; a long prefill goes chunk by chunk."""
-        longest, chunk = len(steps[0].inputs), self._prefill_sizes[-1]
+    def _launch_apart(self, steps: tuple[Step, ...]) -> _Launched:
+        """Steps of as many tokens each; a long prompt goes chunk by chunk."""
+        longest, chunk = len(steps[0].inputs), self._shapes.prefill_sizes[-1]
         hidden: list[Array] = []
         lengths = np.zeros(1, np.int32)
         for at in range(0, longest, chunk):
             state, lengths = self._forward(steps, at, min(at + chunk, longest))
             hidden.append(state)
+        return self._finish(steps, hidden, lengths)
+
+    def _launch_mixed(self, decodes: tuple[Step, ...], piece: Step, shape: Shape) -> Iterator[_Launched]:
+        layers, tokens = piece.layers, len(piece.inputs)
+        rows = self._pad(decodes, 0, 1, shape.decodes)
+        prompt = self._pad((piece,), 0, tokens, shape)
+        states = self._run_mixed(layers, rows, prompt)
+        yield self._finish(decodes, [states[0]], rows.lengths)
+        yield self._finish((piece,), [states[1]], prompt.lengths)
+
+    def _finish(self, steps: tuple[Step, ...], hidden: list[Array], lengths: np.ndarray) -> _Launched:
+        """What follows the layers: logits and draws, where they end the model."""
         if steps[0].layers.stop < self.geometry.num_layers:
             return _Launched(steps, tuple(hidden), None, None)
         if all(step.sampling is None for step in steps):
@@ -265,43 +248,63 @@ class Engine:
 
     def _forward(self, steps: tuple[Step, ...], start: int, stop: int) -> tuple[Array, np.ndarray]:
         """Tokens ``start`` to ``stop`` of each step through its layers; also how many are real in each padded row."""
-        columns = 1 if stop - start == 1 and start == 0 else bucket_for(stop - start, self._prefill_sizes)
-        rows = bucket_for(len(steps), self._batch_sizes)
-        need = self._pool.pages_for(max(step.position + stop for step in steps))
-        pages = bucket_for(need, self._decode_pages if columns == 1 else self._prefill_pages)
-        tables = np.zeros((rows, pages), np.int32)
-        starts, lengths = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        inputs = self._empty_inputs(steps[0].layers, rows, columns)
+        longest = max(step.position + stop for step in steps)
+        padded = self._pad(steps, start, stop, self._shapes.apart(len(steps), stop - start, longest))
+        return self._run_padded(steps[0].layers, padded), padded.lengths
+
+    def _pad(self, steps: tuple[Step, ...], start: int, stop: int, shape: Shape) -> _Padded:
+        """Tokens ``start`` to ``stop`` of each step in arrays of ``shape``."""
+        padded = self._padding(steps[0].layers, shape)
         for row, step in enumerate(steps):
-            owned = self._pool.table(step.request)[:pages]
-            tables[row, : len(owned)] = owned
-            starts[row], lengths[row] = step.position + start, stop - start
-            inputs[row, : stop - start] = step.inputs[start:stop]
-        return self._run_padded(steps[0].layers, inputs, tables, starts, lengths), lengths
+            owned = self._pool.table(step.request)[: shape.pages]
+            padded.tables[row, : len(owned)] = owned
+            padded.starts[row], padded.lengths[row] = step.position + start, stop - start
+            padded.inputs[row, : stop - start] = step.inputs[start:stop]
+        return padded
+
+    def _padding(self, layers: LayerRange, shape: Shape) -> _Padded:
+        """Arrays of ``shape`` without a real token."""
+        tables = np.zeros((shape.rows, shape.pages), np.int32)
+        inputs = self._empty_inputs(layers, shape.rows, shape.tokens)
+        return _Padded(inputs, tables, np.zeros(shape.rows, np.int32), np.zeros(shape.rows, np.int32))
 
     def _empty_inputs(self, layers: LayerRange, rows: int, columns: int) -> np.ndarray:
         if layers.start == 0:
             return np.zeros((rows, columns), np.int32)
         return np.zeros((rows, columns, self.geometry.hidden_size), self._programs.dtype)
 
-    def _run_padded(
-        self, layers: LayerRange, inputs: np.ndarray, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray
-    ) -> Array:
-        batch = self._programs.prepare(tables, starts, lengths, inputs.shape[1])
-        hidden = self._programs.embed(inputs) if layers.start == 0 else inputs
-        return self._programs.run_layers(hidden, batch, layers)
+    def _run_padded(self, layers: LayerRange, padded: _Padded) -> Array:
+        return self._programs.run_layers(self._embedded(layers, padded), self._prepared(padded), layers)
 
-    def _warm(self, shape: _Shape) -> None:
-        """Run a batch of padding, which touches only the scratch page."""
-        nothing = np.zeros(shape.rows, np.int32)
-        tables = np.zeros((shape.rows, shape.pages), np.int32)
-        inputs = self._empty_inputs(self.layers, shape.rows, shape.tokens)
-        hidden = self._run_padded(self.layers, inputs, tables, nothing, nothing)
-        if self.layers.stop == self.geometry.num_layers:
-            logits = self._programs.last_logits(hidden, nothing)
-            for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-                _draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
+    def _run_mixed(self, layers: LayerRange, steps: _Padded, piece: _Padded) -> tuple[Array, Array]:
+        states = self._embedded(layers, steps), self._embedded(layers, piece)
+        return self._programs.run_mixed(*states, (self._prepared(steps), self._prepared(piece)), layers)
+
+    def _prepared(self, padded: _Padded) -> PagedBatch:
+        return self._programs.prepare(padded.tables, padded.starts, padded.lengths, padded.inputs.shape[1])
+
+    def _embedded(self, layers: LayerRange, padded: _Padded) -> Array | np.ndarray:
+        return self._programs.embed(padded.inputs) if layers.start == 0 else padded.inputs
+
+    def _warm(self, shape: Shape) -> None:
+        """Run a pass of padding, which touches only the scratch page."""
+        padded = self._padding(self.layers, shape)
+        if shape.steps:
+            steps = self._padding(self.layers, shape.decodes)
+            for hidden, rows in zip(
+                self._run_mixed(self.layers, steps, padded), (shape.steps, shape.rows), strict=True
+            ):
+                self._warm_draws(hidden, rows)
+        else:
+            self._warm_draws(self._run_padded(self.layers, padded), shape.rows)
+
+    def _warm_draws(self, hidden: Array, rows: int) -> None:
         hidden.block_until_ready()
+        if self.layers.stop < self.geometry.num_layers:
+            return
+        logits = self._programs.last_logits(hidden, np.zeros(rows, np.int32))
+        for params in (SamplingParams(), SamplingParams(temperature=1.0)):
+            _draw(logits, sampler_rows([params], [0], rows)).block_until_ready()
 
 
 def _draw(logits: Array, rows: SamplerRows) -> Array:

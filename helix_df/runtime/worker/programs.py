@@ -18,7 +18,14 @@ from flax import nnx
 from jax import Array
 
 from helix_df.layers import LayerRange
-from helix_df.models.attention import PagedBatch, PagedCache, attend_in_pages, page_rows
+from helix_df.models.attention import (
+    PagedBatch,
+    PagedCache,
+    attend_in_pages,
+    attend_to_pages,
+    page_rows,
+    write_pages,
+)
 from helix_df.models.llama import LlamaShard
 from helix_df.models.rope import rope_frequencies, rope_tables
 
@@ -55,16 +62,19 @@ class ShardPrograms:
         self.dtype = self._leaves[0][0].dtype
         self._caches = [PagedCache(jnp.zeros(pool, self.dtype), jnp.zeros(pool, self.dtype)) for _ in blocks]
         graph, state = blocks[0]
-        self._run_layers = _layers_program(graph, jax.tree.structure(state), pages_at_once)
+        structure = jax.tree.structure(state)
+        self._run_layers = _layers_program(graph, structure, pages_at_once)
+        self._run_mixed = _mixed_program(graph, structure, pages_at_once)
         self._prepare = _prepare_program(shard, num_pages, page_tokens)
         ends, self._ends = nnx.split(_ends_of(shard))
         self._embed, self._logits = _end_programs(ends)
-        self._compiled: set[Hashable] = set()
+        self.compiled: set[tuple[Hashable, ...]] = set()
+        """Programs compiled so far, or loaded from the compile cache: what each does and its shapes."""
 
     @property
     def compilations(self) -> int:
-        """Programs compiled so far, or loaded from the compile cache."""
-        return len(self._compiled)
+        """How many programs were compiled so far, or loaded from the compile cache."""
+        return len(self.compiled)
 
     def embed(self, tokens: np.ndarray) -> Array:
         """int32 [B, T] → hidden [B, T, hidden]."""
@@ -92,6 +102,34 @@ class ShardPrograms:
             at += count
         return state
 
+    def run_mixed(
+        self,
+        decodes: Array | np.ndarray,
+        piece: Array | np.ndarray,
+        batches: tuple[PagedBatch, PagedBatch],
+        layers: LayerRange,
+    ) -> tuple[Array, Array]:
+        """Decode steps [B, 1, hidden] and a piece of a prompt [1, T, hidden] in one pass over the weights.
+
+        Args:
+            decodes: hidden states of the steps.
+            piece: of the piece, of another request than theirs.
+            batches: of the steps, and of the piece.
+            layers: absolute numbers, as in ``run_layers``.
+        """
+        at, stop = layers.start - self.shard.layers.start, layers.stop - self.shard.layers.start
+        states = jnp.asarray(decodes), jnp.asarray(piece)
+        while at < stop:
+            count = _layers_at_once(stop - at, self.layers_per_call)
+            pages = tuple(batch.read_pages.shape for batch in batches)
+            self._count("mixed", count, states[0].shape, states[1].shape, pages)
+            *states, caches = self._run_mixed(
+                tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), *states, *batches
+            )
+            self._caches[at : at + count] = caches
+            at += count
+        return states[0], states[1]
+
     def last_logits(self, hidden: Array, lengths: np.ndarray) -> Array:
         """float32 [B, vocab] of each row's last real token."""
         self._count("logits", hidden.shape)
@@ -108,7 +146,7 @@ class ShardPrograms:
         return tuple(cache.keys.unsafe_buffer_pointer() for cache in self._caches)
 
     def _count(self, *program: Hashable) -> None:
-        self._compiled.add(program)
+        self.compiled.add(program)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -150,6 +188,51 @@ def _layers_program(graph: Any, structure: Any, pages_at_once: int | None) -> An
         return hidden, tuple(updated)
 
     return jax.jit(run, donate_argnums=(1, 2))
+
+
+def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any:
+    def run(
+        weights: tuple[_Leaves, ...],
+        caches: tuple[PagedCache, ...],
+        decodes: Array,
+        piece: Array,
+        steps: PagedBatch,
+        prompt: PagedBatch,
+    ) -> tuple[Array, Array, tuple[PagedCache, ...]]:
+        # Side by side as tokens of one row: everything but attention looks at a token alone.
+        rows = len(decodes)
+        hidden = _beside(decodes, piece)
+        cos, sin = _beside(steps.cos, prompt.cos), _beside(steps.sin, prompt.sin)
+        write_rows = jnp.concatenate([steps.write_rows, prompt.write_rows], axis=1)
+        updated = []
+        for leaves, cache in zip(weights, caches, strict=True):
+            block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+
+            def attention(q: Array, k: Array, v: Array, cache: PagedCache = cache) -> tuple[Array, PagedCache]:
+                # All is written before anything is read: in between, the whole pool would be copied.
+                cache = write_pages(k, v, write_rows, cache)
+                of_steps, of_piece = _apart(q, rows)
+                mixed = (
+                    attend_to_pages(of_steps, steps, cache, pages_at_once),
+                    attend_to_pages(of_piece, prompt, cache, pages_at_once),
+                )
+                return _beside(*mixed), cache
+
+            hidden, new = block(hidden, cos, sin, attention)
+            updated.append(new)
+        return *_apart(hidden, rows), tuple(updated)
+
+    return jax.jit(run, donate_argnums=(1, 2, 3))
+
+
+def _beside(decodes: Array, piece: Array) -> Array:
+    """[B, 1, …] and [1, T, …] → [1, B + T, …]."""
+    return jnp.concatenate([decodes.swapaxes(0, 1), piece], axis=1)
+
+
+def _apart(both: Array, rows: int) -> tuple[Array, Array]:
+    """[1, rows + T, …] → [rows, 1, …] and [1, T, …]."""
+    return both[:, :rows].swapaxes(0, 1), both[:, rows:]
 
 
 def _prepare_program(shard: LlamaShard, num_pages: int, page_tokens: int) -> Any:

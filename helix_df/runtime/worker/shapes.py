@@ -1,0 +1,111 @@
+"""The padded shapes that passes run in: few, so that few programs are compiled, and all known before anybody asks.
+
+Owns which there are, in which order they are needed, and which one a pass takes. Knows steps by their sizes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
+
+_SMALLEST_PREFILL = 16
+_SMALLEST_CONTEXT_PAGES = 8
+_SHORT_PROMPT = 64
+_FEWEST_BESIDE = 4
+"""Decode steps beside a piece of a prompt: so many rows take as long as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """``rows`` requests of ``tokens`` tokens each, with ``pages`` pages of context.
+
+    With ``steps``, so many decode steps run in the same pass.
+    """
+
+    rows: int
+    tokens: int
+    pages: int
+    steps: int = 0
+
+    @property
+    def decodes(self) -> Shape:
+        """That of the decode steps in the same pass."""
+        return Shape(self.steps, 1, self.pages)
+
+
+class ShapePlan:
+    """All shapes of one engine.
+
+    Args:
+        pages_for: pages that hold so many tokens.
+        max_batch: most decode steps in a pass.
+        max_context: most tokens of a request.
+        max_prefill: most prompt tokens in a pass.
+        pages_at_once: see ``attend_in_pages``. With stretches, the shape of a pass is the same for all contexts.
+    """
+
+    def __init__(
+        self,
+        pages_for: Callable[[int], int],
+        max_batch: int,
+        max_context: int,
+        max_prefill: int,
+        pages_at_once: int | None,
+    ) -> None:
+        self.pages_for = pages_for
+        self.batch_sizes = bucket_sizes(1, max_batch)
+        self.prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
+        most = pages_for(max_context)
+        self.decode_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most)
+        self.prefill_pages = bucket_sizes(_SMALLEST_CONTEXT_PAGES, most, ratio=4)
+        if pages_at_once is not None:
+            self.decode_pages = self.prefill_pages = (-(-most // pages_at_once) * pages_at_once,)
+        # Of passes that mix there are many: where shapes depend on contexts, padding costs less than more of them.
+        self.beside_sizes = bucket_sizes(_FEWEST_BESIDE, max_batch, ratio=4)
+        ratio = 4 if pages_at_once is None else 2
+        self.riding_sizes = bucket_sizes(_SMALLEST_PREFILL, self.prefill_sizes[-1], ratio)
+        self.in_order, self.num_first = self._in_order()
+
+    def apart(self, rows: int, tokens: int, longest: int) -> Shape:
+        """For ``rows`` steps of ``tokens`` tokens each; ``longest`` is the longest context, these included."""
+        if tokens == 1:
+            pages = bucket_for(self.pages_for(longest), self.decode_pages)
+            return Shape(bucket_for(rows, self.batch_sizes), 1, pages)
+        columns, pages = bucket_for(tokens, self.prefill_sizes), bucket_for(self.pages_for(longest), self.prefill_pages)
+        return Shape(bucket_for(rows, self.batch_sizes), columns, pages)
+
+    def mixed(self, steps: int, tokens: int, longest: int) -> Shape | None:
+        """For decode steps and a piece of a prompt in one pass; none where the piece is too long for any."""
+        if tokens > self.riding_sizes[-1]:
+            return None
+        pages = bucket_for(self.pages_for(longest), self.prefill_pages)
+        return Shape(1, bucket_for(tokens, self.riding_sizes), pages, bucket_for(steps, self.beside_sizes))
+
+    def words(self, shape: Shape) -> str:
+        """A shape for people."""
+        context = f", {shape.pages} pages of context" if len(self.decode_pages) > 1 else ""
+        beside = f" beside {shape.steps} decode steps" if shape.steps else ""
+        return f"{shape.rows} x {shape.tokens} tokens{beside}{context}"
+
+    def _in_order(self) -> tuple[list[Shape], int]:
+        """Every shape in order of need, and how many make a first short request."""
+        decode = [Shape(rows, 1, pages) for pages in self.decode_pages for rows in self.batch_sizes]
+        prefill = self._of_prompts(self.prefill_sizes)
+        shortest = {tokens: min(s.pages for s in prefill if s.tokens == tokens) for tokens in self.prefill_sizes}
+        first = [decode[0], *(s for s in prefill if s.tokens <= _SHORT_PROMPT and s.pages == shortest[s.tokens])]
+        rest = sorted((s for s in decode + prefill if s not in first), key=lambda s: (s.pages, s.rows, s.tokens))
+        mixed = [
+            replace(one, steps=steps) for one in self._of_prompts(self.riding_sizes) for steps in self.beside_sizes
+        ]
+        return first + rest + mixed, len(first)
+
+    def _of_prompts(self, sizes: tuple[int, ...]) -> list[Shape]:
+        most = self.prefill_pages[-1]
+        return [
+            Shape(1, tokens, pages)
+            for pages in self.prefill_pages
+            for tokens in sizes
+            if pages >= min(self.pages_for(tokens), most)
+        ]
