@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from helix_df.planning import make_plan
     from helix_df.plans import find_plan
     from helix_df.runtime.api.client import Answer, RunningJob
+    from helix_df.sizing import size
     from helix_df.spec.job import Job
     from helix_df.spec.shipped import examples
 
@@ -75,6 +76,7 @@ __all__ = [
     "probe_job",
     "profile_device",
     "read_plan",
+    "size",
     "status",
     "write_plan",
 ]
@@ -101,6 +103,7 @@ _HOMES = {
     "probe_job": "helix_df.measuring.probing",
     "profile_device": "helix_df.measuring.profiling",
     "read_plan": "helix_df.plan.plan",
+    "size": "helix_df.sizing",
     "status": "helix_df.deployment",
     "write_plan": "helix_df.plan.plan",
 }

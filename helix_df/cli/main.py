@@ -22,6 +22,7 @@ from helix_df.file_errors import explained_files
 COMMANDS = {
     "examples": "helix_df.cli.examples:examples",
     "validate": "helix_df.cli.validate:validate",
+    "size": "helix_df.cli.size:size",
     "plan": "helix_df.cli.plan:plan",
     "show": "helix_df.cli.show:show",
     "explain": "helix_df.cli.explain:explain",

@@ -17,9 +17,17 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     from helix_df.check import check_job
     from helix_df.cli.console import output
     from helix_df.cli.speeds import tell_speeds
+    from helix_df.cli.words import plural
     from helix_df.load import load_job
 
     job = load_job(job_file)
+    if job.offers and not job.nodes:
+        from helix_df.sizing.market import Market
+
+        layers = Market(job).whole.num_layers
+        words = f"{job.model.source} has {layers} layers, and no nodes yet but {plural(len(job.offers), 'offer')}"
+        output().print(f"{job.name} is valid: {words}: helix-df size {job_file}", soft_wrap=True)
+        return
     problem = check_job(job)
     tell_speeds([job])
     room = sum(node.max_layers for node in problem.nodes)

@@ -40,8 +40,14 @@ def compile_problem(job: Job) -> Problem:
 
     Raises:
         ModelError: when the model's geometry can't be read.
-        SpecError: for a GPU type that neither the job nor the catalogue describes.
+        SpecError: for a GPU type that neither the job nor the catalogue describes, and a job without nodes.
     """
+    if not job.nodes:
+        raise SpecError(
+            "the job has no nodes yet, only offers of some" if job.offers else "the job has no nodes",
+            where="nodes",
+            hint="helix-df size JOB --out FILE chooses some and writes a job with them" if job.offers else None,
+        )
     origin = origin_of(job)
     geometry, requests = origin.geometry, origin.requests
     by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in {node.gpu for node in job.nodes.values()}}

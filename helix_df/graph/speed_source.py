@@ -62,7 +62,7 @@ def speed_source(job: Job, geometry: ModelGeometry, gpu: str) -> SpeedSource:
     if profile is not None and profile.prefill_ms is not None and profile.decode_ms is not None:
         return DeclaredCurves(profile.prefill_ms, profile.decode_ms)
     measured = catalogue_curves(job, geometry, gpu)
-    if measured is not None and declared == GpuType():
+    if measured is not None and declared.says_nothing:
         return measured
     roofline = find_roofline(job, gpu)
     if roofline is None:

@@ -13,6 +13,9 @@ from helix_df.spec.job import COORDINATOR, Job, PairLink
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
 from helix_df.suggestions import did_you_mean
 
+LONGEST_OFFER = 57
+"""Letters of an offer's name, which leave room for a number in the names of its nodes."""
+
 
 def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str], bool]) -> list[Mistake]:
     """Mistakes between the parts of a job, in the order of the file.
@@ -24,7 +27,9 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
     """
     return [
         *_gpu_types(job, in_catalogue),
+        *_machines(job),
         *_node_gpus(job, catalogue, in_catalogue),
+        *_offers(job, in_catalogue),
         *_node_names(job),
         *_addresses(job),
         *_links(job),
@@ -79,16 +84,45 @@ def _gpu_types(job: Job, in_catalogue: Callable[[str], bool]) -> Iterator[Mistak
             )
 
 
+def _machines(job: Job) -> Iterator[Mistake]:
+    if not job.nodes and not job.offers:
+        yield Mistake(
+            ("nodes",),
+            "at least one entry is needed" if "nodes" in job.model_fields_set else "this key is required",
+            expected="the machines by name, or offers to choose from",
+            hint="declare the machines, for example 'a: {gpu: L4}'",
+        )
+
+
 def _node_gpus(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str], bool]) -> Iterator[Mistake]:
     known = [*job.gpus, *(name for name in catalogue if name not in job.gpus)]
-    for name, node in job.nodes.items():
-        if node.gpu not in job.gpus and not in_catalogue(node.gpu):
+    asked = [
+        *((("nodes", name, "gpu"), node.gpu) for name, node in job.nodes.items()),
+        *((("offers", name, "gpu"), offer.gpu) for name, offer in job.offers.items()),
+    ]
+    for path, gpu in asked:
+        if gpu not in job.gpus and not in_catalogue(gpu):
             yield Mistake(
-                ("nodes", name, "gpu"),
-                f"unknown GPU{did_you_mean(node.gpu, known)}",
-                repr(node.gpu),
+                path,
+                f"unknown GPU{did_you_mean(gpu, known)}",
+                repr(gpu),
                 " | ".join(known),
                 "declare it under gpus with memory and a profile; several devices of one node are 2xL4, 4xT4, …",
+            )
+
+
+def _offers(job: Job, in_catalogue: Callable[[str], bool]) -> Iterator[Mistake]:
+    for name, offer in job.offers.items():
+        if len(name) > LONGEST_OFFER:
+            yield Mistake(
+                ("offers", name), "this name is too long for nodes to be called after it", expected="at most 57 letters"
+            )
+        known = offer.gpu in job.gpus or in_catalogue(offer.gpu)
+        if known and job.price_of(offer) is None:
+            yield Mistake(
+                ("offers", name),
+                "nobody says what a node of this offer costs",
+                expected=f"price: …, a number for an hour, here or at gpus.{offer.gpu}",
             )
 
 
@@ -123,7 +157,8 @@ def _links(job: Job) -> Iterator[Mistake]:
             hint="links: {default: {bandwidth: 10Gbps, latency: 1ms}}",
         )
     endpoints = list(dict.fromkeys([*job.nodes, COORDINATOR]))
-    regions = list(dict.fromkeys([*(node.region for node in job.nodes.values()), job.coordinator.region]))
+    homes = [*(node.region for node in job.nodes.values()), *(offer.region for offer in job.offers.values())]
+    regions = list(dict.fromkeys([*homes, job.coordinator.region]))
     yield from _pairs(job.links.nodes, ("links", "nodes"), endpoints, "node", may_repeat=False)
     yield from _pairs(job.links.regions, ("links", "regions"), regions, "region", may_repeat=True)
 

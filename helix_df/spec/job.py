@@ -176,6 +176,10 @@ class Profile(Section):
         return self
 
 
+Price = Annotated[Number, Field(gt=0, le=1e6)]
+"""Of a node for an hour. Whatever is free can be a node of the job."""
+
+
 class GpuType(Section):
     """One kind of device. What is left out comes from the catalogue row of the same name."""
 
@@ -183,6 +187,14 @@ class GpuType(Section):
     profile: Profile | None = Field(
         default=None, description="Throughput of this model; by default from the catalogue."
     )
+    price: Price | None = Field(
+        default=None, description="What a node of this type costs an hour, in any currency; for `offers`."
+    )
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether device and speed are left to the catalogue; a price tells of neither."""
+        return self.memory is None and self.profile is None
 
 
 class Node(Section):
@@ -215,6 +227,22 @@ class Node(Section):
         if self.launcher is not None:
             return self.launcher
         return "local" if self.address is None else "external"
+
+
+class Offer(Section):
+    """Nodes that could be had: `helix-df size` chooses how many of each."""
+
+    gpu: str = Field(description="A type under `gpus`, or one of the catalogue.", examples=["L4", "2xT4"])
+    region: Name = Field(default="default", description="Region or site, for links between regions.")
+    most: Count | None = Field(
+        default=None, ge=1, le=10_000, description="Most nodes of this offer; by default as many as it takes."
+    )
+    price: Price | None = Field(
+        default=None, description="Of a node for an hour, such as a spot price; by default the GPU type's."
+    )
+    nic: Bandwidth | None = Field(
+        default=None, description="Bandwidth of the network card, shared by all links of the node, in each direction."
+    )
 
 
 class LinkQuality(Section):
@@ -343,7 +371,14 @@ class Job(Section):
     gpus: dict[Name, GpuType] = Field(
         default_factory=dict, description="GPU types by name, where the catalogue has none or another one."
     )
-    nodes: dict[Name, Node] = Field(min_length=1, description="The machines by name.")
+    nodes: dict[Name, Node] = Field(
+        default_factory=dict, description="The machines by name; may be left out only beside `offers`."
+    )
+    offers: dict[Name, Offer] = Field(
+        default_factory=dict,
+        description="Nodes that could be had, by name: `helix-df size` finds the cheapest that serve `workload.rate`, "
+        "beside the nodes that there are.",
+    )
     links: Links = Field(default=Links(), description="The network.")
     coordinator: CoordinatorHost = Field(default=CoordinatorHost(), description="The process that takes requests.")
     workload: Workload = Field(default=Workload(), description="The mean request to plan for.")
@@ -352,6 +387,10 @@ class Job(Section):
         default=SolverChoice(), description="Which solver places the layers: its name, or a section."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
+
+    def price_of(self, offer: Offer) -> float | None:
+        """What a node of an offer costs an hour: its own price, else its GPU type's; ``None`` if none is said."""
+        return offer.price if offer.price is not None else self.gpus.get(offer.gpu, GpuType()).price
 
     def with_name(self, name: str) -> Job:
         """The same job under another name.

@@ -27,6 +27,7 @@ _HEADINGS = {
     "Profile": "gpus.NAME.profile",
     "MeasuredLoad": "gpus.NAME.profile.measured_at",
     "Node": "nodes.NAME",
+    "Offer": "offers.NAME",
     "Links": "links",
     "LinkQuality": "links.default",
     "PairLink": "links.regions[…], links.nodes[…]",

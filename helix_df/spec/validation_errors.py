@@ -97,8 +97,6 @@ def _advice(loc: FieldPath, kind: str, value: object) -> str | None:
         return "write the number without quotes or unit"
     if kind == "dict_type" and isinstance(value, list) and loc:
         return f"name the entries instead of listing them: '{loc[-1]}: {{a: …, b: …}}'"
-    if kind == "too_short" and loc == ("nodes",):
-        return "declare the machines, for example 'a: {gpu: L4}'"
     return None
 
 
@@ -148,7 +146,8 @@ def _belongs(loc: FieldPath, near: str | None) -> str | None:
         for name, field in Job.model_fields.items()
         if (section := _model_in(field.annotation)) is not None and loc[-1] in section.model_fields
     ]
-    return f"'{loc[-1]}' belongs under {homes[0]}" if len(homes) == 1 and homes[0] not in ("nodes", "gpus") else None
+    alone = len(homes) == 1 and homes[0] not in ("nodes", "gpus", "offers")
+    return f"'{loc[-1]}' belongs under {homes[0]}" if alone else None
 
 
 def _nearest(loc: FieldPath) -> str | None:

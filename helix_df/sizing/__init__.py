@@ -1,0 +1,18 @@
+"""How much to rent: the cheapest fleet of a job's offers that serves its rate, with a lower bound on what any costs."""
+
+from __future__ import annotations
+
+from helix_df.sizing.answer import CheapestOf, SizedFleet, Sizing, cheapest_of, size
+from helix_df.sizing.documents import fleet_yaml, sizing_document
+from helix_df.sizing.search import Effort
+
+__all__ = [
+    "CheapestOf",
+    "Effort",
+    "SizedFleet",
+    "Sizing",
+    "cheapest_of",
+    "fleet_yaml",
+    "size",
+    "sizing_document",
+]
