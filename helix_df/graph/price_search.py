@@ -175,7 +175,12 @@ class PriceSearch:
 
 
 def maximum(goal: Floats, rows: Floats, limits: Floats) -> Floats:
-    """A ``y ≥ 0`` with the largest ``goal·y`` under ``rows·y ≤ limits``, where ``limits ≥ 0``; roughly, if not bounded.
+    """A ``y ≥ 0`` with the largest ``goal·y`` under ``rows·y ≤ limits``, ``limits ≥ 0``; roughly, if not bounded."""
+    return maximum_and_duals(goal, rows, limits)[0]
+
+
+def maximum_and_duals(goal: Floats, rows: Floats, limits: Floats) -> tuple[Floats, Floats]:
+    """As ``maximum``, and what one more of each limit is worth.
 
     Dantzig's simplex method on a full tableau. Limits are raised a little, each by another amount, so that it never
     stays where it is.
@@ -204,5 +209,4 @@ def maximum(goal: Floats, rows: Floats, limits: Floats) -> Floats:
         basis[row] = column
     found = np.zeros(size + count)
     found[basis] = tableau[:count, -1]
-    best: Floats = np.maximum(found[:size], 0.0)
-    return best
+    return np.maximum(found[:size], 0.0), np.maximum(tableau[count, size:-1], 0.0)
