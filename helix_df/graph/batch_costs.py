@@ -83,8 +83,8 @@ def pass_table(timing: LayerTiming, most_steps: int, short_prompts: bool) -> Pas
         for low, high, row in zip(lows, highs, rows, strict=True)
         for tokens, seconds in _hull(row, float(high))
     ]
-    columns = np.array(flat, dtype=np.float64).reshape(-1, 4).T
-    return PassTable(*columns, prompts_alone_per_s=float(alone))
+    steps, rates, least_rates, prompts = np.array(flat, dtype=np.float64).reshape(-1, 4).T
+    return PassTable(steps, rates, least_rates, prompts, float(alone))
 
 
 def _ranges(most: int) -> tuple[list[int], list[int]]:
