@@ -196,7 +196,7 @@ def test_losses_are_the_worst(job, data):
     fleet = data.draw(st.sampled_from([fleet for fleet in every_fleet(market) if any(fleet)]))
     problem = market.problem(fleet)
     placement = {node.name: LayerRange(0, node.max_layers) for node in problem.nodes if node.max_layers}
-    judge = Judge(market, job.workload.rate, Watch(), with_latency=False)
+    judge = Judge(market, job.workload.rate, Watch())
     for loss in losses(market, judge, fleet, placement, 2):
         names = dict(market.nodes_of(fleet))[[offer.name for offer in market.offers].index(loss.offer)]
         left = [

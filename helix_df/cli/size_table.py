@@ -13,7 +13,7 @@ from rich.table import Table
 from helix_df.cli.console import print_trimmed
 from helix_df.cli.words import labelled, number, plain_table, plural, seconds
 from helix_df.sizing import CheapestOf, Sizing
-from helix_df.sizing.prediction import KEPT_UP, FleetPrediction
+from helix_df.sizing.prediction import FleetPrediction
 
 MOST_UNDECIDED = 3
 """Undecided fleets that are listed before the rest is counted."""
@@ -54,11 +54,8 @@ def _summary(sizing: Sizing) -> Iterator[tuple[str, str]]:
     )
     if fleet.prediction is not None:
         yield "simulated", _simulated(fleet.prediction)
-        if sizing.judged_by == "flow" and fleet.prediction.share < KEPT_UP:
-            yield (
-                "",
-                "the flow alone promises more than users get: --by simulation, or limits.min_requests, asks for it",
-            )
+        if sizing.judged_by == "flow" and not fleet.prediction.begins:
+            yield "", "the flow alone promises more than users get; --by simulation finds a fleet that keeps up"
 
 
 def _bound(found: CheapestOf) -> str:
@@ -71,7 +68,8 @@ def _bound(found: CheapestOf) -> str:
 
 def _simulated(found: FleetPrediction) -> str:
     tokens = f"{number(found.generated_per_s)} generated tokens/s of {number(found.asked_per_s)} asked for"
-    return f"{tokens} ({found.share:.0%}); TTFT p95 {seconds(found.ttft_p95_s)} s, ITL p95 {seconds(found.itl_p95_s)} s"
+    begun = f"{found.begun:.0%} of requests begun in time"
+    return f"{tokens}, {begun}; TTFT p95 {seconds(found.ttft_p95_s)} s, ITL p95 {seconds(found.itl_p95_s)} s"
 
 
 def _alternatives(sizing: Sizing) -> Table:

@@ -13,7 +13,7 @@ from helix_df.errors import Infeasible, SpecError
 from helix_df.graph.bounds import best_bound
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.plan.plan import Plan
-from helix_df.sizing.judging import Judge, Verdict
+from helix_df.sizing.judging import Judge, Verdict, at_rate
 from helix_df.sizing.losses import Loss, losses
 from helix_df.sizing.market import UNITS, Market, restricted
 from helix_df.sizing.prediction import FleetPrediction, RatePrediction
@@ -134,24 +134,21 @@ def size(
     """
     watch, effort = watch or Watch(), effort or Effort()
     market = Market(job)
-    judged_by = by or default_judge(job)
     rate = job.workload.rate
     if rate is None:
         raise SpecError(
             "nobody says how much the fleet has to serve", where="workload.rate", expected="requests/s, such as 2.0"
         )
-    judge = Judge(market, rate, watch, with_latency=judged_by == "simulation")
+    judged_by, prediction = by or default_judge(job), RatePrediction(job)
+    judge = Judge(market, rate, watch, prediction=prediction if judged_by == "simulation" else None)
     found = find_cheapest(market, judge, effort, watch)
     if found.best is None:
         raise _nothing_serves(market, judge, found)
-    best = found.best
-    plan = judge.plan_of(best)
-    if best.prediction is None:
-        best = replace(best, prediction=RatePrediction(judge.job).of(plan))
-        found = replace(found, best=best)
+    plan = judge.plan_of(found.best)
+    best = replace(found.best, prediction=found.best.prediction or prediction.of(plan))
     lost = tuple(losses(market, judge, best.fleet, best.placement or {}, most_lost))
-    others = _each_type(job, rate, judged_by, effort, watch) if alternatives else ()
-    return Sizing(plan.job, plan, rate, judge.flow, judged_by, summary(market, found), tuple(others), lost)
+    others = tuple(_each_type(judge, effort, watch)) if alternatives else ()
+    return Sizing(plan.job, plan, rate, judge.flow, judged_by, summary(market, replace(found, best=best)), others, lost)
 
 
 def default_judge(job: Job) -> JudgedBy:
@@ -165,7 +162,8 @@ def cheapest_of(
 ) -> CheapestOf:
     """The cheapest fleet of a job's offers for a rate (requests/s), without all that ``size`` adds."""
     market, watch = Market(job), watch or Watch()
-    judge = Judge(market, rate, watch, with_latency=by == "simulation")
+    prediction = RatePrediction(at_rate(job, rate)) if by == "simulation" else None
+    judge = Judge(market, rate, watch, prediction=prediction)
     return summary(market, find_cheapest(market, judge, effort or Effort(), watch))
 
 
@@ -187,14 +185,16 @@ def _sized(market: Market, verdict: Verdict) -> SizedFleet:
     return SizedFleet(counts, market.cost(verdict.fleet), verdict.flow, verdict.prediction)
 
 
-def _each_type(job: Job, rate: float, by: JudgedBy, effort: Effort, watch: Watch) -> Iterable[CheapestOf]:
+def _each_type(judge: Judge, effort: Effort, watch: Watch) -> Iterable[CheapestOf]:
     """Each GPU type alone; none where only one is offered."""
+    job = judge.market.job
     types = list(dict.fromkeys(offer.gpu for offer in job.offers.values()))
     for gpu in types if len(types) > 1 else ():
         if watch.stop.is_set():
             return
-        names = [name for name, offer in job.offers.items() if offer.gpu == gpu]
-        yield cheapest_of(restricted(job, names), rate, by, effort, watch)
+        market = Market(restricted(job, [name for name, offer in job.offers.items() if offer.gpu == gpu]))
+        alone = Judge(market, judge.rate, watch, prediction=judge.prediction)
+        yield summary(market, find_cheapest(market, alone, effort, watch))
 
 
 def _nothing_serves(market: Market, judge: Judge, found: Found) -> Infeasible:

@@ -26,6 +26,7 @@ from helix_df.sizing.pipelines import PipelineChoice
 from helix_df.sizing.prediction import FleetPrediction, RatePrediction
 from helix_df.solvers.api import Incumbent, SolveOptions, Watch
 from helix_df.solvers.cover import CoverSolver
+from helix_df.spec.job import Job
 
 REACHED = 1 - 1e-9
 """Share of a flow with which it is reached, and below which it is ruled out."""
@@ -58,15 +59,19 @@ class Verdict:
 
 
 class Judge:
-    """Judges fleets of one market for one rate (requests/s)."""
+    """Judges fleets of one market for one rate (requests/s); with a prediction for that rate, by simulation, too."""
 
-    def __init__(self, market: Market, rate: float, watch: Watch, *, with_latency: bool) -> None:
+    def __init__(self, market: Market, rate: float, watch: Watch, *, prediction: RatePrediction | None = None) -> None:
         self.market, self.rate, self.watch = market, rate, watch
         self.flow = market.flow_of(rate)
         self.pipelines = PipelineChoice(market)
-        job = market.job
-        self.job = job.model_copy(update={"workload": job.workload.model_copy(update={"rate": rate})})
-        self._prediction = RatePrediction(self.job) if with_latency else None
+        self.job = at_rate(market.job, rate)
+        self.prediction = prediction
+
+    @property
+    def simulates(self) -> bool:
+        """Whether serving takes a simulation, too."""
+        return self.prediction is not None
 
     def verdict(self, fleet: Fleet, effort: int, deadline_s: float) -> Verdict:
         """Look at a fleet.
@@ -96,7 +101,7 @@ class Judge:
             why = broken[0] if broken else f"{flow:,.1f} tokens/s were found"
             return Verdict(fleet, "undecided", flow, None if broken else placement, why=why)
         served = Verdict(fleet, "serves", flow, placement)
-        return served if self._prediction is None else self._with_latency(served, self._prediction)
+        return served if self.prediction is None else self._with_latency(served, self.prediction)
 
     def _searched(self, fleet: Fleet, problem: Problem, effort: int, deadline_s: float) -> Verdict:
         """What the solver ``cover`` finds, stopped once it has the flow."""
@@ -153,6 +158,11 @@ class Judge:
             found: Bound = best_bound(problem)
             return [(found.kind, found.bound)]
         return [("linked covering", linked_covering_bound(problem)), ("sites", site_shares(problem, sites).bound)]
+
+
+def at_rate(job: Job, rate: float) -> Job:
+    """The job with another ``workload.rate``."""
+    return job.model_copy(update={"workload": job.workload.model_copy(update={"rate": rate})})
 
 
 class _Reaching(Watch):

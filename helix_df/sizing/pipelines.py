@@ -35,6 +35,10 @@ RATE_UNITS = 1000
 """Parts of a token/s in which rates are counted, rounded down."""
 
 
+Most = tuple[int | None, ...]
+"""Nodes of each offer at most; ``None``: any number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """Nodes of each kind and the layers that one of them holds; ``rate``: tokens/s."""
@@ -66,23 +70,36 @@ class _Program:
 
 
 class PipelineChoice:
-    """The pipelines of a market, and choices of them."""
+    """The pipelines of a market, and choices of them.
 
-    def __init__(self, market: Market) -> None:
+    Args:
+        market: what there is.
+        residence_s: seconds that a request is in flight. By Little's law a node that passes ``r`` tokens/s has ``r``
+            times as many tokens of KV cache to hold; a node whose cache is smaller counts as slower. 0 for flows alone.
+        most_hops: nodes of a pipeline at most, beside what the job limits.
+    """
+
+    def __init__(self, market: Market, residence_s: float = 0.0, most_hops: int | None = None) -> None:
         self.market = market
-        self._limit = market.whole.limits.max_hops or market.whole.num_layers
+        limits = (market.whole.limits.max_hops, most_hops, market.whole.num_layers)
+        self._limit = min(limit for limit in limits if limit is not None)
         capacity = capacity_matrix(market.whole)
+        if residence_s > 0:
+            capacity = np.minimum(capacity, market.job.runtime.kv_high_water * _cache(market) / residence_s)
         # Nodes that the job has already are kinds of their own that cost nothing and of which there is one each.
         self._prices = [0] * market.kept + [offer.price_units for offer in market.offers]
         self._pipelines = _undominated([one for rate in _rates(capacity) for one in self._of_rate(capacity, rate)])
 
-    def cheapest(self, flow: float, most: Fleet | None = None, least: int = 0) -> tuple[Fleet, Placement] | None:
+    def cheapest(
+        self, flow: float, most: Most | None = None, least: int = 0, *, few_hops: bool = False
+    ) -> tuple[Fleet, Placement] | None:
         """The cheapest fleet whose pipelines serve a flow (tokens/s), and its placement; ``None`` without one.
 
         Args:
             flow: what they serve at least.
             most: of each offer; by default as many as it has.
             least: millionths an hour below which no fleet is known to serve, so that one of that cost ends the search.
+            few_hops: prefer short pipelines among choices of the same cost.
         """
         best: list[Pipeline] | None = None
         # Each kind alone is a matter of milliseconds, and tells how dear a pipeline of several may be.
@@ -90,10 +107,22 @@ class PipelineChoice:
             alone = [one for one in self._pipelines if one.nodes[kind] and sum(map(bool, one.nodes)) == 1]
             best = self._choose(alone, flow, most, least, best)
         best = self._choose(self._pipelines, flow, most, least, best)
+        if best is not None and few_hops:
+            best = self._shortened(best, flow, most)
         return None if best is None else self._placed(best)
 
+    def _shortened(self, best: list[Pipeline], flow: float, most: Most | None) -> list[Pipeline]:
+        """A choice of the same cost with fewer hops, squared so that long pipelines weigh most."""
+        cost = self._cost_of(best)
+        among = self._worthwhile(self._pipelines, flow, cost + 1)
+        program = self._program(among, flow, most)
+        program.model.add(program.rate >= math.ceil(flow * RATE_UNITS))
+        program.model.add(program.cost <= cost)
+        program.model.minimize(_sum([sum(one.nodes) ** 2 for one in among], program.times))
+        return program.solved() or best
+
     def _choose(
-        self, among: Sequence[Pipeline], flow: float, most: Fleet | None, least: int, best: list[Pipeline] | None
+        self, among: Sequence[Pipeline], flow: float, most: Most | None, least: int, best: list[Pipeline] | None
     ) -> list[Pipeline] | None:
         """The cheapest choice that costs less than ``best``, which stays where none is found."""
         below = None if best is None else self._cost_of(best)
@@ -110,7 +139,7 @@ class PipelineChoice:
         program.model.minimize(program.cost)
         return program.solved() or best
 
-    def _program(self, among: Sequence[Pipeline], flow: float, most: Fleet | None) -> _Program:
+    def _program(self, among: Sequence[Pipeline], flow: float, most: Most | None) -> _Program:
         """How often each pipeline is chosen, where none is wanted beyond a flow."""
         model = cp_model.CpModel()
         times = [model.new_int_var(0, math.ceil(flow / one.rate), "") for one in among]
@@ -149,7 +178,7 @@ class PipelineChoice:
     def _cost_of(self, chosen: Sequence[Pipeline]) -> int:
         return sum(map(self._price_of, chosen))
 
-    def _most(self, most: Fleet | None) -> Iterator[int | None]:
+    def _most(self, most: Most | None) -> Iterator[int | None]:
         yield from (1,) * self.market.kept
         yield from most if most is not None else (offer.most for offer in self.market.offers)
 
@@ -175,8 +204,10 @@ class PipelineChoice:
             nodes[kind] = 0
 
         extend(0, self.market.whole.num_layers, self._limit)
-        layers = tuple(held)
-        return [Pipeline(rate, counts, layers) for _, counts in sorted(found)[:KEPT_OF_A_RATE]]
+        kept = [counts for _, counts in sorted(found)[:KEPT_OF_A_RATE]]
+        # Of one kind alone also where others are cheaper: they may run out, or not be wanted.
+        kept += [counts for _, counts in found if sum(map(bool, counts)) == 1 and counts not in kept]
+        return [Pipeline(rate, counts, tuple(held)) for counts in kept]
 
     def _placed(self, chosen: Sequence[Pipeline]) -> tuple[Fleet, Placement]:
         """The fleet of chosen pipelines, and its nodes' layers."""
@@ -198,6 +229,15 @@ class PipelineChoice:
                     placement[next(free[kind])] = LayerRange(start, stop)
                     start = stop
         return fleet, placement
+
+
+def _cache(market: Market) -> Floats:
+    """KV tokens of a node with ``k`` layers at ``[i, k]``."""
+    nodes = market.whole.nodes
+    cache = np.zeros((len(nodes), 1 + max((node.max_layers for node in nodes), default=0)))
+    for i, node in enumerate(nodes):
+        cache[i, 1 : node.max_layers + 1] = node.kv_tokens[: node.max_layers]
+    return cache
 
 
 def _rates(capacity: Floats) -> list[float]:

@@ -23,6 +23,7 @@ from helix_df.sizing.cheapest import CheapestFleet
 from helix_df.sizing.judging import Judge, Verdict
 from helix_df.sizing.market import Fleet, Market, contains
 from helix_df.sizing.necessary import Inequality, Necessary
+from helix_df.sizing.settling import settle
 from helix_df.solvers.api import Watch
 
 ABOVE = 10
@@ -92,7 +93,11 @@ class _Search:
         first = self.necessary.first()
         if first is not None:
             self._require(first)
-        if self._cheapest_admitted() is not None:
+        if self._cheapest_admitted() is None:
+            return
+        if self.judge.simulates:
+            self._settle()
+        else:
             self._from_above()
             self._walk()
             self._look_again()
@@ -157,6 +162,11 @@ class _Search:
                 return
             factor = MORE_FLOW * max(low, 1.0) if high is None else (low + high) / 2
 
+    def _settle(self) -> None:
+        """In simulation fleets of a flow that just suffices don't serve, and there is no end of them: so no walk."""
+        for verdict in settle(self.judge, self._stop):
+            self._keep(verdict)
+
     def _try_from_above(self, factor: float) -> bool:
         packed = self.judge.pipelines.cheapest(self.judge.flow * factor, least=self.floor_units or 0)
         if packed is None:
@@ -173,8 +183,7 @@ class _Search:
         for fleet in sorted(self.undecided, key=self._cost):
             if self._stop() or not self._beats(fleet):
                 return
-            if not self.undecided[fleet].prediction:
-                self._look(fleet, 1)
+            self._look(fleet, 1)
 
     def _look(self, fleet: Fleet, effort: int) -> Verdict:
         return self._keep(self.judge.verdict(fleet, effort, self.deadline_s))
