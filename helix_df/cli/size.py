@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from helix_df.sizing import Sizing
+    from helix_df.sizing import Effort, Sizing
     from helix_df.sizing.answer import JudgedBy
     from helix_df.spec.job import Job
 
@@ -27,6 +27,10 @@ _TimeLimit = Annotated[
 ]
 _Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a job with the fleet's nodes.")]
 _Plan = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="Write the fleet's plan, too.")]
+_Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write an SVG of cost against goodput; sizes lower and higher rates, too."),
+]
 _Lose = Annotated[int, typer.Option(min=0, help="What if: so many nodes of an offer go, as spot nodes do.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -35,9 +39,10 @@ def size(
     job_file: _JobFile,
     by: _By = None,
     rate: _Rate = None,
-    time_limit: _TimeLimit = "60s",
+    time_limit: _TimeLimit = "2min",
     out: _Out = None,
     plan_file: _Plan = None,
+    plot: _Plot = None,
     lose: _Lose = 3,
     as_json: _AsJson = False,
 ) -> None:
@@ -65,6 +70,8 @@ def size(
         render_sizing(found, output())
     if plan_file is not None:
         write_plan(found.plan, plan_file)
+    if plot is not None:
+        _draw(job, found, effort, plot)
     if out is not None:
         _write_job(found, out)
 
@@ -87,6 +94,18 @@ def _judged_by(text: str | None) -> JudgedBy | None:
         case None | "flow" | "simulation":
             return text
     raise SpecError("fleets aren't judged by this", where="--by", found=repr(text), expected="flow or simulation")
+
+
+def _draw(job: Job, found: Sizing, effort: Effort, path: Path) -> None:
+    from helix_df.cli.console import messages, write_file
+    from helix_df.cli.search import watched
+    from helix_df.errors import PlanError
+    from helix_df.pictures.sizing_chart import sizing_svg
+    from helix_df.sizing import cost_curve
+
+    curve = watched(lambda watch: cost_curve(job, found, effort, watch), messages())
+    write_file(path, sizing_svg(curve), "the picture", PlanError)
+    messages().print(f"\nwritten to {path}", soft_wrap=True)
 
 
 def _write_job(found: Sizing, path: Path) -> None:

@@ -43,7 +43,7 @@ class Effort:
     """
 
     fleets: int = 300
-    time_limit_s: float = 60.0
+    time_limit_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,19 @@ def find_cheapest(market: Market, judge: Judge, effort: Effort, watch: Watch) ->
     search = _Search(market, judge, effort, watch)
     search.run()
     return search.found()
+
+
+def lower_bound_units(market: Market, flow: float) -> int | None:
+    """Millionths an hour below which no fleet has a flow (tokens/s), by inequalities alone; ``None``: none has it."""
+    necessary, fleets = Necessary(market, flow), CheapestFleet(market)
+    learnt = [one for one in [necessary.first()] if one is not None]
+    while True:
+        for inequality in learnt:
+            fleets.require(inequality)
+        fleet = fleets.next()
+        learnt = [] if fleet is None else list(necessary.against(fleet))
+        if not learnt:
+            return None if fleet is None else market.cost_units(fleet)
 
 
 class _Search:
