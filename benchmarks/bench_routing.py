@@ -24,7 +24,7 @@ PICKS = 1000
 @pytest.fixture(scope="module", params=[24, 200, 1000])
 def routed(request: Any) -> tuple[FlowRouter, KvLedger]:
     problem = random_cluster(request.param)
-    placement, flow, _, _ = solve_problem(problem, get_solver("cover"), SolveOptions(time_limit_s=5), Watch())
+    placement, flow, *_ = solve_problem(problem, get_solver("cover"), SolveOptions(time_limit_s=5), Watch())
     router = FlowRouter(placement, flow.edges)
     return router, KvLedger(dict.fromkeys(router.nodes, 1_000_000), 0.9)
 

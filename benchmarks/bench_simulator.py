@@ -69,7 +69,7 @@ def _large(requests: int) -> tuple[Setup, Trace, Options]:
     from helix_df.solvers.registry import get_solver
 
     problem = random_cluster(200)
-    placement, flow, _, _ = solve_problem(problem, get_solver("petals"), SolveOptions(), Watch())
+    placement, flow, *_ = solve_problem(problem, get_solver("petals"), SolveOptions(), Watch())
     nodes = {node.name: node for node in problem.nodes}
     stages = tuple(
         StageSetup(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.problem import Problem
+from helix_df.plan.goodput import certify
 from helix_df.plan.moves import Near
 from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.solvers.api import SolveOptions, Watch
@@ -36,7 +37,8 @@ def make_plan(
     solver = choose_solver(job, near)
     problem = problem or compile_problem(job)
     options = SolveOptions(choice.time_limit, choice.seed, choice.gap, choice.backend, choice.options, near, job)
-    placement, flow, termination, rules = solve_problem(problem, solver, options, watch)
+    placement, flow, termination, rules, generated = solve_problem(problem, solver, options, watch)
+    goodput = None if generated is None else certify(job, problem, generated)
     report = SolverReport(
         name=choice.name,
         backend=choice.backend,
@@ -46,4 +48,4 @@ def make_plan(
         seconds=watch.elapsed_s(),
         limit=termination.limit,
     )
-    return assemble(job, problem, placement, flow, report, rules)
+    return assemble(job, problem, placement, flow, report, rules, goodput)

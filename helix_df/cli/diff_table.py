@@ -27,6 +27,13 @@ def _summary(found: PlanDiff) -> Iterator[tuple[str, str]]:
     yield "flow", f"{number(found.flow_before)} → {number(found.flow_after)} tokens/s ({_unchanged(change)})"
     if found.bound_after != found.bound_before:
         yield "bound", f"{number(found.bound_before)} → {number(found.bound_after)} tokens/s"
+    if found.generated_before is not None or found.generated_after is not None:
+        yield (
+            "generated",
+            f"{_figure(found.generated_before)} → {_figure(found.generated_after)} tokens/s in simulation",
+        )
+        if found.ceiling_before != found.ceiling_after:
+            yield "ceiling", f"{_figure(found.ceiling_before)} → {_figure(found.ceiling_after)} tokens/s"
     if found.is_empty:
         yield "layers", f"no layer moves: all {found.unchanged} nodes keep theirs"
         return
@@ -37,6 +44,10 @@ def _summary(found: PlanDiff) -> Iterator[tuple[str, str]]:
         f"{found.rerouted_share:.1%} of the traffic ({number(found.rerouted_tokens_per_s)} tokens/s) "
         "runs through a stage that changes",
     )
+
+
+def _figure(tokens_per_s: float | None) -> str:
+    return "–" if tokens_per_s is None else number(tokens_per_s)
 
 
 def _unchanged(change: str) -> str:

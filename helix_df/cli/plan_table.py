@@ -18,6 +18,7 @@ from helix_df.graph.compile import origin_of
 from helix_df.graph.flow import FlowPath
 from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
+from helix_df.plan.goodput import GoodputCertificate
 from helix_df.plan.plan import Plan, Stage
 from helix_df.profiles.throughput import Requests
 
@@ -85,6 +86,8 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     per_s = plan.flow / requests.tokens
     yield "flow", f"{number(plan.flow)} tokens/s (prompt and output): {per_s:.3g} requests/s of {length}"
     yield "bound", _bound(plan)
+    if plan.goodput is not None:
+        yield "generated", _generated(plan.goodput)
     yield "depth", _depth(plan, problem.limits.max_hops)
     at_once = requests_at_once(problem, plan.placement)
     wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
@@ -102,6 +105,15 @@ def _bound(plan: Plan) -> str:
     return (
         f"{number(most)} tokens/s is the most any placement can have, as the solver's search says; gap "
         f"{1 - plan.flow / most:.1%} ({number(certificate.bound)} and {plan.gap:.1%} by the certificate alone)"
+    )
+
+
+def _generated(goodput: GoodputCertificate) -> str:
+    load, served = goodput.generated.load, goodput.generated.tokens_per_s
+    lengths = f"{load.prompt_tokens:.4g} + {load.output_tokens:.4g} mean tokens"
+    return (
+        f"{number(served)} tokens/s in simulation; {number(goodput.bound)} is the most that any placement, routing and "
+        f"rules can generate of requests of {lengths}; gap {goodput.gap:.1%}"
     )
 
 

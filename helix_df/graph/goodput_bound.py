@@ -44,9 +44,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-from pydantic import TypeAdapter
+from typing import ClassVar
 
 from helix_df.graph.batch_costs import PassTable, pass_table
 from helix_df.graph.capacities import Floats
@@ -303,9 +301,3 @@ class _Ways:
             return math.inf
         size = self.problem.token_bytes if tail == COORDINATOR else self.problem.packed_bytes(link.codec)
         return link.latency_s + size / link.bytes_per_s
-
-
-def witness_document(prices: PassPrices) -> dict[str, Any]:
-    """The witness's fields, for JSON; the kind is not among them."""
-    document: dict[str, Any] = TypeAdapter(PassPrices).dump_python(prices, mode="json")
-    return document

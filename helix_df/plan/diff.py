@@ -43,6 +43,7 @@ class NodeMove:
 @dataclass(frozen=True, slots=True)
 class PlanDiff:
     """How two plans differ. Flows and bounds are in tokens/s; ``moves`` are in the order of the new plan's layers.
+    Generated tokens/s and their bounds are ``None`` for plans that say nothing of them.
 
     ``rerouted_tokens_per_s`` is the old flow over pipelines that use a stage whose layers change: requests that have
     to be sent another way.
@@ -56,6 +57,10 @@ class PlanDiff:
     bound_before: float
     bound_after: float
     rerouted_tokens_per_s: float
+    generated_before: float | None = None
+    generated_after: float | None = None
+    ceiling_before: float | None = None
+    ceiling_after: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -97,6 +102,10 @@ def diff(old: Plan, new: Plan) -> PlanDiff:
         rerouted_tokens_per_s=sum(
             path.tokens_per_s for path in old.paths() if any(hop.node in changed for hop in path.hops)
         ),
+        generated_before=None if old.goodput is None else old.goodput.generated.tokens_per_s,
+        generated_after=None if new.goodput is None else new.goodput.generated.tokens_per_s,
+        ceiling_before=None if old.goodput is None else old.goodput.bound,
+        ceiling_after=None if new.goodput is None else new.goodput.bound,
     )
 
 

@@ -22,6 +22,7 @@ from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.witness import Witness, read_witness, witness_document
 from helix_df.layers import LayerRange
+from helix_df.plan.goodput import GoodputCertificate, goodput_document, read_goodput
 from helix_df.plan.serving import ServingRules, with_rules
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.identity import ModelIdentity, read_identity
@@ -36,7 +37,12 @@ READABLE = (1, 2, 3)
 """Versions of the file that are read (docs/compatibility.md). 1 has no witness, and says neither which release made it
 nor of which model; 1 and 2 choose no serving rules."""
 
-PARTS = {"Job": "the job", "ModelIdentity": "the model", "ServingRules": "the choice of rules"}
+PARTS = {
+    "Job": "the job",
+    "ModelIdentity": "the model",
+    "ServingRules": "the choice of rules",
+    "GoodputCertificate": "the bound on goodput",
+}
 """What users call the parts of a plan file, by the type that reads them."""
 
 __all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "write_plan"]
@@ -90,7 +96,8 @@ class Plan:
     """A certified placement and its flow, with the job and the model it was made for.
 
     ``made_by``: the release of helix-df that made it. Plans of version 1 have neither that nor ``model``. ``rules``:
-    what the solver chose where the job leaves serving rules open; ``None`` where it chooses none.
+    what the solver chose where the job leaves serving rules open; ``None`` where it chooses none. ``goodput``: what the
+    plan generates in simulation and its bound, where the solver planned for that.
     """
 
     job: Job
@@ -104,6 +111,7 @@ class Plan:
     made_by: str | None = None
     model: ModelIdentity | None = None
     rules: ServingRules | None = None
+    goodput: GoodputCertificate | None = None
 
     @property
     def served(self) -> Job:
@@ -145,6 +153,7 @@ def assemble(
     flow: Flow,
     report: SolverReport,
     rules: ServingRules | None = None,
+    goodput: GoodputCertificate | None = None,
 ) -> Plan:
     """A plan from a judged placement; its certificate is the lowest bound that a witness was found for."""
     profiles = {node.name: node for node in problem.nodes}
@@ -170,6 +179,7 @@ def assemble(
         made_by=_release(),
         model=read_identity(job.model.parsed_source, None if problem.origin is None else problem.origin.geometry),
         rules=rules,
+        goodput=goodput,
     )
 
 
@@ -204,6 +214,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "certificate": _certificate_document(plan.certificate),
         "solver": asdict(plan.solver),
         "rules": None if plan.rules is None else asdict(plan.rules),
+        "goodput": goodput_document(plan.goodput),
     }
 
 
@@ -289,4 +300,5 @@ def _decode(document: dict[str, Any]) -> Plan:
         made_by=document.get("made_by"),
         model=_read_model(document.get("model")),
         rules=_read_rules(document.get("rules")),
+        goodput=read_goodput(document.get("goodput")),
     )

@@ -1,7 +1,8 @@
 """Everything that can be wrong with a plan, found without any solver.
 
 Owns the check of a plan against its job: capacities are computed anew, the flow is checked link by link, the cut proves
-that the placement carries no more, and the certificate's witness that no placement does by more than the gap. Trusts
+that the placement carries no more, and the certificate's witness that no placement does by more than the gap; likewise
+for generated tokens/s where the plan says how many (``goodput``). Trusts
 nothing that the plan says about itself: a witness is evaluated, and no bound is searched for, but for plans of earlier
 releases, which have none.
 """
@@ -17,6 +18,7 @@ from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import COORDINATOR, Problem
 from helix_df.graph.witness import KINDS
+from helix_df.plan.goodput import goodput_violations
 from helix_df.plan.plan import Certificate, Plan
 from helix_df.profiles.identity import differences, read_identity
 
@@ -49,6 +51,7 @@ def violations(plan: Plan, problem: Problem | None = None) -> list[str]:
         *_cut_violations(plan, graph),
         *_bound_violations(plan, problem),
         *_claim_violations(plan),
+        *([] if plan.goodput is None else goodput_violations(plan.job, problem, plan.goodput)),
     ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from helix_df.graph.problem import Placement, Problem
+from helix_df.plan.goodput import Generated
 from helix_df.plan.moves import Near
 from helix_df.plan.serving import ServingRules
 from helix_df.spec.job import Job
@@ -114,13 +115,14 @@ class SolveResult:
 
     ``spread``: which of the placement's maximum flows to route by, for solvers that tell them apart; ``None`` for the
     one that other plans carry. ``rules``: to serve by, from solvers that choose them where ``options.job`` leaves them
-    open.
+    open. ``generated``: what the placement generates, from solvers that simulate.
     """
 
     placement: Placement | None
     termination: Termination
     spread: CostPreset | None = None
     rules: ServingRules | None = None
+    generated: Generated | None = None
 
 
 class Solver(Protocol):

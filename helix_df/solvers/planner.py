@@ -15,6 +15,7 @@ from helix_df.graph.flow import Flow
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
+from helix_df.plan.goodput import Generated
 from helix_df.plan.serving import ServingRules
 from helix_df.solvers.api import SolveOptions, Solver, SolveResult, Termination, Watch
 
@@ -23,12 +24,14 @@ MOST_BROKEN = 3
 
 
 class Judged(NamedTuple):
-    """A checked placement, its exact maximum flow above 0, spread, why the solver stopped, and rules to serve by."""
+    """A checked placement, its exact maximum flow above 0, spread, why the solver stopped, rules to serve by, and what
+    it generates where the solver has simulated it."""
 
     placement: Placement
     flow: Flow
     termination: Termination
     rules: ServingRules | None
+    generated: Generated | None = None
 
 
 def solve_problem(problem: Problem, solver: Solver, options: SolveOptions, watch: Watch) -> Judged:
@@ -55,7 +58,7 @@ def solve_problem(problem: Problem, solver: Solver, options: SolveOptions, watch
     flow = spread_flow(problem, result.placement, result.spread or PLANNED)
     if flow.value <= 0:
         raise explain_no_flow(problem, result.placement)
-    return Judged(dict(result.placement), flow, result.termination, result.rules)
+    return Judged(dict(result.placement), flow, result.termination, result.rules, result.generated)
 
 
 def _breaks_limits(solver: str, broken: list[str]) -> Infeasible:

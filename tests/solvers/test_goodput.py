@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from helix_df.errors import Infeasible, SolverError, SpecError
+from helix_df.errors import Infeasible, PlanError, SolverError, SpecError
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.even_flow import COST_PRESETS, CostPreset
 from helix_df.load import parse_job
 from helix_df.plan.diff import stay_near
 from helix_df.plan.moves import move_bytes
+from helix_df.plan.plan import from_document, read_plan, to_document, write_plan
 from helix_df.plan.violations import violations
 from helix_df.planning import make_plan
 from helix_df.simulator.simulate import simulate
@@ -78,6 +80,36 @@ def test_the_plan_is_right_and_says_what_was_simulated(plan):
     assert violations(plan) == []
     assert plan.solver.name == "goodput"
     assert "generated tokens/s when saturated, in simulation" in plan.solver.detail
+
+
+def test_the_plan_has_a_bound_on_goodput_that_can_be_checked(plan, tmp_path):
+    goodput = plan.goodput
+    assert 0 < goodput.generated.tokens_per_s < goodput.bound
+    assert f"{goodput.generated.tokens_per_s:,.1f} generated" in plan.solver.detail
+    write_plan(plan, tmp_path / "goodput.plan.json")
+    assert read_plan(tmp_path / "goodput.plan.json").goodput == goodput
+
+    def wrong(**changes: object) -> list[str]:
+        return violations(replace(plan, goodput=replace(goodput, **changes)))
+
+    assert wrong(bound=1.01 * goodput.bound) == []
+    assert "proves no less than" in wrong(bound=0.99 * goodput.bound)[0]
+    assert "proves none" in wrong(witness=replace(goodput.witness, prompt=0.5 * goodput.witness.prompt))[0]
+    assert "kinds that can be checked" in wrong(kind="oath")[0]
+    assert "under the bound" in wrong(bound=float("nan"))[0]
+    generated = goodput.generated
+    assert "under the bound" in wrong(generated=replace(generated, tokens_per_s=2 * goodput.bound))[0]
+    longer = replace(generated.load, prompt_tokens=1.5 * generated.load.prompt_tokens)
+    assert "mean tokens where the job's have" in wrong(generated=replace(generated, load=longer))[0]
+    mixed = replace(generated.load, mean_context=0.5 * generated.load.least_context)
+    assert "no requests have the figures" in wrong(generated=replace(generated, load=mixed))[0]
+
+
+def test_a_damaged_bound_on_goodput_is_told_of(plan):
+    document = json.loads(json.dumps(to_document(plan)))
+    document["goodput"]["witness"]["prompt"] = "much"
+    with pytest.raises(PlanError, match="bound on goodput"):
+        from_document(document)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -57,7 +57,7 @@ def test_an_unknown_name_lists_all_and_the_nearest() -> None:
 def test_a_third_party_solver_plans_by_its_name(third_party: None) -> None:
     assert "greedy-example" in solver_names()
     given = problem(3, node("a", 9, 8), node("b", 9, 7))
-    placement, flow, _, _ = solve_problem(given, get_solver("greedy-example"), SolveOptions(), Watch())
+    placement, flow, *_ = solve_problem(given, get_solver("greedy-example"), SolveOptions(), Watch())
     assert {name: len(layers) for name, layers in placement.items()} == {"a": 2, "b": 1}
     assert flow.value == pytest.approx(8)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from helix_df.graph.compile import origin_of
 from helix_df.graph.problem import Origin
+from helix_df.graph.serving_load import ServingLoad, load_of
 from helix_df.plan.serving import ServingRules, free_rules, rules_of, with_rules
 from helix_df.simulator.artifact import artifact_offline, artifact_online
 from helix_df.simulator.azure import azure_offline, azure_online, lengths
@@ -70,6 +71,11 @@ class SearchConfig:
             spread * self.origin.requests.input_tokens**2,
         )
 
+    @cached_property
+    def load(self) -> ServingLoad:
+        """The recorded requests, scaled as in the traces."""
+        return load_of(self._scaled_lengths(input_tokens, output_tokens) for input_tokens, output_tokens in lengths())
+
     def offline(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         """A saturating trace and the rules to run it by."""
         return self._course(self._offline, rules, seed, part, seconds)
@@ -115,16 +121,26 @@ class SearchConfig:
 
     def _scaled(self, trace: Trace) -> Trace:
         """The trace with the job's mean lengths instead of the recorded ones."""
-        pairs = lengths()
-        inputs = self.origin.requests.input_tokens / (sum(a for a, _ in pairs) / len(pairs))
-        outputs = self.origin.requests.output_tokens / (sum(b for _, b in pairs) / len(pairs))
+        outputs = self._scales[1]
         scaled = tuple(
             replace(
                 request,
-                input_tokens=max(1, round(request.input_tokens * inputs)),
-                output_tokens=max(1, round(request.output_tokens * outputs)),
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
                 max_tokens=max(1, round(request.max_tokens * outputs)),
             )
             for request in trace.requests
+            for input_tokens, output_tokens in (self._scaled_lengths(request.input_tokens, request.output_tokens),)
         )
         return replace(trace, requests=scaled)
+
+    def _scaled_lengths(self, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+        inputs, outputs = self._scales
+        return max(1, round(input_tokens * inputs)), max(1, round(output_tokens * outputs))
+
+    @cached_property
+    def _scales(self) -> tuple[float, float]:
+        """The job's mean prompt and output tokens over the recorded ones."""
+        pairs, requests = lengths(), self.origin.requests
+        inputs = requests.input_tokens / (sum(a for a, _ in pairs) / len(pairs))
+        return inputs, requests.output_tokens / (sum(b for _, b in pairs) / len(pairs))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from helix_df.errors import Infeasible, SolverError
 from helix_df.graph.problem import Problem
+from helix_df.plan.goodput import Generated
 from helix_df.solvers.api import Ending, SolveOptions, SolveResult, Termination, Watch
 from helix_df.solvers.goodput.config import SearchConfig
 from helix_df.solvers.goodput.evaluator import Evaluator
@@ -58,7 +59,9 @@ class GoodputSolver:
         detail = f"{_detail(chosen, evaluator)}; {len(search.tried):,} placements simulated"
         placement = evaluator.judge.placement(*arrays(chosen.ranges))
         rules = chosen.rules if evaluator.config.free_rules else None
-        return SolveResult(placement, _termination(search, watch, detail), chosen.spread, rules)
+        config = evaluator.config
+        generated = Generated(chosen.score, config.load, config.own.node_timing)
+        return SolveResult(placement, _termination(search, watch, detail), chosen.spread, rules, generated)
 
 
 def _termination(search: GoodputSearch, watch: Watch, detail: str) -> Termination:
