@@ -69,6 +69,7 @@ class SearchConfig:
             self.origin.requests.input_tokens,
             self.origin.requests.output_tokens,
             spread * self.origin.requests.input_tokens**2,
+            tuple(tokens * self.origin.requests.input_tokens / mean for tokens in inputs),
         )
 
     @cached_property

@@ -27,13 +27,37 @@ TimingOf = Callable[[NodeProfile, int], LayerTiming]
 """Seconds a layer takes on a node that holds so many layers."""
 
 
+LONGEST_PREFILL = 1024
+"""Prompt tokens that are tabulated, with decode steps beside; beyond, likewise."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestMoments:
-    """Mean prompt and output tokens of a request, and the mean square of prompt tokens, for waits."""
+    """Mean prompt and output tokens of a request, and the mean square of prompt tokens, for waits.
+
+    ``prompts``: the lengths that these are of.
+    """
 
     input_tokens: float
     output_tokens: float
     input_square: float
+    prompts: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Prompts in pieces: how many a prompt has on average, their mean tokens, and the mean square over the mean."""
+
+    count: float
+    tokens: float
+    bunch: float
+
+
+def pieces_of(workload: RequestMoments, longest: int) -> Pieces:
+    """What becomes of prompts that travel in pieces of at most ``longest`` tokens."""
+    counts = np.ceil(np.array(workload.prompts) / longest)
+    mean = float(counts.mean())
+    return Pieces(mean, workload.input_tokens / mean, float((counts**2).mean()) / mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +69,9 @@ class StageCosts:
         workload: mean request.
         row: shape (nodes, layers + 1).
         decode_s: by row and requests in the batch, shape (rows, LARGEST_BATCH + 1).
-        prefill_s: of a mean prompt, by row.
+        prefill_s: of a prefill, by row and tokens, shape (rows, LONGEST_PREFILL + 1).
+        prompt_s: of a mean prompt, by row.
+        pieces: that prompts travel in and that ride with decode steps; ``None`` where they don't.
         max_batch: by row.
         kv_tokens: tokens of cache of node ``i`` beside ``k`` layers, shape (nodes, layers + 1).
         latency_s: from node to node, the coordinator last; where there is no link, 0.
@@ -65,6 +91,8 @@ class StageCosts:
     row: Ints
     decode_s: Floats
     prefill_s: Floats
+    prompt_s: Floats
+    pieces: Pieces | None
     max_batch: Floats
     kv_tokens: Floats
     latency_s: Floats
@@ -111,7 +139,9 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
         tuple(timings),
         row,
         np.array([[timing.decode_s(b) for b in range(LARGEST_BATCH + 1)] for timing in timings]),
+        np.array([[timing.prefill_s(n) for n in range(LONGEST_PREFILL + 1)] for timing in timings]),
         np.array([timing.prefill_s(workload.input_tokens) for timing in timings]),
+        pieces_of(workload, options.prefill_chunk) if options.rides and options.prefill_chunk is not None else None,
         np.array([_batch(timing, options) for timing in timings]),
         kv_tokens,
         latency,

@@ -14,6 +14,11 @@ With ``X`` requests/s, of which a share ``s_i`` passes node ``i`` and runs ``w_i
   on each next node, for as long as both go the same way: ``h_i = f_i + (1 − f_i)·g_i`` is the share of steps that leave
   a node right behind a prompt, and ``g_i = Σ_j h_j·(share of i's steps from j)·(share of j's prompts to i)`` that come
   so. This is what makes long chains of slow nodes so bad, and one replica beside another so good.
+* Where prompts travel in pieces that ride with decode steps (``pieces_kernel``), a batch takes
+  ``w_i·(D_i(b_i) + q·R_i)`` instead: ``q`` is the share of batches that carry a piece, one at most, and
+  ``R_i = P_i(b_i + piece) − P_i(b_i)`` what it adds (``profiles.timing.riding_s``). More pieces run alone.
+  A step waits for the batch under way and then takes as long as its own, the piece included; nobody waits for a whole
+  prompt.
 * A link works ``ρ = X·s·(in + out)·bytes/rate`` of the time; a step waits ``X·s·E[prompt transfer²] / (2·(1 − ρ))``
   (M/G/1), times ``LINK_WAIT``, which is fitted to simulations of the Helix paper's geo24: prompts come in bunches.
 * Little's law: ``X·(T_p + out·T)`` requests are in flight, as many as KV cache admits, with ``T`` and ``T_p`` the sums
@@ -32,6 +37,7 @@ import numpy as np
 from helix_df.solvers.goodput.flow_split import FlowSplit
 from helix_df.solvers.goodput.kv_split import kv_limited_split
 from helix_df.solvers.goodput.network_kernel import fixed_point
+from helix_df.solvers.goodput.pieces_kernel import riding_point
 from helix_df.solvers.goodput.stage_costs import StageCosts
 
 
@@ -52,20 +58,17 @@ def estimate(costs: StageCosts, split: FlowSplit) -> Estimate:
     work = costs.workload
     rows = costs.row[split.nodes, split.layers_held]
     tail, head = split.ends()
+    flow = split.share, split.link_share, tail, head, split.layers_run
     ends = split.tail, split.head
-    requests, prompt_s, step_s = fixed_point(
-        split.share,
-        split.link_share,
-        tail,
-        head,
-        split.layers_run,
-        split.layers_run * costs.prefill_s[rows] + costs.copy_s * work.input_tokens,
-        costs.decode_s[rows],
-        costs.max_batch[rows],
-        costs.token_bytes[ends] / costs.bytes_per_s[ends],
-        costs.latency_s[ends],
-        np.array([work.input_tokens, work.output_tokens, work.input_square]),
-        most_in_flight,
-    )
+    links = costs.token_bytes[ends] / costs.bytes_per_s[ends], costs.latency_s[ends]
+    stages = costs.decode_s[rows], costs.max_batch[rows]
+    if costs.pieces is not None:
+        pieces = costs.pieces.count, costs.pieces.tokens, costs.pieces.bunch
+        asked = work.input_tokens, work.output_tokens, *pieces
+        requests, prompt_s, step_s = riding_point(*flow, costs.prefill_s[rows], *stages, *links, asked, most_in_flight)
+    else:
+        prompts_s = split.layers_run * costs.prompt_s[rows] + costs.copy_s * work.input_tokens
+        moments = np.array([work.input_tokens, work.output_tokens, work.input_square])
+        requests, prompt_s, step_s = fixed_point(*flow, prompts_s, *stages, *links, moments, most_in_flight)
     in_flight = requests * (prompt_s + work.output_tokens * step_s)
     return Estimate(requests, requests * work.output_tokens, in_flight, prompt_s, step_s)
