@@ -36,11 +36,6 @@ class SamplingParams:
         _require(0 <= self.seed < _SEEDS, "seed", "0 to 2**32 - 1", self)
         _require(self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, "logprobs", f"0 to {MAX_LOGPROBS}", self)
 
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is taken, without any randomness."""
-        return self.temperature == 0
-
 
 def _require(valid: bool, name: str, expected: str, params: SamplingParams) -> None:
     if not valid:
