@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helix_df.graph.batch_costs import pass_table
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.flow_graph import build_graph
-from helix_df.graph.goodput_bound import LayerSurcharge, serving_cluster
+from helix_df.graph.goodput_bound import FlightPrices, LayerSurcharge, PassPrices, serving_cluster
 from helix_df.graph.goodput_prices import GoodputBound, goodput_bound
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
 from helix_df.graph.serving_load import ServingLoad, load_of
@@ -193,21 +193,38 @@ def test_any_prices_give_a_true_bound(case: ServingCase, data: st.DataObject) ->
     cluster = serving_cluster(case.problem, case.timing_of, load)
     best = case.bound()
     factors = st.sampled_from((0.0, 0.5, 0.9, 1.0, 1.0, 1.1, 3.0, -1.0, float("inf"), float("nan")))
-    witness = best.witness
-    changed = replace(
-        witness,
-        **{
-            name: getattr(witness, name) * data.draw(factors)
-            for name in ("requests_per_s", "least_step", "most_step", "prompt", "cache")
-        },
+    whole, ranges = best.witness.whole, best.witness.ranges
+    at = data.draw(st.integers(0, len(ranges)))
+    changed = [whole, *ranges]
+    changed[at] = changed_prices(changed[at], factors, data)
+    if data.draw(st.booleans()):
+        del changed[data.draw(st.integers(1, len(ranges)))]
+    witness = FlightPrices(changed[0], tuple(changed[1:]))
+    # No bound is much below the best that was found, so changed prices prove no more than that or nothing.
+    assert not witness.evaluate(cluster) < best.tokens_per_s * (1 - 2e-3)
+
+
+def changed_prices(prices: PassPrices, factors: st.SearchStrategy[float], data: st.DataObject) -> PassPrices:
+    """Some of the numbers multiplied, some surcharges missing."""
+    names = (
+        "requests_per_s",
+        "least_in_flight",
+        "most_in_flight",
+        "least_step",
+        "most_step",
+        "prompt",
+        "flight",
+        "cache",
+    )
+    return replace(
+        prices,
+        **{name: getattr(prices, name) * data.draw(factors) for name in names},
         surcharges={
             name: tuple(LayerSurcharge(one.step * data.draw(factors), one.prompt * data.draw(factors)) for one in row)
-            for name, row in witness.surcharges.items()
+            for name, row in prices.surcharges.items()
             if data.draw(st.integers(0, 3))
         },
     )
-    # Another bound may be lower than the best that was found only by the last steps of its search.
-    assert not changed.evaluate(cluster) < best.tokens_per_s * (1 - 2e-3)
 
 
 @given(timing=layer_timings(), steps=st.integers(1, 40), tokens=st.integers(0, 120))

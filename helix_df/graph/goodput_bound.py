@@ -11,24 +11,31 @@ that start over compute their tokens anew, which counts as work for nothing; pre
 
 Proof. Let ``X`` be the requests/s that are served, ``in`` and ``steps`` their mean prompt tokens and decode steps, and
 let node ``i`` hold ``k`` layers (if any). Take prices: ``α(c)`` of a decode step with ``c`` tokens of context through a
-layer, linear in ``c``; ``β`` of a prompt token through a layer; ``μ`` of a token of KV cache of a layer for a second.
+layer, linear in ``c``; ``β`` of a prompt token through a layer; ``φ`` of a token of context in flight for a second;
+``μ`` of a token of KV cache of a layer for a second.
 
 1. *Worth.* Each token runs all ``L`` layers, so a second's passes are worth ``X·L·(steps·α(c̄) + in·β)`` in all.
-2. *KV cache.* While a decode step with context ``c`` is in a pass or on its way to the next, its request holds at
-   least ``c·L`` tokens of cache of a layer; these times don't overlap. Let ``h`` be the least seconds for each layer
-   that a step spends on links into nodes like ``i`` (below), and ``h₀`` those of the way home. A pass with ``b`` steps
-   that takes ``T`` seconds a layer thus holds ``b·c·L·(T + h)`` for each layer, and ``c̄·L·h₀`` comes on top for each
-   step. All nodes have ``Σ k·kv_i(k)``, so, priced, ``Σ μ·k·kv_i(k)`` is at least what is held.
-3. *Time.* Let ``λ_i`` be the most that a second of passes on node ``i`` is worth, less what it holds: ``λ_i = max over
-   passes (α(c)·b + β·n) / T − μ·L·c·b·(1 + h/T)``, or 0. It is linear in ``c``, so contexts between least and most need
-   no look, and a pass of different contexts is worth what one of their mean is. A node has one second a second:
-   ``X·L·(steps·α(c̄) + in·β + steps·μ·c̄·h₀) ≤ Σ_i λ_i + μ·k·kv_i(k)``.
-4. *Nobody passes more than all.* A node with ``k`` layers runs at most ``k·X·steps`` decode steps through a layer a
+2. *In flight.* Let ``C`` be the tokens of context of all requests in their decode steps, on average over time. While a
+   step with context ``c`` is in a pass or on its way to the next, its request counts with ``c``, and these times don't
+   overlap. Let ``h`` be the least seconds for each layer that a step spends on links into nodes like ``i`` (below), and
+   ``h₀`` those of the way home. A pass with ``b`` steps that takes ``T`` seconds a layer thus has ``b·c·(T + h)``
+   token-seconds for each layer, and each step ``c̄·h₀`` on top; together at most ``C`` a second.
+3. *KV cache.* A node keeps the context of its requests for each of its layers: at most ``kv_i(k)`` tokens, and at most
+   all that are in flight. Every layer is kept for all in flight. So ``Σ k·min(kv_i(k), C) ≥ L·C``: at every moment, and
+   on average since the left side is concave in ``C``.
+4. *Time.* Let ``λ_i`` be the most that a second of passes on node ``i`` is worth, less what is in flight: ``λ_i = max
+   over passes (α(c)·b + β·n) / T − φ·c·b·(1 + h/T)``, or 0. It is linear in ``c``, so contexts between least and most
+   need no look, and a pass of different contexts is worth what one of their mean is. A node has one second a second:
+   with ``φ`` times step 2 and ``μ`` times step 3,
+   ``X·(L·steps·α(c̄) + L·in·β + steps·φ·c̄·h₀) ≤ Σ_i [λ_i + μ·k·min(kv_i(k), C)] + (φ − μ·L)·C``.
+5. *Nobody passes more than all.* A node with ``k`` layers runs at most ``k·X·steps`` decode steps through a layer a
    second, and ``k·X·in`` prompt tokens. So for any ``ρ, σ ≥ 0`` the node's passes may count with ``α − ρ`` and
    ``β − σ``, if ``k·X·(ρ·steps + σ·in)`` is added. Let them depend on ``i`` and ``k``.
-5. *Any placement.* Replace each node's term by the best over ``k``, with 0 for a node that holds nothing:
-   ``X·L·(…) ≤ Σ_i max_k [λ_i(k) + μ·k·kv_i(k) + k·X·(ρ·steps + σ·in)]``. Divided by ``X`` the right side never grows
-   with ``X``, so where one ``X`` breaks this, every larger one does.
+6. *Any placement.* Replace each node's bracket by the best over ``k``, with 0 for a node that holds nothing, and ``C``
+   by the end of a range that makes most of its term (in ``min`` by the upper one). Where this is broken, no cluster
+   serves ``X`` with a ``C`` of that range. Ranges that hold all that fits the caches, each with prices of its own, rule
+   out ``X``. Both sides are convex in ``X``: what breaks it at two rates breaks it between them. For ``φ ≥ μ·L`` the
+   right side over ``X`` never grows, so that one rate stands for all above.
 
 Links (``h``). Entering node ``i`` takes at least the latency and one token's time ``m_i`` of its best link, and a visit
 runs at most ``k`` layers: ``m_i / k``. Whoever runs layers in a region comes into it from outside once at least, over
@@ -61,7 +68,7 @@ MOST_STEPS = 1 << 20
 ROUNDING = 1e-9
 """Share by which the two sides must differ at least, on the side of a higher bound."""
 
-LOWERED, SAME = 40, 1e-7
+LOWERED, SAME = 20, 1e-5
 """Times that a rate is lowered for the same prices at most, and by which share at least."""
 
 
@@ -96,7 +103,7 @@ class ServingCluster:
 
 @dataclass(frozen=True, slots=True)
 class LayerSurcharge:
-    """``ρ`` and ``σ`` of step 4: what is taken off the worth of a decode step and of a prompt token."""
+    """``ρ`` and ``σ`` of step 5: what is taken off the worth of a decode step and of a prompt token."""
 
     step: float = 0.0
     prompt: float = 0.0
@@ -104,65 +111,124 @@ class LayerSurcharge:
 
 @dataclass(frozen=True, slots=True)
 class PassPrices:
-    """A rate that prices rule out; the proof is the module's.
+    """A rate that prices rule out while the context in flight is between two numbers; the proof is the module's.
 
     Attributes:
         requests_per_s: the rate.
+        least_in_flight, most_in_flight: tokens of context in flight, on average.
         least_step, most_step: ``α`` of a decode step with the least and the most context, through a layer.
         prompt: ``β`` of a prompt token through a layer.
+        flight: ``φ`` of a token of context in flight for a second.
         cache: ``μ`` of a token of KV cache of a layer for a second.
         surcharges: by the first node of each group, for 1, 2, 3, … layers.
     """
 
-    kind: ClassVar[str] = "pass prices"
     requests_per_s: float
+    least_in_flight: float
+    most_in_flight: float
     least_step: float
     most_step: float
     prompt: float
+    flight: float
     cache: float
     surcharges: dict[str, tuple[LayerSurcharge, ...]]
 
+    @property
+    def are_sound(self) -> bool:
+        """Whether all are numbers from 0 on."""
+        prices = self.least_step, self.most_step, self.prompt, self.flight, self.cache
+        numbers = (self.requests_per_s, self.least_in_flight, self.most_in_flight, *prices)
+        surcharges = (number for row in self.surcharges.values() for one in row for number in (one.step, one.prompt))
+        return all(0 <= number < math.inf for number in (*numbers, *surcharges))
+
+    def rule_out(self, cluster: ServingCluster, rate: float) -> bool:
+        """Whether the inequality of step 6 is broken at this rate, while the context in flight is as they say."""
+        at_rate = replace(self, requests_per_s=rate)
+        return offer(at_rate, cluster) < rate * worth(at_rate, cluster) * (1 - ROUNDING)
+
+
+@dataclass(frozen=True, slots=True)
+class FlightPrices:
+    """Prices that rule out a rate and all above whatever the context in flight is (``whole``), and prices by ranges of
+    it (``ranges``, in order) that rule out what is between that rate and a lower one."""
+
+    kind: ClassVar[str] = "prices by context in flight"
+    whole: PassPrices
+    ranges: tuple[PassPrices, ...] = ()
+
     def evaluate(self, cluster: ServingCluster) -> float:
         """The generated tokens/s that are ruled out; infinity where the prices rule out nothing."""
-        numbers = (self.requests_per_s, self.least_step, self.most_step, self.prompt, self.cache)
-        if not all(0 <= number < math.inf for number in numbers):
+        whole, ranges = self.whole, self.ranges
+        if not all(prices.are_sound for prices in (whole, *ranges)):
             return math.inf
-        needed, offered = self.requests_per_s * worth(self, cluster), offer(self, cluster)
-        return self.requests_per_s * cluster.load.output_tokens if offered < needed * (1 - ROUNDING) else math.inf
+        # Otherwise what is offered, less what is in flight, may grow faster than the rate.
+        grows_slower = whole.flight >= whole.cache * cluster.num_layers
+        if not (grows_slower and _cover((whole,), cluster) and whole.rule_out(cluster, whole.requests_per_s)):
+            return math.inf
+        most = whole.requests_per_s
+        if ranges and _cover(ranges, cluster):
+            proven = (_between(prices, most, cluster) for prices in ranges)
+            most = min(most, max(proven))
+        return most * cluster.load.output_tokens
+
+
+def _between(prices: PassPrices, highest: float, cluster: ServingCluster) -> float:
+    """The rate down from ``highest`` that is ruled out. A sum of maxima of linear terms is convex in the rate, so that
+    the inequality is broken between two rates at which it is."""
+    rate = prices.requests_per_s
+    ruled_out = rate <= highest and all(prices.rule_out(cluster, one) for one in (rate, highest))
+    return rate if ruled_out else highest
+
+
+def _cover(ranges: tuple[PassPrices, ...], cluster: ServingCluster) -> bool:
+    """Whether the context in flight, whatever it is, lies in one of the ranges."""
+    reached = 0.0
+    for prices in ranges:
+        if prices.least_in_flight > reached:
+            return False
+        reached = max(reached, prices.most_in_flight)
+    return reached >= most_in_flight(cluster)
+
+
+def most_in_flight(cluster: ServingCluster) -> float:
+    """Tokens of context for which the caches of all nodes have room in every layer, at most."""
+    caches = (group.count * max(held.cache for held in group.holding) for group in cluster.groups)
+    return float(sum(caches) / cluster.num_layers)
 
 
 def worth(prices: PassPrices, cluster: ServingCluster) -> float:
-    """What a request is worth, with the cache that it holds on its way home: the left side of step 5 over ``X``."""
+    """What a request is worth, with the context that it has in flight on its way home: the left side of step 6 over
+    ``X``."""
     load = cluster.load
     step = prices.least_step + (prices.most_step - prices.least_step) * load.mean_share
-    held = prices.cache * load.mean_context * cluster.home_s
-    return cluster.num_layers * (load.steps * (step + held) + load.prompt_tokens * prices.prompt)
+    in_layers = cluster.num_layers * (load.steps * step + load.prompt_tokens * prices.prompt)
+    return in_layers + load.steps * prices.flight * load.mean_context * cluster.home_s
 
 
 def offer(prices: PassPrices, cluster: ServingCluster) -> float:
-    """What all nodes have to offer a second: the right side of step 5; infinity where a surcharge is no number."""
-    total = 0.0
+    """What all nodes have to offer a second, and what is in flight: the right side of step 6."""
+    per_token = prices.flight - prices.cache * cluster.num_layers
+    total = per_token * (prices.most_in_flight if per_token > 0 else prices.least_in_flight)
     for group in cluster.groups:
         surcharges = prices.surcharges.get(group.name, ())
         best = 0.0
         for at, held in enumerate(group.holding):
             surcharge = surcharges[at] if at < len(surcharges) else LayerSurcharge()
-            if not (0 <= surcharge.step < math.inf and 0 <= surcharge.prompt < math.inf):
-                return math.inf
             best = max(best, offered_by(prices, surcharge, held, cluster))
         total += group.count * best
     return total
 
 
 def offered_by(prices: PassPrices, surcharge: LayerSurcharge, held: HeldLayers, cluster: ServingCluster) -> float:
-    """What a node with these layers has to offer a second: the bracket of step 5."""
+    """What a node with these layers has to offer a second: the bracket of step 6."""
     load = cluster.load
     passed = surcharge.step * load.steps + surcharge.prompt * load.prompt_tokens
     most = max(0.0, (prices.prompt - surcharge.prompt) * held.passes.prompts_alone_per_s)
     for context in (load.least_context, load.most_context):
         values = pass_values(prices, surcharge, held, cluster, context)
         most = max(most, float(values.max(initial=0.0)))
-    return most + prices.cache * held.cache + held.layers * prices.requests_per_s * passed
+    cache = min(held.cache, held.layers * prices.most_in_flight)
+    return most + prices.cache * cache + held.layers * prices.requests_per_s * passed
 
 
 def pass_values(
@@ -179,24 +245,23 @@ def pass_values(
 def net_prices(
     prices: PassPrices, surcharge: LayerSurcharge, held: HeldLayers, cluster: ServingCluster, context: float
 ) -> tuple[float, float, float]:
-    """The worth of a step less surcharge and the cache it holds on links; of a prompt token less surcharge; and the
-    price of a step's cache for a second in a pass. All through a layer."""
+    """The worth of a step less surcharge and its context on links; of a prompt token less surcharge; and the price of a
+    step's context in a pass for a second. All through a layer."""
     step = prices.most_step if context > cluster.load.least_context else prices.least_step
-    kept = prices.cache * cluster.num_layers * context
+    kept = prices.flight * context
     return step - surcharge.step - kept * held.link_s, prices.prompt - surcharge.prompt, kept
 
 
-def lowest_ruled_out(prices: PassPrices, cluster: ServingCluster) -> PassPrices | None:
-    """The same prices with the lowest rate that they rule out below theirs; ``None`` if they rule out nothing."""
-    value, best = worth(prices, cluster), None
+def lowest_ruled_out(prices: PassPrices, cluster: ServingCluster, highest: float) -> PassPrices | None:
+    """The same prices with the lowest rate from which on they rule out all up to ``highest``; ``None`` without any."""
+    value, best, rate = worth(prices, cluster), None, highest
     for _ in range(LOWERED if value > 0 else 0):
         # What is offered at a rate bounds it, and the bound is a rate at which no more is offered.
-        rate = offer(prices, cluster) / value * (1 + 3 * ROUNDING)
-        lower = replace(prices, requests_per_s=rate)
-        close = best is not None and rate > best.requests_per_s * (1 - SAME)
-        if close or not math.isfinite(lower.evaluate(cluster)):
+        rate = max(0.0, offer(replace(prices, requests_per_s=rate), cluster) / value * (1 + 3 * ROUNDING))
+        close = best is not None and rate >= best.requests_per_s * (1 - SAME)
+        if close or rate > highest or not prices.rule_out(cluster, rate):
             break
-        best = prices = lower
+        best = replace(prices, requests_per_s=rate)
     return best
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from helix_df.graph.compile import origin_of
-from helix_df.graph.goodput_bound import PassPrices, ServingCluster, TimingOf, serving_cluster
-from helix_df.graph.goodput_prices import find_pass_prices
+from helix_df.graph.goodput_bound import FlightPrices, ServingCluster, TimingOf, serving_cluster
+from helix_df.graph.goodput_prices import find_flight_prices
 from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.serving_load import ServingLoad
 from helix_df.graph.stage_timing import TIMINGS, TimingChoice, node_timing
@@ -46,7 +46,7 @@ class GoodputCertificate:
     generated: Generated
     kind: str
     bound: float
-    witness: PassPrices
+    witness: FlightPrices
 
     @property
     def gap(self) -> float:
@@ -68,14 +68,14 @@ def timing_of(job: Job, problem: Problem, choice: TimingChoice) -> TimingOf:
 def certify(job: Job, problem: Problem, generated: Generated) -> GoodputCertificate | None:
     """The claim with the lowest bound that prices are found for; ``None`` where none are."""
     cluster = _cluster(job, problem, generated)
-    prices = find_pass_prices(cluster)
+    prices = find_flight_prices(cluster)
     return None if prices is None else GoodputCertificate(generated, prices.kind, prices.evaluate(cluster), prices)
 
 
 def goodput_violations(job: Job, problem: Problem, claim: GoodputCertificate) -> list[str]:
     """Everything that is wrong with the claim, in words, but for what it says of the simulation."""
-    if claim.kind != PassPrices.kind:
-        return [f"the goodput's bound is of the kind {claim.kind!r}; kinds that can be checked: {PassPrices.kind}"]
+    if claim.kind != FlightPrices.kind:
+        return [f"the goodput's bound is of the kind {claim.kind!r}; kinds that can be checked: {FlightPrices.kind}"]
     wrong = _load_violations(job, problem, claim.generated)
     if wrong:
         return wrong
