@@ -67,9 +67,9 @@ def _bound(found: CheapestOf) -> str:
 
 
 def _simulated(found: FleetPrediction) -> str:
-    tokens = f"{number(found.generated_per_s)} generated tokens/s of {number(found.asked_per_s)} asked for"
-    begun = f"{found.begun:.0%} of requests begun in time"
-    return f"{tokens}, {begun}; TTFT p95 {seconds(found.ttft_p95_s)} s, ITL p95 {seconds(found.itl_p95_s)} s"
+    tokens = f"{number(found.generated_per_s)} of {number(found.asked_per_s)} generated tokens/s asked for"
+    latency = f"TTFT p95 {seconds(found.ttft_p95_s)} s, ITL p95 {seconds(found.itl_p95_s)} s"
+    return f"{tokens}, {found.begun:.0%} of requests begun; {latency}"
 
 
 def _alternatives(sizing: Sizing) -> Table:

@@ -23,6 +23,9 @@ def validate(job_file: Annotated[Path, typer.Argument(metavar="JOB", help="The j
     job = load_job(job_file)
     if job.offers and not job.nodes:
         from helix_df.sizing.market import Market
+        from helix_df.solvers.choice import choose_solver
+
+        choose_solver(job)
 
         layers = Market(job).whole.num_layers
         words = f"{job.model.source} has {layers} layers, and no nodes yet but {plural(len(job.offers), 'offer')}"

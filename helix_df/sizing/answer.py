@@ -19,7 +19,7 @@ from helix_df.sizing.market import UNITS, Market, restricted
 from helix_df.sizing.prediction import FleetPrediction, RatePrediction
 from helix_df.sizing.search import Effort, Ending, Found, find_cheapest
 from helix_df.solvers.api import Watch
-from helix_df.solvers.choice import keeps_latency
+from helix_df.solvers.choice import choose_solver, keeps_latency
 from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
@@ -129,10 +129,12 @@ def size(
 
     Raises:
         Infeasible: when no fleet serves, or none was found that does; says why.
+        SolverError: where the job's solver couldn't plan the fleet, as ``choose_solver``.
         SpecError: for a job without offers, prices or a rate.
         ModelError: as ``compile_problem``.
     """
     watch, effort = watch or Watch(), effort or Effort()
+    choose_solver(job)
     market = Market(job)
     rate = job.workload.rate
     if rate is None:

@@ -99,6 +99,7 @@ class _Search:
         self.judged = 0
         self.best: Verdict | None = None
         self.undecided: dict[Fleet, Verdict] = {}
+        self.said: set[str] = set()
         self.floor_units: int | None = 0
         """What every fleet that hasn't been looked at costs at least; ``None`` once there are no more."""
 
@@ -206,7 +207,9 @@ class _Search:
         fleet = verdict.fleet
         self.judged += 1
         said = f"{self.market.words(fleet)} at {self.market.cost(fleet):,.2f} an hour: {verdict.answer}"
-        self.watch.say("size", said)
+        if said not in self.said:
+            self.said.add(said)
+            self.watch.say("size", said)
         self.undecided.pop(fleet, None)
         if verdict.answer == "undecided":
             self.undecided[fleet] = verdict

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from helix_df.cli.main import main
 from helix_df.load import load_job
+from helix_df.sizing.prediction import BEGUN
 
 JOB = """
 name: fleet
@@ -107,3 +109,37 @@ def test_a_job_without_offers(capsys):
     Path("job.yaml").write_text(text)
     code, _, err = run(capsys, "size", "job.yaml")
     assert (code, "the job offers nothing to choose from" in err) == (2, True)
+
+
+def test_the_picture_has_every_series_and_its_bound(capsys):
+    code, _, _ = run(capsys, "size", "job.yaml", "--plot", "cost.svg")
+    assert code == 0
+    picture = ElementTree.parse("cost.svg").getroot()
+    words = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"all offers", "small", "large", "lower bound"} <= set(words)
+    assert len([1 for path in picture.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "bound"]) == 1
+
+
+def test_in_simulation_requests_are_begun_and_no_fleet_is_called_cheaper_than_its_bound(capsys):
+    Path("job.yaml").write_text(JOB + "solver: goodput\nlimits: {ttft_p95: 20s}\n")
+    document = json.loads(run(capsys, "size", "job.yaml", "--json")[1])
+    found = document["cheapest"]
+    assert document["judged_by"] == "simulation"
+    assert found["fleet"]["prediction"]["begun"] >= BEGUN
+    assert found["fleet"]["prediction"]["ttft_p95_s"] <= 20
+    assert found["lower_bound"] <= found["fleet"]["cost"]
+    alone = [one["fleet"]["cost"] for one in document["alternatives"] if one["fleet"] is not None]
+    assert found["fleet"]["cost"] <= min(alone)
+
+
+def test_the_jobs_solver_must_be_able_to_plan_the_fleet(capsys):
+    Path("job.yaml").write_text(JOB + "limits: {ttft_p95: 20s}\n")
+    code, _, err = run(capsys, "size", "job.yaml")
+    assert (code, "the solver goodput" in err) == (5, True)
+
+
+def test_limits_that_nothing_keeps(capsys):
+    Path("job.yaml").write_text(JOB + "solver: goodput\nlimits: {itl_p95: 1us}\n")
+    code, _, err = run(capsys, "size", "job.yaml")
+    assert (code, err.count("error:")) == (3, 1)
+    assert "p95 ITL" in err
