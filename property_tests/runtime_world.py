@@ -145,6 +145,10 @@ def _plain(action: CoordinatorAction | WorkerAction, tensors: bool) -> object:
             return action
 
 
+Wire = tuple[str, str, bool]
+"""From whom to whom, and whether it is the one for bulk: what is sent over one keeps its order."""
+
+
 @dataclass
 class ToyWorker:
     """A worker's state machine with its engine, as the shell would join them."""
@@ -185,7 +189,7 @@ class World:
     coordinator: CoordinatorState = field(init=False)
     recorded: RecordedCoordinator = field(init=False)
     workers: dict[str, ToyWorker] = field(default_factory=dict)
-    wires: dict[tuple[str, str], deque[list[bytes]]] = field(default_factory=dict)
+    wires: dict[Wire, deque[list[bytes]]] = field(default_factory=dict)
     asked: dict[str, GenerationRequest] = field(default_factory=dict)
     answers: dict[str, list[TokenEvent]] = field(default_factory=dict)
     aborted: dict[str, str] = field(default_factory=dict)
@@ -234,10 +238,10 @@ class World:
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
         self._coordinate(self.recorded.on_exit(node, "killed"))
 
-    def busy_wires(self) -> list[tuple[str, str]]:
+    def busy_wires(self) -> list[Wire]:
         return sorted(wire for wire, frames in self.wires.items() if frames)
 
-    def deliver(self, wire: tuple[str, str]) -> None:
+    def deliver(self, wire: Wire) -> None:
         frames = self.wires[wire].popleft()
         message = decode(frames, "secret")
         if wire[1] == COORDINATOR:
@@ -326,7 +330,11 @@ class World:
             if worker.recorded is not None:
                 self._work(worker, worker.recorded.forget_all())
             worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)
-            worker.state = worker.state or WorkerState(worker.node, COORDINATOR, message.num_layers, 4, 8)
+            # Bulk is free to arrive sooner or later than all else, which contains that it goes with the rest.
+            apart = self.coordinator.nodes
+            worker.state = worker.state or WorkerState(
+                worker.node, COORDINATOR, message.num_layers, 4, 8, apart=frozenset(apart)
+            )
             worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
             self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
         elif worker.recorded is not None:
@@ -345,7 +353,7 @@ class World:
         for action in actions:
             match action:
                 case Send():
-                    self._send(COORDINATOR, action.address, action.message)
+                    self._send(COORDINATOR, action.address, action.message, action.bulk)
                 case Deliver():
                     self.answers[action.request].append(action.event)
                 case Abort():
@@ -362,7 +370,7 @@ class World:
             assert worker.engine is not None
             match action:
                 case Send():
-                    self._send(worker.address, action.address, action.message)
+                    self._send(worker.address, action.address, action.message, action.bulk)
                 case Free():
                     worker.engine.release(action.request)
                 case Fork():
@@ -374,6 +382,6 @@ class World:
         if worker.engine is not None:
             worker.engine.pool.validate()
 
-    def _send(self, sender: str, receiver: str, message: Message) -> None:
+    def _send(self, sender: str, receiver: str, message: Message, bulk: bool = False) -> None:
         frames = [bytes(frame) for frame in encode(message, "secret")]
-        self.wires.setdefault((sender, receiver), deque()).append(frames)
+        self.wires.setdefault((sender, receiver, bulk), deque()).append(frames)

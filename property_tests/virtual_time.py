@@ -1,7 +1,7 @@
 """A whole job in virtual time: the real state machines, links that take as long as declared, engines that only count.
 
 What the shells do is done here with a clock of numbers: a node hears what has arrived when its batch is over, and
-what one decision sends to one address leaves as one message. The reference that the simulator is held to.
+what one decision sends leaves in bundles over the emulated links' own lanes. The reference that the simulator is held to.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +24,9 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest, StageSpeed
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
-from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send
-from helix_df.runtime.wire.pacing import Lane
+from helix_df.rules.sending import goes_apart
+from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send, bundles
+from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.state import Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
@@ -137,6 +138,8 @@ class VirtualJob:
     coordinator: CoordinatorState = field(init=False)
     workers: dict[str, VirtualWorker] = field(default_factory=dict)
     _lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
+    _expected_s: float = math.inf
+    _network: PacedQueue[tuple[str, Sequence[Message]]] = field(default_factory=PacedQueue)
     _wanted: dict[str, TraceRequest] = field(default_factory=dict)
     _heap: list[tuple[float, int, str, object]] = field(default_factory=list)
     _last: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -159,7 +162,8 @@ class VirtualJob:
         """Everything until ``end_s``, by request in the order of their arrival."""
         while self._heap and self._heap[0][0] <= self.end_s:
             self.now, _, kind, what = heapq.heappop(self._heap)
-            self._note_tie(kind, what)
+            if kind != "network":
+                self._note_tie(kind, what)
             getattr(self, f"_on_{kind}")(what)
         return self.told
 
@@ -183,7 +187,14 @@ class VirtualJob:
         """A worker comes up, in no time."""
         (stage,) = (stage for stage in self.plan.stages if stage.node == node)
         runtime = self.plan.job.runtime
-        state = WorkerState(node, COORDINATOR, self.plan.num_layers, runtime.max_batch, runtime.max_prefill_tokens)
+        state = WorkerState(
+            node,
+            COORDINATOR,
+            self.plan.num_layers,
+            runtime.max_batch,
+            runtime.max_prefill_tokens,
+            apart=frozenset(filter(self._apart_from(node), self.coordinator.nodes)),
+        )
         pool = PagePool(stage.kv_tokens // self.page_tokens, self.page_tokens)
         engine = CountingEngine(pool, self.timings[node], self._wanted)
         address = f"{node}#{len(self.workers)}"
@@ -192,6 +203,16 @@ class VirtualJob:
         self.coordinator.on_message(Hello(node, address, len(self.workers)), self.now)
         ready = Ready(node, pool.num_pages * self.page_tokens, StageSpeed(1, step_s, step_s))
         return self.coordinator.on_message(ready, self.now)
+
+    def _apart_from(self, node: str) -> Callable[[str], bool]:
+        """Which nodes pieces of prompts go to apart from decode steps."""
+        budget = self.plan.job.runtime.max_prefill_tokens
+
+        def apart(other: str) -> bool:
+            link = self.links.find(node, other) if other != node else None
+            return link is not None and goes_apart(budget, self.sizes.hidden, link.bytes_per_s)
+
+        return apart
 
     def _worker_of(self, node: str) -> VirtualWorker | None:
         """The worker that serves a node now."""
@@ -298,14 +319,30 @@ class VirtualJob:
     # ------------------------------------------------------------------ the network
 
     def _send(self, sender: str, sends: Iterable[Send]) -> None:
-        """One message an address, as ``encode_bundles`` makes them."""
-        bundles: dict[str, list[Message]] = {}
-        for send in sends:
-            bundles.setdefault(send.address, []).append(send.message)
-        for address, messages in bundles.items():
-            lane = self._lane(sender, address.partition("#")[0])
-            size = sum(map(self.sizes.of, messages))
-            self._at(lane.carry(size, self.now), "arrived", (address, messages))  # type: ignore[arg-type]
+        for bundle in bundles(sends):
+            lane = self._lane(sender, bundle.address.partition("#")[0])
+            self._note_race(lane)
+            size = sum(map(self.sizes.of, bundle.messages))
+            self._network.put(lane, size, (bundle.address, bundle.messages), self.now, bulk=bundle.bulk)
+        self._expect()
+
+    def _note_race(self, lane: Lane) -> None:
+        """Whether something that waits can still be passed is rounding's to say when the link is free just now."""
+        if self._network.let_go(lane, self.now - SAME_S) and lane.free_s <= self.now + SAME_S:
+            self.tie_s = min(self.tie_s, self.now)
+
+    def _expect(self) -> None:
+        due_s = self._network.next_s()
+        if due_s is not None and due_s < self._expected_s:
+            self._expected_s = due_s
+            self._at(due_s, "network", None)
+
+    def _on_network(self, _: None) -> None:
+        if self.now >= self._expected_s:
+            self._expected_s = math.inf
+            for address, messages in self._network.arrived(self.now):
+                self._at(self.now, "arrived", (address, messages))
+            self._expect()
 
     def _lane(self, sender: str, receiver: str) -> Lane:
         lane = self._lanes.get((sender, receiver))
@@ -315,7 +352,7 @@ class VirtualJob:
             lane = self._lanes[sender, receiver] = Lane(link.bytes_per_s, link.latency_s)
         return lane
 
-    def _on_arrived(self, what: tuple[str, list[Message]]) -> None:
+    def _on_arrived(self, what: tuple[str, Sequence[Message]]) -> None:
         address, messages = what
         if address == COORDINATOR:
             found = [action for message in messages for action in self.coordinator.on_message(message, self.now)]

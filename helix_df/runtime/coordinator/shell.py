@@ -28,7 +28,7 @@ from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
-from helix_df.runtime.wire.messages import Frames, Hello, Message, Send, decode_bundle, encode_bundles
+from helix_df.runtime.wire.messages import Frames, Hello, Send, bundles, decode_bundle, encode_bundle
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 
@@ -223,11 +223,11 @@ class Coordinator:
             self.events.flush()
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
-        sends: list[tuple[str, Message]] = []
+        sends: list[Send] = []
         for action in actions:
             match action:
                 case Send():
-                    sends.append((action.address, action.message))
+                    sends.append(action)
                 case Deliver():
                     self._hand_over(action.request, action.event)
                 case Abort():
@@ -235,8 +235,8 @@ class Coordinator:
                 case IllegalEventSeen():
                     if action.is_news:
                         log.warning("%s (the %d. time)", action.error, action.times)
-        for address, frames in encode_bundles(sends, self.token).items():
-            self._endpoint.send(address, frames)
+        for bundle in bundles(sends):
+            self._endpoint.send(bundle.address, encode_bundle(bundle.messages, self.token), bulk=bundle.bulk)
         self._changed.set()
         self._set_retry_timer()
         if CHECKED:

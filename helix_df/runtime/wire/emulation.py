@@ -33,7 +33,7 @@ class EmulatedEndpoint:
         self._links = links
         self._node_at: dict[str, str] = {}
         self._lanes: dict[str, Lane] = {}
-        self._queue: PacedQueue[tuple[str, Frames]] = PacedQueue()
+        self._queue: PacedQueue[tuple[str, Frames, bool]] = PacedQueue()
         self._changed = threading.Condition()
         self._closed = False
         self._carrier = threading.Thread(target=self._carry, name=f"links-of-{node}", daemon=True)
@@ -57,15 +57,15 @@ class EmulatedEndpoint:
         for hop, address in zip(route.hops, route.addresses, strict=True):
             self.place(hop.node, address)
 
-    def send(self, address: str, frames: Frames) -> None:
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """See ``Endpoint``."""
         with self._changed:
             lane = self._lanes.get(self._node_at.get(address, ""))
             if lane is None or self._closed:
-                self._endpoint.send(address, frames)
+                self._endpoint.send(address, frames, bulk=bulk)
                 return
             size = sum(memoryview(frame).nbytes for frame in frames)
-            self._queue.put(lane, size, (address, frames), time.monotonic())
+            self._queue.put(lane, size, (address, frames, bulk), time.monotonic(), bulk=bulk)
             self._changed.notify()
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
@@ -97,5 +97,5 @@ class EmulatedEndpoint:
             self._hand_on(float("inf"))
 
     def _hand_on(self, now: float) -> None:
-        for address, frames in self._queue.arrived(now):
-            self._endpoint.send(address, frames)
+        for address, frames, bulk in self._queue.arrived(now):
+            self._endpoint.send(address, frames, bulk=bulk)

@@ -191,10 +191,20 @@ Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sam
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """An action of either machine: send a message to an address."""
+    """An action of either machine: send a message to an address; ``bulk`` goes by itself, behind all that isn't."""
 
     address: str
     message: Message
+    bulk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Messages that leave for an address together, and so arrive together."""
+
+    address: str
+    messages: Sequence[Message]
+    bulk: bool = False
 
 
 _TYPES: dict[str, type[Any]] = {
@@ -277,16 +287,25 @@ def unpack_values(tag: str, values: Sequence[Any]) -> Message:
         raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
 
 
-def encode_bundles(sends: Iterable[tuple[str, Message]], token: str) -> dict[str, Frames]:
-    """One bundle of frames an address, its messages in order.
+def bundles(sends: Iterable[Send]) -> list[Bundle]:
+    """One bundle an address, its messages in order; behind them each of the bulk in one of its own.
 
     What left together arrives together: a receiver that starts on whatever has come would else run the first request
     of a batch alone and let the others wait.
     """
-    bundles: dict[str, Frames] = {}
-    for address, message in sends:
-        bundles.setdefault(address, []).extend(encode(message, token))
-    return bundles
+    together: dict[str, list[Message]] = {}
+    bulk: list[Bundle] = []
+    for send in sends:
+        if send.bulk:
+            bulk.append(Bundle(send.address, (send.message,), bulk=True))
+        else:
+            together.setdefault(send.address, []).append(send.message)
+    return [*(Bundle(address, messages) for address, messages in together.items()), *bulk]
+
+
+def encode_bundle(messages: Iterable[Message], token: str) -> Frames:
+    """The frames of a bundle."""
+    return [frame for message in messages for frame in encode(message, token)]
 
 
 def decode_bundle(frames: Sequence[Any], token: str) -> list[Message]:

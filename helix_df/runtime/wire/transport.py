@@ -1,7 +1,8 @@
 """How frames get from one process to another: the only file that imports zmq.
 
 An endpoint has one address that anyone may send to, and receives everything in one queue. Order is kept between any
-two endpoints; nothing is kept for an endpoint that is gone. Transports are found by the scheme of an address.
+two endpoints, of bulk and of all else by itself: what is not bulk doesn't wait behind it. Nothing is kept for an endpoint
+that is gone. Transports are found by the scheme of an address.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Endpoint(Protocol):
 
     address: str
 
-    def send(self, address: str, frames: Frames) -> None:
-        """Queue frames for ``address``; never blocks, and drops them when nobody is there."""
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
+        """Queue frames for ``address``; never blocks, and drops them when nobody is there. ``bulk`` may be passed."""
         ...
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
@@ -43,7 +44,11 @@ SEND_LIMIT = 10_000
 
 
 class ZmqEndpoint:
-    """PULL at the own address, one PUSH a peer; tensors leave and arrive without a copy in Python."""
+    """PULL at the own address, one PUSH a peer, and another for bulk; tensors leave and arrive without a copy in Python.
+
+    Sockets and the kernel hold megabytes of what was sent, which nothing can pass. A connection of its own needs no queue
+    here: two connections share a link, so neither kind starves.
+    """
 
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
@@ -65,26 +70,26 @@ class ZmqEndpoint:
         self._poller = zmq.Poller()
         self._poller.register(self._inbox, zmq.POLLIN)
         self._poller.register(self._wakeable, zmq.POLLIN)
-        self._peers: dict[str, zmq.Socket[bytes]] = {}
+        self._peers: dict[tuple[str, bool], zmq.Socket[bytes]] = {}
 
-    def send(self, address: str, frames: Frames) -> None:
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """See ``Endpoint``."""
         with self._lock:
             if self._context.closed:
                 return
-            peer = self._peers.get(address) or self._connect(address)
+            peer = self._peers.get((address, bulk)) or self._connect(address, bulk)
             try:
                 peer.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 peer.close(linger=0)
-                del self._peers[address]
+                del self._peers[address, bulk]
 
-    def _connect(self, address: str) -> zmq.Socket[bytes]:
+    def _connect(self, address: str, bulk: bool) -> zmq.Socket[bytes]:
         peer = self._context.socket(zmq.PUSH)
         peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
         peer.setsockopt(zmq.IPV6, _is_ipv6(address))
         peer.connect(address)
-        self._peers[address] = peer
+        self._peers[address, bulk] = peer
         return peer
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
@@ -131,7 +136,7 @@ class LocalEndpoint:
             self._network[address] = self
         self._queue: queue.SimpleQueue[Frames | None] = queue.SimpleQueue()
 
-    def send(self, address: str, frames: Frames) -> None:
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:  # noqa: ARG002  # nothing waits here
         """See ``Endpoint``."""
         peer = self._network.get(address)
         if peer is not None:

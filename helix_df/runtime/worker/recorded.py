@@ -39,6 +39,7 @@ class RecordedWorker:
             "max_batch": state.max_batch,
             "max_prefill_tokens": state.max_prefill_tokens,
             "codecs": dict(state.codecs),
+            "apart": sorted(state.apart),
         }
         self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 

@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from helix_df.codecs import packed_bytes
 from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
 from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.transitions import IllegalEventSeen
@@ -40,9 +42,10 @@ from helix_df.runtime.wire.messages import (
     Send,
     Stop,
     Welcome,
+    bundles,
     decode_bundle,
     encode,
-    encode_bundles,
+    encode_bundle,
 )
 from helix_df.runtime.wire.transport import Endpoint
 from helix_df.runtime.worker.recorded import RecordedWorker
@@ -237,9 +240,9 @@ class Worker:
                     self._illegal_events += 1
                     if action.is_news:
                         log.warning("%s (the %d. time)", action.error, action.times)
-        sends = ((action.address, action.message) for action in done if isinstance(action, Send))
-        for address, frames in encode_bundles(sends, self._token).items():
-            self._endpoint.send(address, frames)
+        for bundle in bundles(action for action in done if isinstance(action, Send)):
+            frames = encode_bundle(bundle.messages, self._token)
+            self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
 
     def _hear(self, timeout_s: float | None) -> list[Message]:
         messages: list[Message] = []
@@ -297,12 +300,19 @@ def _speed(engine: StepEngine, welcome: Welcome) -> StageSpeed | None:
 
 
 def _state(welcome: Welcome, job: Job, links: LinkTable, coordinator: str) -> WorkerState:
-    declared = ((name, links.find(welcome.node, name)) for name in job.nodes if name != welcome.node)
+    found = ((name, links.find(welcome.node, name)) for name in job.nodes if name != welcome.node)
+    declared = {name: link for name, link in found if link is not None}
+    hidden_size, prefill = read_geometry(job.model.parsed_source).hidden_size, job.runtime.max_prefill_tokens
     return WorkerState(
         node=welcome.node,
         coordinator=coordinator,
         num_layers=welcome.num_layers,
         max_batch=job.runtime.max_batch,
         max_prefill_tokens=job.runtime.max_prefill_tokens,
-        codecs={name: link.codec for name, link in declared if link is not None and link.codec != "none"},
+        codecs={name: link.codec for name, link in declared.items() if link.codec != "none"},
+        apart=frozenset(
+            name
+            for name, link in declared.items()
+            if goes_apart(prefill, packed_bytes(hidden_size, job.model.element_bytes, link.codec), link.bytes_per_s)
+        ),
     )

@@ -11,7 +11,7 @@ computed is counted here, so that nobody begins with pages that hold something e
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -126,7 +126,8 @@ class WorkerState:
     """What one worker knows of the requests it serves.
 
     ``max_batch`` bounds the steps of a batch, ``max_prefill_tokens`` the prompt tokens in it (a single longer piece
-    still runs, alone). ``codecs`` are those of the links to other nodes, where there is one.
+    still runs, alone). ``codecs`` are those of the links to other nodes, where there is one. ``apart`` are the nodes
+    that pieces of prompts go to apart from decode steps, and behind them.
     """
 
     node: str
@@ -135,6 +136,7 @@ class WorkerState:
     max_batch: int
     max_prefill_tokens: int
     codecs: Mapping[str, Codec] = field(default_factory=dict)
+    apart: Collection[str] = ()
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
     _held: dict[str, _Held] = field(default_factory=dict)
     _kept: dict[str, int] = field(default_factory=dict)
@@ -329,9 +331,12 @@ class WorkerState:
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
         assert result.hidden is not None, "the engine gave neither hidden states nor a token"
-        codec = self.codecs.get(held.route.hops[held.hop + 1].node, "none")
-        forward = replace(self._running[step.request], tensor=result.hidden, codec=codec)
-        return Send(held.route.addresses[held.hop + 1], forward)
+        head = held.route.hops[held.hop + 1].node
+        came = self._running[step.request]
+        forward = replace(came, tensor=result.hidden, codec=self.codecs.get(head, "none"))
+        # A prompt of one token looks like a decode step but for its route.
+        is_piece = came.route is not None or len(result.hidden) > 1
+        return Send(held.route.addresses[held.hop + 1], forward, bulk=is_piece and head in self.apart)
 
     def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
         """Let a request go but for its first ``keep`` tokens, as far as they are computed."""

@@ -15,6 +15,7 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.admission import expected_answer
 from helix_df.rules.routing import Adjacency, leading_to_sink
+from helix_df.rules.sending import goes_apart
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
 from helix_df.rules.schedulers.registry import follows_flow
 from helix_df.simulator.kernel.tables import (
@@ -136,6 +137,8 @@ def link_rows(network: HopNetwork, options: Options) -> tuple[list[FixedLink], l
                 token_bytes=size,
                 message_bytes=float(options.message_bytes),
                 latency_s=link.latency_s,
+                apart=NOTHING not in (tail, head)
+                and goes_apart(options.max_prefill_tokens or NO_LIMIT, size, link.bytes_per_s),
             )
         )
     return rows, _share_nics(stages, rows)

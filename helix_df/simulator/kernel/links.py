@@ -7,7 +7,7 @@ from helix_df.simulator.kernel.events import PREFILLED, RETURN, WAKE, schedule
 from helix_df.simulator.kernel.failures import drop, kill, living, start_over
 from helix_df.simulator.kernel.hearing import forget, forget_waiting
 from helix_df.simulator.kernel.marks import inlined
-from helix_df.simulator.kernel.outbox import dispatch, post_piece, post_step, post_steps, sink
+from helix_df.simulator.kernel.outbox import dispatch, post_apart, post_piece, post_step, post_steps, sink
 from helix_df.simulator.kernel.paths import any_hop_up, join_hop
 from helix_df.simulator.kernel.runs import add_step, free_run, new_run, put_in_inbox
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
@@ -139,7 +139,9 @@ def post_computed(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     """A piece of a prompt goes on; at the end only the last one is of interest."""
     row = s.runs[run]
     link = s.leaves_by[s.attempts[row.first].path * r.vertices + stage + 1]
-    if f.links[link].head != NOTHING:
+    if f.links[link].apart:
+        post_apart(s, link, run)
+    elif f.links[link].head != NOTHING:
         post_piece(s, link, run, row.tokens)
     elif row.ends:
         post_piece(s, link, run, 1)

@@ -14,6 +14,7 @@ from helix_df.simulator.kernel.events import (
     CLOSING,
     END,
     FEED,
+    LINK_FREE,
     NODE_DOWN,
     NODE_UP,
     OPENING,
@@ -29,7 +30,7 @@ from helix_df.simulator.kernel.failures import drop, free_path, leave, living, n
 from helix_df.simulator.kernel.homecoming import hear_next
 from helix_df.simulator.kernel.links import leaves, pass_on, post_on, send_groups, send_steps
 from helix_df.simulator.kernel.marks import inlined
-from helix_df.simulator.kernel.outbox import dispatch
+from helix_df.simulator.kernel.outbox import dispatch, on_link_free
 from helix_df.simulator.kernel.paths import spend
 from helix_df.simulator.kernel.runs import add_step, free_run, waiting_at
 from helix_df.simulator.kernel.tables import NEVER, NOTHING, Fixed, Rules, State
@@ -282,6 +283,8 @@ def advance(f: Fixed, s: State, r: Rules, until_s: float, look_at: int) -> int:
                 on_return(f, s, r, what)
         elif kind == PREFILLED:
             on_prefilled(f, s, r, what, number)
+        elif kind == LINK_FREE:
+            on_link_free(f, s, what)
         elif kind == END:
             on_end(f, s, r, what)
         elif kind in (OPENING, CLOSING, SAMPLE):

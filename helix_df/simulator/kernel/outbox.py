@@ -5,19 +5,27 @@ Runs are posted while something is decided, and dispatched when that is done.
 
 from __future__ import annotations
 
-from helix_df.simulator.kernel.events import RETURN, WAKE, schedule
+from helix_df.rules.sending import passes
+from helix_df.simulator.kernel.events import LINK_FREE, RETURN, WAKE, schedule
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.runs import add_step, free_run, new_run, put_in_inbox
 from helix_df.simulator.kernel.tables import NOTHING, Fixed, State
 
 
 @inlined
-def weigh(s: State, link: int, tokens: int, headers: int) -> None:
-    """So much more goes with the message that a link carries next."""
+def enlist(s: State, link: int) -> None:
+    """A link carries something when what is being decided is."""
     c, row = s.counts[0], s.links[link]
-    if row.posted_headers == 0:
+    if row.posted_headers == 0 and row.pieces_first == NOTHING:
         s.posted[c.posted] = link
         c.posted += 1
+
+
+@inlined
+def weigh(s: State, link: int, tokens: int, headers: int) -> None:
+    """So much more goes with the message that a link carries next."""
+    row = s.links[link]
+    enlist(s, link)
     row.posted_tokens += tokens
     row.posted_headers += headers
 
@@ -69,6 +77,18 @@ def post_piece(s: State, link: int, run: int, tokens: int) -> None:
     append(s, link, run)
 
 
+def post_apart(s: State, link: int, run: int) -> None:
+    """A piece of a prompt as a message of its own, behind what else is posted."""
+    row = s.links[link]
+    enlist(s, link)
+    s.runs[run].next = NOTHING
+    if row.pieces_last == NOTHING:
+        row.pieces_first = run
+    else:
+        s.runs[row.pieces_last].next = run
+    row.pieces_last = run
+
+
 def post_release(s: State, link: int, attempt: int) -> None:
     """Word that an attempt is over."""
     run = new_run(s)
@@ -79,31 +99,98 @@ def post_release(s: State, link: int, attempt: int) -> None:
 
 
 def dispatch(f: Fixed, s: State) -> None:
-    """Send what was posted, a message a link."""
+    """Send what was posted, a message a link; what is apart from it waits for the link."""
     c = s.counts[0]
     for at in range(c.posted):
         link = s.posted[at]
-        arrive_s, sent_s = carry_message(f, s, link)
         row = s.links[link]
-        run = row.posted_first
-        row.posted_first = row.posted_last = NOTHING
-        row.posted_tokens = row.posted_headers = 0
-        if f.links[link].head == NOTHING:
-            schedule(s, arrive_s, RETURN, run, 0)
-        else:
-            deliver_all(f, s, link, run, arrive_s, sent_s)
+        if row.posted_headers:
+            let_pass(f, s, link)
+            run, tokens, headers = row.posted_first, row.posted_tokens, row.posted_headers
+            row.posted_first = row.posted_last = NOTHING
+            row.posted_tokens = row.posted_headers = 0
+            carry_message(f, s, link, run, tokens, headers)
+        if row.pieces_first != NOTHING:
+            if row.waiting_last == NOTHING:
+                row.waiting_first = row.pieces_first
+            else:
+                s.runs[row.waiting_last].next = row.pieces_first
+            row.waiting_last = row.pieces_last
+            row.pieces_first = row.pieces_last = NOTHING
+            carry_waiting(f, s, link)
     c.posted = 0
 
 
-def carry_message(f: Fixed, s: State, link: int) -> tuple[float, float]:
+def let_pass(f: Fixed, s: State, link: int) -> None:
+    """Let what is posted pass the first piece that waits for a link, or let that go first."""
+    row = s.links[link]
+    let_go(f, s, link)
+    if row.waiting_first == NOTHING:
+        return
+    if not passes(row.passed_bytes, bytes_of(f, link, s.runs[row.waiting_first].tokens, 1)):
+        carry_first(f, s, link)
+    if row.waiting_first != NOTHING:
+        row.passed_bytes += bytes_of(f, link, row.posted_tokens, row.posted_headers)
+
+
+@inlined
+def bytes_of(f: Fixed, link: int, tokens: int, headers: int) -> float:
+    """Of a message on a link."""
+    return tokens * f.links[link].token_bytes + headers * f.links[link].message_bytes
+
+
+def carry_first(f: Fixed, s: State, link: int) -> None:
+    """The first piece that waits for a link is next on it."""
+    row = s.links[link]
+    run = row.waiting_first
+    row.waiting_first = s.runs[run].next
+    if row.waiting_first == NOTHING:
+        row.waiting_last = NOTHING
+    row.passed_bytes = 0.0
+    s.runs[run].next = NOTHING
+    carry_message(f, s, link, run, s.runs[run].tokens, 1)
+
+
+@inlined
+def let_go(f: Fixed, s: State, link: int) -> None:
+    """Put on a link what waits for it, if it is free."""
+    while s.links[link].waiting_first != NOTHING and s.links[link].free_s <= s.counts[0].now_s:
+        carry_first(f, s, link)
+
+
+def carry_waiting(f: Fixed, s: State, link: int) -> None:
+    """Pieces that wait for a link go as soon as it is free."""
+    row = s.links[link]
+    let_go(f, s, link)
+    if row.waiting_first != NOTHING and not row.woken:
+        row.woken = True
+        schedule(s, row.free_s, LINK_FREE, link, 0)
+
+
+def on_link_free(f: Fixed, s: State, link: int) -> None:
+    """A link was to be free by now."""
+    s.links[link].woken = False
+    carry_waiting(f, s, link)
+
+
+def carry_message(f: Fixed, s: State, link: int, run: int, tokens: int, headers: int) -> None:
+    """Put a message of these runs on a link, as soon as that is free."""
+    arrive_s, sent_s = cross(f, s, link, tokens, headers)
+    if f.links[link].head == NOTHING:
+        schedule(s, arrive_s, RETURN, run, 0)
+    else:
+        deliver_all(f, s, link, run, arrive_s, sent_s)
+
+
+def cross(f: Fixed, s: State, link: int, tokens: int, headers: int) -> tuple[float, float]:
     """When a link's next message arrives, and when it was sent."""
     fixed, row, start = f.links[link], s.links[link], s.counts[0].now_s
-    each = row.posted_tokens * fixed.token_s + row.posted_headers * fixed.message_s
+    each = tokens * fixed.token_s + headers * fixed.message_s
     start = max(start, row.free_s)
     nic = fixed.out_nic
     for _ in range(2):
         if nic != NOTHING:
-            size = row.posted_tokens * fixed.token_bytes + row.posted_headers * fixed.message_bytes
+            size = tokens * fixed.token_bytes + headers * fixed.message_bytes
             start = max(start, s.nics[nic].free_s)
             s.nics[nic].free_s = start + size / f.nic_bytes_per_s[nic]
         nic = fixed.in_nic

@@ -77,6 +77,7 @@ class FixedLink:
         latency_s: until what was sent arrives.
         out_nic, in_nic: shared by links of its ends, where they could want more than there is.
         control: no request takes it; only word between coordinator and stage.
+        apart: decode steps go first, and every piece of a prompt is a message of its own that waits for the link.
     """
 
     tail: int = NOTHING
@@ -91,6 +92,7 @@ class FixedLink:
     out_nic: int = NOTHING
     in_nic: int = NOTHING
     control: bool = False
+    apart: bool = False
 
 
 @dataclass(slots=True)
@@ -435,7 +437,9 @@ class QueueRow:
 class LinkRow:
     """When a link or NIC is free, how long a link was busy, and how long a router sees it busy for.
 
-    ``posted`` are the runs of the message that it carries next, with the tokens and headers that it weighs.
+    ``posted`` are the runs of the message that it carries next, with the tokens and headers that it weighs; ``pieces``
+    those of prompts that go apart from it. ``waiting`` are pieces that have been sent and wait for the link, ``passed``
+    the bytes that went before the first of them since it is first; ``woken``: it will be looked at when it is free.
     """
 
     free_s: float = 0.0
@@ -445,6 +449,12 @@ class LinkRow:
     posted_last: int = NOTHING
     posted_tokens: int = 0
     posted_headers: int = 0
+    pieces_first: int = NOTHING
+    pieces_last: int = NOTHING
+    waiting_first: int = NOTHING
+    waiting_last: int = NOTHING
+    passed_bytes: float = 0.0
+    woken: bool = False
 
 
 @dataclass(slots=True)
