@@ -84,6 +84,65 @@ def test_lanes_keep_their_order_and_never_touch_each_other(
         assert [index for at, index in got if at == lane] == [i for i, (_, at, _) in enumerate(timed) if at == lane]
 
 
+bulky = st.lists(st.tuples(times, st.booleans(), st.integers(1, 100_000)), max_size=40)
+# Seconds since the one before, whether it is bulk, bytes.
+
+
+def crossed(rate: float, messages: list[tuple[float, bool, int]]) -> tuple[list[tuple[float, int]], Lane]:
+    """When each message, by its place, arrives over a link without latency, and the link."""
+    lane, queue, now = Lane(rate, 0.0), PacedQueue[int](), 0.0
+    there: list[tuple[float, int]] = []
+
+    def look(until: float) -> None:
+        while (due := queue.next_s()) is not None and due <= until:
+            there.extend((due, index) for index in queue.arrived(due))
+
+    for index, (gap, bulk, size) in enumerate(messages):
+        now += gap
+        look(now)
+        queue.put(lane, size, index, now, bulk=bulk)
+    look(float("inf"))
+    return there, lane
+
+
+@given(st.floats(1, 1e6), bulky)
+def test_bulk_is_passed_but_nothing_else_is_and_nothing_is_lost(
+    rate: float, messages: list[tuple[float, bool, int]]
+) -> None:
+    there, lane = crossed(rate, messages)
+    assert sorted(index for _, index in there) == list(range(len(messages)))
+    for kind in (True, False):
+        mine = [index for _, index in there if messages[index][1] is kind]
+        assert mine == sorted(mine)
+    _, straight = crossed(rate, [(gap, False, size) for gap, _, size in messages])
+    assert lane.busy_s == pytest.approx(straight.busy_s)
+    assert lane.free_s == pytest.approx(straight.free_s), "the link rests although something waits"
+
+
+@given(st.floats(1, 1e6), bulky)
+def test_bulk_lets_pass_as_much_as_it_takes_itself_and_one_message_more(
+    rate: float, messages: list[tuple[float, bool, int]]
+) -> None:
+    there, _ = crossed(rate, messages)
+    order = [index for _, index in there]
+    largest = max((size for _, bulk, size in messages if not bulk), default=0)
+    bulk_before = -1
+    for at, index in enumerate(order):
+        if messages[index][1]:
+            since = [other for other in order[bulk_before + 1 : at] if other > index]
+            assert sum(messages[other][2] for other in since) < messages[index][2] + max(largest, 1)
+            bulk_before = at
+
+
+def test_a_decode_step_passes_what_waits_but_not_what_is_crossing() -> None:
+    lane, queue = Lane(100.0, 0.5), PacedQueue[str]()
+    for name in ("crossing", "first", "second"):
+        queue.put(lane, 100, name, 0.0, bulk=True)
+    queue.put(lane, 10, "step", 0.2)
+    assert queue.next_s() == 1.5
+    assert [queue.arrived(at) for at in (1.5, 1.6, 2.6, 3.6)] == [["crossing"], ["step"], ["first"], ["second"]]
+
+
 # Seconds planned, share of that which the work takes, and how much too long the rest comes out, in shares of the plan.
 pieces = st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 1), st.floats(0, 0.2)), min_size=1, max_size=60)
 

@@ -11,6 +11,7 @@ from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE, WAITS, admi
 from helix_df.rules.batching import piece_tokens, takes_decodes, takes_piece
 from helix_df.rules.pages import more_pages, pages_for
 from helix_df.rules.retries import FIRST_BACKOFF_S, MOST_REJECTIONS, backoff_s, gives_up
+from helix_df.rules.sending import HOLD_UP_S, goes_apart, passes
 
 TOKENS = st.integers(1, 5000)
 
@@ -85,3 +86,21 @@ def test_back_off_doubles_and_ends():
     assert waits[0] == FIRST_BACKOFF_S
     assert all(after == 2 * before for before, after in pairwise(waits))
     assert [gives_up(rejections) for rejections in range(1, MOST_REJECTIONS + 1)] == [False] * len(waits) + [True]
+
+
+@given(st.floats(1, 1e9), st.lists(st.floats(1, 1e6), min_size=1, max_size=50))
+def test_a_piece_lets_pass_its_own_size_and_one_message_more_at_most(piece, others):
+    passed = 0.0
+    for other in others:
+        if not passes(passed, piece):
+            break
+        passed += other
+    assert passed < piece + max(others)
+    assert passes(0.0, piece), "decode steps go first"
+
+
+@given(TOKENS, st.floats(2, 65536), st.floats(1e3, 1e11))
+def test_prompts_go_apart_where_they_would_hold_decode_steps_up(tokens, token_bytes, bytes_per_s):
+    apart = goes_apart(tokens, token_bytes, bytes_per_s)
+    assert apart == (tokens * token_bytes > HOLD_UP_S * bytes_per_s)
+    assert goes_apart(tokens, token_bytes, bytes_per_s / 2) or not apart, "a slower link needs it more"

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from helix_df.rules import retries
 from helix_df.runtime.coordinator import requests_state
+from helix_df.runtime.wire import pacing
 from helix_df.runtime.worker import state as worker_state
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.simulator.kernel import admission, micro, outbox
+from helix_df.simulator.kernel import admission, build, micro, outbox
 from helix_df.simulator.kernel.tables import Fixed, State
 from property_tests.virtual_cases import Case, cases
 from property_tests.virtual_time import SAME_S, Told, VirtualJob
@@ -76,9 +77,12 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
     "the simulator's micro-batches are larger": (micro, "batch_share", lambda right: lambda total: right(total) + 1),
     "the simulator's stages hear of ends at once": (
         outbox,
-        "carry_message",
-        lambda right: lambda f, s, link: _at_once(right, f, s, link),
+        "cross",
+        lambda right: lambda f, s, link, tokens, headers: _at_once(right, f, s, link, tokens, headers),
     ),
+    "the simulator's prompts go with decode steps": (build, "goes_apart", lambda _: lambda *_: False),
+    "nothing passes on the simulator's links": (outbox, "passes", lambda _: lambda *_: False),
+    "emulated links let prompts wait for ever": (pacing, "passes", lambda _: lambda *_: True),
 }
 
 
@@ -90,10 +94,11 @@ def _with_one_more_page(right: Callable[..., object], job: VirtualJob, node: str
     return actions
 
 
-def _at_once(right: Callable[..., tuple[float, float]], f: Fixed, s: State, link: int) -> tuple[float, float]:
-    word_only = s.links[link].posted_tokens == 0
-    arrive_s, sent_s = right(f, s, link)
-    return (s.counts[0].now_s if word_only else arrive_s), sent_s
+def _at_once(
+    right: Callable[..., tuple[float, float]], f: Fixed, s: State, link: int, tokens: int, headers: int
+) -> tuple[float, float]:
+    arrive_s, sent_s = right(f, s, link, tokens, headers)
+    return (arrive_s if tokens else s.counts[0].now_s), sent_s
 
 
 @pytest.mark.parametrize("fault", FAULTS)

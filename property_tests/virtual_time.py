@@ -1,7 +1,7 @@
 """A whole job in virtual time: the real state machines, links that take as long as declared, engines that only count.
 
 What the shells do is done here with a clock of numbers: a node hears what has arrived when its batch is over, and
-what one decision sends leaves in bundles over the emulated links' own lanes. The reference that the simulator is held to.
+what one decision sends leaves in bundles over emulated links. The reference that the simulator is held to.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from helix_df.errors import RequestError
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.profiles.timing import LayerTiming
+from helix_df.rules.sending import goes_apart
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest, StageSpeed
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
-from helix_df.rules.sending import goes_apart
 from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send, bundles
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.worker.kv_pages import PagePool
@@ -323,7 +323,7 @@ class VirtualJob:
             lane = self._lane(sender, bundle.address.partition("#")[0])
             self._note_race(lane)
             size = sum(map(self.sizes.of, bundle.messages))
-            self._network.put(lane, size, (bundle.address, bundle.messages), self.now, bulk=bundle.bulk)
+            self._network.put(lane, size, (bundle.address, bundle.messages), self.now, bulk=bundle.bulk)  # type: ignore[arg-type]
         self._expect()
 
     def _note_race(self, lane: Lane) -> None:

@@ -7,8 +7,8 @@ whatever has come would else run the first request of it alone. But hidden state
 who reads along would have to wait for them, decode steps go first, every piece of a prompt is a message of its own, and
 decode steps pass the pieces that still wait for the link.
 
-Nothing of one request is reordered by that: its pieces keep their order, and its first decode step is sent when the last
-of them has been through all layers.
+Nothing of one request is reordered by that: its pieces keep their order, and its first decode step is sent when the
+last of them has been through all layers.
 """
 
 from __future__ import annotations

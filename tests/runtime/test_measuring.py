@@ -104,7 +104,7 @@ class Network:
         self.hop_s, self.byte_s, self.lossy = hop_s, byte_s, lossy
         self.home: list[Frames] = []
 
-    def send(self, address: str, frames: Frames) -> None:
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         probe = decode(frames, "t")
         assert isinstance(probe, Probe)
         hops = 1 + len(probe.path)

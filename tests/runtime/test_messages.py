@@ -92,20 +92,35 @@ def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: 
 def test_what_leaves_together_arrives_together_and_in_order() -> None:
     first = m.Forward("r/1", 3, True, ROUTE, np.arange(4, dtype=np.int32))
     second = m.Forward("s/1", 0, False, None, np.ones((2, 3), np.float32))
-    sends: list[tuple[str, m.Message]] = [
-        ("here", m.Release("q/1")),
-        ("here", first),
-        ("there", m.Stop()),
-        ("here", second),
+    sends = [
+        m.Send("here", m.Release("q/1")),
+        m.Send("here", first),
+        m.Send("there", m.Stop()),
+        m.Send("here", second),
     ]
-    bundles = m.encode_bundles(sends, "t")
-    assert list(bundles) == ["here", "there"]
-    released, one, two = m.decode_bundle([bytes(frame) for frame in bundles["here"]], "t")
+    here, there = m.bundles(sends)
+    assert (here.address, here.bulk, there.address, there.bulk) == ("here", False, "there", False)
+    frames = m.encode_bundle(here.messages, "t")
+    released, one, two = m.decode_bundle([bytes(frame) for frame in frames], "t")
     assert released == m.Release("q/1")
     assert isinstance(one, m.Forward)
     assert isinstance(two, m.Forward)
     assert (one.request, one.tensor.tolist(), one.route) == ("r/1", [0, 1, 2, 3], ROUTE)
     assert (two.request, two.tensor.shape, two.route) == ("s/1", (2, 3), None)
-    assert m.decode_bundle(bundles["there"], "t") == [m.Stop()]
+    assert m.decode_bundle(m.encode_bundle(there.messages, "t"), "t") == [m.Stop()]
     with pytest.raises(ProtocolError, match="another job"):
-        m.decode_bundle(bundles["here"], "u")
+        m.decode_bundle(frames, "u")
+
+
+def test_bulk_goes_by_itself_behind_all_else() -> None:
+    """Decode steps of a batch stay together, and don't wait for the prompts that were computed beside them."""
+    pieces = [m.Forward(f"p{at}/1", 0, False, None, np.ones((2, 3), np.float32)) for at in range(2)]
+    steps = [m.Forward(f"d{at}/1", 9, True, None, np.ones((1, 3), np.float32)) for at in range(2)]
+    sends = [m.Send("here", pieces[0], bulk=True), m.Send("here", steps[0])]
+    sends += [m.Send("there", pieces[1], bulk=True), m.Send("here", steps[1])]
+    found = [(one.address, [*map(id, one.messages)], one.bulk) for one in m.bundles(sends)]
+    assert found == [
+        ("here", [id(steps[0]), id(steps[1])], False),
+        ("here", [id(pieces[0])], True),
+        ("there", [id(pieces[1])], True),
+    ]

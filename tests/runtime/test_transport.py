@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import numpy as np
@@ -94,3 +95,48 @@ def test_sending_to_nobody_neither_blocks_nor_raises() -> None:
 def test_an_unknown_scheme_names_the_known_ones() -> None:
     with pytest.raises(ProtocolError, match="tcp://"):
         listen("carrier-pigeon://coop")
+
+
+class Narrows:
+    """A way to an endpoint on which the first connection is held up until ``opened``, and all others are not."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.removeprefix("tcp://").split(":")
+        self._behind = (host, int(port))
+        self._door = socket.create_server((host, 0))
+        self.address = f"tcp://{host}:{self._door.getsockname()[1]}"
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self._open: list[socket.socket] = [self._door]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for one in self._open:
+            one.close()
+
+    def _accept(self) -> None:
+        for number in range(2):
+            near, far = self._door.accept()[0], socket.create_connection(self._behind)
+            self._open += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(one, other, number == 0), daemon=True).start()
+            self.entered.set()
+
+    def _pump(self, one: socket.socket, other: socket.socket, held: bool) -> None:
+        if held:
+            self.opened.wait()
+        while more := one.recv(65536):
+            other.sendall(more)
+
+
+def test_what_is_not_bulk_does_not_wait_behind_it() -> None:
+    here, there = listen("tcp://127.0.0.1:*"), listen("tcp://127.0.0.1:*")
+    narrows = Narrows(there.address)
+    here.send(narrows.address, [b"prompt"], bulk=True)
+    assert narrows.entered.wait(10)
+    here.send(narrows.address, [b"step"])
+    assert take(there, 1) == [[b"step"]]
+    narrows.opened.set()
+    assert take(there, 1) == [[b"prompt"]]
+    here.close()
+    there.close()
+    narrows.close()

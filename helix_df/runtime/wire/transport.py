@@ -1,8 +1,8 @@
 """How frames get from one process to another: the only file that imports zmq.
 
 An endpoint has one address that anyone may send to, and receives everything in one queue. Order is kept between any
-two endpoints, of bulk and of all else by itself: what is not bulk doesn't wait behind it. Nothing is kept for an endpoint
-that is gone. Transports are found by the scheme of an address.
+two endpoints, of bulk and of all else by itself: what is not bulk doesn't wait behind it. Nothing is kept for an
+endpoint that is gone. Transports are found by the scheme of an address.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ SEND_LIMIT = 10_000
 
 
 class ZmqEndpoint:
-    """PULL at the own address, one PUSH a peer, and another for bulk; tensors leave and arrive without a copy in Python.
+    """PULL at the own address, one PUSH a peer, another for bulk; tensors leave and arrive without a copy in Python.
 
-    Sockets and the kernel hold megabytes of what was sent, which nothing can pass. A connection of its own needs no queue
-    here: two connections share a link, so neither kind starves.
+    Sockets and the kernel hold megabytes of what was sent, which nothing can pass. Bulk has a connection of its own
+    instead of a queue here: two connections share a link, so that neither kind starves.
     """
 
     def __init__(self, address: str) -> None:
@@ -136,7 +136,7 @@ class LocalEndpoint:
             self._network[address] = self
         self._queue: queue.SimpleQueue[Frames | None] = queue.SimpleQueue()
 
-    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:  # noqa: ARG002  # nothing waits here
+    def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:  # nothing waits here
         """See ``Endpoint``."""
         peer = self._network.get(address)
         if peer is not None:

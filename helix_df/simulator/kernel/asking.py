@@ -13,9 +13,14 @@ def show_stage(s: State, r: Rules, stage: int) -> None:
     s.stages[stage].seen = waiting_at(s, r, stage) if r.sees_all else s.stages[stage].through
 
 
-def show_link(s: State, r: Rules, link: int) -> None:
+def show_link(f: Fixed, s: State, r: Rules, link: int) -> None:
     """Let the router see for how long a link is still busy, if it may."""
-    s.links[link].seen_s = max(0.0, s.links[link].free_s - s.counts[0].now_s) if r.sees_all else 0.0
+    row = s.links[link]
+    row.seen_s = max(0.0, row.free_s - s.counts[0].now_s) if r.sees_all else 0.0
+    run = row.waiting_first if r.sees_all else NOTHING
+    while run != NOTHING:
+        row.seen_s += s.runs[run].tokens * f.links[link].token_s + f.links[link].message_s
+        run = s.runs[run].next
 
 
 def show_hop(f: Fixed, s: State, r: Rules, vertex: int, tokens: int) -> None:
@@ -26,7 +31,7 @@ def show_hop(f: Fixed, s: State, r: Rules, vertex: int, tokens: int) -> None:
         link = f.next_link[at]
         if link == NOTHING:
             break
-        show_link(s, r, link)
+        show_link(f, s, r, link)
         if f.links[link].head != NOTHING:
             show_stage(s, r, f.links[link].head)
 
@@ -36,6 +41,6 @@ def show_all(f: Fixed, s: State, r: Rules, request: int, tokens: int) -> None:
     c = s.counts[0]
     c.asked_request, c.asked_tokens = request, tokens
     for link in range(len(f.links)):
-        show_link(s, r, link)
+        show_link(f, s, r, link)
     for stage in range(len(f.stages)):
         show_stage(s, r, stage)

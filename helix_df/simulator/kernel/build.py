@@ -15,9 +15,9 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.admission import expected_answer
 from helix_df.rules.routing import Adjacency, leading_to_sink
-from helix_df.rules.sending import goes_apart
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
 from helix_df.rules.schedulers.registry import follows_flow
+from helix_df.rules.sending import goes_apart
 from helix_df.simulator.kernel.tables import (
     BY_ASKING,
     BY_KV,
