@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from helix_df import notices
 from helix_df.errors import SimulationError
+from helix_df.rules.schedulers.api import HopRouter
 from helix_df.rules.schedulers.registry import get_scheduler
 from helix_df.simulator.kernel import admission, asking, events, failures, loop, memory, paths
 from helix_df.simulator.kernel.build import (
@@ -114,6 +115,13 @@ class Simulation:
         self.network = network_of(setup, options)
         routing = Routing(self.network, options.seed)
         router: Any = get_scheduler(options.scheduler)(routing.view)
+        if options.routing == "hop" and not isinstance(router, HopRouter):
+            raise SimulationError(
+                "this scheduler can't route hop by hop: it chooses whole pipelines",
+                where="routing",
+                found=options.scheduler,
+                expected="routing admission, or a scheduler with `choose`, such as swarm",
+            )
         routing.router = router
         self.routing = routing
         routes = BY_ASKING if ask else IN_THE_LOOP.get(options.scheduler, BY_ASKING)

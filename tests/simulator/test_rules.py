@@ -136,6 +136,9 @@ def test_events_of_unknown_nodes_and_rules_that_contradict_are_refused():
         simulate(chain(stage("a", 0, 2)), trace((0.0, 1, 1)), replace(PLAIN, events=(NodeEvent(1.0, "z", True),)))
     with pytest.raises(SimulationError, match="hop by hop"):
         replace(PLAIN, routing="hop")
+    by_hop = replace(PLAIN, scheduler="flow", routing="hop", admission="open")
+    with pytest.raises(SimulationError, match="chooses whole pipelines"):
+        simulate(chain(stage("a", 0, 2)), trace((0.0, 1, 1)), by_hop)
     with pytest.raises(SimulationError, match="no pipeline"):
         simulate(setup([stage("a", 0, 1)], [link(COORDINATOR, "a")]), trace((0.0, 1, 1)), PLAIN)
 
