@@ -161,7 +161,9 @@ def test_a_profiled_engine_takes_what_the_profile_says_of_just_that_batch() -> N
         (step("a", all_layers, 1),): 2 * 3 * 2.0,
         (step("a", all_layers, 1), step("b", all_layers, 1), step("c", all_layers, 1)): 2 * 3 * 4.0,
         (step("a", all_layers, 1), step("b", some, 1)): 2 * (3 * 2.0 + 2 * 2.0),
-        (step("a", all_layers, 1), step("b", some, 24), step("c", all_layers, 16)): 2 * (3 * 2.0 + 2 * 2.0 + 3 * 1.0),
+        # A piece rides with decode steps of the same layers, and takes what 17 tokens take beyond 1; others run alone.
+        (step("a", all_layers, 1), step("b", some, 24), step("c", all_layers, 16)): 2 * (3 * 2.125 + 2 * 2.0),
+        (step("a", all_layers, 1), step("b", all_layers, 8), step("c", all_layers, 16)): 2 * 3 * (2.125 + 1.0),
     }
     for batch, seconds in batches.items():
         before = clocks.wall_s
