@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from helix_df.graph.arcs import connect, joinable
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 
@@ -67,19 +68,33 @@ def _edges(problem: Problem, nodes: tuple[FlowNode, ...]) -> tuple[FlowEdge, ...
     start = np.array([node.layers.start for node in nodes], dtype=np.int64)
     stop = np.array([node.layers.stop for node in nodes], dtype=np.int64)
     names = [node.name for node in nodes]
-    joins = joinable(start, stop, problem.partial_inference)
-    for tail, head in np.argwhere(joins).tolist():
-        joins[tail, head] = problem.links.find(names[tail], names[head]) is not None
-    enters = np.array([problem.links.find(COORDINATOR, name) is not None for name in names], dtype=np.bool_)
-    arcs = connect(start, stop, problem.num_layers, joins, enters, problem.limits.max_hops)
-    hops = [(COORDINATOR, names[i]) for i in arcs.first.tolist()]
-    hops += [(names[i], names[j]) for i, j in zip(arcs.tail.tolist(), arcs.head.tolist(), strict=True)]
-    hops += [(names[i], COORDINATOR) for i in arcs.last.tolist()]
-    return tuple(_edge(problem, tail, head) for tail, head in hops)
+    position = {node.name: i for i, node in enumerate(problem.nodes)}
+    place = np.array([position[name] for name in names], dtype=np.int64)
+    links = LinkClasses(problem)
+    joins = joinable(start, stop, problem.partial_inference) & links.block(place)
+    arcs = connect(start, stop, problem.num_layers, joins, links.coordinator[place] > 0, problem.limits.max_hops)
+    tails, heads = arcs.tail.tolist(), arcs.head.tolist()
+    rates = links.rates(place[arcs.tail], place[arcs.head]).tolist()
+    # All nodes of two classes share one link, so it is looked up once.
+    latency: dict[tuple[int, int], float] = {}
+    classes = zip(links.code[place[arcs.tail]].tolist(), links.code[place[arcs.head]].tolist(), strict=True)
+    edges = []
+    for tail, head, rate, pair in zip(tails, heads, rates, classes, strict=True):
+        if pair not in latency:
+            latency[pair] = _latency_s(problem, names[tail], names[head])
+        edges.append(FlowEdge(names[tail], names[head], rate, latency[pair]))
+    return (
+        *(_coordinator_edge(problem, COORDINATOR, names[i]) for i in arcs.first.tolist()),
+        *edges,
+        *(_coordinator_edge(problem, names[i], COORDINATOR) for i in arcs.last.tolist()),
+    )
 
 
-def _edge(problem: Problem, tail: str, head: str) -> FlowEdge:
+def _coordinator_edge(problem: Problem, tail: str, head: str) -> FlowEdge:
+    return FlowEdge(tail, head, problem.link_capacity(tail, head), _latency_s(problem, tail, head))
+
+
+def _latency_s(problem: Problem, tail: str, head: str) -> float:
     link = problem.links.find(tail, head)
     assert link is not None
-    token_bytes = problem.token_bytes if COORDINATOR in (tail, head) else problem.packed_bytes(link.codec)
-    return FlowEdge(tail, head, link.bytes_per_s / token_bytes, link.latency_s)
+    return link.latency_s

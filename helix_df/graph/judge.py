@@ -11,8 +11,9 @@ import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
 from helix_df.graph.arcs import SINK, SOURCE, connect, entry, exit_of, joinable, to_units
-from helix_df.graph.capacities import Floats, Ints, capacity_matrix, link_matrix
+from helix_df.graph.capacities import Floats, Ints, capacity_matrix
 from helix_df.graph.flow import RESOLUTION
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.max_flow import solve_arcs
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
@@ -31,10 +32,9 @@ class Judge:
         self.most = np.array([node.max_layers for node in problem.nodes], dtype=np.int64)
         self.capacity = capacity_matrix(problem)
         """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit."""
-        self.links = link_matrix(problem)
+        self.links = LinkClasses(problem)
         self._capacity_units = to_units(self.capacity)
-        self._link_units = to_units(self.links)
-        self._linked = self.links > 0
+        self._coordinator_units = to_units(self.links.coordinator)
 
     def arrays(self, placement: Placement) -> tuple[Ints, Ints]:
         """``start`` and ``count`` of a placement."""
@@ -79,20 +79,22 @@ class Judge:
         # Most placements that a search tries carry nothing: seen before anything is built.
         if begin.min(initial=1) > 0 or stop.max(initial=0) < self.num_layers:
             return None, used
-        joins = joinable(begin, stop, self.partial) & self._linked[used[:, None], used]
-        arcs = connect(begin, stop, self.num_layers, joins, self._linked[-1, used], self.problem.limits.max_hops)
+        joins = joinable(begin, stop, self.partial) & self.links.block(used)
+        arcs = connect(
+            begin, stop, self.num_layers, joins, self.links.coordinator[used] > 0, self.problem.limits.max_hops
+        )
         if not len(arcs.first) or not len(arcs.last):
             return None, used
         each = np.arange(len(used))
         source, sink = np.full(len(arcs.first), SOURCE), np.full(len(arcs.last), SINK)
         tails = np.concatenate([entry(each), source, exit_of(arcs.tail), exit_of(arcs.last)])
         heads = np.concatenate([exit_of(each), entry(arcs.first), entry(arcs.head), sink])
-        coordinator = self._link_units[-1, used]
+        coordinator = self._coordinator_units[used]
         units = np.concatenate(
             [
                 self._capacity_units[used, count[used]],
                 coordinator[arcs.first],
-                self._link_units[used[arcs.tail], used[arcs.head]],
+                to_units(self.links.rates(used[arcs.tail], used[arcs.head])),
                 coordinator[arcs.last],
             ]
         )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helix_df.graph.capacities import Floats, Ints, capacity_matrix, link_matrix
+from helix_df.graph.capacities import Floats, Ints, capacity_matrix
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.problem import Problem
 
 MOST = 5
@@ -107,9 +108,8 @@ def _best_links(problem: Problem, sites: Sequence[Sequence[int]]) -> Floats:
     site = np.full(len(problem.nodes), -1)
     for g, members in enumerate(sites):
         site[list(members)] = g
-    links = np.triu(link_matrix(problem)[:-1, :-1])
-    apart = (site[:, None] != site[None, :]) & (site[:, None] >= 0) & (site[None, :] >= 0)
-    between = links[(links > 0) & apart]
+    rates, counts = LinkClasses(problem).apart(np.flatnonzero(site >= 0), site)
+    between = np.repeat(rates, np.minimum(counts, MOST * MOST))
     if len(between) > MOST * MOST:
         between = np.partition(between, len(between) - MOST * MOST)[-MOST * MOST :]
     best = np.sort(between)[::-1]

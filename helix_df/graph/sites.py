@@ -5,13 +5,14 @@ Owns the grouping and good orders to visit sites in. Doesn't use the names of re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from helix_df.graph.capacities import Floats, Ints, link_matrix
+from helix_df.graph.capacities import Floats, Ints
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.problem import Problem
 
 SLOWER = 4.0
@@ -35,37 +36,31 @@ class Sites:
 def find_sites(problem: Problem) -> Sites:
     """Connected groups over the faster kind of links; one group if all links are much alike."""
     usable = np.array([i for i, node in enumerate(problem.nodes) if node.max_layers], dtype=np.int64)
-    links = link_matrix(problem)[np.ix_(usable, usable)]
-    speeds = np.unique(links[links > 0])
+    links = LinkClasses(problem)
+    rates, _ = links.among(usable)
+    speeds = np.unique(rates[rates > 0])
     ratios = speeds[1:] / speeds[:-1]
     slowest = 0.0
     if len(ratios) and ratios.max() >= SLOWER:
         slowest = float(speeds[int(ratios.argmax()) + 1])
     elif len(speeds):
         slowest = float(speeds[0])
-    groups = _groups(links >= slowest) if slowest else [np.array([i]) for i in range(len(usable))]
-    rates = np.zeros((len(groups), len(groups)))
+    groups = links.groups(usable, slowest) if slowest else [usable[[i]] for i in range(len(usable))]
+    typical = np.zeros((len(groups), len(groups)))
     for a, first in enumerate(groups):
         for b, second in enumerate(groups):
             if a != b:
-                rates[a, b] = np.quantile(links[np.ix_(first, second)], TYPICAL)
-    return Sites(tuple(tuple(int(i) for i in usable[group]) for group in groups), rates)
+                typical[a, b] = _quantile(*links.among(first, second))
+    return Sites(tuple(tuple(group.tolist()) for group in groups), typical)
 
 
-def _groups(near: NDArray[np.bool_]) -> list[Ints]:
-    group = np.full(len(near), -1)
-    count = 0
-    for first in range(len(near)):
-        if group[first] >= 0:
-            continue
-        group[first] = count
-        frontier = [first]
-        while frontier:
-            found = np.flatnonzero(near[frontier.pop()] & (group < 0))
-            group[found] = count
-            frontier += [int(i) for i in found]
-        count += 1
-    return [np.flatnonzero(group == g) for g in range(count)]
+def _quantile(values: Floats, counts: Ints) -> float:
+    """The quantile ``TYPICAL`` of values that occur so often each, as ``np.quantile`` has it."""
+    order = np.argsort(values, kind="stable")
+    ends = np.cumsum(counts[order])
+    place = TYPICAL * (int(ends[-1]) - 1)
+    low, high = values[order][np.searchsorted(ends, [math.floor(place), math.ceil(place)], side="right")]
+    return float(low + (high - low) * (place - math.floor(place)))
 
 
 def orders(sites: Sites, limit: int) -> list[tuple[int, ...]]:

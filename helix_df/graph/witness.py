@@ -19,8 +19,9 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 from pydantic import TypeAdapter
 
-from helix_df.graph.capacities import Floats, capacity_matrix, link_matrix, request_matrix
+from helix_df.graph.capacities import Floats, capacity_matrix, request_matrix
 from helix_df.graph.covering import Covering
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.priced_covering import EVALUATED, describe, dual_bound
 from helix_df.graph.problem import Problem
 
@@ -181,8 +182,8 @@ def layer_covering(problem: Problem) -> Covering:
 
 def linked_covering(problem: Problem) -> Covering:
     """The inequality of ``LinkedCovering``."""
-    capacity, links = capacity_matrix(problem), link_matrix(problem)
-    between, coordinator = links[:-1, :-1].sum(axis=1), links[:-1, -1]
+    capacity, links = capacity_matrix(problem), LinkClasses(problem)
+    between, coordinator = links.sums(), links.coordinator
     limited = np.minimum(capacity, ((between + coordinator) / 2)[:, None])
     if capacity.shape[1] > problem.num_layers:
         whole = problem.num_layers
@@ -209,7 +210,6 @@ def site_coverings(problem: Problem, sites: Sequence[Sequence[int]]) -> list[Cov
 
 def links_between(problem: Problem, sites: Sequence[Sequence[int]]) -> float:
     """Tokens/s that pipelines over several sites carry at most (``SiteShares``)."""
-    links = link_matrix(problem)
     most = [sum(problem.nodes[i].max_layers for i in site) for site in sites]
     held, needed = 0, 0
     for layers in sorted(most, reverse=True):
@@ -219,8 +219,8 @@ def links_between(problem: Problem, sites: Sequence[Sequence[int]]) -> float:
     group = np.full(len(problem.nodes), -1)
     for g, site in enumerate(sites):
         group[list(site)] = g
-    between = links[:-1, :-1][group[:, None] != group[None, :]].sum() / 2
-    return float(between / max(1, needed - 1))
+    rates, counts = LinkClasses(problem).apart(np.arange(len(group)), group)
+    return float(rates @ counts / max(1, needed - 1))
 
 
 def site_names(problem: Problem, sites: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:

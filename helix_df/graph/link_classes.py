@@ -1,0 +1,143 @@
+"""What links carry, class by class: nodes of one region share their links, unless a link of their own says otherwise.
+
+Owns the translation of ``LinkTable`` into arrays whose size doesn't grow with the square of the nodes, and the sums and
+rankings over all pairs that bounds and sites need. Doesn't know placements.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helix_df.graph.problem import COORDINATOR, Link, Problem
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class LinkClasses:
+    """Tokens/s of links by classes of nodes; nodes are positions in ``problem.nodes``.
+
+    ``code[i]`` is node ``i``'s class: its region, or one of its own if it has links of its own to other nodes.
+    ``between[c, d]`` is what two nodes of these classes send each other, 0 where there is no link; ``coordinator[i]``
+    what node ``i`` and the coordinator do. The same numbers as ``Problem.link_capacity``.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        table, names = problem.links, [node.name for node in problem.nodes]
+        place = {name: i for i, name in enumerate(names)}
+        own = [pair for pair in table.by_node if pair[0] in place and pair[1] in place]
+        singles = sorted({place[name] for pair in own for name in pair})
+        regions = sorted({table.regions[name] for name in names})
+        row = {region: c for c, region in enumerate(regions)}
+        self.code: Ints = np.array([row[table.regions[name]] for name in names], dtype=np.int64)
+        region_of = np.concatenate([np.arange(len(regions)), self.code[singles]])
+        self.code[singles] = len(regions) + np.arange(len(singles))
+        by_region = np.zeros((len(regions), len(regions)))
+        for a, first in enumerate(regions):
+            for b, second in enumerate(regions):
+                by_region[a, b] = _activations(problem, table.by_region.get(_pair(first, second), table.default))
+        self.between: Floats = by_region[np.ix_(region_of, region_of)]
+        for pair in own:
+            i, j = self.code[place[pair[0]]], self.code[place[pair[1]]]
+            self.between[i, j] = self.between[j, i] = _activations(problem, table.by_node[pair])
+        self._linked: Bools = np.asarray(self.between > 0)
+        found: dict[str, float] = {region: _tokens(problem, _to_region(problem, region)) for region in regions}
+        self.coordinator: Floats = np.array([found[table.regions[name]] for name in names], dtype=np.float64)
+        for pair, link in table.by_node.items():
+            other = pair[0] if pair[1] == COORDINATOR else pair[1]
+            if COORDINATOR in pair and other in place:
+                self.coordinator[place[other]] = _tokens(problem, link)
+
+    @property
+    def counts(self) -> Ints:
+        """Nodes of each class."""
+        return np.bincount(self.code, minlength=len(self.between))
+
+    def block(self, nodes: Ints) -> Bools:
+        """``[i, j]``: whether there is a link from one of these nodes to another."""
+        code = self.code[nodes]
+        linked: Bools = self._linked[code[:, None], code]
+        np.fill_diagonal(linked, val=False)
+        return linked
+
+    def rates(self, tails: Ints, heads: Ints) -> Floats:
+        """Tokens/s of links between different nodes."""
+        rates: Floats = self.between[self.code[tails], self.code[heads]]
+        return rates
+
+    def sums(self) -> Floats:
+        """Tokens/s of all of a node's links to other nodes together."""
+        by_class = self.between @ self.counts - np.diagonal(self.between)
+        sums: Floats = by_class[self.code]
+        return sums
+
+    def reached(self, usable: Bools) -> Bools:
+        """Usable nodes that links join with the coordinator, over other usable nodes if need be."""
+        reached = usable & (self.coordinator > 0)
+        frontier = reached
+        while frontier.any():
+            joined: Bools = np.asarray(self._linked[np.unique(self.code[frontier])].any(axis=0))
+            frontier = joined[self.code] & usable & ~reached
+            reached = reached | frontier
+        return reached
+
+    def apart(self, nodes: Ints, site: Ints) -> tuple[Floats, Ints]:
+        """Tokens/s of links from some nodes to others of another ``site``, one direction of each; and how many are so.
+
+        ``site`` has an entry for every node of the problem.
+        """
+        cells, counts = np.unique(np.stack([self.code[nodes], site[nodes]]), axis=1, return_counts=True)
+        code, group = cells
+        rates = np.triu(self.between[code[:, None], code], 1)
+        tails, heads = np.nonzero((rates > 0) & (group[:, None] != group))
+        return rates[tails, heads], counts[tails] * counts[heads]
+
+    def groups(self, nodes: Ints, least: float) -> list[Ints]:
+        """Nodes in groups joined by links of ``least`` tokens/s, by their first nodes."""
+        code = self.code[nodes]
+        near = self.between >= least
+        # A class of one node, or whose nodes aren't near each other, may still be joined by another class.
+        present = np.bincount(code, minlength=len(near)) > 0
+        alone = ~np.diagonal(near) & ~(near & present & ~np.eye(len(near), dtype=np.bool_)).any(axis=1)
+        joined = np.arange(len(near))
+        for c in np.flatnonzero(present).tolist():
+            members = present & near[c]
+            members[c] = True
+            lowest = int(joined[members].min())
+            joined[np.isin(joined, joined[members])] = lowest
+        group = np.where(alone[code], len(near) + np.arange(len(nodes)), joined[code])
+        firsts = np.unique(group, return_index=True)
+        order = np.argsort(firsts[1])
+        return [nodes[group == firsts[0][g]] for g in order.tolist()]
+
+    def among(self, nodes: Ints, others: Ints | None = None) -> tuple[Floats, Ints]:
+        """Tokens/s of links among some nodes, or from them to ``others``, and how many ordered pairs have as much.
+
+        Pairs without a link count with 0 tokens/s; a node and itself are no pair.
+        """
+        here = np.bincount(self.code[nodes], minlength=len(self.between))
+        there = here if others is None else np.bincount(self.code[others], minlength=len(self.between))
+        pairs = here[:, None] * there[None, :]
+        if others is None:
+            pairs -= np.diag(here)
+        used = pairs > 0
+        return self.between[used], pairs[used]
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a <= b else (b, a)
+
+
+def _to_region(problem: Problem, region: str) -> Link | None:
+    table = problem.links
+    return table.by_region.get(_pair(table.regions[COORDINATOR], region), table.default)
+
+
+def _activations(problem: Problem, link: Link | None) -> float:
+    return link.bytes_per_s / problem.packed_bytes(link.codec) if link is not None else 0.0
+
+
+def _tokens(problem: Problem, link: Link | None) -> float:
+    return link.bytes_per_s / problem.token_bytes if link is not None else 0.0
