@@ -23,6 +23,7 @@ from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.shapes import ASKED
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import parse_source
 
@@ -48,6 +49,10 @@ class Device:
         list(self.engine.warm_up())
         for row in range(max(STEPS)):
             self.engine.run([self.step(f"decode {row}", 0, CONTEXT)])
+        for steps in STEPS:
+            for tokens in PIECES:
+                for _ in range(ASKED + 1):
+                    self.seconds([*self.decodes(steps), *self.piece(tokens)])
 
     def step(self, request: str, position: int, tokens: int) -> Step:
         """Some tokens of a request, with random hidden states."""

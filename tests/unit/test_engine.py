@@ -15,6 +15,7 @@ from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.sampler import sample, sampler_rows
+from helix_df.runtime.worker.shapes import ASKED
 from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
@@ -278,7 +279,7 @@ def test_a_piece_that_rides_with_decode_steps_gives_what_it_gives_alone(layers, 
             return Step(request, layers, start, tokens=tokens, sampling=SamplingParams(logprobs=20))
         return Step(request, layers, start, hidden=hidden[at : at + count])
 
-    def outcome(warm):
+    def outcome(asked):
         one = Engine(
             shard(layers.start, layers.stop),
             num_pages=16,
@@ -287,13 +288,15 @@ def test_a_piece_that_rides_with_decode_steps_gives_what_it_gives_alone(layers, 
             max_prefill=16,
             pages_at_once=pages_at_once,
         )
-        if warm:
-            list(one.warm_up())
+        for _ in range(asked):
+            one.run([step("x", 0, 0, 1), step("y", 0, 0, 5)])
+            one.release("x")
+            one.release("y")
         one.run([step("a", 0, 0, 9), step("b", 10, 0, 13), step("c", 30, 0, 16)])
         first = one.run([step("a", 50, 9, 1), step("c", 51, 16, 11), step("b", 70, 13, 1), step("d", 0, 0, 5)])
         return first + one.run([step("a", 71, 10, 1), step("c", 72, 27, 1), step("d", 5, 5, 4)]), one
 
-    (apart, cold), (together, warm) = outcome(False), outcome(True)
+    (apart, cold), (together, warm) = outcome(0), outcome(ASKED)
     mixed = [program for program in warm.programs.compiled if program[0] == "mixed"]
     assert mixed
     assert not [program for program in cold.programs.compiled if program[0] == "mixed"]
@@ -305,10 +308,11 @@ def test_a_piece_that_rides_with_decode_steps_gives_what_it_gives_alone(layers, 
             np.testing.assert_allclose(one.hidden, alone.hidden, atol=1e-4)
 
 
-def test_nothing_is_compiled_for_passes_that_mix_once_an_engine_is_warm():
+def test_a_pass_that_mixes_is_compiled_when_it_has_been_asked_for_often_enough():
     one = engine()
-    list(one.warm_up())
-    compiled = one.compilations
-    one.run([prefill("a", 9), prefill("b", 13)])
-    one.run([Step("a", ALL, 9, tokens=np.ones(1, np.int32), sampling=GREEDY), prefill("c", 12)])
-    assert one.compilations == compiled
+    for _ in range(ASKED + 1):
+        assert not [program for program in one.programs.compiled if program[0] == "mixed"]
+        one.run([Step("a", ALL, 0, tokens=np.ones(1, np.int32), sampling=GREEDY), prefill("b", 9)])
+        one.release("a")
+        one.release("b")
+    assert [program for program in one.programs.compiled if program[0] == "mixed"]

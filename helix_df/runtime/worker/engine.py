@@ -6,6 +6,7 @@ everything about its share of a batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from helix_df.runtime.worker.sampler import (
     sample,
     sampler_rows,
 )
-from helix_df.runtime.worker.shapes import Shape, ShapePlan
+from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
 
 
@@ -101,7 +102,7 @@ class Engine:
             pages_at_once=pages_at_once,
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
-        self._ready: set[Shape] = set()
+        self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
 
     @property
@@ -182,7 +183,6 @@ class Engine:
         while self._warm_shapes < last:
             shape = self._shapes.in_order[self._warm_shapes]
             self._warm(shape)
-            self._ready.add(shape)
             self._warm_shapes += 1
             yield WarmUpProgress(self._warm_shapes, last, self._shapes.words(shape))
 
@@ -206,13 +206,18 @@ class Engine:
             tokens = len(one.piece.inputs)
             longest = max(step.position + len(step.inputs) for step in (*one.decodes, one.piece))
             shape = self._shapes.mixed(len(one.decodes), tokens, longest)
-            if shape is not None and shape in self._ready:
+            if shape is not None and self._is_worth(shape):
                 yield from self._launch_mixed(one.decodes, one.piece, shape)
                 return
         if one.decodes:
             yield self._launch_apart(one.decodes)
         if one.piece is not None:
             yield self._launch_apart((one.piece,))
+
+    def _is_worth(self, shape: Shape) -> bool:
+        """Whether a pass that mixes runs in this shape, or apart since it is rare so far."""
+        self._asked[shape] += 1
+        return self._asked[shape] > ASKED
 
     def _launch_apart(self, steps: tuple[Step, ...]) -> _Launched:
         """Steps of as many tokens each; a long prompt goes chunk by chunk."""
@@ -288,23 +293,12 @@ class Engine:
 
     def _warm(self, shape: Shape) -> None:
         """Run a pass of padding, which touches only the scratch page."""
-        padded = self._padding(self.layers, shape)
-        if shape.steps:
-            steps = self._padding(self.layers, shape.decodes)
-            for hidden, rows in zip(
-                self._run_mixed(self.layers, steps, padded), (shape.steps, shape.rows), strict=True
-            ):
-                self._warm_draws(hidden, rows)
-        else:
-            self._warm_draws(self._run_padded(self.layers, padded), shape.rows)
-
-    def _warm_draws(self, hidden: Array, rows: int) -> None:
+        hidden = self._run_padded(self.layers, self._padding(self.layers, shape))
+        if self.layers.stop == self.geometry.num_layers:
+            logits = self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
+            for params in (SamplingParams(), SamplingParams(temperature=1.0)):
+                _draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
         hidden.block_until_ready()
-        if self.layers.stop < self.geometry.num_layers:
-            return
-        logits = self._programs.last_logits(hidden, np.zeros(rows, np.int32))
-        for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-            _draw(logits, sampler_rows([params], [0], rows)).block_until_ready()
 
 
 def _draw(logits: Array, rows: SamplerRows) -> Array:

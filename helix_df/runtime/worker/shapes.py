@@ -1,18 +1,24 @@
-"""The padded shapes that passes run in: few, so that few programs are compiled, and all known before anybody asks.
+"""The padded shapes that passes run in: few, so that few programs are compiled.
 
-Owns which there are, in which order they are needed, and which one a pass takes. Knows steps by their sizes alone.
+Owns which there are, in which order they are needed, and which one a pass takes. Those that nobody is served without
+are known before anybody asks. Passes that mix decode steps with a piece of a prompt have shapes of their own, which are
+compiled when they have been asked for often enough (``ASKED``): until then, both run apart. Knows steps by their sizes
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 
 _SMALLEST_PREFILL = 16
 _SMALLEST_CONTEXT_PAGES = 8
 _SHORT_PROMPT = 64
+ASKED = 16
+"""Passes of one shape that mix, from which on it is worth its compiling."""
+
 _FEWEST_BESIDE = 4
 """Decode steps beside a piece of a prompt: so many rows take as long as one."""
 
@@ -86,26 +92,19 @@ class ShapePlan:
     def words(self, shape: Shape) -> str:
         """A shape for people."""
         context = f", {shape.pages} pages of context" if len(self.decode_pages) > 1 else ""
-        beside = f" beside {shape.steps} decode steps" if shape.steps else ""
-        return f"{shape.rows} x {shape.tokens} tokens{beside}{context}"
+        return f"{shape.rows} x {shape.tokens} tokens{context}"
 
     def _in_order(self) -> tuple[list[Shape], int]:
-        """Every shape in order of need, and how many make a first short request."""
+        """Every shape but those that mix, in order of need, and how many make a first short request."""
         decode = [Shape(rows, 1, pages) for pages in self.decode_pages for rows in self.batch_sizes]
-        prefill = self._of_prompts(self.prefill_sizes)
+        most = self.prefill_pages[-1]
+        prefill = [
+            Shape(1, tokens, pages)
+            for pages in self.prefill_pages
+            for tokens in self.prefill_sizes
+            if pages >= min(self.pages_for(tokens), most)
+        ]
         shortest = {tokens: min(s.pages for s in prefill if s.tokens == tokens) for tokens in self.prefill_sizes}
         first = [decode[0], *(s for s in prefill if s.tokens <= _SHORT_PROMPT and s.pages == shortest[s.tokens])]
         rest = sorted((s for s in decode + prefill if s not in first), key=lambda s: (s.pages, s.rows, s.tokens))
-        mixed = [
-            replace(one, steps=steps) for one in self._of_prompts(self.riding_sizes) for steps in self.beside_sizes
-        ]
-        return first + rest + mixed, len(first)
-
-    def _of_prompts(self, sizes: tuple[int, ...]) -> list[Shape]:
-        most = self.prefill_pages[-1]
-        return [
-            Shape(1, tokens, pages)
-            for pages in self.prefill_pages
-            for tokens in sizes
-            if pages >= min(self.pages_for(tokens), most)
-        ]
+        return first + rest, len(first)
