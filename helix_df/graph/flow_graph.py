@@ -71,8 +71,10 @@ def _edges(problem: Problem, nodes: tuple[FlowNode, ...]) -> tuple[FlowEdge, ...
     position = {node.name: i for i, node in enumerate(problem.nodes)}
     place = np.array([position[name] for name in names], dtype=np.int64)
     links = LinkClasses(problem)
-    joins = joinable(start, stop, problem.partial_inference) & links.block(place)
-    arcs = connect(start, stop, problem.num_layers, joins, links.coordinator[place] > 0, problem.limits.max_hops)
+    # Links that carry nothing stay in the graph: who explains a plan asks what it would be were they fast.
+    joins = joinable(start, stop, problem.partial_inference) & links.declared(place)
+    enters = np.array([problem.links.find(COORDINATOR, name) is not None for name in names], dtype=np.bool_)
+    arcs = connect(start, stop, problem.num_layers, joins, enters, problem.limits.max_hops)
     tails, heads = arcs.tail.tolist(), arcs.head.tolist()
     rates = links.rates(place[arcs.tail], place[arcs.head]).tolist()
     # All nodes of two classes share one link, so it is looked up once.

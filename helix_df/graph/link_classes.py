@@ -34,14 +34,17 @@ class LinkClasses:
         self.code: Ints = np.array([row[table.regions[name]] for name in names], dtype=np.int64)
         region_of = np.concatenate([np.arange(len(regions)), self.code[singles]])
         self.code[singles] = len(regions) + np.arange(len(singles))
-        by_region = np.zeros((len(regions), len(regions)))
+        by_region, declared = np.zeros((len(regions), len(regions))), np.zeros((len(regions), len(regions)), np.bool_)
         for a, first in enumerate(regions):
             for b, second in enumerate(regions):
-                by_region[a, b] = _activations(problem, table.by_region.get(_pair(first, second), table.default))
+                link = table.by_region.get(_pair(first, second), table.default)
+                by_region[a, b], declared[a, b] = _activations(problem, link), link is not None
         self.between: Floats = by_region[np.ix_(region_of, region_of)]
+        self._declared: Bools = declared[np.ix_(region_of, region_of)]
         for pair in own:
             i, j = self.code[place[pair[0]]], self.code[place[pair[1]]]
             self.between[i, j] = self.between[j, i] = _activations(problem, table.by_node[pair])
+            self._declared[i, j] = self._declared[j, i] = True
         self._linked: Bools = np.asarray(self.between > 0)
         found: dict[str, float] = {region: _tokens(problem, _to_region(problem, region)) for region in regions}
         self.coordinator: Floats = np.array([found[table.regions[name]] for name in names], dtype=np.float64)
@@ -61,6 +64,13 @@ class LinkClasses:
         linked: Bools = self._linked[code[:, None], code]
         np.fill_diagonal(linked, val=False)
         return linked
+
+    def declared(self, nodes: Ints) -> Bools:
+        """``[i, j]``: whether a link from one of these nodes to another is declared, even if it carries nothing."""
+        code = self.code[nodes]
+        declared: Bools = self._declared[code[:, None], code]
+        np.fill_diagonal(declared, val=False)
+        return declared
 
     def rates(self, tails: Ints, heads: Ints) -> Floats:
         """Tokens/s of links between different nodes."""
