@@ -14,7 +14,7 @@ from helix_df.graph.judge import Judge
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, PlacementLimits, Problem
 from helix_df.graph.sites import Sites
-from helix_df.solvers.stage_chains import ChainSearch
+from helix_df.solvers.stage_chains import StageChainSearch
 from helix_df.solvers.stage_layout import in_step, lay_out, place_nodes
 from helix_df.solvers.stage_programs import (
     NodeTypes,
@@ -170,7 +170,9 @@ def test_placements_have_no_more_flow_than_the_best(
     assume(placement_count(limited) <= 1000)
     judge = Judge(limited)
     best = max(judge.flow(*judge.arrays(one)) for one in all_placements(limited))
-    search = ChainSearch(judge, Sites((tuple(range(len(cluster))),), np.zeros((1, 1))), hops, best * 1.1, lambda: False)
+    search = StageChainSearch(
+        judge, Sites((tuple(range(len(cluster))),), np.zeros((1, 1))), hops, best * 1.1, lambda: False
+    )
     flow = 0.0
     for start, count in search.placements(0.01, 0):
         found = judge.flow(start, count)

@@ -22,7 +22,7 @@ HEADROOM = 1.08
 
 def sizing_svg(curve: CostCurve) -> str:
     """The curve as an SVG document that needs nothing else."""
-    frame = _Frame(curve)
+    frame = _ChartFrame(curve)
     drawing = Drawing(WIDTH, HEIGHT, curve.title)
     drawing.text(20, 30, shortened(curve.title, 90), "bold", 16)
     drawing.text(20, 50, f"chosen: {shortened(curve.chosen.fleet, 80)}, {curve.chosen.cost:,.2f} an hour", "soft", 13)
@@ -40,7 +40,7 @@ def sizing_svg(curve: CostCurve) -> str:
     return drawing.done()
 
 
-class _Frame:
+class _ChartFrame:
     """Where goodput and cost lie. The highest series may leave the picture: what is cheap should be seen."""
 
     def __init__(self, curve: CostCurve) -> None:
@@ -59,7 +59,7 @@ class _Frame:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * self.cost.place(cost)
 
 
-def _axes(drawing: Drawing, frame: _Frame) -> None:
+def _axes(drawing: Drawing, frame: _ChartFrame) -> None:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     for tick in frame.cost.ticks():
         drawing.line(LEFT, frame.y(tick), right, frame.y(tick), "grid")
@@ -72,14 +72,14 @@ def _axes(drawing: Drawing, frame: _Frame) -> None:
     drawing.text((LEFT + right) / 2, HEIGHT - 12, frame.goodput.label, "soft", LABEL, "middle")
 
 
-def _bound(drawing: Drawing, frame: _Frame, bound: Sequence[tuple[float, float]]) -> None:
+def _bound(drawing: Drawing, frame: _ChartFrame, bound: Sequence[tuple[float, float]]) -> None:
     if len(bound) > 1:
         line = drawing.add("path", "bound", d=_path([(frame.x(x), frame.y(y)) for x, y in bound]))
         drawing.tip(line, "no fleet of these offers costs less")
 
 
 def _series(
-    drawing: Drawing, frame: _Frame, points: Sequence[CostPoint], colour: str, width: float, radius: float
+    drawing: Drawing, frame: _ChartFrame, points: Sequence[CostPoint], colour: str, width: float, radius: float
 ) -> None:
     places = [(frame.x(point.goodput), frame.y(point.cost)) for point in points]
     if len(places) > 1:
@@ -89,7 +89,7 @@ def _series(
         drawing.tip(dot, f"{point.fleet}: {point.cost:,.2f} an hour for {point.goodput:,.0f} generated tokens/s")
 
 
-def _labels(drawing: Drawing, frame: _Frame, curve: CostCurve) -> None:
+def _labels(drawing: Drawing, frame: _ChartFrame, curve: CostCurve) -> None:
     """Names at the right ends, moved apart where they would touch."""
     ends = [("all offers", COLOURS[0], curve.all_offers[-1:])]
     ends += [(name, COLOURS[1 + i % (len(COLOURS) - 1)], one[-1:]) for i, (name, one) in enumerate(curve.alone.items())]

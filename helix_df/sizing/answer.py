@@ -13,7 +13,7 @@ from helix_df.errors import Infeasible, SpecError
 from helix_df.graph.bounds import best_bound
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.plan.plan import Plan
-from helix_df.sizing.judging import Judge, Verdict, at_rate
+from helix_df.sizing.judging import FleetJudge, Verdict, at_rate
 from helix_df.sizing.losses import Loss, losses
 from helix_df.sizing.market import UNITS, Market, restricted
 from helix_df.sizing.prediction import FleetPrediction, RatePrediction
@@ -142,7 +142,7 @@ def size(
             "nobody says how much the fleet has to serve", where="workload.rate", expected="requests/s, such as 2.0"
         )
     judged_by, prediction = by or default_judge(job), RatePrediction(job)
-    judge = Judge(market, rate, watch, prediction=prediction if judged_by == "simulation" else None)
+    judge = FleetJudge(market, rate, watch, prediction=prediction if judged_by == "simulation" else None)
     found = find_cheapest(market, judge, effort, watch)
     if found.best is None:
         raise _nothing_serves(market, judge, found)
@@ -165,7 +165,7 @@ def cheapest_of(
     """The cheapest fleet of a job's offers for a rate (requests/s), without all that ``size`` adds."""
     market, watch = Market(job), watch or Watch()
     prediction = RatePrediction(at_rate(job, rate)) if by == "simulation" else None
-    judge = Judge(market, rate, watch, prediction=prediction)
+    judge = FleetJudge(market, rate, watch, prediction=prediction)
     return summary(market, find_cheapest(market, judge, effort or Effort(), watch))
 
 
@@ -187,7 +187,7 @@ def _sized(market: Market, verdict: Verdict) -> SizedFleet:
     return SizedFleet(counts, market.cost(verdict.fleet), verdict.flow, verdict.prediction)
 
 
-def _each_type(judge: Judge, effort: Effort, watch: Watch) -> Iterable[CheapestOf]:
+def _each_type(judge: FleetJudge, effort: Effort, watch: Watch) -> Iterable[CheapestOf]:
     """Each GPU type alone; none where only one is offered."""
     job = judge.market.job
     types = list(dict.fromkeys(offer.gpu for offer in job.offers.values()))
@@ -195,11 +195,11 @@ def _each_type(judge: Judge, effort: Effort, watch: Watch) -> Iterable[CheapestO
         if watch.stop.is_set():
             return
         market = Market(restricted(job, [name for name, offer in job.offers.items() if offer.gpu == gpu]))
-        alone = Judge(market, judge.rate, watch, prediction=judge.prediction)
+        alone = FleetJudge(market, judge.rate, watch, prediction=judge.prediction)
         yield summary(market, find_cheapest(market, alone, effort, watch))
 
 
-def _nothing_serves(market: Market, judge: Judge, found: Found) -> Infeasible:
+def _nothing_serves(market: Market, judge: FleetJudge, found: Found) -> Infeasible:
     rate = f"{judge.rate:g} requests/s ({judge.flow:,.1f} tokens/s, prompt and output)"
     if found.lower_units is not None or found.undecided:
         last = found.undecided[-1:]

@@ -58,7 +58,7 @@ class Verdict:
     why: str = ""
 
 
-class Judge:
+class FleetJudge:
     """Judges fleets of one market for one rate (requests/s); with a prediction for that rate, by simulation, too."""
 
     def __init__(self, market: Market, rate: float, watch: Watch, *, prediction: RatePrediction | None = None) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from helix_df.graph.judge import Judge as FlowJudge
+from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Placement
-from helix_df.sizing.judging import Judge
+from helix_df.sizing.judging import FleetJudge
 from helix_df.sizing.market import Market
 
 ALL_CHOICES = 1500
@@ -39,9 +39,11 @@ class Loss:
     replanned_flow: float
 
 
-def losses(market: Market, judge: Judge, fleet: tuple[int, ...], placement: Placement, most: int) -> Iterator[Loss]:
+def losses(
+    market: Market, judge: FleetJudge, fleet: tuple[int, ...], placement: Placement, most: int
+) -> Iterator[Loss]:
     """What is left without 1, 2, … ``most`` nodes of each offer that a fleet has."""
-    flows = FlowJudge(market.problem(fleet))
+    flows = Judge(market.problem(fleet))
     for place, names in market.nodes_of(fleet):
         gone: tuple[str, ...] = ()
         for lost in range(1, min(most, len(names)) + 1):
@@ -54,6 +56,6 @@ def losses(market: Market, judge: Judge, fleet: tuple[int, ...], placement: Plac
             yield Loss(market.offers[place].name, lost, len(names), kept, exact, replanned)
 
 
-def _flow_without(flows: FlowJudge, placement: Placement, gone: Sequence[str]) -> float:
+def _flow_without(flows: Judge, placement: Placement, gone: Sequence[str]) -> float:
     rest = {name: layers for name, layers in placement.items() if name not in gone}
     return flows.flow(*flows.arrays(rest))

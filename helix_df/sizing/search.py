@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from helix_df.sizing.cheapest import CheapestFleet
-from helix_df.sizing.judging import Judge, Verdict
+from helix_df.sizing.judging import FleetJudge, Verdict
 from helix_df.sizing.market import Fleet, Market, contains
 from helix_df.sizing.necessary import Inequality, Necessary
 from helix_df.sizing.settling import settle
@@ -68,7 +68,7 @@ class Found:
     seconds: float
 
 
-def find_cheapest(market: Market, judge: Judge, effort: Effort, watch: Watch) -> Found:
+def find_cheapest(market: Market, judge: FleetJudge, effort: Effort, watch: Watch) -> Found:
     """Search for the cheapest fleet that serves the judge's rate."""
     search = _Search(market, judge, effort, watch)
     search.run()
@@ -89,7 +89,7 @@ def lower_bound_units(market: Market, flow: float) -> int | None:
 
 
 class _Search:
-    def __init__(self, market: Market, judge: Judge, effort: Effort, watch: Watch) -> None:
+    def __init__(self, market: Market, judge: FleetJudge, effort: Effort, watch: Watch) -> None:
         self.market, self.judge, self.effort, self.watch = market, judge, effort, watch
         self.started_s = watch.elapsed_s()
         self.deadline_s = self.started_s + effort.time_limit_s

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from helix_df.graph.problem import Placement
-from helix_df.sizing.judging import Judge, Verdict
+from helix_df.sizing.judging import FleetJudge, Verdict
 from helix_df.sizing.market import Fleet
 from helix_df.sizing.pipelines import Most, PipelineChoice
 from helix_df.sizing.prediction import FleetPrediction
@@ -48,7 +48,7 @@ class _Wanted:
     hops: int | None = None
 
 
-def settle(judge: Judge, stop: Callable[[], bool]) -> Iterator[Verdict]:
+def settle(judge: FleetJudge, stop: Callable[[], bool]) -> Iterator[Verdict]:
     """Verdicts of a simulating judge on one fleet after another: of each GPU type until one serves, then of all."""
     offers = judge.market.offers
     best = _Wanted()
@@ -65,7 +65,7 @@ def settle(judge: Judge, stop: Callable[[], bool]) -> Iterator[Verdict]:
 
 
 def _rounds(
-    judge: Judge, stop: Callable[[], bool], most: Most, wanted: _Wanted, dearest: int | None
+    judge: FleetJudge, stop: Callable[[], bool], most: Most, wanted: _Wanted, dearest: int | None
 ) -> Iterator[tuple[Verdict, _Wanted]]:
     """Fleets of some offers until one serves, and one that is a little smaller, each with what was wanted of it.
 
@@ -87,7 +87,7 @@ def _rounds(
             yield judge.of_placement(*made[0]), made[1]
 
 
-def _after_a_miss(judge: Judge, wanted: _Wanted, found: FleetPrediction) -> tuple[_Wanted, ...]:
+def _after_a_miss(judge: FleetJudge, wanted: _Wanted, found: FleetPrediction) -> tuple[_Wanted, ...]:
     """What may be wanted next; the cheapest of it is tried."""
     limit_s = judge.job.limits.itl_p95
     if limit_s is not None and found.begins and not found.itl_p95_s <= limit_s:
@@ -101,7 +101,7 @@ def _after_a_miss(judge: Judge, wanted: _Wanted, found: FleetPrediction) -> tupl
 
 
 def _cheapest(
-    judge: Judge, most: Most, options: Sequence[_Wanted], dearest: int | None
+    judge: FleetJudge, most: Most, options: Sequence[_Wanted], dearest: int | None
 ) -> tuple[tuple[Fleet, Placement], _Wanted] | None:
     """The cheapest pipelines that have what is wanted, of any option; ``None`` where there are none cheap enough."""
     found = []

@@ -26,7 +26,7 @@ from helix_df.solvers.options import read_extra, refuse_backend
 from helix_df.solvers.parallel_restarts import SIDE_BY_SIDE, open_restarts
 from helix_df.solvers.rename import renamed
 from helix_df.solvers.restarts import Restart, WeighedPlacement, nothing, run_restart, weigh
-from helix_df.solvers.stage_chains import ChainSearch
+from helix_df.solvers.stage_chains import StageChainSearch
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
 
@@ -168,7 +168,7 @@ class CoverSearch:
         # Pinned nodes are seldom where a chain would have them.
         if most_stages is None or self.objective.fixed:
             return
-        chains = ChainSearch(self.judge, self.sites, most_stages, self.bound, self._stop)
+        chains = StageChainSearch(self.judge, self.sites, most_stages, self.bound, self._stop)
         for start, count in chains.placements(self.flow, self.chance.getrandbits(32)):
             self._take(*self.objective.keep_nodes(start, count), "chains of stages")
             if self._enough() is not None or self._late():

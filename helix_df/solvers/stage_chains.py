@@ -39,7 +39,7 @@ Ask = Callable[[float], Chains | None]
 """Chains that serve so many tokens/s together, if there are any."""
 
 
-class ChainSearch:
+class StageChainSearch:
     """Chains of at most ``most_stages`` stages from the nodes of a problem, for up to ``most`` tokens/s."""
 
     def __init__(self, judge: Judge, sites: Sites, most_stages: int, most: float, stop: Callable[[], bool]) -> None:

@@ -45,7 +45,7 @@ class RequestMoments:
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class PromptPieces:
     """Prompts in pieces: how many a prompt has on average, their mean tokens, and the mean square over the mean."""
 
     count: float
@@ -53,11 +53,11 @@ class Pieces:
     bunch: float
 
 
-def pieces_of(workload: RequestMoments, longest: int) -> Pieces:
+def pieces_of(workload: RequestMoments, longest: int) -> PromptPieces:
     """What becomes of prompts that travel in pieces of at most ``longest`` tokens."""
     counts = np.ceil(np.array(workload.prompts) / longest)
     mean = float(counts.mean())
-    return Pieces(mean, workload.input_tokens / mean, float((counts**2).mean()) / mean)
+    return PromptPieces(mean, workload.input_tokens / mean, float((counts**2).mean()) / mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class StageCosts:
     decode_s: Floats
     prefill_s: Floats
     prompt_s: Floats
-    pieces: Pieces | None
+    pieces: PromptPieces | None
     max_batch: Floats
     kv_tokens: Floats
     latency_s: Floats
