@@ -12,14 +12,14 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from helix_df.graph.compile import compile_problem
-from helix_df.graph.judge import Judge as FlowJudge
+from helix_df.graph.judge import Judge
 from helix_df.graph.limits import broken_limits
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.sizing import CheapestOf, cheapest_of
-from helix_df.sizing.judging import REACHED, Judge
+from helix_df.sizing.judging import REACHED, FleetJudge
 from helix_df.sizing.losses import losses
 from helix_df.sizing.market import Fleet, Market, restricted
 from helix_df.sizing.necessary import Necessary
@@ -106,7 +106,7 @@ def serves(market: Market, fleet: Fleet, flow: float) -> bool:
     problem = market.problem(fleet)
     if sum(node.max_layers for node in problem.nodes) < LAYERS:
         return False
-    judge = FlowJudge(problem)
+    judge = Judge(problem)
     return any(
         judge.flow(*judge.arrays(placement)) >= flow * REACHED and not broken_limits(problem, placement)
         for placement in every_placement(market, fleet)
@@ -196,7 +196,7 @@ def test_losses_are_the_worst(job, data):
     fleet = data.draw(st.sampled_from([fleet for fleet in every_fleet(market) if any(fleet)]))
     problem = market.problem(fleet)
     placement = {node.name: LayerRange(0, node.max_layers) for node in problem.nodes if node.max_layers}
-    judge = Judge(market, job.workload.rate, Watch())
+    judge = FleetJudge(market, job.workload.rate, Watch())
     for loss in losses(market, judge, fleet, placement, 2):
         names = dict(market.nodes_of(fleet))[[offer.name for offer in market.offers].index(loss.offer)]
         left = [
