@@ -35,6 +35,7 @@ class Judge:
         self.links = LinkClasses(problem)
         self._capacity_units = to_units(self.capacity)
         self._coordinator_units = to_units(self.links.coordinator)
+        self._class_units = to_units(self.links.between)
 
     def arrays(self, placement: Placement) -> tuple[Ints, Ints]:
         """``start`` and ``count`` of a placement."""
@@ -89,12 +90,12 @@ class Judge:
         source, sink = np.full(len(arcs.first), SOURCE), np.full(len(arcs.last), SINK)
         tails = np.concatenate([entry(each), source, exit_of(arcs.tail), exit_of(arcs.last)])
         heads = np.concatenate([exit_of(each), entry(arcs.first), entry(arcs.head), sink])
-        coordinator = self._coordinator_units[used]
+        coordinator, code = self._coordinator_units[used], self.links.code[used]
         units = np.concatenate(
             [
                 self._capacity_units[used, count[used]],
                 coordinator[arcs.first],
-                to_units(self.links.rates(used[arcs.tail], used[arcs.head])),
+                self._class_units[code[arcs.tail], code[arcs.head]],
                 coordinator[arcs.last],
             ]
         )

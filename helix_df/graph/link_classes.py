@@ -60,17 +60,17 @@ class LinkClasses:
 
     def block(self, nodes: Ints) -> Bools:
         """``[i, j]``: whether there is a link from one of these nodes to another."""
-        code = self.code[nodes]
-        linked: Bools = self._linked[code[:, None], code]
-        np.fill_diagonal(linked, val=False)
-        return linked
+        return self._pairs(self._linked, nodes)
 
     def declared(self, nodes: Ints) -> Bools:
         """``[i, j]``: whether a link from one of these nodes to another is declared, even if it carries nothing."""
+        return self._pairs(self._declared, nodes)
+
+    def _pairs(self, of_classes: Bools, nodes: Ints) -> Bools:
         code = self.code[nodes]
-        declared: Bools = self._declared[code[:, None], code]
-        np.fill_diagonal(declared, val=False)
-        return declared
+        pairs: Bools = of_classes[code[:, None], code]
+        np.fill_diagonal(pairs, val=False)
+        return pairs
 
     def rates(self, tails: Ints, heads: Ints) -> Floats:
         """Tokens/s of links between different nodes."""
