@@ -22,6 +22,10 @@ def worker(
     listen: Annotated[
         str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
     ] = "tcp://127.0.0.1:*",
+    frame_limit: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", min=2**20, help="Largest frame that is read; a larger one ends its connection."),
+    ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
@@ -31,6 +35,7 @@ def worker(
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
+    from helix_df.runtime.wire.transport import MOST_FRAME_BYTES
     from helix_df.runtime.wire.transport import listen as open_endpoint
     from helix_df.runtime.worker.build import build_engine
     from helix_df.runtime.worker.shell import Worker
@@ -56,4 +61,5 @@ def worker(
         return not asked_to_end and (parent is None or os.getppid() == int(parent))
 
     signal.signal(signal.SIGTERM, end)
-    Worker(node, open_endpoint(listen), join, token, build_engine, alive=alive, events=events).run()
+    endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES)
+    Worker(node, endpoint, join, token, build_engine, alive=alive, events=events).run()

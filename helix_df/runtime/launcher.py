@@ -12,14 +12,15 @@ EVENTS_SUFFIX = ".events"
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
-    """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, and
-    the job's secret."""
+    """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
+    job's secret, and the bytes of the largest frame that it is sent."""
 
     node: str
     coordinator: str
     listen: str
     token: str
     log_file: Path | None = None
+    frame_limit: int | None = None
 
     @property
     def events_file(self) -> Path | None:
@@ -36,7 +37,9 @@ class Exit:
 
 
 class Launcher(Protocol):
-    """Starts and stops the workers of some nodes."""
+    """Starts and stops the workers of some nodes; ``sees_exits`` is whether none of them can end unnoticed."""
+
+    sees_exits: bool
 
     def start(self, order: WorkerOrder) -> None:
         """Start a worker, or arrange that one will join."""

@@ -5,7 +5,7 @@ Text, templates and HTTP live above (``generation``, ``api``); routes and worker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -122,6 +122,7 @@ class JobStatus:
 
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
+    ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
     """
 
     name: str
@@ -139,6 +140,7 @@ class JobStatus:
     prefix_hits: int = 0
     cached_tokens: int = 0
     illegal_events: int = 0
+    refused_frames: Mapping[str, int] = field(default_factory=dict)
 
 
 class TokenService(Protocol):

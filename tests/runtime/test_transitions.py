@@ -24,6 +24,7 @@ from helix_df.runtime.wire.messages import (
     Message,
     Ready,
     Rejected,
+    Release,
     Sampled,
     Stop,
     decode,
@@ -91,8 +92,12 @@ def two_stages() -> World:
 def test_the_coordinator_counts_what_cannot_be_and_goes_on(message: Message) -> None:
     world = two_stages()
     name = world.submit((1, 2, 3, 4), 6)
-    (seen,) = world.coordinator.on_message(message, 0.0)
+    seen, *freed = world.coordinator.on_message(message, 0.0)
     assert isinstance(seen, IllegalEventSeen)
+    # What somebody else began on the workers is freed there.
+    assert [one.message for one in freed] == [Release("nobody")] * (
+        2 if message == Sampled("nobody", 4, 3, None) else 0
+    )
     assert world.coordinator.snapshot().illegal_events == 1
     world.settle()
     assert world.answers[name] == toy_answer(world.asked[name], 2)

@@ -94,6 +94,10 @@ class _JobCollector(Collector):
         yield CounterMetricFamily(
             "helix_illegal_events", "Events the coordinator has no transition for", status.illegal_events
         )
+        refused = CounterMetricFamily("helix_refused_frames", "Messages that were not let in", labels=["fault"])
+        for fault, count in status.refused_frames.items():
+            refused.add_metric([fault], count)
+        yield refused
         yield from _node_metrics(status)
 
 

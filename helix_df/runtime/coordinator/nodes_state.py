@@ -17,6 +17,7 @@ from helix_df.rules.routing import Adjacency
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, NodeState, NodeStatus, StageSpeed
 from helix_df.runtime.transitions import IllegalEvent, TransitionTable
 from helix_df.runtime.wire.messages import (
+    HEARTBEAT_S,
     LOST_AFTER_S,
     Failed,
     Heartbeat,
@@ -83,6 +84,9 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
     },
 )
 """What happens to a node. A worker that greets again, in whatever state, begins again."""
+
+HELLO_AFTER_S = 2.5 * HEARTBEAT_S
+"""So long a worker that serves must have been silent for a greeting from its address to mean that it begins again."""
 
 _AWAY: frozenset[NodeState] = frozenset({"waiting", "lost", "failed"})
 
@@ -225,6 +229,9 @@ class NodesState:
         if refusal is not None:
             return [Send(hello.address, Failed(hello.node, refusal))]
         node = self.nodes[hello.node]
+        if node.state == "ready" and now - node.heard < HELLO_AFTER_S:
+            # It lives and serves, so it has begun nothing anew; if its process did, that falls silent first.
+            return [Send(hello.address, Heartbeat(hello.node))]
         # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
         starts_over = self._moved(hello) or node.state == "ready"
         node.move("hello", hello.node)
@@ -301,7 +308,8 @@ class NodesState:
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
                 node.illegal_events = message.illegal_events
-                return [Send(address, Heartbeat(message.node))]
+                # A worker that was told to stop asks whether that is true; no answer says that it is.
+                return [] if self.closed else [Send(address, Heartbeat(message.node))]
 
     def _lose(self, name: str, why: str) -> list[NodeAction]:
         node = self.nodes[name]

@@ -64,6 +64,11 @@ class RecordedCoordinator:
         self.events.append(now, message.TAG, *pack_values(message))
         return self.state.on_message(message, now)
 
+    def on_malformed(self, request: str, now: float) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        self.events.append(now, "malformed", request)
+        return self.state.on_malformed(request, now)
+
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
         self.events.append(self._clock(), "exit", name, words)
@@ -111,6 +116,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
             return state.cancel(request)
         case "retry", ():
             return state.retry(event.at_s)
+        case "malformed", (str(request),):
+            return state.on_malformed(request, event.at_s)
         case "exit", (str(node), str(words)):
             return state.on_exit(node, words)
         case "tick", ():

@@ -10,6 +10,9 @@ from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE
 from helix_df.rules.retries import MOST_REJECTIONS
 from helix_df.runtime.requests import GenerationRequest
 
+MOST_ID = 256
+"""Characters of a request's id, so that its attempts have names that messages take."""
+
 
 def check_request(asked: GenerationRequest, *, is_served: bool) -> None:
     """Refuse what no job could serve, and an id that ``is_served`` already.
@@ -21,6 +24,8 @@ def check_request(asked: GenerationRequest, *, is_served: bool) -> None:
         raise RequestError("the prompt has no tokens", param="prompt")
     if asked.max_tokens < 1:
         raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
+    if len(asked.id) > MOST_ID:
+        raise RequestError("the request's id is too long", param="id", expected=f"at most {MOST_ID} characters")
     if is_served:
         raise RequestError("a request of this id is being served", param="id", found=asked.id)
 
@@ -70,6 +75,16 @@ def not_finite(node: str) -> RequestError:
         code="not_finite",
         status=500,
         hint="weights that are damaged, or that overflow in this model.dtype",
+    )
+
+
+def malformed() -> RequestError:
+    """A request whose messages were refused again and again."""
+    return RequestError(
+        f"messages between this request's workers were damaged at the last of {MOST_REJECTIONS} tries",
+        code="malformed",
+        status=503,
+        hint="the logs say what was wrong with them; are all workers of the same release?",
     )
 
 

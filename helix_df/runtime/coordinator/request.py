@@ -19,7 +19,7 @@ RequestState = Literal["new", "waiting", "backing_off", "running", "leaving", "o
 
 RequestEvent = Literal[
     "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
-    "token_out_of_turn", "not_finite",
+    "token_out_of_turn", "not_finite", "malformed",
 ]  # fmt: skip
 
 REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
@@ -36,6 +36,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "no_prefix": "waiting",
             "lost": "waiting",
             "kv_full": "backing_off",
+            "malformed": "backing_off",
             "give_up": "over",
             "not_finite": "over",
             "abort": "over",
@@ -46,6 +47,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "no_prefix": "over",
             "lost": "over",
             "kv_full": "over",
+            "malformed": "over",
             "not_finite": "over",
             "abort": "over",
         },
@@ -61,7 +63,8 @@ class ServedRequest:
 
     ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
     ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
-    rejected once. ``rejections`` are those for want of KV cache; after one it waits until ``retry_s``. ``cached``
+    rejected once. ``rejections`` are those for want of KV cache or for
+    a message that was refused; after one it waits until ``retry_s``. ``cached``
     tokens it didn't have to compute in this attempt.
     """
 

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -28,11 +29,21 @@ from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliv
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
-from helix_df.runtime.coordinator.refusals import check_arrival, check_request, no_room, not_finite, unavailable
+from helix_df.runtime.coordinator.refusals import (
+    check_arrival,
+    check_request,
+    malformed,
+    no_room,
+    not_finite,
+    unavailable,
+)
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
-from helix_df.runtime.wire.messages import Forward, Rejected, Route, Sampled, Send
+from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
+
+_MOST_DIGITS = 18
+"""Of an attempt's number."""
 
 
 @dataclass(slots=True)
@@ -275,27 +286,50 @@ class RequestsState:
             return [*self._tell(releases), *self._start_over(request, "no_prefix"), *self.admit()]
         if message.reason == "not_finite":
             return [*self._fail(request, message.node), *self.admit()]
+        if message.reason == "malformed":
+            return [*self._back_off(request, "malformed", now), *self.admit()]
         # Whatever the ledger makes of that node, what is only kept there goes first.
         releases = self.prefixes.drop_node(message.node)
-        return [*self._tell(releases), *self._back_off(request, now), *self.admit()]
+        return [*self._tell(releases), *self._back_off(request, "kv_full", now), *self.admit()]
+
+    def on_malformed(self, key: str, now: float) -> list[CoordinatorAction]:
+        """A message that names an attempt was refused: what it was to say is lost, so the request is tried again."""
+        request = self._attempt(key)
+        if request is None:
+            return []
+        return [*self._back_off(request, "malformed", now), *self.admit()]
+
+    def dismiss(self, key: str) -> list[CoordinatorAction]:
+        """Free what workers hold of an attempt at a request that nobody made here; somebody else began it."""
+        if key.rpartition("/")[0] in self.requests:
+            return []
+        return [Send(self.nodes.address(node), Release(key)) for node in self.nodes.nodes if self.nodes.is_up(node)]
 
     def _running(self, key: str, event: RequestEvent) -> ServedRequest | None:
         """The running request of an attempt, or ``None`` for what is over or was tried again."""
-        name, _, attempt = key.rpartition("/")
-        request = self.requests.get(name)
-        if request is not None and request.pipeline is not None and request.key == key:
-            return request
-        if not (attempt.isdecimal() and 0 < int(attempt) <= self._attempts):
+        request = self._attempt(key)
+        attempt = key.rpartition("/")[2]
+        if request is None and not (
+            attempt.isdecimal() and len(attempt) <= _MOST_DIGITS and 0 < int(attempt) <= self._attempts
+        ):
             raise IllegalEvent("request", key, "new", event, "submit")
-        return None
+        return request
 
-    def _back_off(self, request: ServedRequest, now: float) -> list[CoordinatorAction]:
-        """A worker had no KV cache left for a request: it waits before it is tried again, or has been tried enough."""
-        request.cautious = True
+    def _attempt(self, key: str) -> ServedRequest | None:
+        """The request of which this is the running attempt."""
+        request = self.requests.get(key.rpartition("/")[0])
+        return request if request is not None and request.pipeline is not None and request.key == key else None
+
+    def _back_off(
+        self, request: ServedRequest, why: Literal["kv_full", "malformed"], now: float
+    ) -> list[CoordinatorAction]:
+        """A worker had no KV cache left for a request, or a message of it was refused: it waits before it is tried
+        again, or has been tried enough."""
+        request.cautious = request.cautious or why == "kv_full"
         request.rejections += 1
         is_wanted = request.state == "running"
         enough = is_wanted and gives_up(request.rejections)
-        state = request.move("give_up" if enough else "kv_full")
+        state = request.move("give_up" if enough else why)
         actions = self._leave(request)
         if state == "backing_off":
             request.retry_s = now + backoff_s(request.rejections)
@@ -305,7 +339,7 @@ class RequestsState:
         if not is_wanted:
             return actions
         self.counters.failed += 1
-        return [*actions, Abort(request.asked.id, no_room())]
+        return [*actions, Abort(request.asked.id, no_room() if why == "kv_full" else malformed())]
 
     def _fail(self, request: ServedRequest, node: str) -> list[CoordinatorAction]:
         """A worker computed something for a request that isn't a number."""

@@ -15,20 +15,32 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from helix_df.errors import DeploymentError, HelixError, ProtocolError
+from helix_df.errors import DeploymentError, HelixError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.door import CoordinatorCheck
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.launcher import Launcher, WorkerOrder
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
-from helix_df.runtime.wire.messages import Frames, Hello, Send, bundles, decode_bundle, encode_bundle
+from helix_df.runtime.wire.hosts import JobHosts
+from helix_df.runtime.wire.messages import (
+    MOST_HEAD_BYTES,
+    Frames,
+    Hello,
+    Message,
+    Send,
+    bundles,
+    encode_bundle,
+    frame_limit,
+)
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 
@@ -36,6 +48,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 STOP_GRACE_S = 6.0
+
+_LOTS_UNDER_WAY = 2
+"""Lots of frames that may wait for the loop; more wait in their connections, and so in their senders."""
 
 
 class Coordinator:
@@ -77,6 +92,7 @@ class Coordinator:
         self._closing = False
         self._ticker: asyncio.Task[None] | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
+        self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
 
     # ------------------------------------------------------------------ life
 
@@ -89,10 +105,11 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._loop_thread.bind()
         host = _bind_address(self.plan.job.coordinator.address)
-        self._endpoint: Endpoint = listen("local://*" if self._embedded else host)
+        self._endpoint: Endpoint = listen("local://*" if self._embedded else host, MOST_HEAD_BYTES)
         if self.plan.job.runtime.emulate:
             self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
             self._endpoint = self._emulated
+        self._door = Door(self.token, self._check())
         self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
         self._receiver.start()
         for node in self._state.nodes:
@@ -188,9 +205,20 @@ class Coordinator:
         """See ``TokenService``."""
         status = self._state.snapshot()
         nodes = (replace(node, join_command=self._join_command(node.name)) for node in status.nodes)
-        return replace(status, nodes=tuple(nodes))
+        refused = {} if self._ticker is None else dict(self._door.refusals.counts)
+        return replace(status, nodes=tuple(nodes), refused_frames=refused)
 
     # ------------------------------------------------------------------ events in, actions out
+
+    def _check(self) -> CoordinatorCheck:
+        return CoordinatorCheck(
+            self._state.nodes_state.nodes,
+            self.plan.geometry,
+            context_of(self.plan),
+            JobHosts.of(self.plan.job, self._endpoint.address),
+            lambda node: self._launcher_of(node).sees_exits,
+            time.monotonic,
+        )
 
     def _receive(self) -> None:
         """Runs in a thread of its own, so that the loop is woken once for everything that waits."""
@@ -198,19 +226,24 @@ class Coordinator:
             arrived = self._endpoint.receive(None)
             if arrived and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._on_frames, arrived)
+                while not self._room.acquire(timeout=TICK_S) and not self._closing:
+                    pass  # the loop is busy
         self._endpoint.close()
 
     def _on_frames(self, arrived: list[Frames]) -> None:
-        actions: list[CoordinatorAction] = []
-        for frames in arrived:
-            try:
-                for message in decode_bundle(frames, self.token):
-                    if self._emulated is not None and isinstance(message, Hello):
-                        self._emulated.place(message.node, message.address)
-                    actions += self._machines.on_message(message, time.monotonic())
-            except ProtocolError as error:
-                log.warning("ignored: %s", error)
-        self._perform(actions)
+        self._room.release()
+        now = time.monotonic()
+        self._perform(
+            [action for frames in arrived for one in self._door.open(frames) for action in self._on(one, now)]
+        )
+        self._door.tell(now)
+
+    def _on(self, message: Message | Malformed, now: float) -> list[CoordinatorAction]:
+        if isinstance(message, Malformed):
+            return self._machines.on_malformed(message.request, now)
+        if self._emulated is not None and isinstance(message, Hello):
+            self._emulated.place(message.node, message.address)
+        return self._machines.on_message(message, now)
 
     async def _tick(self) -> None:
         while True:
@@ -220,6 +253,7 @@ class Coordinator:
                     log.error("worker %s is gone: %s", gone.node, gone.words)
                     self._perform(self._machines.on_exit(gone.node, gone.words))
             self._perform(self._machines.tick(time.monotonic()))
+            self._door.tell(time.monotonic())
             self.events.flush()
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
@@ -266,7 +300,8 @@ class Coordinator:
         host = host_of(self.plan.job.coordinator.address)
         listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
-        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file)
+        limit = frame_limit(self.plan.geometry.hidden_size, self.plan.job.runtime.max_prefill_tokens)
+        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, limit)
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)

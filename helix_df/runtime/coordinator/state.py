@@ -130,7 +130,12 @@ class CoordinatorState:
         try:
             return self._react(message, now)
         except IllegalEvent as error:
-            return [self.illegal.note(error)]
+            ghost = error.role == "request" and error.state == "new" and isinstance(message, Sampled)
+            return [self.illegal.note(error), *(self.requests_state.dismiss(error.subject) if ghost else ())]
+
+    def on_malformed(self, request: str, now: float) -> list[CoordinatorAction]:
+        """A message that names an attempt at a request was refused; ``now`` as for ``on_message``."""
+        return self.requests_state.on_malformed(request, now)
 
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""

@@ -6,20 +6,41 @@ shape and codec the header names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hmac
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from functools import cache
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
 
 import msgpack
 import numpy as np
 
 from helix_df.codecs import Codec
-from helix_df.errors import ProtocolError
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
-from helix_df.rules.micro_batches import MicroBatches
+from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, Prefix, StageSpeed, TopLogprobs
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
+from helix_df.runtime.wire.fields import (
+    WRONG_FIELDS,
+    FrameError,
+    Kind,
+    Named,
+    checked,
+    document,
+    flag,
+    many,
+    number,
+    one_of,
+    optional,
+    record,
+    row,
+    shown,
+    text,
+    values_of,
+    whole,
+)
 from helix_df.runtime.wire.packing import name_of, pack, unpack
 
 VERSION = 4
@@ -147,17 +168,21 @@ class Sampled:
     logprobs: TopLogprobs | None
 
 
+RejectedReason = Literal["kv_full", "no_prefix", "not_finite", "malformed"]
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """Worker → coordinator: I couldn't run a step of this request; it has to be tried again.
 
-    Where what I computed isn't finite (``not_finite``), trying again would give the same.
+    Where what I computed isn't finite (``not_finite``), trying again would give the same. ``malformed``: a message that
+    names it was refused.
     """
 
     TAG: ClassVar[str] = "rejected"
     request: str
     node: str
-    reason: Literal["kv_full", "no_prefix", "not_finite"]
+    reason: RejectedReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +232,127 @@ class Bundle:
     bulk: bool = False
 
 
-_TYPES: dict[str, type[Any]] = {
-    kind.TAG: kind
-    for kind in (Hello, Welcome, Loading, Ready, Failed, Heartbeat, Forward, Sampled, Rejected, Release, Probe, Stop)
-}
+MOST_NAME = 512
+"""Characters of the name of a node or of an attempt at a request."""
 
+MOST_WORDS = 16_384
+"""Characters of what a worker says in words."""
+
+MOST_HOPS = 4096
+MOST_LAYERS = 100_000
+MOST_TOKENS = 2**31 - 1
+MOST_HEAD_BYTES = 2**18
+"""Of a message without its tensor; a welcome, which carries a job, may have more."""
+
+MOST_WELCOME_BYTES = 2**22
+
+PROBE_BYTES = 2**22
+"""Of the largest payload that is ever sent."""
+
+
+def frame_limit(hidden_size: int, max_prefill_tokens: int) -> int:
+    """Bytes of the largest frame that a worker is ever sent: a piece of a prompt as hidden states, at 4 bytes a number
+    if not packed, or whatever else there is."""
+    return max(4 * hidden_size * max_prefill_tokens, MOST_WELCOME_BYTES, PROBE_BYTES) + MOST_HEAD_BYTES
+
+
+_NAME = text(MOST_NAME)
+_WORDS = text(MOST_WORDS, least=0)
+_ADDRESS = text(MOST_NAME)
+_TOKEN = whole(0, MOST_TOKENS)
+_LAYER = whole(0, MOST_LAYERS)
+_SECONDS = number(1e-7, 1e6)
+_DTYPE = one_of(*sorted(TENSOR_DTYPES))
+
+
+def _route(
+    hops: tuple[Hop, ...],
+    addresses: tuple[str, ...],
+    sampling: SamplingParams,
+    micro_batches: MicroBatches,
+    prefix: Prefix | None,
+) -> Route:
+    """A route that leads somewhere: layers without a gap from the first on, an address for each hop, no node twice."""
+    if len(hops) != len(addresses):
+        raise FrameError(WRONG_FIELDS, found=f"{len(addresses)} addresses for {len(hops)} hops")
+    if len({hop.node for hop in hops}) != len(hops):
+        raise FrameError(WRONG_FIELDS, where="hops", found="a node that comes twice")
+    if hops[0].layers.start != 0 or any(a.layers.stop != b.layers.start for a, b in pairwise(hops)):
+        raise FrameError(WRONG_FIELDS, where="hops", expected="layers without a gap, from the first")
+    return Route(hops, addresses, sampling, micro_batches, prefix)
+
+
+def _hop(node: str, start: int, stop: int) -> Hop:
+    return Hop(node, LayerRange(start, stop))
+
+
+_ROUTE = record(
+    _route,
+    hops=many(row(_hop, node=_NAME, start=_LAYER, stop=_LAYER), MOST_HOPS, least=1),
+    addresses=many(_ADDRESS, MOST_HOPS),
+    # Their ranges are for SamplingParams to say.
+    sampling=record(
+        SamplingParams, temperature=number(), top_p=number(), top_k=whole(), seed=whole(), logprobs=optional(whole())
+    ),
+    micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
+    prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
+)
+_TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
+_TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
+
+_KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
+    Hello: {"node": _NAME, "address": _ADDRESS, "pid": whole()},
+    Welcome: {
+        "node": _NAME,
+        "layers": row(LayerRange, start=_LAYER, stop=_LAYER),
+        "num_layers": whole(1, MOST_LAYERS),
+        "kv_tokens": whole(),
+        "job": document(depth=12, elements=500_000),
+    },
+    Loading: {"node": _NAME, "state": one_of("loading", "compiling"), "progress": number(0, 1), "detail": _WORDS},
+    Ready: {
+        "node": _NAME,
+        "kv_tokens": whole(1),
+        "speed": optional(row(StageSpeed, prefill_tokens=whole(1, MOST_TOKENS), prefill_s=_SECONDS, decode_s=_SECONDS)),
+    },
+    Failed: {"node": _NAME, "reason": _WORDS},
+    Heartbeat: {
+        "node": _NAME,
+        "health": row(EngineHealth, cold_shapes=whole(), compiled_programs=whole(), kv_held_tokens=whole()),
+        "memory_bytes": whole(),
+        "illegal_events": whole(),
+    },
+    Forward: {
+        "request": _NAME,
+        "position": whole(0, MOST_TOKENS),
+        "wants_token": flag,
+        "route": optional(_ROUTE),
+        "tensor": _TENSOR,
+        "codec": one_of(*get_args(Codec)),
+    },
+    Sampled: {
+        "request": _NAME,
+        "position": whole(0, MOST_TOKENS),
+        "token": _TOKEN,
+        "logprobs": optional(row(TopLogprobs, chosen=number(), top=_TOP)),
+    },
+    Rejected: {"request": _NAME, "node": _NAME, "reason": one_of(*get_args(RejectedReason))},
+    Release: {"request": _NAME, "keep": whole(0, MOST_TOKENS)},
+    Probe: {"number": whole(), "path": many(_ADDRESS, 64), "payload": whole(0, PROBE_BYTES)},
+    Stop: {},
+}
+"""What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
+
+_TYPES: dict[str, type[Any]] = {kind.TAG: kind for kind in _KINDS}
 
 _FIELDS = {tag: tuple(field.name for field in fields(kind)) for tag, kind in _TYPES.items()}
+
+_NAMED: dict[str, Named] = {kind.TAG: tuple(kinds.items()) for kind, kinds in _KINDS.items()}
+
+_TENSOR_AT, _CODEC_AT = _FIELDS[Forward.TAG].index("tensor"), _FIELDS[Forward.TAG].index("codec")
+_PAYLOAD_AT = _FIELDS[Probe.TAG].index("payload")
+
+_IN_TWO_FRAMES = frozenset({Forward.TAG, Probe.TAG})
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -240,27 +379,78 @@ def encode(message: Message, token: str) -> Frames:
     return [head] if tensor is None else [head, pack(tensor, packed["codec"]).data]
 
 
+@cache
+def _opening(token: str) -> bytes:
+    """What the head of every message of a job begins with: four things follow, of which these are the first two."""
+    return b"\x94" + bytes(msgpack.packb(VERSION)) + bytes(msgpack.packb(token))
+
+
+def is_of_job(head: Any, token: str) -> bool:
+    """Whether the sender of a head knows the job's secret; nothing is unpacked, and no byte tells by its time."""
+    opening = _opening(token)
+    return hmac.compare_digest(bytes(head[: len(opening)]), opening)
+
+
 def decode(frames: Sequence[Any], token: str) -> Message:
     """The message of received frames; its tensor is a view of the received buffer, unless a codec packed it.
 
     Raises:
-        ProtocolError: for another version, another job, an unknown tag, or fields that don't fit.
+        FrameError: for another version, another job, an unknown tag, or fields that aren't what they may be.
     """
+    head = memoryview(frames[0])
+    return _decoded(head, *_tag(head, token), frames[1:])
+
+
+def _decoded(head: memoryview, tag: str, start: int, rest: Sequence[Any]) -> Message:
+    """The message of a tag whose fields begin at ``start`` of its head, and of the frames that follow."""
+    if len(head) > (MOST_WELCOME_BYTES if tag == Welcome.TAG else MOST_HEAD_BYTES):
+        raise FrameError("a message that is too large", "size", where=tag, found=f"{len(head)} bytes")
     try:
-        version, sender, tag, packed = msgpack.unpackb(frames[0], raw=False)
-    except Exception as error:
-        raise ProtocolError("not a helix-df message", found=f"{type(error).__name__}") from error
-    if version != VERSION:
-        raise ProtocolError("a message of another protocol version", found=version, expected=str(VERSION))
-    if sender != token:
-        raise ProtocolError("a message of another job", hint="the worker was started for another job or an older run")
+        packed = msgpack.unpackb(head[start:], raw=False)
+    except Exception as error:  # its many kinds of error have no common name
+        raise FrameError("a message that can't be read", "unreadable", where=tag, found=type(error).__name__) from error
+    try:
+        return _message(tag, packed, rest)
+    except FrameError as error:
+        request = packed.get("request") if type(packed) is dict else None
+        error.request = request if type(request) is str and len(request) <= MOST_NAME else None
+        raise error.under(tag) from None
+
+
+def _tag(head: memoryview, token: str) -> tuple[str, int]:
+    """What kind of message a head is of, and where its fields begin; nothing is unpacked for a stranger."""
+    if not is_of_job(head, token):
+        raise _stranger(head)
+    start = len(_opening(token))
+    size = head[start] & 0x1F if start < len(head) and head[start] >> 5 == 0b101 else 0  # a short text's
+    tag = bytes(head[start + 1 : start + 1 + size]).decode("ascii", "replace")
     if tag not in _TYPES:
-        raise ProtocolError("an unknown message", found=tag, expected=", ".join(sorted(_TYPES)))
-    try:
-        message: Message = _TYPES[tag](**{name: _unpack(name, value, packed, frames) for name, value in packed.items()})
-        return message
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
+        raise FrameError("an unknown message", "unknown", found=shown(tag), expected=", ".join(sorted(_TYPES)))
+    return tag, start + 1 + size
+
+
+def _stranger(head: memoryview) -> FrameError:
+    if len(head) < 2 or head[0] != 0x94:
+        return FrameError("not a helix-df message", "stranger", found=f"{len(head)} bytes")
+    if head[1] != VERSION:
+        return FrameError("a message of another protocol version", "version", found=str(head[1]), expected=str(VERSION))
+    return FrameError(
+        "a message of another job", "stranger", hint="the worker was started for another job or an older run"
+    )
+
+
+def _message(tag: str, packed: Any, rest: Sequence[Any]) -> Message:
+    """The message of a tag, each of its fields checked, with what follows its head in frames of their own."""
+    kind, named = _TYPES[tag], _NAMED[tag]
+    values = checked(named, values_of(named, packed))
+    if len(rest) != (tag in _IN_TWO_FRAMES):
+        raise FrameError(WRONG_FIELDS, found=f"{1 + len(rest)} frames")
+    if kind is Forward:
+        values[_TENSOR_AT] = _tensor(values[_TENSOR_AT], values[_CODEC_AT], rest[0])
+    elif kind is Probe:
+        values[_PAYLOAD_AT] = _payload(values[_PAYLOAD_AT], rest[0])
+    message: Message = kind(*values)
+    return message
 
 
 def field_names(tag: str) -> tuple[str, ...]:
@@ -274,17 +464,19 @@ def pack_values(message: Message) -> tuple[Any, ...]:
 
 
 def unpack_values(tag: str, values: Sequence[Any]) -> Message:
-    """The message of a tag and its values.
+    """The message of a tag and its values; a tensor is what stands for it.
 
     Raises:
-        ProtocolError: when they don't fit.
+        FrameError: when they don't fit.
     """
+    if tag not in _TYPES or len(values) != len(_FIELDS[tag]):
+        raise FrameError(WRONG_FIELDS, where=tag, found=f"{len(values)} fields")
+    named = [(name, (lambda value: value) if name == "tensor" else kind) for name, kind in _NAMED[tag]]
     try:
-        named = dict(zip(_FIELDS[tag], values, strict=True))
-        message: Message = _TYPES[tag](**{name: _unpack(name, value, named, ()) for name, value in named.items()})
-        return message
-    except (TypeError, ValueError, KeyError) as error:
-        raise ProtocolError(f"a {tag} message with wrong fields", found=str(error)) from error
+        message: Message = _TYPES[tag](*checked(named, values))
+    except FrameError as error:
+        raise error.under(tag) from None
+    return message
 
 
 def bundles(sends: Iterable[Send]) -> list[Bundle]:
@@ -312,21 +504,50 @@ def decode_bundle(frames: Sequence[Any], token: str) -> list[Message]:
     """The messages of a bundle.
 
     Raises:
-        ProtocolError: as ``decode``; no message of the bundle counts then.
+        FrameError: as ``decode``; no message of the bundle counts then.
     """
-    messages: list[Message] = []
-    at = 0
-    while at < len(frames):
-        message = decode(frames[at : at + 2], token)
-        messages.append(message)
-        at += 2 if isinstance(message, Forward | Probe) else 1
+    messages = []
+    for found in read_bundle(frames, token):
+        if isinstance(found, FrameError):
+            raise found
+        messages.append(found)
     return messages
 
 
-def _tensor(dtype: str, shape: Sequence[int], codec: Codec, frames: Sequence[Any]) -> np.ndarray:
-    if dtype not in TENSOR_DTYPES or len(frames) != 2:
-        raise ValueError(f"a tensor of {dtype} in {len(frames)} frames")
-    return unpack(frames[1], dtype, tuple(shape), codec)
+def read_bundle(frames: Sequence[Any], token: str) -> Iterator[Message | FrameError]:
+    """Each message of a bundle, or why it is refused; behind one of which no kind can be told, nothing counts."""
+    at = 0
+    while at < len(frames):
+        head = memoryview(frames[at])
+        try:
+            tag, start = _tag(head, token)
+        except FrameError as error:
+            yield error
+            return
+        stop = at + 1 + (tag in _IN_TWO_FRAMES)
+        try:
+            yield _decoded(head, tag, start, frames[at + 1 : stop])
+        except FrameError as error:
+            yield error
+        at = stop
+
+
+def _tensor(head: Any, codec: Codec, packed: Any) -> np.ndarray:
+    dtype, shape = head
+    if codec != "none" and dtype == "int32":
+        raise FrameError(WRONG_FIELDS, where="codec", found=codec, expected="none for token ids")
+    try:
+        return unpack(packed, dtype, shape, codec)
+    except ValueError as error:
+        found = f"{memoryview(packed).nbytes} bytes for {dtype} of shape {shown(shape)}, codec {codec}"
+        raise FrameError(WRONG_FIELDS, where="tensor", found=found) from error
+
+
+def _payload(size: Any, payload: Any) -> Any:
+    if len(payload) != size:
+        found = f"{len(payload)} bytes, not {size}"
+        raise FrameError(WRONG_FIELDS, where="payload", found=found)
+    return payload
 
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -359,40 +580,5 @@ def _pack(value: Any) -> Any:
             return [value.cold_shapes, value.compiled_programs, value.kv_held_tokens]
         case StageSpeed():
             return [value.prefill_tokens, value.prefill_s, value.decode_s]
-        case _:
-            return value
-
-
-def _unpack(name: str, value: Any, packed: Mapping[str, Any], frames: Sequence[Any]) -> Any:
-    if value is None:
-        return None
-    match name:
-        case "tensor":
-            dtype, shape = value
-            return _tensor(dtype, shape, packed["codec"], frames)
-        case "layers":
-            return LayerRange(*value)
-        case "route":
-            hops = tuple(Hop(node, LayerRange(start, stop)) for node, start, stop in value["hops"])
-            return Route(
-                hops,
-                tuple(value["addresses"]),
-                SamplingParams(**value["sampling"]),
-                MicroBatches(*value["micro_batches"]),
-                None if value["prefix"] is None else Prefix(*value["prefix"]),
-            )
-        case "health":
-            return EngineHealth(*value)
-        case "speed":
-            return StageSpeed(*value)
-        case "payload":
-            if len(frames) != 2 or len(frames[1]) != value:
-                raise ValueError(f"a payload of {value} bytes in {len(frames)} frames")
-            return frames[1]
-        case "path":
-            return tuple(value)
-        case "logprobs":
-            chosen, top = value
-            return TopLogprobs(chosen, tuple((token, logprob) for token, logprob in top))
         case _:
             return value

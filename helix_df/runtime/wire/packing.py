@@ -63,6 +63,19 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return kind
 
 
+_EXPONENTS = {"bfloat16": np.uint16(0x7F80), "float16": np.uint16(0x7C00)}
+"""All bits of an exponent: set in NaN and infinity alone."""
+
+
+def all_finite(tensor: np.ndarray) -> bool:
+    """Whether every number of a float tensor is finite."""
+    exponent = _EXPONENTS.get(name_of(tensor.dtype))
+    if exponent is None:
+        return bool(np.isfinite(tensor).all())
+    # numpy knows no bfloat16, and float16 only slowly.
+    return not bool(((tensor.view(np.uint16) & exponent) == exponent).any())
+
+
 def _pack_int8(tensor: np.ndarray) -> np.ndarray:
     tokens, hidden = tensor.shape
     blocks = _in_blocks(tensor.astype(np.float32, copy=False))
@@ -83,7 +96,7 @@ def _unpack_int8(packed: Any, tokens: int, hidden: int) -> np.ndarray:
         raise ValueError(f"{found} bytes for {tokens} tokens of {hidden} int8 values")
     scales = _from_high_bits(np.frombuffer(packed, np.uint16, count=scale_bytes // SCALE_BYTES).reshape(tokens, -1))
     values = np.frombuffer(packed, np.int8, offset=scale_bytes).reshape(tokens, hidden)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         tensor: np.ndarray = (_in_blocks(values) * scales[:, :, None]).reshape(tokens, -1)[:, :hidden]
     return tensor
 

@@ -3,18 +3,25 @@
 An endpoint has one address that anyone may send to, and receives everything in one queue. Order is kept between any
 two endpoints, of bulk and of all else by itself: what is not bulk doesn't wait behind it. Nothing is kept for an
 endpoint that is gone. Transports are found by the scheme of an address.
+
+Anybody can connect, so what waits for a receiver is bounded: a frame has at most so many bytes, a connection at most so
+many messages that wait, and a receiver takes so many at a time. More makes its sender wait, and nobody else.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+from collections import OrderedDict
 from typing import Any, Protocol
 
 import zmq
 
 from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.runtime.wire.messages import Frames
+
+log = logging.getLogger(__name__)
 
 
 class Endpoint(Protocol):
@@ -27,7 +34,7 @@ class Endpoint(Protocol):
         ...
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
-        """Everything that waits; if nothing does, wait up to ``timeout_s`` seconds for the first (None = for ever)."""
+        """What waits, a few hundred at most; else wait up to ``timeout_s`` seconds for the first (None = for ever)."""
         ...
 
     def wake(self) -> None:
@@ -42,6 +49,20 @@ class Endpoint(Protocol):
 SEND_LIMIT = 10_000
 """Messages that may wait for one peer; past that the peer is as good as gone."""
 
+RECEIVE_LIMIT = 1_000
+"""Messages of one connection that may wait here; past that its sender waits."""
+
+TAKEN_AT_ONCE = 256
+"""Messages that a receiver takes before it does something else."""
+
+MOST_PEERS = 1_000
+"""Connections that are kept to send over; past that the one goes that was used least recently."""
+
+MOST_FRAME_BYTES = 2**28
+"""Of a frame, where nobody says less; a larger one ends its connection before it is read."""
+
+_RECONNECT_MOST_MS = 1_000
+
 
 class ZmqEndpoint:
     """PULL at the own address, one PUSH a peer, another for bulk; tensors leave and arrive without a copy in Python.
@@ -50,10 +71,12 @@ class ZmqEndpoint:
     instead of a queue here: two connections share a link, so that neither kind starves.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES) -> None:
         self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 2 * MOST_PEERS)
         self._inbox = self._context.socket(zmq.PULL)
-        self._inbox.setsockopt(zmq.RCVHWM, 0)
+        self._inbox.setsockopt(zmq.RCVHWM, RECEIVE_LIMIT)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, most_bytes)
         self._inbox.setsockopt(zmq.IPV6, _is_ipv6(address))
         try:
             self._inbox.bind(address)
@@ -70,7 +93,8 @@ class ZmqEndpoint:
         self._poller = zmq.Poller()
         self._poller.register(self._inbox, zmq.POLLIN)
         self._poller.register(self._wakeable, zmq.POLLIN)
-        self._peers: dict[tuple[str, bool], zmq.Socket[bytes]] = {}
+        self._peers: OrderedDict[tuple[str, bool], zmq.Socket[bytes]] = OrderedDict()
+        self._unreachable = 0
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """See ``Endpoint``."""
@@ -78,17 +102,33 @@ class ZmqEndpoint:
             if self._context.closed:
                 return
             peer = self._peers.get((address, bulk)) or self._connect(address, bulk)
+            if peer is None:
+                return
+            self._peers.move_to_end((address, bulk))
             try:
                 peer.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 peer.close(linger=0)
                 del self._peers[address, bulk]
 
-    def _connect(self, address: str, bulk: bool) -> zmq.Socket[bytes]:
-        peer = self._context.socket(zmq.PUSH)
-        peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
-        peer.setsockopt(zmq.IPV6, _is_ipv6(address))
-        peer.connect(address)
+    def _connect(self, address: str, bulk: bool) -> zmq.Socket[bytes] | None:
+        """A connection to a peer; none where nobody can be: an address may be no address, and descriptors run out."""
+        if len(self._peers) >= MOST_PEERS:
+            self._peers.popitem(last=False)[1].close(linger=500)
+        peer: zmq.Socket[bytes] | None = None
+        try:
+            peer = self._context.socket(zmq.PUSH)
+            peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
+            peer.setsockopt(zmq.IPV6, _is_ipv6(address))
+            peer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MOST_MS)
+            peer.connect(address)
+        except zmq.ZMQError as error:
+            if peer is not None:
+                peer.close(linger=0)
+            self._unreachable += 1
+            if self._unreachable & (self._unreachable - 1) == 0:  # ever more rarely, so that it fills no log
+                log.warning("no connection to %.100s: %s (the %d. time)", address, error, self._unreachable)
+            return None
         self._peers[address, bulk] = peer
         return peer
 
@@ -97,7 +137,7 @@ class ZmqEndpoint:
         self._poller.poll(None if timeout_s is None else max(0, int(timeout_s * 1000)))
         received: list[Frames] = []
         try:
-            while True:
+            while len(received) < TAKEN_AT_ONCE:
                 frames = self._inbox.recv_multipart(flags=zmq.NOBLOCK, copy=False)
                 received.append([frame.buffer for frame in frames])
         except zmq.Again:
@@ -126,7 +166,7 @@ class LocalEndpoint:
     _network: dict[str, LocalEndpoint] = {}  # noqa: RUF012 - the process-wide "network" is meant to be shared
     _lock = threading.Lock()
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES) -> None:
         with self._lock:
             if address.endswith("*"):
                 address = f"{address[:-1]}{id(self):x}"
@@ -147,10 +187,11 @@ class LocalEndpoint:
         received: list[Frames] = []
         try:
             first = self._queue.get(timeout=timeout_s)
-            while True:
+            while len(received) < TAKEN_AT_ONCE - 1:
                 if first is not None:
                     received.append(first)
                 first = self._queue.get_nowait()
+            return [*received, *([] if first is None else [first])]
         except queue.Empty:
             return received
 
@@ -181,8 +222,10 @@ _SCHEMES: dict[str, type[ZmqEndpoint] | type[LocalEndpoint]] = {
 }
 
 
-def listen(address: str) -> Endpoint:
+def listen(address: str, most_bytes: int = MOST_FRAME_BYTES) -> Endpoint:
     """Open an endpoint at ``scheme://…``; a ``*`` for the port (or name) takes any free one.
+
+    No frame of more than ``most_bytes`` is read.
 
     Raises:
         ProtocolError: for an unknown scheme.
@@ -191,4 +234,4 @@ def listen(address: str) -> Endpoint:
     scheme = address.partition("://")[0]
     if scheme not in _SCHEMES:
         raise ProtocolError("an unknown transport", found=address, expected=", ".join(f"{s}://…" for s in _SCHEMES))
-    return _SCHEMES[scheme](address)
+    return _SCHEMES[scheme](address, most_bytes)

@@ -19,6 +19,7 @@ from helix_df.models.llama import LlamaShard
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire.packing import all_finite
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.passes import Pass, passes
@@ -317,7 +318,7 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             hidden = stretches[0][row]
         wanted = step.sampling
         sampled = None if tokens is None or wanted is None else int(tokens[row])
-        if sampled == NOT_FINITE or (hidden is not None and not _is_finite(hidden[len(step.inputs) - 1])):
+        if sampled == NOT_FINITE or (hidden is not None and not all_finite(hidden[: len(step.inputs)])):
             yield StepResult(step.request, finite=False)
             continue
         yield StepResult(
@@ -326,11 +327,6 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             token=sampled,
             logprobs=_row_logprobs(logprobs, row, wanted),
         )
-
-
-def _is_finite(hidden: np.ndarray) -> bool:
-    """Whether the hidden state [hidden] of a last token is finite; one that wasn't before it is seen in its keys."""
-    return bool(np.isfinite(hidden.astype(np.float32, copy=False)).all())
 
 
 def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:

@@ -53,6 +53,11 @@ class RecordedWorker:
         self.events.append(self._clock(), message.TAG, *pack_values(message))
         return self.state.on_release(message)
 
+    def on_malformed(self, request: str) -> list[WorkerAction]:
+        """See ``WorkerState``."""
+        self.events.append(self._clock(), "malformed", request)
+        return self.state.on_malformed(request)
+
     def forget_all(self) -> list[WorkerAction]:
         """See ``WorkerState``."""
         self.events.append(self._clock(), "forget_all")
@@ -91,6 +96,8 @@ def replay_events(log: RecordedLog, state: WorkerState) -> Iterator[tuple[Logged
                 release = unpack_values("release", values)
                 assert isinstance(release, Release), "a release was read as something else"
                 yield event, state.on_release(release)
+            case "malformed", (str(request),):
+                yield event, state.on_malformed(request)
             case "forget_all", ():
                 yield event, state.forget_all()
             case "batch", requests:

@@ -7,6 +7,7 @@ runs one batch, sends the results, and begins again; the sockets' own threads wo
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from helix_df.codecs import packed_bytes
-from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.errors import DeploymentError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.profiles.read_geometry import read_geometry
@@ -26,10 +27,13 @@ from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
 from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
+from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
+    MOST_WORDS,
     Failed,
     Forward,
     Heartbeat,
@@ -43,11 +47,11 @@ from helix_df.runtime.wire.messages import (
     Stop,
     Welcome,
     bundles,
-    decode_bundle,
     encode,
     encode_bundle,
 )
 from helix_df.runtime.wire.transport import Endpoint
+from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
@@ -57,6 +61,9 @@ from helix_df.spec.job import Job
 log = logging.getLogger(__name__)
 
 GREET_EVERY_S = 1.0
+
+STOP_AFTER_S = 1.0
+"""So long a coordinator that goes on has to say so, when somebody else told a worker to stop."""
 
 
 class _RefusedError(DeploymentError):
@@ -132,6 +139,10 @@ class Worker:
         self._heard = time.monotonic()
         self._busy = False
         self._illegal_events = 0
+        self._door = Door(token, lambda message: check_greeting(message, node))
+        self._asked = False
+        self._was_silent = False
+        self._stop_s = math.inf
         self._health = EngineHealth()
         self._done = threading.Event()
 
@@ -155,11 +166,14 @@ class Worker:
             engine = self._build_engine(welcome, self._report)
             self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
             state = _state(welcome, job, links, self._coordinator)
+            hosts = JobHosts.of(job, self._coordinator, self._endpoint.address)
+            geometry = read_geometry(job.model.parsed_source)
+            self._door = Door(self._token, StageCheck(welcome, job, geometry, hosts, state.first_layer))
             self._serve(engine, RecordedWorker(state, time.monotonic, self._events, enabled=job.runtime.event_log))
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
         except Exception as error:
-            self._say(Failed(self._node, str(error) or type(error).__name__))
+            self._say(Failed(self._node, (str(error) or type(error).__name__)[:MOST_WORDS]))
             raise
         finally:
             self._done.set()
@@ -175,7 +189,8 @@ class Worker:
                     return message
                 if isinstance(message, Stop):
                     return None
-                self._refuse_if_told(message)
+                if isinstance(message, Failed):
+                    raise self._refused(message)
         return None
 
     def _emulate(self, links: LinkTable) -> None:
@@ -190,14 +205,12 @@ class Worker:
 
     def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
         still_cold, state = engine.warm_up(), machine.state
-        while self._alive():
+        while self._alive() and time.monotonic() < self._stop_s:
             self._health = engine.health
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
                 machine.events.flush()
-            for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
-                if isinstance(message, Stop):
-                    return
+            for message in self._hear(0.0 if at_leisure or not state.idle else self._patience_s()):
                 self._take(message, engine, machine)
             self._busy = True
             steps = machine.next_batch()
@@ -209,7 +222,10 @@ class Worker:
             if CHECKED:
                 state.validate()
 
-    def _take(self, message: Message, engine: StepEngine, machine: RecordedWorker) -> None:
+    def _patience_s(self) -> float:
+        return min(HEARTBEAT_S, max(0.0, self._stop_s - time.monotonic()))
+
+    def _take(self, message: Message | Malformed, engine: StepEngine, machine: RecordedWorker) -> None:
         match message:
             case Forward():
                 if self._emulated is not None and message.route is not None:
@@ -217,14 +233,35 @@ class Worker:
                 self._act(engine, machine.on_forward(message))
             case Release():
                 self._act(engine, machine.on_release(message))
+            case Malformed():
+                self._act(engine, machine.on_malformed(message.request))
             case Probe() if message.path:
                 self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
-            case Welcome():
+            case Welcome() | Failed() | Stop() | Heartbeat():
+                self._obey(message, engine, machine)
+            case _:
+                pass  # a probe at its end
+
+    def _obey(self, message: Welcome | Failed | Stop | Heartbeat, engine: StepEngine, machine: RecordedWorker) -> None:
+        """What the coordinator says of this worker is believed only as an answer: anybody of the job could say it."""
+        match message:
+            case Welcome() if self._asked:
                 # The coordinator lost sight of us and has started our requests over elsewhere.
+                self._asked = self._was_silent = False
                 self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens))
-            case _:
-                self._refuse_if_told(message)
+            case Welcome():
+                self._asked = True
+                self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            case Failed() if self._was_silent:
+                raise self._refused(message)
+            case Failed():
+                log.warning("not believed, since the coordinator has not been asked: %s", message.reason[:200])
+            case Stop() if self._stop_s == math.inf:
+                self._stop_s = time.monotonic() + STOP_AFTER_S
+                self._say(self._heartbeat())
+            case Heartbeat():
+                self._asked, self._was_silent, self._stop_s = False, False, math.inf
 
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
         done = list(actions)
@@ -244,18 +281,16 @@ class Worker:
             frames = encode_bundle(bundle.messages, self._token)
             self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
 
-    def _hear(self, timeout_s: float | None) -> list[Message]:
-        messages: list[Message] = []
+    def _hear(self, timeout_s: float | None) -> list[Message | Malformed]:
         if self._busy:
             # Whatever came in while we were busy is about to be read: silence is counted from here.
             self._heard = time.monotonic()
             self._busy = False
-        for frames in self._endpoint.receive(timeout_s):
-            try:
-                messages += decode_bundle(frames, self._token)
-                self._heard = time.monotonic()
-            except ProtocolError as error:
-                log.warning("ignored: %s", error)
+        messages = [message for frames in self._endpoint.receive(timeout_s) for message in self._door.open(frames)]
+        now = time.monotonic()
+        if messages:
+            self._heard = now
+        self._door.tell(now)
         return messages
 
     def _beat(self) -> None:
@@ -265,9 +300,13 @@ class Worker:
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
             forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
             if forgotten:
+                self._asked = self._was_silent = True
                 self._say(Hello(self._node, self._endpoint.address, os.getpid()))
             else:
-                self._say(Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events))
+                self._say(self._heartbeat())
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events)
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
@@ -276,9 +315,8 @@ class Worker:
         log.info("%s %.0f%% %s", state, 100 * progress, detail)
         self._say(Loading(self._node, state, progress, detail))
 
-    def _refuse_if_told(self, message: Message) -> None:
-        if isinstance(message, Failed):
-            raise _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
+    def _refused(self, message: Failed) -> _RefusedError:
+        return _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
 
 
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024

@@ -23,12 +23,12 @@ from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sa
 from helix_df.runtime.worker.steps import Step, StepResult
 
 HeldState = Literal["unknown", "held", "computing", "kept", "released"]
-"""``unknown``: not here yet, or rejected, or over. ``released``: over before it came. ``kept``: of one that is over the
+"""``unknown``: not here yet, or rejected. ``released``: over, perhaps before it came. ``kept``: of one that is over the
 beginning lives on, for others to begin with."""
 
 HeldEvent = Literal[
     "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "not_finite", "release",
-    "keep",
+    "keep", "malformed",
 ]  # fmt: skip
 
 HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
@@ -42,16 +42,24 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "kv_full": "unknown",
             "not_finite": "unknown",
             "no_prefix": "unknown",
+            "malformed": "unknown",
             "first": "held",
             "release": "released",
         },
-        "held": {"step": "held", "take": "computing", "release": "unknown", "keep": "kept"},
+        "held": {
+            "step": "held",
+            "take": "computing",
+            "malformed": "unknown",
+            "release": "released",
+            "keep": "kept",
+        },
         "computing": {
             "step": "computing",
             "result": "held",
             "kv_full": "unknown",
             "not_finite": "unknown",
-            "release": "unknown",
+            "malformed": "unknown",
+            "release": "released",
             "keep": "kept",
         },
         "kept": {
@@ -60,9 +68,10 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "kept",
             "kv_full": "kept",
             "not_finite": "kept",
-            "release": "unknown",
+            "malformed": "kept",
+            "release": "released",
         },
-        # The first step finds the door closed.
+        # An attempt runs once: the first step, or the same again, finds the door closed.
         "released": {
             "first": "released",
             "no_prefix": "released",
@@ -70,6 +79,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "released",
             "kv_full": "released",
             "not_finite": "released",
+            "malformed": "released",
             "release": "released",
         },
     },
@@ -77,7 +87,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
 """What happens to an attempt at a request on one worker."""
 
 MOST_RELEASED = 10_000
-"""Releases to remember of requests that have not been here yet; a late step is never that late."""
+"""Attempts to remember that are over; a late step is never that late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +198,19 @@ class WorkerState:
 
     def on_release(self, message: Release) -> list[WorkerAction]:
         """Forget a request, the steps that still wait included, and all or the rest of its KV cache."""
-        actions = self._forget(message.request, message.keep)
-        if not actions:
-            # Its first step may still be on the way from another worker, and must find the door closed.
-            self._released[message.request] = None
-            if len(self._released) > MOST_RELEASED:
-                del self._released[next(iter(self._released))]
-        return actions
+        return self._forget(message.request, message.keep)
+
+    def on_malformed(self, request: str) -> list[WorkerAction]:
+        """A message that names a request was refused: what it was to say is lost, so the request is tried again."""
+        was = self.state_of(request)
+        if HELD.after(was, "malformed", request) == was:
+            return []
+        return [*self._drop(request, 0), Send(self.coordinator, Rejected(request, self.node, "malformed"))]
+
+    def first_layer(self, request: str) -> int | None:
+        """The first layer that a request runs through here; None if it isn't here."""
+        held = self._held.get(request)
+        return None if held is None else held.route.hops[held.hop].layers.start
 
     def forget_all(self) -> list[WorkerAction]:
         """Forget every request, and what is kept of those that are over."""
@@ -340,9 +356,15 @@ class WorkerState:
 
     def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
         """Let a request go but for its first ``keep`` tokens, as far as they are computed."""
-        kept = min(keep, self._computed(request))
-        state = HELD.after(self.state_of(request), "keep" if kept else "release", request)
-        return [] if state == "released" else self._drop(request, kept)
+        kept, was = min(keep, self._computed(request)), self.state_of(request)
+        state = HELD.after(was, "keep" if kept else "release", request)
+        actions = [] if was in ("unknown", "released") else self._drop(request, kept)
+        if state == "released":
+            # A step may still be on the way from another worker, and must find the door closed.
+            self._released[request] = None
+            if len(self._released) > MOST_RELEASED:
+                del self._released[next(iter(self._released))]
+        return actions
 
     def _drop(self, request: str, kept: int) -> list[WorkerAction]:
         self._kept.pop(request, None)

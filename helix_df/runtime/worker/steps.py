@@ -54,7 +54,7 @@ class StepResult:
         token: the drawn token, when the step asked for one.
         logprobs: when the step's sampling asked for them.
         kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
-        finite: whether the last of the hidden states, or the logits, are finite numbers; without them there is nothing
+        finite: whether all of the hidden states, or the logits, are finite numbers; without them there is nothing
             to go on with, and the other fields are None.
     """
 

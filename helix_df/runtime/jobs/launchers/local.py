@@ -26,6 +26,8 @@ class LocalLauncher:
     kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
     """
 
+    sees_exits = True
+
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._core_of: dict[str, int] = {}
@@ -120,7 +122,8 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def worker_arguments(order: WorkerOrder) -> list[str]:
     """The arguments of ``helix-df`` that make a worker of this order; the secret is not among them."""
-    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen]
+    limit = [] if order.frame_limit is None else ["--frame-limit", str(order.frame_limit)]
+    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit]
 
 
 def _last_words(code: int, log_file: Path | None) -> str:

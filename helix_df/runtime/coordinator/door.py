@@ -1,0 +1,99 @@
+"""What a coordinator knows of the messages that can be meant for it: its nodes, its model, its job's addresses.
+
+The check of its ``Door``. Doesn't know requests, nor what becomes of a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from helix_df.profiles.geometry import ModelGeometry
+from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.runtime.coordinator.nodes_state import ServedNode
+from helix_df.runtime.wire.fields import FrameError
+from helix_df.runtime.wire.hosts import JobHosts
+from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled
+
+GREETINGS_PER_S = 5.0
+"""So many workers that can't be taken in are told so."""
+
+
+@dataclass(slots=True)
+class CoordinatorCheck:
+    """The check of a coordinator.
+
+    Args:
+        nodes: those of the plan, as they are now.
+        geometry: of the model.
+        context: most tokens of a request.
+        hosts: where workers may listen.
+        sees_exit: whether the end of a node's worker is seen here, so that it needs not be said.
+        clock: seconds of a monotonic clock.
+    """
+
+    nodes: Mapping[str, ServedNode]
+    geometry: ModelGeometry
+    context: int
+    hosts: JobHosts
+    sees_exit: Callable[[str], bool]
+    clock: Callable[[], float]
+    _greetings: float = GREETINGS_PER_S
+    _greeted_s: float = field(default=0.0)
+
+    def __call__(self, message: Message) -> None:
+        """Check a message.
+
+        Raises:
+            FrameError: when it can't be true.
+        """
+        match message:
+            case Sampled():
+                self._sampled(message)
+            case Hello():
+                self._hello(message)
+            case Loading() | Heartbeat() | Rejected():
+                self._node(message)
+            case Ready():
+                self._ready(message, self._node(message))
+            case Failed():
+                if self._node(message).state == "ready" and self.sees_exit(message.node):
+                    raise FrameError("a worker that serves, and whose end would be seen", "untrue", where="failed.node")
+            case _:
+                raise FrameError("a message that isn't for a coordinator", "unasked", found=message.TAG)
+
+    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Failed) -> ServedNode:
+        node = self.nodes.get(message.node)
+        if node is None:
+            raise _untrue(f"{message.TAG}.node", message.node, "a node with layers")
+        return node
+
+    def _sampled(self, message: Sampled) -> None:
+        rows = self.geometry.vocab_size
+        top = () if message.logprobs is None else message.logprobs.top
+        if message.token >= rows or any(token >= rows for token, _ in top):
+            raise _untrue("sampled.token", message.token, f"0 to {rows - 1}")
+        if message.position > self.context:
+            raise _untrue("sampled.position", message.position, f"a context of {self.context} tokens")
+
+    def _ready(self, message: Ready, node: ServedNode) -> None:
+        most = max(node.kv_tokens, PAGE_TOKENS)
+        if message.kv_tokens > most:
+            raise _untrue("ready.kv_tokens", message.kv_tokens, f"at most the planned {most}")
+
+    def _hello(self, message: Hello) -> None:
+        """A worker that can't be taken in is answered, and an answer opens a connection: only so many a second."""
+        self.hosts.check(message.address, "hello.address")
+        node = self.nodes.get(message.node)
+        if node is not None and node.address in (None, message.address):
+            return
+        now = self.clock()
+        self._greetings = min(GREETINGS_PER_S, self._greetings + (now - self._greeted_s) * GREETINGS_PER_S)
+        self._greeted_s = now
+        if self._greetings < 1:
+            raise FrameError("too many workers that aren't of this plan", "untrue", where="hello.node")
+        self._greetings -= 1
+
+
+def _untrue(where: str, found: object, expected: str) -> FrameError:
+    return FrameError("a message that can't be true", "untrue", where=where, found=str(found)[:200], expected=expected)

@@ -1,0 +1,100 @@
+"""Where frames come in: each is opened, checked and let in, or refused, counted and told of at a limited rate.
+
+A receiver brings the check of what it knows (``worker.door``, ``coordinator.door``); what any receiver can check is in
+``messages``. Nothing that comes in raises further inside. Doesn't know sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from helix_df.runtime.wire.fields import FrameError
+from helix_df.runtime.wire.messages import Message, read_bundle
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY_S = 5.0
+"""So often at most a line tells what was refused, however much it was."""
+
+MOST_FRAMES = 65_536
+"""Of one bundle."""
+
+_MOST_LINE = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """What is let in instead of a message that names this attempt at a request, is of this job, and was refused."""
+
+    request: str
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How many frames were refused, by fault; every so often in words."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    _news: Counter[str] = field(default_factory=Counter)
+    _last: str = ""
+    _told_s: float = -math.inf
+
+    def note(self, error: FrameError) -> None:
+        """Count one."""
+        self.counts[error.fault] += 1
+        self._news[error.fault] += 1
+        self._last = "; ".join(line.strip() for line in str(error).splitlines())
+
+    def line(self, now: float) -> str | None:
+        """What was refused since the last line, if it is time for one; ``now`` in seconds of any monotonic clock."""
+        if not self._news or now - self._told_s < TELL_EVERY_S:
+            return None
+        self._told_s = now
+        by_fault = ", ".join(f"{count:,} {fault}" for fault, count in self._news.most_common())
+        self._news.clear()
+        return f"refused frames: {by_fault}; the last: {self._last}"[:_MOST_LINE]
+
+
+class Door:
+    """Opens frames for one receiver.
+
+    Args:
+        token: the job's secret.
+        check: raises a ``FrameError`` for a message that can't be true in this job or isn't for this receiver.
+    """
+
+    def __init__(self, token: str, check: Callable[[Message], None]) -> None:
+        self._token = token
+        self._check = check
+        self.refusals = Refusals()
+
+    def open(self, frames: Sequence[Any]) -> list[Message | Malformed]:
+        """What comes in of a bundle, in its order."""
+        let_in: list[Message | Malformed] = []
+        for found in self._read(frames):
+            try:
+                if isinstance(found, FrameError):
+                    raise found
+                self._check(found)
+                let_in.append(found)
+            except FrameError as error:
+                self.refusals.note(error)
+                request = error.request or getattr(found, "request", None)
+                if request is not None:
+                    let_in.append(Malformed(request))
+        return let_in
+
+    def tell(self, now: float) -> None:
+        """Say in the log what was refused, if it is time for that."""
+        line = self.refusals.line(now)
+        if line is not None:
+            log.warning(line)
+
+    def _read(self, frames: Sequence[Any]) -> Sequence[Message | FrameError]:
+        if len(frames) > MOST_FRAMES:
+            return [FrameError("a bundle that is too large", "size", found=f"{len(frames)} frames")]
+        return list(read_bundle(frames, self._token))
