@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import NodeProfile, Placement, Problem
-from helix_df.solvers.chains import balanced_lengths, find_chain, lay_out, usable_nodes
+from helix_df.solvers.chain_search import find_chain
+from helix_df.solvers.chains import balanced_lengths, lay_out, usable_nodes
 
 MOST_PIPELINES = 24
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import numpy as np
 from ortools.graph.python import max_flow as ortools_max_flow
 
-from helix_df.graph.arcs import SINK, SOURCE, connect, entry, exit_of, joinable, to_units
+from helix_df.graph.arcs import MOST_UNITS, SINK, SOURCE, connect, entry, exit_of, joinable, to_units
 from helix_df.graph.capacities import Floats, Ints, capacity_matrix
 from helix_df.graph.flow import RESOLUTION
 from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.max_flow import solve_arcs
 from helix_df.graph.problem import Placement, Problem
 from helix_df.layers import LayerRange
+
+GROUPED = 64
+"""Placed nodes from which alike ones are counted together: with fewer, finding them takes longer than it saves."""
 
 
 class Judge:
@@ -36,6 +39,8 @@ class Judge:
         self._capacity_units = to_units(self.capacity)
         self._coordinator_units = to_units(self.links.coordinator)
         self._class_units = to_units(self.links.between)
+        alike = np.column_stack([self.links.code, self._coordinator_units, self._capacity_units])
+        self._kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1)
 
     def arrays(self, placement: Placement) -> tuple[Ints, Ints]:
         """``start`` and ``count`` of a placement."""
@@ -56,8 +61,20 @@ class Judge:
         }
 
     def flow(self, start: Ints, count: Ints) -> float:
-        """The maximum flow in tokens/s, exact to ``RESOLUTION`` a link."""
-        solver, _ = self._solve(start, count)
+        """The maximum flow in tokens/s, exact to ``RESOLUTION`` a link.
+
+        Nodes that hold the same layers, serve the same and have the same links are one node with all of their capacity:
+        what flows through them together can always be shared out evenly, which is within what each of them and each of
+        their links carries.
+        """
+        used = np.flatnonzero(count)
+        alike = None
+        if len(used) >= GROUPED:
+            layers = self.num_layers + 1
+            place = (self._kind[used] * layers + start[used]) * layers + count[used]
+            _, first, alike = np.unique(place, return_index=True, return_counts=True)
+            used = used[first]
+        solver = self._solve(start, count, used, alike)
         return float(solver.optimal_flow() * RESOLUTION) if solver is not None else 0.0
 
     def link_flows(self, start: Ints, count: Ints) -> tuple[Ints, Ints, Floats] | None:
@@ -65,7 +82,8 @@ class Judge:
 
         ``None`` when nothing flows. As much as ``max_flow`` finds, but perhaps another of several such flows.
         """
-        solver, used = self._solve(start, count)
+        used = np.flatnonzero(count)
+        solver = self._solve(start, count, used)
         if solver is None or not solver.optimal_flow():
             return None
         arcs = np.arange(len(used), solver.num_arcs())
@@ -74,18 +92,20 @@ class Judge:
         tail, head = (np.where(side <= SINK, len(start), ends[side - 2]) for side in place.T)
         return tail, head, solver.flows(arcs) * RESOLUTION
 
-    def _solve(self, start: Ints, count: Ints) -> tuple[ortools_max_flow.SimpleMaxFlow | None, Ints]:
-        used = np.flatnonzero(count)
+    def _solve(
+        self, start: Ints, count: Ints, used: Ints, alike: Ints | None = None
+    ) -> ortools_max_flow.SimpleMaxFlow | None:
+        """The max flow of the nodes ``used``, each of which stands for as many as ``alike`` says; ``None`` for none."""
         begin, stop = start[used], (start + count)[used]
         # Most placements that a search tries carry nothing: seen before anything is built.
         if begin.min(initial=1) > 0 or stop.max(initial=0) < self.num_layers:
-            return None, used
+            return None
         joins = joinable(begin, stop, self.partial) & self.links.block(used)
         arcs = connect(
             begin, stop, self.num_layers, joins, self.links.coordinator[used] > 0, self.problem.limits.max_hops
         )
         if not len(arcs.first) or not len(arcs.last):
-            return None, used
+            return None
         each = np.arange(len(used))
         source, sink = np.full(len(arcs.first), SOURCE), np.full(len(arcs.last), SINK)
         tails = np.concatenate([entry(each), source, exit_of(arcs.tail), exit_of(arcs.last)])
@@ -99,4 +119,9 @@ class Judge:
                 coordinator[arcs.last],
             ]
         )
-        return solve_arcs(tails, heads, units, len(used)), used
+        if alike is not None:
+            pairs = alike[arcs.tail] * alike[arcs.head]
+            times = np.concatenate([alike, alike[arcs.first], pairs, alike[arcs.last]])
+            # In floating point, since the capacity of a link that never binds times many nodes is beyond 63 bits.
+            units = np.minimum(units.astype(np.float64) * times, MOST_UNITS).astype(np.int64)
+        return solve_arcs(tails, heads, units, len(used))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from helix_df.graph.max_flow import placement_flow
+from helix_df.graph.judge import Judge
 from helix_df.graph.problem import Placement, Problem
 from helix_df.solvers.api import SolveOptions, Solver, Watch
 from helix_df.solvers.chains import balanced_chain, usable_nodes
@@ -30,8 +30,9 @@ class Candidate:
 def best_baseline(problem: Problem, options: SolveOptions, watch: Watch) -> Candidate | None:
     """The baseline placement with the most flow, or ``None`` when none carries any. Stops early when asked to."""
     best: Candidate | None = None
+    judge = Judge(problem)
     for source, placement in baselines(problem, options, watch):
-        flow = placement_flow(problem, placement).value
+        flow = judge.flow(*judge.arrays(placement))
         if flow > (best.flow if best else 0.0):
             best = Candidate(placement, flow, source)
             watch.report(source, flow, None)

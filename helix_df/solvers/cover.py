@@ -29,9 +29,16 @@ from helix_df.solvers.restarts import Restart, WeighedPlacement, nothing, run_re
 from helix_df.solvers.stage_chains import StageChainSearch
 from helix_df.solvers.stages import StagePacking
 from helix_df.solvers.stopping import reason_to_stop
+from helix_df.solvers.wide_stages import WideStageSearch
 
 FEW_NODES = 12
 """Nodes up to which moves from many random starts do better than covering, because links decide as much as layers."""
+
+MANY_NODES = 100
+"""Nodes from which stages may be so wide that whole nodes matter little."""
+
+MOST_COVERED = 3000
+"""Nodes up to which the line is covered node by node; with more, one restart takes minutes and gains nothing."""
 
 QUICK = 16
 """The very first restart takes this share of the iterations."""
@@ -129,7 +136,9 @@ class CoverSearch:
             return "interrupt" if self.watch.stop.is_set() else "optimal" if self.best else "infeasible"
         if self._enough() is None:
             self._pack_stages() if self.judge.problem.limits.max_hops is None else self._chain_stages()
-        if self._enough() is None and not self._late():
+        if self._enough() is None and not self._late() and len(self.judge.most) >= MANY_NODES:
+            self._widen_stages()
+        if self._enough() is None and not self._late() and not (self.flow and len(self.judge.most) > MOST_COVERED):
             self._rounds()
         return self._enough() or ("time" if self._late() else "finished")
 
@@ -171,6 +180,15 @@ class CoverSearch:
         chains = StageChainSearch(self.judge, self.sites, most_stages, self.bound, self._stop)
         for start, count in chains.placements(self.flow, self.chance.getrandbits(32)):
             self._take(*self.objective.keep_nodes(start, count), "chains of stages")
+            if self._enough() is not None or self._late():
+                return
+
+    def _widen_stages(self) -> None:
+        """One chain of wide stages, as large clusters allow."""
+        most_stages = self.judge.problem.limits.max_hops or self.judge.num_layers
+        wide = WideStageSearch(self.judge, self.sites, most_stages, self.bound, self._stop)
+        for start, count in wide.placements(self.flow, self.chance.getrandbits(32)):
+            self._take(*self.objective.keep_nodes(start, count), "filling wide stages")
             if self._enough() is not None or self._late():
                 return
 

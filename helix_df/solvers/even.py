@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from helix_df.graph.problem import NodeProfile, Placement, Problem
+from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.chains import even_lengths, find_chain, lay_out, usable_nodes
+from helix_df.solvers.chain_search import ChainFinder
+from helix_df.solvers.chains import even_lengths, lay_out, usable_nodes
 from helix_df.solvers.options import read_extra, refuse_backend
 
 
@@ -33,28 +35,30 @@ class EvenSolver:
     def solve(self, problem: Problem, options: SolveOptions, watch: Watch) -> SolveResult:
         refuse_backend(self.name, options)
         wanted = read_extra(self.name, options.extra, EvenOptions).pipelines
-        chain = find_chain(problem, usable_nodes(problem))
+        finder = ChainFinder(problem)
+        chain = finder.find(usable_nodes(problem))
         if chain is None:
             return SolveResult(None, Termination("finished", detail="links allow no chain of nodes with all layers"))
         default = -(-len(chain) // problem.num_layers)
         for pipelines in range(min(wanted or default, len(chain)), 0, -1):
-            placement = _split(problem, chain, pipelines)
+            placement = _split(finder, chain, pipelines)
             if placement is not None:
                 detail = f"{pipelines} pipeline(s) of equal shares"
                 return SolveResult(placement, Termination("finished", detail=detail))
         raise AssertionError("a chain holds all layers, yet they don't fit")
 
 
-def _split(problem: Problem, chain: Sequence[NodeProfile], pipelines: int) -> Placement | None:
+def _split(finder: ChainFinder, chain: Sequence[NodeProfile], pipelines: int) -> Placement | None:
     """Cut the chain into consecutive pipelines; ``None`` when one of them can't hold or link all layers."""
+    num_layers = finder.problem.num_layers
     ends = [len(chain) * i // pipelines for i in range(pipelines + 1)]
-    result: Placement = {}
+    result: dict[str, LayerRange] = {}
     for first, last in pairwise(ends):
-        members = find_chain(problem, chain[first:last], at_most=problem.num_layers)
+        members = finder.find(chain[first:last], at_most=num_layers)
         if members is None:
             return None
-        lengths = even_lengths([node.max_layers for node in members], problem.num_layers)
+        lengths = even_lengths([node.max_layers for node in members], num_layers)
         if lengths is None:
             return None
-        result = {**result, **lay_out(members, lengths)}
+        result.update(lay_out(members, lengths))
     return result

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from helix_df.graph.problem import NodeProfile, Placement, Problem
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.chains import balanced_chain, even_lengths, find_chain, lay_out, usable_nodes
+from helix_df.solvers.chain_search import find_chain
+from helix_df.solvers.chains import balanced_chain, even_lengths, lay_out, usable_nodes
 from helix_df.solvers.options import read_extra, refuse_backend
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from helix_df.graph.capacities import Ints
 from helix_df.graph.judge import Judge
+from helix_df.graph.sites import Sites
 from helix_df.solvers.stage_programs import NodeTypes, Stage
 
 VISITED = 20_000
@@ -93,11 +94,50 @@ def place_nodes(types: NodeTypes, chains: Sequence[Sequence[Stage]], num_layers:
             PlacedStage(c, layers, [left[t].pop(0) for t, n in enumerate(counts) for _ in range(n)])
             for layers, counts in chain
         ]
-        for _ in range(sum(stage.layers for stage in stages) - num_layers):
-            longest = max(stages, key=lambda stage: stage.layers)
-            longest.layers -= 1
+        _cut_down(stages, num_layers)
         placed += stages
     return placed
+
+
+def _cut_down(stages: Sequence[PlacedStage], num_layers: int) -> None:
+    """Take layers that are too many from the longest stages."""
+    for _ in range(sum(stage.layers for stage in stages) - num_layers):
+        longest = max(stages, key=lambda stage: stage.layers)
+        longest.layers -= 1
+
+
+def share_sites(judge: Judge, types: NodeTypes, sites: Sites, chain: Sequence[Stage]) -> list[PlacedStage]:
+    """The stages of one chain with nodes of their types, so that each site has about its share of every stage.
+
+    Nodes go one by one where their site lacks most, those of the fastest types first. If every site had exactly its
+    share, nothing would have to cross between sites.
+    """
+    layers = np.array([k for k, _ in chain], dtype=np.int64)
+    counts = np.array([nodes for _, nodes in chain], dtype=np.int64)
+    rates = types.tables[:, layers].T
+    site_of = np.zeros(len(judge.most), dtype=np.int64)
+    for g, members in enumerate(sites.members):
+        site_of[list(members)] = g
+    nodes_of = [
+        [[i for i in members if site_of[i] == g] for g in range(len(sites.members))] for members in types.members
+    ]
+    share = np.zeros(len(sites.members))
+    for t, by_site in enumerate(nodes_of):
+        share += float(types.tables[t].max()) * np.array([len(members) for members in by_site])
+    lacks = (counts * rates).sum(axis=1)[:, None] * share[None, :] / share.sum()
+    stages = [PlacedStage(0, int(k), []) for k in layers]
+    for t in np.argsort(-types.tables.max(axis=1), kind="stable").tolist():
+        left = np.array([len(members) for members in nodes_of[t]])
+        needs = counts[:, t].copy()
+        for _ in range(int(needs.sum())):
+            possible = (needs > 0)[:, None] & (left > 0)[None, :]
+            r, g = divmod(int(np.where(possible, lacks, -np.inf).argmax()), len(left))
+            left[g] -= 1
+            needs[r] -= 1
+            lacks[r, g] -= rates[r, t]
+            stages[r].nodes.append(nodes_of[t][g][int(left[g])])
+    _cut_down(stages, judge.num_layers)
+    return stages
 
 
 def join_rest(judge: Judge, types: NodeTypes, stages: Sequence[PlacedStage]) -> None:

@@ -122,12 +122,14 @@ def find_chains(
     ]
 
 
-def find_lengths(types: NodeTypes, target: float, num_layers: int, most_stages: int) -> list[int] | None:
+def find_lengths(
+    types: NodeTypes, target: float, num_layers: int, most_stages: int, work: float = WORK
+) -> list[int] | None:
     """Lengths of the stages of one chain that serves ``target``, as far as it shows when alike stages share nodes.
 
-    ``None`` where there is none, or none was found. For stages of many nodes; few whole ones may not fill them.
+    ``None`` where there is none, or ``work`` found none. For stages of many nodes; few whole ones may not fill them.
     """
-    program, solver = _program()
+    program, solver = _program(work)
     often = [program.new_int_var(0, most_stages, "") for _ in range(types.longest)]
     held: list[list[Any]] = [[] for _ in types.have]
     for k, times in enumerate(often, 1):
@@ -165,7 +167,7 @@ def fill_stages(types: NodeTypes, lengths: Sequence[int], most: float) -> list[S
     return [(k, tuple(solver.value(n) for n in stage)) for k, stage in zip(lengths, nodes, strict=True)]
 
 
-def _program() -> tuple[Any, Any]:
+def _program(work: float = WORK) -> tuple[Any, Any]:
     """An empty programme, and a solver that finds the same on every machine."""
     # Takes half a second to import, and only plans under a limit on hops need it.
     from ortools.sat.python import cp_model
@@ -173,7 +175,7 @@ def _program() -> tuple[Any, Any]:
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
-    solver.parameters.max_deterministic_time = WORK
+    solver.parameters.max_deterministic_time = work
     return cp_model.CpModel(), solver
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
-from helix_df.solvers.chains import even_lengths, rank_links, usable_nodes
+from helix_df.solvers.chain_search import rank_links
+from helix_df.solvers.chains import even_lengths, usable_nodes
 from helix_df.solvers.options import read_extra, refuse_backend
 
 
@@ -65,7 +66,9 @@ def _share_out(problem: Problem, nodes: Sequence[NodeProfile], layers: int, coun
     for node in fastest_first:
         slowest = min(speeds)
         candidates = [i for i in range(count) if speeds[i] == slowest]
-        chosen = max(candidates, key=lambda i: (_nearness(problem, node, groups[i]), -i))
+        chosen = candidates[0]
+        if len(candidates) > 1:
+            chosen = max(candidates, key=lambda i: (_nearness(problem, node, groups[i]), -i))
         groups[chosen].append(node)
         speeds[chosen] += problem.node_capacity(node, layers)
     return groups

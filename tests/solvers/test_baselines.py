@@ -8,7 +8,8 @@ from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR, Placement, Problem
 from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, Watch
-from helix_df.solvers.chains import balanced_lengths, even_lengths, find_chain
+from helix_df.solvers.chain_search import find_chain
+from helix_df.solvers.chains import balanced_lengths, even_lengths
 from helix_df.solvers.registry import get_solver
 from tests.clusters import CLUSTERS, cluster, published
 from tests.problems import FAST, node, problem
