@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.problem import Problem
+from helix_df.plan.device_rules import device_rules
 from helix_df.plan.goodput import certify
 from helix_df.plan.moves import Near
 from helix_df.plan.plan import Plan, SolverReport, assemble
@@ -48,4 +49,6 @@ def make_plan(
         seconds=watch.elapsed_s(),
         limit=termination.limit,
     )
+    if rules is None and generated is None:
+        rules = device_rules(job, problem, placement)
     return assemble(job, problem, placement, flow, report, rules, goodput)

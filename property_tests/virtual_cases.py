@@ -161,6 +161,7 @@ def _plans(
         "max_queue": draw(st.sampled_from((2, 1000))),
         "kv_high_water": draw(st.sampled_from((0.5, 0.9, 1.0))),
         "expected_output": draw(st.sampled_from(shares)),
+        "micro_batches": draw(st.sampled_from((True, True, False))),
     }
     job = Job.model_validate(
         {

@@ -92,7 +92,7 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     at_once = requests_at_once(problem, plan.placement)
     wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
     if plan.rules is not None:
-        yield "rules", f"{plan.rules}, as the solver chose where the job says nothing"
+        yield "rules", f"{plan.rules}; chosen where the job says nothing"
     yield "KV cache", (f"{at_once:,} requests of that length at once" if at_once else "less than one request") + wanted
 
 

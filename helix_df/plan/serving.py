@@ -14,26 +14,33 @@ from helix_df.spec.job import Job
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServingRules:
-    """Fields of the job's ``runtime`` that a plan may choose: requests and prompt tokens of a batch, and shares."""
+    """Fields of the job's ``runtime`` that a plan may choose: requests and prompt tokens of a batch, shares, and
+    whether the first stage divides its requests. Plans of before don't say the last: it was so."""
 
     max_batch: int
     max_prefill_tokens: int
     kv_high_water: float
     expected_output: float
+    micro_batches: bool = True
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in asdict(self).items())
+        return ", ".join(f"{name} {_word(value)}" for name, value in asdict(self).items())
+
+
+def _word(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 LADDERS: dict[str, tuple[float, ...]] = {
-    "max_batch": (8, 16, 32, 64, 128),
-    "max_prefill_tokens": (32, 64, 128, 256, 512, 1024),
+    "max_batch": (8, 16, 32, 48, 64, 96, 128),
+    "max_prefill_tokens": (32, 64, 96, 128, 192, 256, 512, 1024),
     "kv_high_water": (0.8, 0.85, 0.9, 0.95, 1.0),
     "expected_output": (0.2, 0.4, 0.6, 0.8, 1.0),
+    "micro_batches": (False, True),
 }
 """Values that are tried, ascending; the job's own are tried, too."""
 
-FIRST = {"max_batch": (16, 32, 64), "max_prefill_tokens": (64, 128, 256, 512)}
+FIRST = {"max_batch": (16, 32, 64), "max_prefill_tokens": (64, 96, 128, 256)}
 """What is tried with each other before anything else: together these two decide most."""
 
 

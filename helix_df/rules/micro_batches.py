@@ -33,6 +33,10 @@ class MicroBatches:
     most: int = 1
 
 
+UNDIVIDED = MicroBatches(1, NO_LIMIT)
+"""Of a job without micro-batches: whoever is there decodes, whatever is under way."""
+
+
 def micro_batches(step_s: Sequence[float], network_s: float) -> MicroBatches:
     """For a pipeline whose stages take ``step_s`` for a decode step, with ``network_s`` between them all.
 

@@ -171,5 +171,6 @@ def options_of(job: Job, **changes: object) -> Options:
         max_batch=runtime.max_batch,
         max_prefill_tokens=runtime.max_prefill_tokens,
         prefill_chunk=longest_piece(runtime.max_prefill_tokens),
+        micro_batches=runtime.micro_batches,
     )
     return replace(options, **changes)  # type: ignore[arg-type]

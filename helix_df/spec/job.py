@@ -333,6 +333,11 @@ class Runtime(Section):
     )
     max_batch: Count = Field(default=16, ge=1, description="Most requests in a decode batch of one node.")
     max_prefill_tokens: Count = Field(default=512, ge=16, description="Most prompt tokens in a batch of one node.")
+    micro_batches: bool = Field(
+        default=True,
+        description="The first stage of a pipeline decodes a share of its requests at a time, so that all work; "
+        "otherwise whoever is there.",
+    )
     max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
     max_body: Size = Field(default=4 * 2**20, gt=0, description="Largest HTTP body that is read.")
     scheduler: _SchedulerName = Field(

@@ -7,19 +7,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from helix_df.errors import PlanError
+from helix_df.load import load_job
+from helix_df.plan.device_rules import NEAR_BEST, STEPS, best_steps, tokens_while_reading
 from helix_df.plan.plan import Plan, from_document, read_plan, to_document, write_plan
 from helix_df.plan.serving import LADDERS, ServingRules, first_choices, free_rules, next_to, rules_of, with_rules
 from helix_df.planning import make_plan
+from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.simulator.options import options_of
-from helix_df.spec.job import Job
+from helix_df.spec.job import Job, Runtime
 from helix_df.what_if import keep_placement
 from tests.solvers.test_goodput import QUICK, job
 
 CHOSEN = ServingRules(max_batch=32, max_prefill_tokens=64, kv_high_water=0.95, expected_output=0.4)
 FREE = tuple(LADDERS)
+EXAMPLES = Path(__file__).parents[2] / "spec/examples"
 
 
 def pinned(**runtime: object) -> Job:
@@ -47,7 +53,7 @@ def test_a_plan_for_goodput_chooses_rules(plan):
 
 def test_what_the_job_says_stays():
     given = pinned(max_batch=24, max_prefill_tokens=48)
-    assert free_rules(given) == ("kv_high_water", "expected_output")
+    assert free_rules(given) == ("kv_high_water", "expected_output", "micro_batches")
     rules = make_plan(given).rules
     assert rules is not None
     assert (rules.max_batch, rules.max_prefill_tokens) == (24, 48)
@@ -62,10 +68,44 @@ def test_the_artifacts_rules_stay_as_they_are():
     assert make_plan(job(options={**QUICK, "rules": "artifact"})).rules is None
 
 
-def test_other_solvers_choose_none(plan):
+def test_tables_of_unknown_devices_choose_none():
     other = make_plan(job(name="petals", options={}))
     assert other.rules is None
     assert other.served is other.job
+
+
+def test_other_solvers_go_by_the_devices_curves():
+    given = load_job(EXAMPLES / "single24.yaml").with_solver(name="petals", options={})
+    rules = make_plan(given).rules
+    assert rules == replace(rules_of(given), max_batch=128, max_prefill_tokens=128)
+
+
+def test_a_value_of_the_job_stands_against_the_devices():
+    given = load_job(EXAMPLES / "single24.yaml").with_solver(name="petals", options={})
+    said = given.model_copy(update={"runtime": Runtime(max_batch=16, max_prefill_tokens=512)})
+    assert make_plan(said).rules is None
+    half = given.model_copy(update={"runtime": Runtime(max_batch=16)})
+    assert make_plan(half).rules == replace(rules_of(half), max_prefill_tokens=128)
+
+
+CURVES = st.tuples(st.floats(0.001, 10), st.floats(1, 2000), st.floats(1e-5, 1e-1))
+
+
+@drawn(CURVES)
+def test_a_piece_takes_as_long_as_reading_the_weights(curve):
+    floor_s, corner, step_s = curve
+    timing = LayerTiming(((0.0, floor_s), (corner, floor_s), (2 * corner, 2 * floor_s)), ((0.0, step_s), (1.0, step_s)))
+    assert tokens_while_reading(timing) == pytest.approx(min(corner, 1024), rel=0.02)
+
+
+@drawn(CURVES)
+def test_batches_are_as_small_as_nearly_the_best_speed_allows(curve):
+    floor_s, corner, _ = curve
+    timing = LayerTiming(((0.0, floor_s),), ((0.0, floor_s), (corner, floor_s), (2 * corner, 2 * floor_s)))
+    best = best_steps(timing)
+    speed = {steps: steps / timing.decode_s(steps) for steps in STEPS}
+    assert speed[best] >= NEAR_BEST * max(speed.values())
+    assert all(speed[steps] < NEAR_BEST * max(speed.values()) for steps in STEPS if steps < best)
 
 
 def test_the_file_keeps_them(ruled, tmp_path: Path):

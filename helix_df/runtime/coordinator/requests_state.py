@@ -20,7 +20,7 @@ from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import on_arrival
 from helix_df.rules.batching import longest_piece, piece_tokens
-from helix_df.rules.micro_batches import MicroBatches, micro_batches
+from helix_df.rules.micro_batches import UNDIVIDED, MicroBatches, micro_batches
 from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path
 from helix_df.rules.schedulers.api import View
@@ -233,6 +233,8 @@ class RequestsState:
             start = stop
 
     def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
+        if not self.plan.served.runtime.micro_batches:
+            return UNDIVIDED
         ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
         links = (self._links.find(tail, head) for tail, head in pairwise(ends))
         network_s = sum(link.latency_s for link in links if link is not None)
