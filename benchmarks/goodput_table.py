@@ -1,7 +1,8 @@
 """Plans for goodput beside the Helix paper's own placements, in the same simulator.
 
 python -m benchmarks.goodput_table [CLUSTER …]            the plans (LLaMA-2-70B), their throughput and latency
-    --seconds 300           of search for each
+    --seconds 300           of search for each, on two cores that have nothing else to do
+    --brake SECONDS         let the same counted work take longer, on a machine that has
     --rules runtime         the rules by which helix-df serves, not those of the paper's published simulator
 python -m benchmarks.goodput_table --ranking              how well the surrogate ranks placements
 
@@ -113,26 +114,27 @@ def _simulated(setup: Setup, course: Course) -> Simulation:
     return run
 
 
-def job_for(court: Court, theirs: Setup, seconds: float) -> Job:
+def job_for(court: Court, theirs: Setup, seconds: float, brake_s: float | None = None) -> Job:
     """The example with the solver, the rate and the paper's latencies as limits."""
     seen = court.online((theirs, court.job), 1000, SEARCHED)
-    options = {"rules": court.rules, "timing": "measured"}
-    job = court.job.with_solver(name="goodput", time_limit=seconds, options=options)
+    within = GoodputOptions().within(seconds)
+    options = {"rules": court.rules, "timing": "measured", "work": within.work, "explore": within.explore}
+    job = court.job.with_solver(name="goodput", time_limit=brake_s or seconds, options=options)
     limits = job.limits.model_copy(
         update={f"{figure}_p95": MARGIN * seen.percentile(figure, 95) for figure in ("ttft", "itl")}
     )
     return job.model_copy(update={"workload": job.workload.model_copy(update={"rate": court.rate}), "limits": limits})
 
 
-def show(court: Court, seconds: float, keep: Path | None) -> None:
+def show(court: Court, seconds: float, brake_s: float | None, keep: Path | None) -> None:
     name = court.name
     theirs, more_ways = published_setup(name, "helix-milp", court.timing), all_ways(name, court.timing)
-    job = job_for(court, theirs, seconds)
-    began = time.perf_counter()
+    job = job_for(court, theirs, seconds, brake_s)
+    began, busy = time.perf_counter(), time.process_time()
     plan = make_plan(job)
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, time.process_time() - busy
     ours = setup_of(plan, timing=court.timing)
-    print(f"\n**{name}**: planned in {took:.0f} s; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
+    print(f"\n**{name}**: planned in {took:.0f} s, {cpu:.0f} s of CPU; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
     print(f"online at {court.rate:.3g} requests/s; rules: {plan.rules or 'as the job has them'}\n")
     if keep is not None:
         write_plan(plan, keep / f"{name}.plan.json")
@@ -205,6 +207,7 @@ def show_ranking(name: str, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--brake", type=float, help="seconds that a busy machine may take for the same work")
     parser.add_argument("--rules", choices=("artifact", "runtime"), default="artifact")
     parser.add_argument("--ranking", action="store_true")
     parser.add_argument("--placements", type=int, default=40)
@@ -218,7 +221,7 @@ def main() -> None:
         if arguments.ranking:
             show_ranking(name, arguments.placements)
         else:
-            show(Court(name, arguments.rules), arguments.seconds, arguments.keep)
+            show(Court(name, arguments.rules), arguments.seconds, arguments.brake, arguments.keep)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,12 @@ CLUSTERS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def plan_of(cluster: str, scheduler: str) -> Plan:
-    """The plan of a cluster's job."""
+BATCHES = {"max_batch": 4, "max_prefill_tokens": 128}
+"""Small ones, so that few requests fill them."""
+
+
+def plan_of(cluster: str, scheduler: str = "flow", batches: Mapping[str, int] = BATCHES, **solver: Any) -> Plan:
+    """The plan of a cluster's job; ``batches`` are limits that the job says, ``solver`` the section of that name."""
     own = CLUSTERS[cluster]
     document = {
         "name": cluster,
@@ -135,12 +139,12 @@ def plan_of(cluster: str, scheduler: str) -> Plan:
         "limits": {"pin": own["pin"]},
         "runtime": {
             "port": 0,
-            "max_batch": 4,
-            "max_prefill_tokens": 128,
             "emulate": True,
             "scheduler": scheduler,
             "start_timeout": "600s",
+            **batches,
         },
+        "solver": solver,
     }
     return make_plan(parse_job(yaml.safe_dump(document), name=cluster, base=Path()))
 
@@ -165,9 +169,8 @@ Runs = Mapping[tuple[str, str], Run]
 """By cluster and scheduler."""
 
 
-async def measure(cluster: str, scheduler: str, load: Load) -> Run:
-    """One run of a cluster under one way to route."""
-    plan = plan_of(cluster, scheduler)
+async def measure(plan: Plan, load: Load) -> Run:
+    """One run of a cluster."""
     model = plan.job.model
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
         coordinator = new_coordinator(plan, log_dir=Path(logs))
@@ -181,7 +184,7 @@ async def measure(cluster: str, scheduler: str, load: Load) -> Run:
             await coordinator.start()
             await coordinator.wait_ready(plan.job.runtime.start_timeout)
             job = LocalJob(service)
-            await at_rest(job, cluster, lambda shapes: None)
+            await at_rest(job, plan.job.name, lambda shapes: None)
             report = await bench_job(job, plan, TRACE, load)
             return Run(report, *kept_up(Path(logs)))
         finally:
@@ -245,7 +248,7 @@ async def main() -> None:
     for cluster in asked.clusters:
         for scheduler in asked.schedulers:
             started = time.monotonic()
-            run = runs[cluster, scheduler] = await measure(cluster, scheduler, load)
+            run = runs[cluster, scheduler] = await measure(plan_of(cluster, scheduler), load)
             report = run.report
             failed = f", {report.measured.failed} FAILED" if report.measured.failed else ""
             print(
