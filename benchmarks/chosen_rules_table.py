@@ -41,7 +41,8 @@ def rows(cluster: str, chosen: Plan, before: Run, after: Run) -> Iterator[str]:
         simulated = run.report.simulated.tokens_per_s if run.report.simulated is not None else float("nan")
         measured = run.report.measured.tokens_per_s
         figures.append((measured, simulated))
-        yield f"| {cluster} | {words} | {measured:.1f} | {simulated:.1f} | {measured / simulated - 1:+.1%} | {run.kept_up} |"
+        apart = measured / simulated - 1
+        yield f"| {cluster} | {words} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {run.kept_up} |"
     (measured, simulated), (measured_after, simulated_after) = figures
     gain, promised = measured_after / measured, simulated_after / simulated
     yield f"| {cluster} | **gain** | {gain:.2f} | {promised:.2f} | {gain / promised - 1:+.1%} | |"
