@@ -134,10 +134,8 @@ def show(court: Court, seconds: float, brake_s: float | None, keep: Path | None)
     plan = make_plan(job)
     took, cpu = time.perf_counter() - began, time.process_time() - busy
     ours = setup_of(plan, timing=court.timing)
-    print(
-        f"\n**{name}**: planned in {took:.0f} s, {cpu:.0f} s of CPU; flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ",
-        end="",
-    )
+    print(f"\n**{name}**: planned in {took:.0f} s, {cpu:.0f} s of CPU; ", end="")
+    print(f"flow {theirs.flow:,.1f} (paper), {plan.flow:,.1f} (ours); ", end="")
     print(f"online at {court.rate:.3g} requests/s; rules: {plan.rules or 'as the job has them'}\n")
     if keep is not None:
         write_plan(plan, keep / f"{name}.plan.json")
