@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from helix_df.errors import RequestError
-from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
@@ -161,8 +161,18 @@ class ToyWorker:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
+def toy_problem(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int = 1000) -> Problem:
+    """Equal nodes and links."""
+    nodes = tuple(
+        NodeProfile(name, "toy", "here", (100.0,) * num_layers, (kv_tokens,) * num_layers) for name in placement
+    )
+    regions = dict.fromkeys([*placement, COORDINATOR], "here")
+    return Problem(num_layers, nodes, LinkTable(regions, Link(1e9, 0.0)), 2, 100)
+
+
 def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool) -> Plan:
     """A plan of a placement on equal nodes and links."""
+    problem = toy_problem(placement, num_layers, kv_tokens)
     job = Job.model_validate(
         {
             "model": {"source": "random:tiny"},
@@ -170,11 +180,6 @@ def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, 
             "runtime": runtime,
         }
     )
-    nodes = tuple(
-        NodeProfile(name, "toy", "here", (100.0,) * num_layers, (kv_tokens,) * num_layers) for name in placement
-    )
-    regions = dict.fromkeys([*placement, COORDINATOR], "here")
-    problem = Problem(num_layers, nodes, LinkTable(regions, Link(1e9, 0.0)), 2, 100)
     flow = solve_max_flow(build_graph(problem, placement))
     return assemble(job, problem, placement, flow, SolverReport("hand", None, "finished", "", None, 0.0))
 
@@ -186,6 +191,7 @@ class World:
     plan: Plan
     context: int = 10_000
     now: float = 0.0
+    ways: FlowGraph | None = None
     coordinator: CoordinatorState = field(init=False)
     recorded: RecordedCoordinator = field(init=False)
     workers: dict[str, ToyWorker] = field(default_factory=dict)
@@ -200,7 +206,9 @@ class World:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.recorded = RecordedCoordinator(CoordinatorState(self.plan, self.context, PAGE), lambda: self.now)
+        self.recorded = RecordedCoordinator(
+            CoordinatorState(self.plan, self.context, PAGE, self.ways), lambda: self.now
+        )
         self.coordinator = self.recorded.state
         for node in self.coordinator.nodes:
             self.join(node)

@@ -19,6 +19,9 @@ from helix_df.simulator.kernel.tables import Fixed, State
 from property_tests.virtual_cases import Case, cases
 from property_tests.virtual_time import SAME_S, Told, VirtualJob
 
+pytestmark = pytest.mark.no_cover
+"""Thousands of small simulations take several times as long while lines are counted; other tests cover the same."""
+
 EXAMPLES = int(os.environ.get("HELIX_DF_EXAMPLES", "1000"))
 """More of them once in a while: HELIX_DF_EXAMPLES=20000."""
 
@@ -81,6 +84,11 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
         lambda right: lambda f, s, link, tokens, headers: _at_once(right, f, s, link, tokens, headers),
     ),
     "the simulator's prompts go with decode steps": (build, "goes_apart", lambda _: lambda *_: False),
+    "the simulator keeps to the plan's flow when a node is down": (
+        build,
+        "mended_flow",
+        lambda _: lambda ways, planned, is_up: planned,
+    ),
     "nothing passes on the simulator's links": (outbox, "passes", lambda _: lambda *_: False),
     "emulated links let prompts wait for ever": (pacing, "passes", lambda _: lambda *_: True),
 }

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from helix_df.graph.flow import EdgeFlow, MinCut
 from helix_df.graph.flow_graph import build_graph
+from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Certificate, Plan, SolverReport, Stage
@@ -56,6 +57,7 @@ class Case:
             trace=self.trace,
             events=self.events,
             end_s=self.end_s,
+            ways=build_graph(self.problem, self.plan.placement),
         )
         job.run()
         return job
@@ -149,7 +151,7 @@ def _problems(draw: st.DrawFn, num_layers: int, names: list[str], off: Off) -> P
 def _plans(
     draw: st.DrawFn, problem: Problem, placement: dict[str, LayerRange], page: int, caches: str, off: Off
 ) -> Plan:
-    """Some flow on every link of a path; with the runtime's parameters."""
+    """A flow, with the runtime's parameters."""
     least, most = {"roomy": (500, 500), "tight": (48, 200), "overflowing": (80, 120)}[caches]
     pages = st.integers(-(-least // page), -(-most // page))
     shares = {"roomy": (1.0,), "tight": (0.1, 0.6, 1.0), "overflowing": (0.1,)}[caches]
@@ -171,13 +173,17 @@ def _plans(
             "runtime": runtime,
         }
     )
-    useful = leading_to_sink([(edge.tail, edge.head) for edge in build_graph(problem, placement).edges])
+    graph = build_graph(problem, placement)
+    useful = leading_to_sink([(edge.tail, edge.head) for edge in graph.edges])
+    hops = [EdgeFlow(tail, head, off(1.0)) for tail, heads in useful.items() for head in heads]
+    # Of a maximum flow, which leaves hops without any, or of some flow on all.
+    edges = draw(st.sampled_from((solve_max_flow(graph).edges, tuple(hops))))
     return Plan(
         job=job,
         num_layers=problem.num_layers,
         stages=tuple(Stage(name, layers, 1.0, page * draw(pages)) for name, layers in placement.items()),
         flow=1.0,
-        edges=tuple(EdgeFlow(tail, head, off(1.0)) for tail, heads in useful.items() for head in heads),
+        edges=edges,
         cut=MinCut((), (), 1.0),
         certificate=Certificate("none", 1.0),
         solver=SolverReport("hand", None, "", "", None, 0.0),

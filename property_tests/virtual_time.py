@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helix_df.errors import RequestError
+from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.profiles.timing import LayerTiming
@@ -135,6 +136,7 @@ class VirtualJob:
     now: float = 0.0
     tie_s: float = math.inf
     told: list[Told] = field(default_factory=list)
+    ways: FlowGraph | None = None
     coordinator: CoordinatorState = field(init=False)
     workers: dict[str, VirtualWorker] = field(default_factory=dict)
     _lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class VirtualJob:
     _order: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.coordinator = CoordinatorState(self.plan, 10**9, self.page_tokens)
+        self.coordinator = CoordinatorState(self.plan, 10**9, self.page_tokens, self.ways)
         self.coordinator.requests_state._links = self.links
         for node in self.coordinator.nodes:
             self._join(node)

@@ -9,7 +9,8 @@ its codec. A limit on hops leaves links out, so that no way through the graph is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +46,12 @@ class FlowGraph:
     num_layers: int
     nodes: tuple[FlowNode, ...]
     edges: tuple[FlowEdge, ...]
+
+    def renamed(self, new: Callable[[str], str]) -> FlowGraph:
+        """The same graph, in the same order, under other names; ``new`` keeps the coordinator's."""
+        nodes = tuple(replace(node, name=new(node.name)) for node in self.nodes)
+        edges = tuple(replace(edge, tail=new(edge.tail), head=new(edge.head)) for edge in self.edges)
+        return FlowGraph(self.num_layers, nodes, edges)
 
 
 def build_graph(problem: Problem, placement: Placement) -> FlowGraph:

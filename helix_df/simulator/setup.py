@@ -50,7 +50,8 @@ class Setup:
     """A placed model, ready to be simulated. ``flow`` is the plan's bound in tokens/s, ``edges`` how it splits.
 
     ``control`` are the links between the coordinator and every stage, over which it hears when requests are over; where
-    there is none it hears at once.
+    there is none it hears at once. ``ways`` are the ``links`` with what they and the stages can carry, which says where
+    requests go when a node is down; without it they keep to what is left of ``edges``.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Setup:
     flow: float
     activation_bytes: float
     control: tuple[LinkSetup, ...] = ()
+    ways: FlowGraph | None = None
 
     @property
     def placement(self) -> Placement:
@@ -79,6 +81,7 @@ class Setup:
             links=tuple(replace(link, tail=new(link.tail), head=new(link.head)) for link in self.links),
             control=tuple(replace(link, tail=new(link.tail), head=new(link.head)) for link in self.control),
             edges=tuple(replace(edge, tail=new(edge.tail), head=new(edge.head)) for edge in self.edges),
+            ways=None if self.ways is None else self.ways.renamed(new),
         )
 
 
@@ -148,7 +151,7 @@ def assemble_setup(
             )
         )
     control = _control(problem, stages)
-    return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes, control)
+    return Setup(name, problem.num_layers, stages, tuple(links), edges, flow, problem.activation_bytes, control, graph)
 
 
 def _control(problem: Problem, stages: tuple[StageSetup, ...]) -> tuple[LinkSetup, ...]:

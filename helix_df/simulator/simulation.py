@@ -26,6 +26,8 @@ from helix_df.simulator.kernel.build import (
     IN_THE_LOOP,
     even_weights,
     fixed_of,
+    in_order,
+    joins_later,
     network_of,
     request_rows,
     rules_of,
@@ -114,7 +116,8 @@ class Simulation:
             )
         self.network = network_of(setup, options)
         routing = Routing(self.network, options.seed)
-        router: Any = get_scheduler(options.scheduler)(routing.view)
+        scheduler: Any = get_scheduler(options.scheduler)
+        router: Any = scheduler(routing.view)
         if options.routing == "hop" and not isinstance(router, HopRouter):
             raise SimulationError(
                 "this scheduler can't route hop by hop: it chooses whole pipelines",
@@ -122,10 +125,13 @@ class Simulation:
                 found=options.scheduler,
                 expected="routing admission, or a scheduler with `choose`, such as swarm",
             )
-        routing.router = router
+        routing.router, routing.scheduler = router, scheduler
         self.routing = routing
         routes = BY_ASKING if ask else IN_THE_LOOP.get(options.scheduler, BY_ASKING)
-        weights = even_weights(self.network.adjacency) if routes == BY_ASKING else router.turns()
+        if routes == BY_ASKING:
+            weights = even_weights(self.network)
+        else:
+            weights = [scheduler(replace(routing.view, edges=edges)).turns() for edges in self.network.flows]
         self._form: Form = "plain" if _jit_is_off() else form
         requests: Any = course.requests if self._form == "compiled" else request_rows(course.trace, options)
         self.fixed = fixed_of(self.network, options, requests, weights)
@@ -154,16 +160,15 @@ class Simulation:
     def _open_up(self) -> None:
         state, options = self.state, self.course.options
         admission.open_up(state, self.rules, float(self.course.trace.requests[0].arrival_s))
-        seen: set[str] = set()
         counts = state.counts[0]
         counts.joins_left = sum(event.up for event in options.events)
-        for event in sorted(options.events, key=lambda event: event.time_s):
-            stage = self.network.stage(event.node)
-            if event.up and event.node not in seen:
-                failures.take_down(self.fixed, state, self.rules, stage)
-            seen.add(event.node)
+        for node in sorted(joins_later(options.events)):
+            failures.take_down(self.fixed, state, self.rules, self.network.stage(node))
+        mends = len(self.network.flows) > 1
+        for number, event in enumerate(in_order(options.events), start=1):
             kind = events.NODE_UP if event.up else events.NODE_DOWN
-            events.schedule(state, float(event.time_s), kind, stage, 0)
+            stage = self.network.stage(event.node)
+            events.schedule(state, float(event.time_s), kind, stage, number if mends else 0)
         counts.largest = paths.largest_up(self.fixed, state)
         counts.path_up = counts.largest > 0
         if self.reader is not None:

@@ -153,7 +153,7 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
     plan = make_plan(load_job(example).with_solver(name="petals", options={}))
     options = options_of(plan.served, seconds=30.0, warmup_s=5.0)
     assert options.kv_high_water == plan.job.runtime.kv_high_water
-    assert options.prefill_chunk == longest_piece(plan.job.runtime.max_prefill_tokens)
+    assert options.prefill_chunk == longest_piece(plan.served.runtime.max_prefill_tokens)
     planned, measured = setup_of(plan, timing="planned"), setup_of(plan)
     assert [one.kv_tokens for one in planned.stages] == [one.kv_tokens for one in plan.stages]
     assert planned.stages[0].timing != measured.stages[0].timing

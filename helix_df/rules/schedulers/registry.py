@@ -27,11 +27,15 @@ class SchedulerRow:
     place: str
     meaning: str = ""
     follows_flow: bool = False
+    mends: bool = False
 
 
 SCHEDULERS = {
     "flow": SchedulerRow(
-        "helix_df.rules.schedulers.flow:flow", "follows the plan's flow by weighted round-robin", follows_flow=True
+        "helix_df.rules.schedulers.flow:flow",
+        "follows the plan's flow by weighted round-robin",
+        follows_flow=True,
+        mends=True,
     ),
     "flow-tokens": SchedulerRow("helix_df.rules.schedulers.flow_tokens:FlowByTokens", follows_flow=True),
     "random": SchedulerRow("helix_df.rules.schedulers.at_random:AtRandom", "takes any possible route"),
@@ -49,6 +53,11 @@ SERVING = {name: row.meaning for name, row in SCHEDULERS.items() if row.meaning}
 def follows_flow(name: str) -> bool:
     """Whether a scheduler uses only hops to which the plan gives flow."""
     return SCHEDULERS[name].follows_flow
+
+
+def mends_flow(name: str) -> bool:
+    """Whether a scheduler goes by another flow while nodes are down (``rules.mended_flow``)."""
+    return SCHEDULERS[name].mends
 
 
 def get_scheduler(name: str) -> Scheduler:

@@ -6,6 +6,7 @@ Event and time in, actions out. Doesn't know requests: what it means for them th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +14,6 @@ from helix_df.graph.flow import Hop
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from helix_df.rules.routing import Adjacency
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, NodeState, NodeStatus, StageSpeed
 from helix_df.runtime.transitions import IllegalEvent, TransitionTable
 from helix_df.runtime.wire.messages import (
@@ -173,9 +173,9 @@ class NodesState:
     closed: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, adjacency: Adjacency) -> NodesState:
+    def of(cls, plan: Plan, serving: Collection[str]) -> NodesState:
         """The nodes that requests may go through; nobody has joined yet."""
-        stages = (stage for stage in plan.stages if stage.node in adjacency)
+        stages = (stage for stage in plan.stages if stage.node in serving)
         nodes = {stage.node: ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in stages}
         return cls(plan, nodes)
 

@@ -16,15 +16,17 @@ from typing import Literal
 import numpy as np
 
 from helix_df.graph.compile import link_table
+from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import on_arrival
 from helix_df.rules.batching import longest_piece, piece_tokens
+from helix_df.rules.mended_flow import mended_flow
 from helix_df.rules.micro_batches import UNDIVIDED, MicroBatches, micro_batches
 from helix_df.rules.retries import backoff_s, gives_up
-from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path
+from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path, leading_to_sink
 from helix_df.rules.schedulers.api import View
-from helix_df.rules.schedulers.registry import get_scheduler
+from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mends_flow
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
@@ -60,14 +62,17 @@ class RequestCounters:
 class RequestsState:
     """All requests that aren't over, the queue, and the account of KV cache.
 
-    ``running_on`` counts the running requests by node. Once ``closed``, nothing is taken any more.
+    ``ways`` are the hops that the placement makes possible, ``adjacency`` those that requests may take now. Where the
+    scheduler follows a flow, both go by the maximum flow over the nodes that are up. ``running_on`` counts the running
+    requests by node. Once ``closed``, nothing is taken any more.
     """
 
     plan: Plan
     context: int
     page_tokens: int
     nodes: NodesState
-    adjacency: Adjacency
+    ways: FlowGraph
+    adjacency: Adjacency = field(init=False)
     router: Router = field(init=False)
     ledger: PageLedger = field(init=False)
     prefixes: PrefixCache = field(init=False)
@@ -85,15 +90,28 @@ class RequestsState:
         self._links = link_table(self.plan.job)
         self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
         self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
+        self._reroute()
+
+    def _reroute(self) -> None:
+        """Go by the flow over what is up, where the scheduler goes by one; begin its turns anew."""
+        scheduler, edges = self.plan.served.runtime.scheduler, self.plan.edges
+        if mends_flow(scheduler):
+            edges = mended_flow(self.ways, edges, lambda name: name not in self.nodes.nodes or self.nodes.is_up(name))
+        hops = edges if follows_flow(scheduler) else self.ways.edges
+        self.adjacency = leading_to_sink([(hop.tail, hop.head) for hop in hops])
         view = View(
             placement=self.plan.placement,
             adjacency=self.adjacency,
-            edges=self.plan.edges,
+            edges=edges,
             seed=self.plan.job.solver.seed,
             waiting=lambda name: self.running_on[name],
             link_free_in_s=lambda _tail, _head: 0.0,  # nobody tells the coordinator
         )
-        self.router = get_scheduler(runtime.scheduler)(view)
+        self.router = get_scheduler(scheduler)(view)
+
+    def _reroute_if_it_follows_flow(self) -> None:
+        if mends_flow(self.plan.job.runtime.scheduler):
+            self._reroute()
 
     @property
     def ready(self) -> bool:
@@ -391,27 +409,29 @@ class RequestsState:
     def on_up(self, node: str, kv_tokens: int) -> list[CoordinatorAction]:
         """A worker serves, with room for so many tokens of KV cache."""
         self.ledger.capacity[node] = kv_tokens
-        return self.admit()
+        self._reroute_if_it_follows_flow()
+        return [*self._abort_hopeless(f"worker {node} is back"), *self.admit()]
 
     def on_down(self, node: str) -> list[CoordinatorAction]:
         """A worker is lost: what ran there starts over elsewhere, and who fits nowhere is told."""
         self.ledger.capacity.pop(node, None)
+        self._reroute_if_it_follows_flow()
         actions: list[CoordinatorAction] = []
         for request in reversed(self._served_by(node)):
             actions += self._start_over(request, "lost")
-        return [*actions, *self.drop_prefixes(node), *self._abort_hopeless(node), *self.admit()]
+        return [*actions, *self.drop_prefixes(node), *self._abort_hopeless(f"worker {node} is gone"), *self.admit()]
 
     def drop_prefixes(self, node: str) -> list[CoordinatorAction]:
         """Keep nothing any more of requests that are over, on routes through a node."""
         return self._tell(self.prefixes.drop_node(node))
 
-    def _abort_hopeless(self, lost: str) -> list[CoordinatorAction]:
+    def _abort_hopeless(self, since: str) -> list[CoordinatorAction]:
         """Give those up that wait and fit no pipeline that is left; all others would wait behind them."""
         ready = self.ready
         left = "pipeline is left whose KV cache holds it" if ready else "full path through the layers is left"
         idle = [*self.queue, *self.backing_off]
         hopeless = [name for name in idle if not ready or not self._fits(self.requests[name].most)]
-        return self._abort(hopeless, f"worker {lost} is gone and no {left}")
+        return self._abort(hopeless, f"{since} and no {left}")
 
     def _abort(self, names: list[str], why: str) -> list[CoordinatorAction]:
         gone = frozenset(names)

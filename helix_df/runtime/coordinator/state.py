@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import Placement
 from helix_df.plan.plan import Plan
 from helix_df.rules.pages import PAGE_TOKENS
-from helix_df.rules.routing import Adjacency, leading_to_sink
-from helix_df.rules.schedulers.registry import follows_flow
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.nodes_state import NodeAction, NodeDown, NodesState, NodeUp
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
+from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes
 from helix_df.runtime.requests import GenerationRequest, JobState, JobStatus, NodeStatus
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled, Send
@@ -29,20 +29,22 @@ from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Me
 class CoordinatorState:
     """One job: its nodes, its requests, and the routing over its plan.
 
-    ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache.
+    ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache. ``ways`` are
+    the hops that the placement makes possible, by default those of the plan's job.
     """
 
     plan: Plan
     context: int
     page_tokens: int = PAGE_TOKENS
+    ways: FlowGraph | None = None
     nodes_state: NodesState = field(init=False)
     requests_state: RequestsState = field(init=False)
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
 
     def __post_init__(self) -> None:
-        adjacency = _adjacency(self.plan)
-        self.nodes_state = NodesState.of(self.plan, adjacency)
-        self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, adjacency)
+        ways = self.ways or possible_ways(self.plan)
+        self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways))
+        self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, ways)
 
     # ------------------------------------------------------------------ what the shell asks
 
@@ -210,16 +212,3 @@ class CoordinatorState:
             kv_capacity=self.ledger.capacity.get(name),
             running=self.requests_state.running_on[name],
         )
-
-
-def serving_nodes(plan: Plan) -> tuple[str, ...]:
-    """Nodes of a plan that requests may go through, and so need a worker."""
-    adjacency = _adjacency(plan)
-    return tuple(stage.node for stage in plan.stages if stage.node in adjacency)
-
-
-def _adjacency(plan: Plan) -> Adjacency:
-    """The hops that requests may take: those with flow, or every feasible one for a scheduler that isn't led by it."""
-    if follows_flow(plan.job.runtime.scheduler):
-        return leading_to_sink([(edge.tail, edge.head) for edge in plan.edges if edge.tokens_per_s > 0])
-    return leading_to_sink([(edge.tail, edge.head) for edge in plan.graph().edges])

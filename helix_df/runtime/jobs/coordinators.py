@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
-from helix_df.runtime.coordinator.state import serving_nodes
+from helix_df.runtime.coordinator.ways import serving_nodes
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
 from helix_df.runtime.jobs.launchers.local import LocalLauncher

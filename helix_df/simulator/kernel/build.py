@@ -14,9 +14,10 @@ from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.admission import expected_answer
+from helix_df.rules.mended_flow import mended_flow
 from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
-from helix_df.rules.schedulers.registry import follows_flow
+from helix_df.rules.schedulers.registry import follows_flow, mends_flow
 from helix_df.rules.sending import goes_apart
 from helix_df.simulator.kernel.tables import (
     BY_ASKING,
@@ -34,7 +35,7 @@ from helix_df.simulator.kernel.tables import (
     Rules,
     Table,
 )
-from helix_df.simulator.options import FeedByKv, HoldInFlight, Options, Saturate
+from helix_df.simulator.options import FeedByKv, HoldInFlight, NodeEvent, Options, Saturate
 from helix_df.simulator.setup import LinkSetup, Setup, StageSetup
 from helix_df.simulator.trace import Trace
 
@@ -48,14 +49,21 @@ Weights = Mapping[str, Mapping[str, float]]
 class HopNetwork:
     """Who can send to whom, by codes: a stage's place in the setup in five digits.
 
-    ``links`` are those of the setup that some request may take; ``adjacency`` the next hops from every endpoint.
+    ``flows`` are the plan's, and after each event of a node, in order of time, the one that requests go by from then
+    on; a single one stays in force. ``links`` are those of the setup that some request may take at some time;
+    ``adjacency`` the next hops from every endpoint.
     """
 
     setup: Setup
     codes: Mapping[str, str]
-    edges: tuple[EdgeFlow, ...]
+    flows: tuple[tuple[EdgeFlow, ...], ...]
     adjacency: Adjacency
     links: tuple[LinkSetup, ...]
+
+    @property
+    def edges(self) -> tuple[EdgeFlow, ...]:
+        """The flow at first."""
+        return self.flows[0]
 
     @property
     def numbers(self) -> dict[tuple[str, str], int]:
@@ -81,15 +89,41 @@ def network_of(setup: Setup, options: Options) -> HopNetwork:
         SimulationError: if none leads through all layers.
     """
     codes = {stage.name: f"{index:05d}" for index, stage in enumerate(setup.stages)} | {COORDINATOR: COORDINATOR}
-    edges = tuple(EdgeFlow(codes[edge.tail], codes[edge.head], edge.tokens_per_s) for edge in setup.edges)
-    flowing = {(edge.tail, edge.head) for edge in edges if edge.tokens_per_s > 0}
+    flows = tuple(
+        tuple(EdgeFlow(codes[edge.tail], codes[edge.head], edge.tokens_per_s) for edge in edges)
+        for edges in _flows(setup, options)
+    )
+    flowing = {(edge.tail, edge.head) for edges in flows for edge in edges if edge.tokens_per_s > 0}
     only_flow = options.ways == "flow" or follows_flow(options.scheduler)
     pairs = [(codes[link.tail], codes[link.head]) for link in setup.links]
     adjacency = leading_to_sink([pair for pair in pairs if not only_flow or pair in flowing])
     if not adjacency.get(COORDINATOR):
         raise SimulationError("no pipeline leads through all layers", where=setup.name)
     links = tuple(link for link in setup.links if codes[link.head] in adjacency.get(codes[link.tail], ()))
-    return HopNetwork(setup, codes, edges, adjacency, links)
+    return HopNetwork(setup, codes, flows, adjacency, links)
+
+
+def in_order(events: Sequence[NodeEvent]) -> list[NodeEvent]:
+    """Events as they happen."""
+    return sorted(events, key=lambda event: event.time_s)
+
+
+def joins_later(events: Sequence[NodeEvent]) -> frozenset[str]:
+    """Nodes that are away until they join for the first time."""
+    first = {event.node: event.up for event in reversed(in_order(events))}
+    return frozenset(node for node, up in first.items() if up)
+
+
+def _flows(setup: Setup, options: Options) -> list[tuple[EdgeFlow, ...]]:
+    """The flow at first and after each event; the plan's alone where nobody goes by another."""
+    if setup.ways is None or not options.events or not mends_flow(options.scheduler):
+        return [setup.edges]
+    away = set(joins_later(options.events))
+    flows = [mended_flow(setup.ways, setup.edges, lambda name: name not in away)]
+    for event in in_order(options.events):
+        (away.discard if event.up else away.add)(event.node)
+        flows.append(mended_flow(setup.ways, setup.edges, lambda name: name not in away))
+    return flows
 
 
 def stage_rows(network: HopNetwork, options: Options) -> list[FixedStage]:
@@ -178,21 +212,56 @@ def request_rows(trace: Trace, options: Options) -> list[FixedRequest]:
     ]
 
 
-def fixed_of(network: HopNetwork, options: Options, requests: Table[FixedRequest], weights: Weights) -> Fixed:
-    """What doesn't move; ``weights`` are those of the next hops from every endpoint."""
+def fixed_of(network: HopNetwork, options: Options, requests: Table[FixedRequest], weights: Sequence[Weights]) -> Fixed:
+    """What doesn't move; ``weights`` are those of the next hops from every endpoint, under each flow of the network."""
     stages = stage_rows(network, options)
     links, nics = link_rows(network, options)
     curve_x, curve_y = _curves(stages, [stage.timing for stage in network.setup.stages])
-    fanout = _fanout(weights)
-    numbers = network.numbers
-    next_link, weight = [NOTHING] * (fanout * (len(stages) + 1)), [0.0] * (fanout * (len(stages) + 1))
-    for tail, heads in weights.items():
-        first = fanout * (0 if tail == COORDINATOR else int(tail) + 1)
-        for at, (head, share) in enumerate(heads.items()):
-            next_link[first + at], weight[first + at] = numbers[tail, head], float(share)
-    by_stop = sorted(range(len(stages)), key=lambda at: network.setup.stages[at].layers.stop)
     to_stage, from_stage = _control(network, links, options)
-    return Fixed(stages, links, requests, curve_x, curve_y, next_link, weight, nics, by_stop, to_stage, from_stage)
+    next_link, weight, open_links = _choices(network, weights, len(links))
+    by_stop = sorted(range(len(stages)), key=lambda at: network.setup.stages[at].layers.stop)
+    return Fixed(
+        stages,
+        links,
+        requests,
+        curve_x,
+        curve_y,
+        next_link,
+        weight,
+        open_links,
+        nics,
+        by_stop,
+        to_stage,
+        from_stage,
+    )
+
+
+def _choices(network: HopNetwork, weights: Sequence[Weights], links: int) -> tuple[list[int], list[float], list[int]]:
+    """Links that lead on from every vertex, their weights under each flow, and whether each link is taken under it."""
+    heads = _heads(weights)
+    fanout, numbers = max(map(len, heads.values())), network.numbers
+    size = fanout * (len(network.setup.stages) + 1)
+    next_link, weight, open_links = [NOTHING] * size, [0.0] * (size * len(weights)), [1] * (links * len(weights))
+    for tail, names in heads.items():
+        first = fanout * (0 if tail == COORDINATOR else int(tail) + 1)
+        for at, head in enumerate(names):
+            number = next_link[first + at] = numbers[tail, head]
+            for flow, shares in enumerate(weights):
+                share = shares.get(tail, {}).get(head, 0.0)
+                weight[flow * size + first + at] = float(share)
+                open_links[flow * links + number] = int(share > 0)
+    return next_link, weight, open_links
+
+
+def _heads(weights: Sequence[Weights]) -> dict[str, list[str]]:
+    """The next hops from every endpoint under any flow; a single flow keeps its order, which decides among equals."""
+    if len(weights) == 1:
+        return {tail: list(heads) for tail, heads in weights[0].items()}
+    found: dict[str, set[str]] = {}
+    for shares in weights:
+        for tail, heads in shares.items():
+            found.setdefault(tail, set()).update(heads)
+    return {tail: sorted(heads) for tail, heads in sorted(found.items())}
 
 
 def _control(network: HopNetwork, links: list[FixedLink], options: Options) -> tuple[list[int], list[int]]:
@@ -222,10 +291,6 @@ def _control_row(tail: int, head: int, link: LinkSetup | None, options: Options)
         latency_s=link.latency_s,
         control=True,
     )
-
-
-def _fanout(weights: Weights) -> int:
-    return max(len(heads) for heads in weights.values())
 
 
 def _curves(stages: Sequence[FixedStage], timings: Sequence[LayerTiming]) -> tuple[list[float], list[float]]:
@@ -306,6 +371,9 @@ def _longest(network: HopNetwork) -> int:
     return max(depth.values())
 
 
-def even_weights(adjacency: Adjacency) -> Weights:
-    """Every hop alike, for routers that are asked."""
-    return {tail: dict.fromkeys(heads, 1.0) for tail, heads in adjacency.items()}
+def even_weights(network: HopNetwork) -> list[Weights]:
+    """Every hop alike that is taken under each flow, for routers that are asked."""
+    if len(network.flows) == 1:
+        return [{tail: dict.fromkeys(heads, 1.0) for tail, heads in network.adjacency.items()}]
+    flows = [leading_to_sink([(edge.tail, edge.head) for edge in edges]) for edges in network.flows]
+    return [{tail: dict.fromkeys(heads, 1.0) for tail, heads in flow.items()} for flow in flows]

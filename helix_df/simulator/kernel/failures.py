@@ -8,7 +8,7 @@ from helix_df.simulator.kernel.events import OPEN, RETRY, WAKE, schedule
 from helix_df.simulator.kernel.hearing import BEGUN, forget, place_of
 from helix_df.simulator.kernel.micro import back, first_stage
 from helix_df.simulator.kernel.outbox import lose, post_release
-from helix_df.simulator.kernel.paths import forget_paths, largest_up, reserve
+from helix_df.simulator.kernel.paths import forget_paths, go_by, largest_up, reserve
 from helix_df.simulator.kernel.runs import enqueue, free_run
 from helix_df.simulator.kernel.tables import DECODES, NEVER, NOTHING, Fixed, Rules, State
 
@@ -203,11 +203,13 @@ def passes(f: Fixed, s: State, r: Rules, attempt: int, stage: int) -> bool:
     return False
 
 
-def node_down(f: Fixed, s: State, r: Rules, stage: int) -> None:
-    """A node is gone, and what it held with it: its requests start over with the tokens they have."""
+def node_down(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
+    """A node is gone, and what it held with it: its requests start over with the tokens they have, by the flow over
+    what is left."""
     c = s.counts[0]
     if not s.stages[stage].up:
         return
+    go_by(s, r, flow)
     if r.messages:
         end_all_through(f, s, r, stage)
     else:
@@ -303,15 +305,18 @@ def reject_hopeless(f: Fixed, s: State) -> None:
             reject(s, request)
 
 
-def node_up(f: Fixed, s: State, stage: int) -> None:
-    """A node joins, with an empty cache."""
+def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
+    """A node joins, with an empty cache; requests go by the flow that it makes possible."""
     c = s.counts[0]
     c.joins_left -= 1
     if s.stages[stage].up:
         return
     s.stages[stage].up = True
+    go_by(s, r, flow)
     c.largest = largest_up(f, s)
     c.path_up = c.largest > 0
+    if flow:
+        reject_hopeless(f, s)
     c.admitting = c.drawing = True
 
 

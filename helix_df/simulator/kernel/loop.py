@@ -178,7 +178,7 @@ def on_stage(f: Fixed, s: State, r: Rules, kind: int, stage: int, number: int) -
         c.sender, c.passing = stage, end_batch(f, s, r, stage)
 
 
-def on_other(f: Fixed, s: State, r: Rules, kind: int, what: int) -> None:
+def on_other(f: Fixed, s: State, r: Rules, kind: int, what: int, number: int) -> None:
     """Requests come, and nodes go and come."""
     c = s.counts[0]
     if kind == FEED:
@@ -188,9 +188,9 @@ def on_other(f: Fixed, s: State, r: Rules, kind: int, what: int) -> None:
         submit(f, s, r)
         c.arriving = True
     elif kind == NODE_DOWN:
-        node_down(f, s, r, what)
+        node_down(f, s, r, what, number)
     elif kind == NODE_UP:
-        node_up(f, s, what)
+        node_up(f, s, r, what, number)
     elif kind == RETRY:
         retry(s, what)
     else:
@@ -290,4 +290,4 @@ def advance(f: Fixed, s: State, r: Rules, until_s: float, look_at: int) -> int:
         elif kind in (OPENING, CLOSING, SAMPLE):
             return on_reading(f, s, r, kind, number)
         else:
-            on_other(f, s, r, kind, what)
+            on_other(f, s, r, kind, what, number)

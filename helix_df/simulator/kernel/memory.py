@@ -240,6 +240,7 @@ def fixed_arrays(fixed: Fixed) -> Fixed:
         curve_y=np.array(fixed.curve_y, dtype=np.float64),
         next_link=np.array(fixed.next_link, dtype=np.int64),
         weight=np.array(fixed.weight, dtype=np.float64),
+        open_links=np.array(fixed.open_links, dtype=np.int64),
         nic_bytes_per_s=np.array(fixed.nic_bytes_per_s, dtype=np.float64),
         by_stop=np.array(fixed.by_stop, dtype=np.int64),
         to_stage=np.array(fixed.to_stage, dtype=np.int64),

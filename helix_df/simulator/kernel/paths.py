@@ -216,9 +216,24 @@ def clear_tried(s: State, r: Rules, turn: int) -> None:
         s.tried[at] = False
 
 
+@inlined
+def first_weight(s: State, r: Rules) -> int:
+    """Where the weights of the flow in force begin."""
+    return s.counts[0].flow * r.vertices * r.fanout
+
+
+def go_by(s: State, r: Rules, flow: int) -> None:
+    """Let requests go by another flow from now on; turns begin anew."""
+    if flow:
+        s.counts[0].flow = flow
+        for at in range(r.vertices * r.fanout):
+            s.load[at] = 0.0
+
+
 def richest_choice(f: Fixed, s: State, r: Rules, turn: int, vertex: int, expected: int, most: int) -> int:
     """The choice of a vertex that is next in turn, of those that weren't tried and don't lead nowhere."""
     best, richest = NOTHING, -1e300
+    flow = first_weight(s, r)
     for choice in range(r.fanout):
         at = vertex * r.fanout + choice
         link = f.next_link[at]
@@ -227,24 +242,25 @@ def richest_choice(f: Fixed, s: State, r: Rules, turn: int, vertex: int, expecte
         head = f.links[link].head
         if s.tried[turn * r.fanout + choice] or (head != NOTHING and s.stages[head].dead_end):
             continue
-        wealth = s.load[at] + f.weight[at]
-        if wealth > richest and may_take(f, s, r, link, expected, most):
+        weight = f.weight[flow + at]
+        wealth = s.load[at] + weight
+        if weight > 0 and wealth > richest and may_take(f, s, r, link, expected, most):
             best, richest = choice, wealth
     return best
 
 
 def take_turn(f: Fixed, s: State, r: Rules, vertex: int, chosen: int, expected: int, most: int) -> None:
     """Spend the turn of a vertex on a choice."""
-    first = vertex * r.fanout
+    first, flow = vertex * r.fanout, first_weight(s, r)
     if r.fanout < 2 or f.next_link[first + 1] == NOTHING:
         return
     earned = 0.0
     for at in range(first, first + r.fanout):
         if f.next_link[at] == NOTHING:
             break
-        if may_take(f, s, r, f.next_link[at], expected, most):
-            s.load[at] += f.weight[at]
-            earned += f.weight[at]
+        if f.weight[flow + at] > 0 and may_take(f, s, r, f.next_link[at], expected, most):
+            s.load[at] += f.weight[flow + at]
+            earned += f.weight[flow + at]
     s.load[first + chosen] -= earned
 
 
@@ -269,18 +285,18 @@ def fullest_layer(f: Fixed, s: State) -> float:
 
 def largest_up(f: Fixed, s: State) -> int:
     """The most tokens that fit through every stage of some pipeline of stages that are up; 0 when there is none."""
-    found = 0
+    found, flow = 0, s.counts[0].flow * len(f.links)
     for stage in range(len(f.stages)):
         s.stages[stage].fits = 0
     for link in range(len(f.links)):
-        if f.links[link].tail == NOTHING and not f.links[link].control:
+        if f.links[link].tail == NOTHING and f.open_links[flow + link] and not f.links[link].control:
             s.stages[f.links[link].head].fits = NO_LIMIT
     for at in range(len(f.by_stop)):
         stage = f.by_stop[at]
         row = s.stages[stage]
         fits = min(row.fits, f.stages[stage].capacity // f.stages[stage].width) if row.up else 0
         for link in range(len(f.links) if fits else 0):
-            if f.links[link].tail == stage and not f.links[link].control:
+            if f.links[link].tail == stage and f.open_links[flow + link] and not f.links[link].control:
                 if f.links[link].head == NOTHING:
                     found = max(found, fits)
                 else:

@@ -6,6 +6,7 @@ and goes on when the answer is in its tables.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from helix_df.graph.problem import COORDINATOR
@@ -22,6 +23,8 @@ class Routing:
     def __init__(self, network: HopNetwork, seed: int) -> None:
         self.network = network
         self.router: Any = None
+        self.scheduler: Any = None
+        self._flow = 0
         self.state: State | None = None
         self._numbers = network.numbers
         self._ends = [(network.codes[link.tail], network.codes[link.head]) for link in network.links]
@@ -51,6 +54,9 @@ class Routing:
         """Answer which pipeline a request takes: put its hops into ``walk``."""
         self.state, counts = state, Row(state.counts)
         self.tell(state)
+        if counts.flow != self._flow:
+            self._flow, self._blocked = counts.flow, (NOTHING, [])
+            self.router = self.scheduler(replace(self.view, edges=self.network.flows[counts.flow]))
         if rules.counts_tokens:
             self.router.weigh(counts.asked_tokens)
             self._spend(state, rules)

@@ -110,8 +110,9 @@ class Fixed(NamedTuple):
     """What doesn't move.
 
     ``next_link`` and ``weight`` are the links that lead on from every vertex, ``fanout`` places each of which
-    ``next_links`` are used, with the flow over each; ``by_stop`` are the stages by their last layer, ``to_stage`` and
-    ``from_stage`` the links between them and the coordinator.
+    ``next_links`` are used, with the flow over each. ``weight`` has all of them once for every flow that is in force at
+    some time, and so has ``open_links``, which tells whether a link is taken at all; ``by_stop`` are the stages by
+    their last layer, ``to_stage`` and ``from_stage`` the links between them and the coordinator.
     """
 
     stages: Table[FixedStage]
@@ -121,6 +122,7 @@ class Fixed(NamedTuple):
     curve_y: Cells[float]
     next_link: Cells[int]
     weight: Cells[float]
+    open_links: Cells[int]
     nic_bytes_per_s: Cells[float]
     by_stop: Cells[int]
     to_stage: Cells[int]
@@ -202,6 +204,7 @@ class Counts:
         returning: what is still to be heard of a message that came to the coordinator; ``drawing``: then, requests are
             to be drawn. ``posted``: links that carry something when that is done. ``releases``: on their way.
         active: attempts that run. ``afloat``: steps and pieces on their way, ``dead`` those of attempts that don't run.
+        flow: which of the flows that are in force at some time is now.
         joins_left: nodes that will still join; ``path_up``: some pipeline leads through nodes that are up.
         decoded, prompted: tokens in the window; ``all_decoded``: and outside; ``rejected``: requests.
         gaps, tokens, observed: rows to be taken away, together ``noted``.
@@ -242,6 +245,7 @@ class Counts:
     drawing: bool = False
     posted: int = 0
     releases: int = 0
+    flow: int = 0
     joins_left: int = 0
     path_up: bool = True
     decoded: int = 0

@@ -1,0 +1,31 @@
+"""Which hops a plan's placement makes possible, whether its flow uses them or not.
+
+Knows nothing of requests or of who is up.
+"""
+
+from __future__ import annotations
+
+from helix_df.errors import HelixError
+from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode
+from helix_df.plan.plan import Plan
+from helix_df.rules.routing import leading_to_sink
+
+
+def possible_ways(plan: Plan) -> FlowGraph:
+    """Every hop that the layers and links of a plan allow, with what it can carry.
+
+    Where that can't be found out any more, since the model's files are gone, say, those with flow.
+    """
+    try:
+        return plan.graph()
+    except HelixError:
+        nodes = tuple(FlowNode(stage.node, stage.layers, stage.tokens_per_s) for stage in plan.stages)
+        edges = tuple(FlowEdge(edge.tail, edge.head, edge.tokens_per_s, 0.0) for edge in plan.edges)
+        return FlowGraph(plan.num_layers, nodes, edges)
+
+
+def serving_nodes(plan: Plan, ways: FlowGraph | None = None) -> tuple[str, ...]:
+    """Nodes of a plan that requests may go through, and so need a worker: with flow, or in place of one with flow."""
+    edges = (ways or possible_ways(plan)).edges
+    possible = leading_to_sink([(edge.tail, edge.head) for edge in edges])
+    return tuple(stage.node for stage in plan.stages if stage.node in possible)
