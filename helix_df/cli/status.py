@@ -86,6 +86,10 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
                 "weights or its device are damaged, or model.dtype is too narrow",
                 soft_wrap=True,
             )
+        if node.restarts:
+            console.print(
+                f"\n{node.name} ended by itself and was started again: {plural(node.restarts, 'time')} so far"
+            )
         if node.state == "failed":
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":

@@ -94,6 +94,7 @@ class NodeStatus:
     last said of itself: ``kv_held_tokens`` in pages that somebody owns, ``compiled_programs`` so far, and the
     ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for. Of
     ``not_finite`` requests it computed numbers that aren't: 0, unless its weights or its device are damaged.
+    ``restarts`` is how often its worker was started again after it had ended by itself.
     """
 
     name: str
@@ -114,6 +115,7 @@ class NodeStatus:
     memory_bytes: int = 0
     illegal_events: int = 0
     not_finite: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ async def test_a_job_on_ipv6_answers_as_any_other(tmp_path: Path) -> None:
         assert await answer(coordinator, request) == expected
 
 
-async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_path: Path) -> None:
+async def test_a_killed_worker_costs_no_answer_while_another_way_is_left_and_is_started_again(tmp_path: Path) -> None:
     coordinator = new_coordinator(tiny_plan(), log_dir=tmp_path)
     await coordinator.start()
     try:
@@ -90,9 +90,31 @@ async def test_a_killed_worker_costs_no_answer_while_another_way_is_left(tmp_pat
         with pytest.raises(RequestError) as refused:
             await answer(coordinator, tiny_request(1))
         assert refused.value.status == 503
+        await until(lambda: coordinator.snapshot().state == "ready", coordinator)
+        assert [await answer(coordinator, tiny_request(index, max_tokens=40)) for index in range(8)] == alone
+        assert {node.name: node.restarts for node in coordinator.snapshot().nodes if node.restarts} == {
+            "late": 1,
+            "back": 1,
+        }
     finally:
         await coordinator.close()
     assert children() == {}
+
+
+async def test_a_worker_that_was_stopped_for_long_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helix_df.runtime.coordinator.nodes_state.LOST_AFTER_S", 3.0)
+    async with deployed(tiny_plan(), tmp_path / "job") as coordinator:
+        expected = await answer(coordinator, tiny_request(1, max_tokens=40))
+        process = children()["back"]
+        os.kill(process, signal.SIGSTOP)
+        await until(lambda: coordinator.snapshot().state == "degraded", coordinator)
+        assert await answer(coordinator, tiny_request(1, max_tokens=40)) == expected
+        os.kill(process, signal.SIGCONT)
+        await until(lambda: coordinator.snapshot().state == "ready", coordinator)
+        assert children()["back"] == process
+        assert await answer(coordinator, tiny_request(1, max_tokens=40)) == expected
 
 
 async def test_an_external_worker_joins_with_the_command_that_status_shows() -> None:

@@ -117,6 +117,7 @@ def _node_metrics(status: JobStatus) -> Iterator[Metric]:
     not_finite = CounterMetricFamily(
         "helix_node_not_finite", "Requests that the node computed NaN or infinity for", labels=["node"]
     )
+    restarts = CounterMetricFamily("helix_node_restarts", "Times its worker was started again", labels=["node"])
     state = GaugeMetricFamily("helix_node_state", "1 for the state that the node is in", labels=["node", "state"])
     for node in status.nodes:
         used.add_metric([node.name], node.kv_used_tokens)
@@ -128,6 +129,7 @@ def _node_metrics(status: JobStatus) -> Iterator[Metric]:
         memory.add_metric([node.name], node.memory_bytes)
         illegal.add_metric([node.name], node.illegal_events)
         not_finite.add_metric([node.name], node.not_finite)
+        restarts.add_metric([node.name], node.restarts)
         for name in _NODE_STATES:
             state.add_metric([node.name, name], float(node.state == name))
-    yield from (used, kept, room, held, running, compiled, memory, illegal, not_finite, state)
+    yield from (used, kept, room, held, running, compiled, memory, illegal, not_finite, restarts, state)

@@ -70,8 +70,8 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
             "loading": "lost",
             "compiling": "lost",
             "ready": "lost",
-            "heartbeat": "lost",
-            "exit": "lost",
+            "heartbeat": "joined",
+            "exit": "failed",
         },
         "failed": {
             "hello": "joined",
@@ -83,7 +83,8 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
         },
     },
 )
-"""What happens to a node. A worker that greets again, in whatever state, begins again."""
+"""What happens to a node. A worker that greets again, in whatever state, begins again; so does one that is heard after
+it was given up: it was stopped or cut off for a while, and doesn't know it."""
 
 HELLO_AFTER_S = 2.5 * HEARTBEAT_S
 """So long a worker that serves must have been silent for a greeting from its address to mean that it begins again."""
@@ -119,6 +120,7 @@ class ServedNode:
     tokens_per_s: float
     state: NodeState = "waiting"
     address: str | None = None
+    last_address: str | None = None
     pid: int | None = None
     progress: float = 0.0
     detail: str = ""
@@ -236,7 +238,8 @@ class NodesState:
         starts_over = self._moved(hello) or node.state == "ready"
         node.move("hello", hello.node)
         node.progress, node.detail = 0.0, ""
-        node.address, node.pid, node.heard = hello.address, hello.pid, now
+        node.address = node.last_address = hello.address
+        node.pid, node.heard = hello.pid, now
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(hello.address, self._welcome(hello.node, node))]
 
@@ -253,6 +256,7 @@ class NodesState:
             IllegalEvent: when it is too early for that, or there is no such node.
         """
         node = self._node(message.node, message.TAG)
+        before = node.state
         match message:
             case Loading():
                 state = node.move("compiling" if message.state == "compiling" else "loading", message.node)
@@ -260,6 +264,8 @@ class NodesState:
                 state = node.move("ready", message.node)
             case Heartbeat():
                 state = node.move("heartbeat", message.node)
+        if before == "lost" and state == "joined":
+            return self._take_back(message.node, node, now)
         if state in _AWAY or node.address is None:
             return []
         node.heard = now
@@ -277,6 +283,7 @@ class NodesState:
         was_away = node.state in ("lost", "failed")
         node.move("exit", name)
         if was_away:
+            node.detail = words
             return []
         if not self.was_ready:
             self.failure = self.failure or f"worker {name} failed: {words}"
@@ -310,6 +317,12 @@ class NodesState:
                 node.illegal_events = message.illegal_events
                 # A worker that was told to stop asks whether that is true; no answer says that it is.
                 return [] if self.closed else [Send(address, Heartbeat(message.node))]
+
+    def _take_back(self, name: str, node: ServedNode, now: float) -> list[NodeAction]:
+        """A worker that was given up is heard: what it holds of requests is over, its weights are not."""
+        assert node.last_address is not None, f"{name} was lost before it had joined"
+        node.address, node.heard, node.detail = node.last_address, now, ""
+        return [Send(node.address, Stop() if self.closed else self._welcome(name, node))]
 
     def _lose(self, name: str, why: str) -> list[NodeAction]:
         node = self.nodes[name]

@@ -23,8 +23,9 @@ from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
+from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
-from helix_df.runtime.launcher import Launcher, WorkerOrder
+from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
@@ -93,6 +94,7 @@ class Coordinator:
         self._ticker: asyncio.Task[None] | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
+        self._restarts = Restarts()
 
     # ------------------------------------------------------------------ life
 
@@ -115,7 +117,7 @@ class Coordinator:
         for node in self._state.nodes:
             order = self._order(node)
             self._orders[node] = order
-            self._launcher_of(node).start(order)
+            self._launch(node)
         self._ticker = asyncio.create_task(self._tick())
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
@@ -204,7 +206,10 @@ class Coordinator:
     def snapshot(self) -> JobStatus:
         """See ``TokenService``."""
         status = self._state.snapshot()
-        nodes = (replace(node, join_command=self._join_command(node.name)) for node in status.nodes)
+        nodes = (
+            replace(node, join_command=self._join_command(node.name), restarts=self._restarts.counts[node.name])
+            for node in status.nodes
+        )
         refused = {} if self._ticker is None else dict(self._door.refusals.counts)
         return replace(status, nodes=tuple(nodes), refused_frames=refused)
 
@@ -250,11 +255,26 @@ class Coordinator:
             await asyncio.sleep(TICK_S)
             for launcher in self._launchers:
                 for gone in launcher.exits():
-                    log.error("worker %s is gone: %s", gone.node, gone.words)
-                    self._perform(self._machines.on_exit(gone.node, gone.words))
+                    self._on_exit(gone)
+            for node in self._restarts.due(time.monotonic()):
+                log.info("starting worker %s again", node)
+                self._launch(node)
             self._perform(self._machines.tick(time.monotonic()))
             self._door.tell(time.monotonic())
             self.events.flush()
+
+    def _on_exit(self, gone: Exit) -> None:
+        """Whoever ends before the job was first up would end again; later ones are started again."""
+        words = gone.words
+        if self._state.was_ready:
+            wait_s = self._restarts.ended(gone.node, time.monotonic())
+            words = f"{words}\nstarted again in {wait_s:g} s, {self._restarts.counts[gone.node]} times so far"
+        log.error("worker %s is gone: %s", gone.node, words)
+        self._perform(self._machines.on_exit(gone.node, words))
+
+    def _launch(self, node: str) -> None:
+        self._restarts.started(node, time.monotonic())
+        self._launcher_of(node).start(self._orders[node])
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
         sends: list[Send] = []

@@ -79,6 +79,11 @@ class CoordinatorState:
         return self.nodes_state.all_up
 
     @property
+    def was_ready(self) -> bool:
+        """Whether all workers have served at once before."""
+        return self.nodes_state.was_ready
+
+    @property
     def failure(self) -> str | None:
         """Why the job didn't come up, once that is certain."""
         return self.nodes_state.failure
