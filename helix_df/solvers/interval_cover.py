@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -40,13 +39,7 @@ SavedCover = tuple[Ints, Ints, Floats, Floats, Floats, list[int]]
 """What a change may spoil: start, count, counted, covered, fitting and boundaries."""
 
 
-@cache
-def _windows(most: int, width: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """All (count, start) of ranges in a stretch, and where their sums begin and end in flat rows of prefix sums."""
-    counts = np.concatenate([np.full(width - k + 1, k) for k in range(1, most + 1)])
-    starts = np.concatenate([np.arange(width - k + 1) for k in range(1, most + 1)])
-    low = (counts - 1) * (width + 1) + starts
-    return counts, starts, low, low + counts
+_NONE: Floats = np.zeros(0)
 
 
 def site_layers(judge: Judge, nodes: tuple[int, ...], target: float) -> float:
@@ -66,6 +59,10 @@ class IntervalCoverSearch(CoveringWalk[SavedCover]):
     """
 
     def __init__(self, objective: Objective, path: SitePath, seed: int) -> None:
+        # Takes half a second to import, and many plans need no search.
+        from helix_df.solvers.window_kernel import best_window
+
+        self.best_window = best_window
         self.objective, self.judge = objective, objective.judge
         judge = self.judge
         self.path = path
@@ -165,26 +162,17 @@ class IntervalCoverSearch(CoveringWalk[SavedCover]):
         if most == 0:
             return
         missing = np.maximum(self.target - self.covered[begin:end], 0.0)
-        speed = self.judge.capacity[node, 1 : most + 1]
-        counts, starts, low, high = _windows(most, end - begin)
-        gains = self._gains(speed, missing, low, high)
         (enters, entry), (leaves, leave) = self._shares(site)
-        entering, leaving = starts + begin <= enters, starts + begin + counts >= leaves
-        for there, cap in ((entering, entry), (leaving, leave), (entering & leaving, min(entry, leave))):
-            if cap < self.target and there.any():
-                gains[there] = self._gains(np.minimum(speed, cap), missing, low[there], high[there])
+        # Fits are weighed like tokens/s, so that all of what is wanted is as much as the target.
+        lacking, fit = _NONE, _NONE
         if self.fit is not None:
-            lacking = np.maximum(1.0 - self.fitting[begin:end], 0.0)
-            gains += self.target * self._gains(self.fit[node, 1 : most + 1], lacking, low, high)
-        chosen = int(gains.argmax())
-        self._put(p, begin + int(starts[chosen]), int(counts[chosen]))
-
-    @staticmethod
-    def _gains(speed: Floats, missing: Floats, low: Ints, high: Ints) -> Floats:
-        sums = np.zeros((len(speed), len(missing) + 1))
-        np.cumsum(np.minimum(speed[:, None], missing), axis=1, out=sums[:, 1:])
-        flat = sums.ravel()
-        return np.asarray(flat[high] - flat[low])
+            lacking = self.target * np.maximum(1.0 - self.fitting[begin:end], 0.0)
+            fit = self.target * self.fit[node, 1 : most + 1]
+        speed = self.judge.capacity[node, 1 : most + 1]
+        start, count = self.best_window(
+            missing, speed, enters - begin, float(entry), leaves - begin, float(leave), lacking, fit
+        )
+        self._put(p, begin + start, count)
 
     def weakest(self) -> float:
         return float(self.covered.min())

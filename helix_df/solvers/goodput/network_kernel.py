@@ -10,13 +10,9 @@ of the function that is called from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-from helix_df.paths import cache_folder
+from helix_df.solvers.compiled import compiled
 
 ROUNDS = 24
 """Of the fixed-point iteration, with damping."""
@@ -35,16 +31,6 @@ SHIFTS = 8
 
 SLACK = 1.02
 """What counts as more than fits: shares needn't be moved to the last request."""
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code that holds no interpreter lock, kept with helix-df's other caches."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(cache_folder("compiled-surrogate"))
-    try:
-        made: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-        return made
-    finally:
-        numba.config.CACHE_DIR = before
 
 
 @compiled

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from helix_df.solvers.goodput.network_kernel import BUSY, compiled
+from helix_df.solvers.compiled import compiled
+from helix_df.solvers.goodput.network_kernel import BUSY
 
 ROUNDS, SETTLING = 40, 12
 """Of the fixed-point iteration, with damping; and of them at the end, with more."""
