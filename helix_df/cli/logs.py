@@ -96,6 +96,8 @@ def _chosen(job: JobDirectory, node: str | None, known: list[str], what: str) ->
 def _news(path: Path, offset: int) -> tuple[str, int]:
     """The whole lines after ``offset``, and the offset after them."""
     with path.open("rb") as file:
+        if offset > path.stat().st_size:
+            offset = 0  # what was here has been put aside
         file.seek(offset)
         lines, _, _ = file.read().rpartition(b"\n")
     return lines.decode("utf-8", errors="replace"), offset + len(lines) + bool(lines)

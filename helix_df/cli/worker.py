@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,10 @@ def worker(
         int | None,
         typer.Option(metavar="BYTES", min=2**20, help="Largest frame that is read; a larger one ends its connection."),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the log to this file, which is kept small; by default to stderr."),
+    ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
@@ -35,6 +38,7 @@ def worker(
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
+    from helix_df.runtime.log_files import BoundedLog, write_output_to
     from helix_df.runtime.wire.transport import MOST_FRAME_BYTES
     from helix_df.runtime.wire.transport import listen as open_endpoint
     from helix_df.runtime.worker.build import build_engine
@@ -47,7 +51,10 @@ def worker(
             where=f"${TOKEN_VARIABLE}",
             hint="run the whole command that `helix-df status` shows",
         )
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler() if log is None else BoundedLog(log)
+    if log is not None:
+        write_output_to(log)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     parent = os.environ.get(PARENT_VARIABLE)
     asked_to_end = False
 

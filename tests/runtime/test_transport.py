@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
-from helix_df.runtime.wire.transport import Endpoint, listen
+from helix_df.runtime.wire.transport import MOST_PEERS, TAKEN_AT_ONCE, Endpoint, listen
 from tests.runtime.tiny import has_ipv6
 
 SCHEMES = ["tcp://127.0.0.1:*", "local://*"]
@@ -95,6 +95,44 @@ def test_sending_to_nobody_neither_blocks_nor_raises() -> None:
 def test_an_unknown_scheme_names_the_known_ones() -> None:
     with pytest.raises(ProtocolError, match="tcp://"):
         listen("carrier-pigeon://coop")
+
+
+def test_a_frame_that_is_too_large_ends_its_connection_and_no_other() -> None:
+    there, friend, stranger = listen("tcp://127.0.0.1:*", 1000), *(listen("tcp://127.0.0.1:*") for _ in range(2))
+    friend.send(there.address, [b"one", b"x" * 1000])
+    assert take(there, 1) == [[b"one", b"x" * 1000]]
+    stranger.send(there.address, [b"x" * 1001])
+    friend.send(there.address, [b"two"])
+    assert take(there, 1) == [[b"two"]]
+    for endpoint in (there, friend, stranger):
+        endpoint.close()
+
+
+@pytest.mark.parametrize("address", SCHEMES)
+def test_what_is_taken_at_once_is_bounded_and_nothing_is_lost(address: str) -> None:
+    here, there = listen(address), listen(address)
+    for number in range(5 * TAKEN_AT_ONCE):
+        here.send(there.address, [b"%d" % number])
+    received: list[bytes] = []
+    while len(received) < 5 * TAKEN_AT_ONCE:
+        lot = there.receive(10.0)
+        assert 0 < len(lot) <= TAKEN_AT_ONCE
+        received += [bytes(frames[0]) for frames in lot]
+    assert received == [b"%d" % number for number in range(5 * TAKEN_AT_ONCE)]
+    here.close()
+    there.close()
+
+
+def test_addresses_that_are_none_and_too_many_of_them_are_survived() -> None:
+    here, there = listen("tcp://127.0.0.1:*"), listen("tcp://127.0.0.1:*")
+    for nowhere in ("", "x", "tcp://", "tcp://127.0.0.1:99999999", "tcp://\x00:1", "carrier-pigeon://coop"):
+        here.send(nowhere, [b"x"])
+    for port in range(1, MOST_PEERS + 50):
+        here.send(f"tcp://127.0.0.1:{port}", [b"x"])
+    here.send(there.address, [b"still"])
+    assert take(there, 1) == [[b"still"]]
+    here.close()
+    there.close()
 
 
 class Narrows:

@@ -268,7 +268,7 @@ class RequestsState:
         """
         request = self._running(message.request, "token")
         if request is None:
-            return []
+            return self.dismiss(message.request)
         if request.state == "leaving":
             request.move("token")
             return [*self._leave(request, message.position), *self._forget(request), *self.admit()]

@@ -30,6 +30,7 @@ from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
+from helix_df.runtime.log_files import BoundedLog
 from helix_df.runtime.requests import TokenService
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
@@ -89,9 +90,13 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     parser.add_argument("--lock", type=int, help="an inherited file descriptor that holds the folder's lock")
     parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     job = JobDirectory(options.directory.absolute())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[BoundedLog(job.log_path())],
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     lock = job.lock() if options.lock is None else options.lock
     record = DaemonRecord(os.getpid(), "starting", time.time())
     job.write_record(record)

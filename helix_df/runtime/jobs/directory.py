@@ -18,6 +18,7 @@ from typing import Literal
 import platformdirs
 
 from helix_df.errors import DeploymentError
+from helix_df.runtime.log_files import put_aside
 
 LOCK_ATTEMPTS = 20
 LOCK_PAUSE_S = 0.02
@@ -138,9 +139,11 @@ class JobDirectory:
         scratch.replace(self.path / "daemon.json")
 
     def clear(self) -> None:
-        """Forget the last run: its record and its logs."""
+        """Forget the last run: its record and its events. Its logs are put aside."""
         (self.path / "daemon.json").unlink(missing_ok=True)
-        for pattern in ("*.log", "*.events", "*.events.older"):
+        for log in self.log_dir.glob("*.log"):
+            put_aside(log)
+        for pattern in ("*.events", "*.events.older"):
             for log in self.log_dir.glob(pattern):
                 log.unlink()
 

@@ -29,6 +29,7 @@ from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
+from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
@@ -61,6 +62,10 @@ from helix_df.spec.job import Job
 log = logging.getLogger(__name__)
 
 GREET_EVERY_S = 1.0
+
+IDLE_S = 15.0
+"""Seconds without a step after which a request has to make room for others, once KV cache is full. It is tried again,
+unless nobody runs it, since its messages were not the coordinator's."""
 
 STOP_AFTER_S = 1.0
 """So long a coordinator that goes on has to say so, when somebody else told a worker to stop."""
@@ -143,6 +148,7 @@ class Worker:
         self._asked = False
         self._was_silent = False
         self._stop_s = math.inf
+        self._last_step_s: dict[str, float] = {}
         self._health = EngineHealth()
         self._done = threading.Event()
 
@@ -215,12 +221,22 @@ class Worker:
             self._busy = True
             steps = machine.next_batch()
             if steps:
-                self._act(engine, machine.on_results(steps, engine.run(steps)))
+                results = engine.run(steps)
+                self._act(engine, machine.on_results(steps, results))
+                if any(result.kv_full for result in results):
+                    self._make_room(engine, machine)
             elif at_leisure and not state.requests:
                 # Nobody is here: a good time to compile what later requests will need.
                 next(still_cold)
             if CHECKED:
                 state.validate()
+
+    def _make_room(self, engine: StepEngine, machine: RecordedWorker) -> None:
+        """Let those go that no step has come for in a long while, before somebody else has been tried often enough."""
+        now = time.monotonic()
+        for request in [name for name, last_s in self._last_step_s.items() if now - last_s > IDLE_S]:
+            if machine.state.state_of(request) == "held":
+                self._act(engine, machine.on_malformed(request))
 
     def _patience_s(self) -> float:
         return min(HEARTBEAT_S, max(0.0, self._stop_s - time.monotonic()))
@@ -231,6 +247,8 @@ class Worker:
                 if self._emulated is not None and message.route is not None:
                     self._emulated.place_all(message.route)
                 self._act(engine, machine.on_forward(message))
+                if machine.state.first_layer(message.request) is not None:
+                    self._last_step_s[message.request] = time.monotonic()
             case Release():
                 self._act(engine, machine.on_release(message))
             case Malformed():
@@ -256,7 +274,7 @@ class Worker:
             case Failed() if self._was_silent:
                 raise self._refused(message)
             case Failed():
-                log.warning("not believed, since the coordinator has not been asked: %s", message.reason[:200])
+                self._door.refusals.note(FrameError("the coordinator refuses, and was not asked", "unasked"))
             case Stop() if self._stop_s == math.inf:
                 self._stop_s = time.monotonic() + STOP_AFTER_S
                 self._say(self._heartbeat())
@@ -269,10 +287,12 @@ class Worker:
             match action:
                 case Free():
                     engine.release(action.request)
+                    self._last_step_s.pop(action.request, None)
                 case Fork():
                     engine.fork(action.parent, action.child, action.tokens)
                 case Trim():
                     engine.trim(action.request, action.tokens)
+                    self._last_step_s.pop(action.request, None)
                 case IllegalEventSeen():
                     self._illegal_events += 1
                     if action.is_news:

@@ -35,8 +35,8 @@ class LocalLauncher:
 
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
-        events = ["--events", str(order.events_file)] if order.events_file is not None else []
-        command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *events]
+        files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
+        command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
         output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
         try:
             process = subprocess.Popen(

@@ -1,0 +1,73 @@
+"""The log of a process in a file that is bounded and kept over restarts.
+
+What a process writes itself, and what libraries write to standard output and error, goes to one file. Once that is
+full it is put aside as ``NAME.1``, what was that becomes ``NAME.2``, and so on; the oldest goes. Owns names and bounds;
+doesn't know what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+MOST_LOG_BYTES = 8 * 2**20
+"""Of one file."""
+
+KEPT_LOGS = 3
+"""Files that were put aside, so that a process has 32 MB of logs at most, those of runs before included."""
+
+
+class BoundedLog(logging.StreamHandler):  # type: ignore[type-arg]  # it writes to whatever standard error is
+    """Writes to standard error, and puts the file aside that it goes to, where that is ``path``, once it is full."""
+
+    def __init__(self, path: Path, most_bytes: int = MOST_LOG_BYTES) -> None:
+        super().__init__()
+        self._path = path
+        self._most_bytes = most_bytes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``; called by one thread at a time."""
+        super().emit(record)
+        with contextlib.suppress(OSError):  # a disk that is full or read-only ends no process
+            if os.fstat(2).st_size > self._most_bytes and is_standard_error(self._path):
+                put_aside(self._path)
+                write_output_to(self._path)
+
+
+def is_standard_error(path: Path) -> bool:
+    """Whether standard error goes to the file at ``path``."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(2))
+    except OSError:
+        return False
+
+
+def write_output_to(path: Path) -> None:
+    """Let standard output and error of this process, and of children to come, go to the end of a file.
+
+    Raises:
+        OSError: when the file can't be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+    finally:
+        os.close(descriptor)
+
+
+def put_aside(path: Path) -> None:
+    """Make room at ``path``: what is there becomes the newest of those that are kept.
+
+    Raises:
+        OSError: when files can't be renamed.
+    """
+    for number in range(KEPT_LOGS, 0, -1):
+        with contextlib.suppress(FileNotFoundError):
+            _aside(path, number - 1).replace(_aside(path, number))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}") if number else path
