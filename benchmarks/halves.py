@@ -55,9 +55,11 @@ def halves_plan(
     launcher: str = "local",
     link: Mapping[str, Any] | None = None,
     speed: float = 1.0,
+    coordinator: str = "127.0.0.1",
     **runtime: Any,
 ) -> Plan:
     """Half the layers on each of two nodes, ``first`` and ``second``; ``runtime`` are options of the job's.
+    ``coordinator`` is where that listens.
 
     ``link`` is what the link between them declares, ``speed`` the second node's; either has the job emulate them.
     """
@@ -76,6 +78,7 @@ def halves_plan(
                 "default": {"bandwidth": "10Gbps"},
                 "nodes": [{"between": ["first", "second"], "bandwidth": "10Gbps"} | dict(link or {})],
             },
+            "coordinator": {"address": coordinator},
             "runtime": {"port": 0, "emulate": bool(link) or speed != 1.0} | runtime,
         }
     )

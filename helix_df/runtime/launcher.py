@@ -37,9 +37,7 @@ class Exit:
 
 
 class Launcher(Protocol):
-    """Starts and stops the workers of some nodes; ``sees_exits`` is whether none of them can end unnoticed."""
-
-    sees_exits: bool
+    """Starts and stops the workers of some nodes."""
 
     def start(self, order: WorkerOrder) -> None:
         """Start a worker, or arrange that one will join."""

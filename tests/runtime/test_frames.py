@@ -15,6 +15,7 @@ from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.transport import LocalEndpoint, listen
+from helix_df.runtime.worker import shell
 from property_tests.mutated_frames import Mutator
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
@@ -168,3 +169,62 @@ async def test_what_was_over_is_not_begun_again_by_the_same_frames(job: Coordina
         while any(node.kv_held_tokens > node.kv_kept_tokens for node in job.snapshot().nodes):
             await job.changed()
     assert job.snapshot().state == "ready"
+
+
+async def test_what_somebody_else_says_of_a_workers_life_is_not_believed(job: Coordinator, sent: Sent) -> None:
+    """Nor is what the coordinator and the workers said once, when it comes again: a stream goes on where it runs."""
+    expected = await answer(job, tiny_request(1, id="before", max_tokens=40))
+    of_life = (m.Hello, m.Welcome, m.Ready, m.Loading, m.Heartbeat)
+    again = [
+        (address, frames)
+        for address, frames in sent
+        if isinstance(m.decode_bundle(frames, job.token)[0], of_life) and address in everywhere(job)
+    ]
+    made_up: list[tuple[str, m.Message]] = []
+    for node in job.snapshot().nodes:
+        address = str(node.address)
+        made_up += [(address, m.Stop()), (address, m.Stop(7)), (address, m.Failed(node.name, "no", 7))]
+        made_up += [(job.address, m.Hello(node.name, address, 7)), (job.address, m.Failed(node.name, "broken", 7))]
+    stream = job.submit(tiny_request(1, id="live", max_tokens=40))
+    events = [await anext(stream)]
+    stranger = listen("local://*")
+    for address, frames in 3 * again:
+        stranger.send(address, frames)
+    for address, message in 3 * made_up:
+        stranger.send(address, m.encode(message, job.token))
+    stranger.close()
+    events += [event async for event in stream]
+    assert events == expected
+    attempts = {
+        message.request
+        for _, frames in sent
+        for message in m.decode_bundle(frames, job.token)
+        if isinstance(message, m.Sampled) and message.request.startswith("live/")
+    }
+    assert len(attempts) == 1
+    assert await answer(job, tiny_request(1, id="after", max_tokens=40)) == expected
+    assert job.snapshot().state == "ready"
+
+
+async def test_kv_cache_that_somebody_elses_requests_hold_comes_back(
+    job: Coordinator, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that nobody runs make room, as soon as room is short and they have been idle for a while."""
+    monkeypatch.setattr(shell, "IDLE_S", 0.0)
+    expected = await answer(job, tiny_request(1, id="before"))
+    a = str(job.snapshot().nodes[0].address)
+    first = next(
+        message
+        for address, frames in sent
+        for message in m.decode_bundle(frames, job.token)
+        if address == a and isinstance(message, m.Forward) and message.route is not None
+    )
+    tokens = np.zeros(200, np.int32)
+    stranger = listen("local://*")
+    for number in range(40):  # each holds 200 of the 4,096 tokens that there are, and never comes to a token
+        ghost = replace(first, request=f"ghost{number}/1", tensor=tokens, wants_token=False)
+        stranger.send(a, m.encode(ghost, job.token))
+    stranger.close()
+    async with asyncio.timeout(60):
+        assert await answer(job, tiny_request(1, id="after")) == expected
+    assert job.snapshot().failed == 0

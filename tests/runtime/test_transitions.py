@@ -20,6 +20,7 @@ from helix_df.runtime.wire.messages import (
     Failed,
     Forward,
     Heartbeat,
+    Hello,
     Loading,
     Message,
     Ready,
@@ -159,10 +160,12 @@ def test_a_worker_that_is_refused_leaves_the_one_that_serves_alone() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    heard = [decode(frames, "t").TAG for frames in coordinator.receive(10)]
-    coordinator.send(endpoint_address, encode(Failed("a", "another worker serves this node already"), "t"))
+    hello = decode(coordinator.receive(10)[0], "t")
+    assert isinstance(hello, Hello)
+    for life in (0, hello.life + 1, hello.life):
+        coordinator.send(endpoint_address, encode(Failed("a", f"another worker serves this node: {life}", life), "t"))
     thread.join(30)
-    heard += [decode(frames, "t").TAG for frames in coordinator.receive(0)]
+    heard = [decode(frames, "t").TAG for frames in coordinator.receive(0)]
     coordinator.close()
-    assert "another worker" in str(ended[0])
-    assert set(heard) == {"hello"}
+    assert f"another worker serves this node: {hello.life}" in str(ended[0])
+    assert set(heard) <= {"hello"}

@@ -28,7 +28,6 @@ class CoordinatorCheck:
         geometry: of the model.
         context: most tokens of a request.
         hosts: where workers may listen.
-        sees_exit: whether the end of a node's worker is seen here, so that it needs not be said.
         clock: seconds of a monotonic clock.
     """
 
@@ -36,7 +35,6 @@ class CoordinatorCheck:
     geometry: ModelGeometry
     context: int
     hosts: JobHosts
-    sees_exit: Callable[[str], bool]
     clock: Callable[[], float]
     _greetings: float = GREETINGS_PER_S
     _greeted_s: float = field(default=0.0)
@@ -57,8 +55,8 @@ class CoordinatorCheck:
             case Ready():
                 self._ready(message, self._node(message))
             case Failed():
-                if self._node(message).state == "ready" and self.sees_exit(message.node):
-                    raise FrameError("a worker that serves, and whose end would be seen", "untrue", where="failed.node")
+                if message.life != self._node(message).life:
+                    raise _untrue("failed.life", message.life, "that of the worker which serves the node")
             case _:
                 raise FrameError("a message that isn't for a coordinator", "unasked", found=message.TAG)
 

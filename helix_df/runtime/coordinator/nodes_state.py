@@ -87,7 +87,7 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
 it was given up: it was stopped or cut off for a while, and doesn't know it."""
 
 HELLO_AFTER_S = 2.5 * HEARTBEAT_S
-"""So long a worker that serves must have been silent for a greeting from its address to mean that it begins again."""
+"""So long a worker must have been silent for another greeting from its address to mean that it begins again."""
 
 _AWAY: frozenset[NodeState] = frozenset({"waiting", "lost", "failed"})
 
@@ -113,7 +113,8 @@ NodeAction = Send | NodeUp | NodeDown
 
 @dataclass(slots=True)
 class ServedNode:
-    """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke."""
+    """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
+    ``life`` what tells it from others that say to be this node's."""
 
     layers: LayerRange
     kv_tokens: int
@@ -121,7 +122,7 @@ class ServedNode:
     state: NodeState = "waiting"
     address: str | None = None
     last_address: str | None = None
-    pid: int | None = None
+    life: int | None = None
     progress: float = 0.0
     detail: str = ""
     heard: float = 0.0
@@ -229,17 +230,18 @@ class NodesState:
         """A worker greets: it is taken in, or told why not."""
         refusal = self._refusal(hello, now)
         if refusal is not None:
-            return [Send(hello.address, Failed(hello.node, refusal))]
+            return [Send(hello.address, Failed(hello.node, refusal, hello.life))]
         node = self.nodes[hello.node]
-        if node.state == "ready" and now - node.heard < HELLO_AFTER_S:
-            # It lives and serves, so it has begun nothing anew; if its process did, that falls silent first.
+        is_new = node.state == "ready" or node.life not in (None, hello.life)
+        if is_new and node.state not in _AWAY and now - node.heard < HELLO_AFTER_S:
+            # Its worker lives and is known, so this is somebody else's; if it began anew, its former self falls silent.
             return [Send(hello.address, Heartbeat(hello.node))]
         # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
         starts_over = self._moved(hello) or node.state == "ready"
         node.move("hello", hello.node)
         node.progress, node.detail = 0.0, ""
         node.address = node.last_address = hello.address
-        node.pid, node.heard = hello.pid, now
+        node.life, node.heard = hello.life, now
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(hello.address, self._welcome(hello.node, node))]
 
@@ -300,7 +302,7 @@ class NodesState:
     def close(self) -> list[NodeAction]:
         """Tell every worker to exit."""
         self.closed = True
-        return [Send(node.address, Stop()) for node in self.nodes.values() if node.address is not None]
+        return [Send(node.address, Stop(node.life or 0)) for node in self.nodes.values() if node.address is not None]
 
     def _note(self, node: ServedNode, address: str, message: Loading | Ready | Heartbeat) -> list[NodeAction]:
         match message:
@@ -315,14 +317,18 @@ class NodesState:
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
                 node.illegal_events = message.illegal_events
-                # A worker that was told to stop asks whether that is true; no answer says that it is.
-                return [] if self.closed else [Send(address, Heartbeat(message.node))]
+                return [Send(address, Heartbeat(message.node))]
 
     def _take_back(self, name: str, node: ServedNode, now: float) -> list[NodeAction]:
-        """A worker that was given up is heard: what it holds of requests is over, its weights are not."""
+        """A worker that was given up is heard: what it holds of requests is over, its weights are not.
+
+        It is told to greet again, by a welcome to the life that it had.
+        """
         assert node.last_address is not None, f"{name} was lost before it had joined"
         node.address, node.heard, node.detail = node.last_address, now, ""
-        return [Send(node.address, Stop() if self.closed else self._welcome(name, node))]
+        told = Stop(node.life or 0) if self.closed else self._welcome(name, node)
+        node.life = None
+        return [Send(node.address, told)]
 
     def _lose(self, name: str, why: str) -> list[NodeAction]:
         node = self.nodes[name]
@@ -331,7 +337,7 @@ class NodesState:
 
     def _welcome(self, name: str, node: ServedNode) -> Welcome:
         job = self.plan.served.model_dump(mode="json", exclude_none=True)
-        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, job)
+        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, job, node.life or 0)
 
     def _refusal(self, hello: Hello, now: float) -> str | None:
         """Why this worker can't serve the node, if it can't."""

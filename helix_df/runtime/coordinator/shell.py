@@ -221,7 +221,6 @@ class Coordinator:
             self.plan.geometry,
             context_of(self.plan),
             JobHosts.of(self.plan.job, self._endpoint.address),
-            lambda node: self._launcher_of(node).sees_exits,
             time.monotonic,
         )
 

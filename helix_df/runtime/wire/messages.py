@@ -75,17 +75,24 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Worker → coordinator: I am up and listen at ``address``."""
+    """Worker → coordinator: I am up and listen at ``address``.
+
+    ``life`` is a number that nobody can guess. What the coordinator then says of this worker's life names it, and so
+    does a worker that fails: anybody of the job can send a message, or send it again, but isn't believed.
+    """
 
     TAG: ClassVar[str] = "hello"
     node: str
     address: str
-    pid: int
+    life: int
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Coordinator → worker: hold these layers and this many tokens of KV cache; ``job`` is as in a plan file."""
+    """Coordinator → worker: hold these layers and this many tokens of KV cache; ``job`` is as in a plan file.
+
+    ``life`` is that of the greeting which this answers.
+    """
 
     TAG: ClassVar[str] = "welcome"
     node: str
@@ -93,6 +100,7 @@ class Welcome:
     num_layers: int
     kv_tokens: int
     job: Mapping[str, Any]
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +126,12 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Worker → coordinator: I can't go on. Coordinator → worker: you can't serve this node."""
+    """Worker → coordinator: I can't go on. Coordinator → worker: you can't serve this node. ``life`` is a worker's."""
 
     TAG: ClassVar[str] = "failed"
     node: str
     reason: str
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +215,10 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Coordinator → worker: exit."""
+    """Coordinator → worker: exit, if ``life`` is yours."""
 
     TAG: ClassVar[str] = "stop"
+    life: int = 0
 
 
 Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Probe | Stop
@@ -301,13 +311,14 @@ _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whol
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
 
 _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
-    Hello: {"node": _NAME, "address": _ADDRESS, "pid": whole()},
+    Hello: {"node": _NAME, "address": _ADDRESS, "life": whole()},
     Welcome: {
         "node": _NAME,
         "layers": row(LayerRange, start=_LAYER, stop=_LAYER),
         "num_layers": whole(1, MOST_LAYERS),
         "kv_tokens": whole(),
         "job": document(depth=12, elements=500_000),
+        "life": whole(),
     },
     Loading: {"node": _NAME, "state": one_of("loading", "compiling"), "progress": number(0, 1), "detail": _WORDS},
     Ready: {
@@ -315,7 +326,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "kv_tokens": whole(1),
         "speed": optional(row(StageSpeed, prefill_tokens=whole(1, MOST_TOKENS), prefill_s=_SECONDS, decode_s=_SECONDS)),
     },
-    Failed: {"node": _NAME, "reason": _WORDS},
+    Failed: {"node": _NAME, "reason": _WORDS, "life": whole()},
     Heartbeat: {
         "node": _NAME,
         "health": row(EngineHealth, cold_shapes=whole(), compiled_programs=whole(), kv_held_tokens=whole()),
@@ -339,7 +350,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
     Rejected: {"request": _NAME, "node": _NAME, "reason": one_of(*get_args(RejectedReason))},
     Release: {"request": _NAME, "keep": whole(0, MOST_TOKENS)},
     Probe: {"number": whole(), "path": many(_ADDRESS, 64), "payload": whole(0, PROBE_BYTES)},
-    Stop: {},
+    Stop: {"life": whole()},
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
 

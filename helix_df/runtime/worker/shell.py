@@ -7,9 +7,8 @@ runs one batch, sends the results, and begins again; the sockets' own threads wo
 from __future__ import annotations
 
 import logging
-import math
-import os
 import resource
+import secrets
 import sys
 import threading
 import time
@@ -66,9 +65,6 @@ GREET_EVERY_S = 1.0
 IDLE_S = 15.0
 """Seconds without a step after which a request has to make room for others, once KV cache is full. It is tried again,
 unless nobody runs it, since its messages were not the coordinator's."""
-
-STOP_AFTER_S = 1.0
-"""So long a coordinator that goes on has to say so, when somebody else told a worker to stop."""
 
 
 class _RefusedError(DeploymentError):
@@ -145,9 +141,8 @@ class Worker:
         self._busy = False
         self._illegal_events = 0
         self._door = Door(token, lambda message: check_greeting(message, node))
-        self._asked = False
-        self._was_silent = False
-        self._stop_s = math.inf
+        self._greeting: int | None = _new_life()
+        self._life = 0
         self._last_step_s: dict[str, float] = {}
         self._health = EngineHealth()
         self._done = threading.Event()
@@ -179,7 +174,7 @@ class Worker:
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
         except Exception as error:
-            self._say(Failed(self._node, (str(error) or type(error).__name__)[:MOST_WORDS]))
+            self._say(Failed(self._node, (str(error) or type(error).__name__)[:MOST_WORDS], self._life))
             raise
         finally:
             self._done.set()
@@ -189,15 +184,27 @@ class Worker:
 
     def _greet(self) -> Welcome | None:
         while self._alive():
-            self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+            self._greet_once()
             for message in self._hear(GREET_EVERY_S):
-                if isinstance(message, Welcome):
-                    return message
-                if isinstance(message, Stop):
-                    return None
-                if isinstance(message, Failed):
-                    raise self._refused(message)
+                match message:
+                    case Welcome() if self._is_answer(message):
+                        return message
+                    case Stop() if message.life == self._greeting:
+                        return None
+                    case Failed() if message.life == self._greeting:
+                        raise self._refused(message)
         return None
+
+    def _greet_once(self) -> None:
+        self._greeting = self._greeting or _new_life()
+        self._say(Hello(self._node, self._endpoint.address, self._greeting))
+
+    def _is_answer(self, message: Welcome) -> bool:
+        """Whether a welcome answers the greeting that is open, which it closes."""
+        if message.life != self._greeting:
+            return False
+        self._life, self._greeting = message.life, None
+        return True
 
     def _emulate(self, links: LinkTable) -> None:
         self._endpoint = self._emulated = EmulatedEndpoint(self._endpoint, self._node, links)
@@ -211,12 +218,14 @@ class Worker:
 
     def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
         still_cold, state = engine.warm_up(), machine.state
-        while self._alive() and time.monotonic() < self._stop_s:
+        while self._alive():
             self._health = engine.health
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
                 machine.events.flush()
-            for message in self._hear(0.0 if at_leisure or not state.idle else self._patience_s()):
+            for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
+                if isinstance(message, Stop) and message.life == self._life:
+                    return
                 self._take(message, engine, machine)
             self._busy = True
             steps = machine.next_batch()
@@ -238,9 +247,6 @@ class Worker:
             if machine.state.state_of(request) == "held":
                 self._act(engine, machine.on_malformed(request))
 
-    def _patience_s(self) -> float:
-        return min(HEARTBEAT_S, max(0.0, self._stop_s - time.monotonic()))
-
     def _take(self, message: Message | Malformed, engine: StepEngine, machine: RecordedWorker) -> None:
         match message:
             case Forward():
@@ -255,31 +261,18 @@ class Worker:
                 self._act(engine, machine.on_malformed(message.request))
             case Probe() if message.path:
                 self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
-            case Welcome() | Failed() | Stop() | Heartbeat():
-                self._obey(message, engine, machine)
-            case _:
-                pass  # a probe at its end
-
-    def _obey(self, message: Welcome | Failed | Stop | Heartbeat, engine: StepEngine, machine: RecordedWorker) -> None:
-        """What the coordinator says of this worker is believed only as an answer: anybody of the job could say it."""
-        match message:
-            case Welcome() if self._asked:
+            case Welcome() if self._is_answer(message):
                 # The coordinator lost sight of us and has started our requests over elsewhere.
-                self._asked = self._was_silent = False
                 self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens))
-            case Welcome():
-                self._asked = True
-                self._say(Hello(self._node, self._endpoint.address, os.getpid()))
-            case Failed() if self._was_silent:
+            case Failed() if message.life == self._greeting:
                 raise self._refused(message)
-            case Failed():
-                self._door.refusals.note(FrameError("the coordinator refuses, and was not asked", "unasked"))
-            case Stop() if self._stop_s == math.inf:
-                self._stop_s = time.monotonic() + STOP_AFTER_S
-                self._say(self._heartbeat())
-            case Heartbeat():
-                self._asked, self._was_silent, self._stop_s = False, False, math.inf
+            case Welcome() | Failed() | Stop():
+                self._door.refusals.note(
+                    FrameError("a message to another life than this", "unasked", where=message.TAG)
+                )
+            case _:
+                pass  # a heartbeat, or a probe at its end
 
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
         done = list(actions)
@@ -320,13 +313,9 @@ class Worker:
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
             forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
             if forgotten:
-                self._asked = self._was_silent = True
-                self._say(Hello(self._node, self._endpoint.address, os.getpid()))
+                self._greet_once()
             else:
-                self._say(self._heartbeat())
-
-    def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events)
+                self._say(Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events))
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
@@ -337,6 +326,10 @@ class Worker:
 
     def _refused(self, message: Failed) -> _RefusedError:
         return _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _new_life() -> int:
+    return 1 + secrets.randbelow(2**62)
 
 
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024

@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 class EmbeddedLauncher:
     """One thread a worker; ``build_engine`` makes what each computes with."""
 
-    sees_exits = True
-
     def __init__(self, build_engine: EngineBuilder) -> None:
         self._build_engine = build_engine
         self._threads: dict[str, threading.Thread] = {}

@@ -11,8 +11,6 @@ from helix_df.runtime.launcher import Exit, WorkerOrder
 class ExternalLauncher:
     """Starts nothing: says which command to run where, and the coordinator waits for the worker to join."""
 
-    sees_exits = False
-
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
 

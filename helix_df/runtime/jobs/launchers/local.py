@@ -26,8 +26,6 @@ class LocalLauncher:
     kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
     """
 
-    sees_exits = True
-
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._core_of: dict[str, int] = {}
