@@ -204,7 +204,7 @@ def refused(job: JobDirectory) -> Counter[str]:
     for file in job.log_dir.glob("*.log*"):
         for line in file.read_text(errors="replace").splitlines():
             told = line.partition("refused frames: ")[2].partition(";")[0]
-            for count, fault in re.findall(r"([\d,]+) (\w+)", told):
+            for count, fault in re.findall(r"(\d[\d,]*) (\w+)", told):
                 found[fault] += int(count.replace(",", ""))
     return found
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helix_df.runtime.wire.fields import FrameError
-from helix_df.runtime.wire.messages import Message, read_bundle
+from helix_df.runtime.wire.fields import FrameError, FrameFault
+from helix_df.runtime.wire.messages import Message, is_of_job, read_bundle, stranger_fault
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +40,18 @@ class Refusals:
 
     counts: Counter[str] = field(default_factory=Counter)
     _news: Counter[str] = field(default_factory=Counter)
-    _last: str = ""
+    _last: object = ""
     _told_s: float = -math.inf
 
     def note(self, error: FrameError) -> None:
         """Count one."""
-        self.counts[error.fault] += 1
-        self._news[error.fault] += 1
-        self._last = "; ".join(line.strip() for line in str(error).splitlines())
+        self.count(error.fault, error)
+
+    def count(self, fault: FrameFault, words: object) -> None:
+        """Count one of a kind; ``words`` say why, should they be told."""
+        self.counts[fault] += 1
+        self._news[fault] += 1
+        self._last = words
 
     def line(self, now: float) -> str | None:
         """What was refused since the last line, if it is time for one; ``now`` in seconds of any monotonic clock."""
@@ -56,7 +60,8 @@ class Refusals:
         self._told_s = now
         by_fault = ", ".join(f"{count:,} {fault}" for fault, count in self._news.most_common())
         self._news.clear()
-        return f"refused frames: {by_fault}; the last: {self._last}"[:_MOST_LINE]
+        last = "; ".join(line.strip() for line in str(self._last).splitlines())
+        return f"refused frames: {by_fault}; the last: {last}"[:_MOST_LINE]
 
 
 class Door:
@@ -74,6 +79,10 @@ class Door:
 
     def open(self, frames: Sequence[Any]) -> list[Message | Malformed]:
         """What comes in of a bundle, in its order."""
+        if frames and not is_of_job(frames[0], self._token):
+            # There may be very many of them, so they cost as little as can be.
+            self.refusals.count(stranger_fault(frames[0]), "a message without this job's secret")
+            return []
         let_in: list[Message | Malformed] = []
         for found in self._read(frames):
             try:

@@ -440,10 +440,15 @@ def _tag(head: memoryview, token: str) -> tuple[str, int]:
     return tag, start + 1 + size
 
 
+def stranger_fault(head: Any) -> Literal["stranger", "version"]:
+    """Why a head that isn't of this job is refused."""
+    return "version" if len(head) > 1 and head[0] == 0x94 and head[1] != VERSION else "stranger"
+
+
 def _stranger(head: memoryview) -> FrameError:
     if len(head) < 2 or head[0] != 0x94:
         return FrameError("not a helix-df message", "stranger", found=f"{len(head)} bytes")
-    if head[1] != VERSION:
+    if stranger_fault(head) == "version":
         return FrameError("a message of another protocol version", "version", found=str(head[1]), expected=str(VERSION))
     return FrameError(
         "a message of another job", "stranger", hint="the worker was started for another job or an older run"
