@@ -265,6 +265,8 @@ class Worker:
                 # The coordinator lost sight of us and has started our requests over elsewhere.
                 self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens))
+            case Welcome() if message.life == self._life:
+                self._greet_once()  # the coordinator may have given us up, or this is somebody else's
             case Failed() if message.life == self._greeting:
                 raise self._refused(message)
             case Welcome() | Failed() | Stop():
