@@ -331,8 +331,17 @@ class Runtime(Section):
     expected_output: Number = Field(
         default=0.6, gt=0, le=1, description="Share of its `max_tokens` that a request is expected to generate."
     )
-    max_batch: Count = Field(default=16, ge=1, description="Most requests in a decode batch of one node.")
-    max_prefill_tokens: Count = Field(default=512, ge=16, description="Most prompt tokens in a batch of one node.")
+    max_batch: Count = Field(
+        default=16,
+        ge=1,
+        description="Most requests in a decode batch of one node. Left out, the plan chooses it, by simulation or from the "
+        "devices' curves.",
+    )
+    max_prefill_tokens: Count = Field(
+        default=512,
+        ge=16,
+        description="Most prompt tokens in a batch of one node, and of a piece of a prompt. Left out, the plan chooses it.",
+    )
     micro_batches: bool = Field(
         default=True,
         description="The first stage of a pipeline decodes a share of its requests at a time, so that all work; "
