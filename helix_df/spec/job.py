@@ -334,13 +334,12 @@ class Runtime(Section):
     max_batch: Count = Field(
         default=16,
         ge=1,
-        description="Most requests in a decode batch of one node. Left out, the plan chooses it, by simulation or from the "
-        "devices' curves.",
+        description="Most requests in a decode batch of one node. Left out, the plan chooses it.",
     )
     max_prefill_tokens: Count = Field(
         default=512,
         ge=16,
-        description="Most prompt tokens in a batch of one node, and of a piece of a prompt. Left out, the plan chooses it.",
+        description="Most prompt tokens in a batch of one node, so of a prompt's piece. Left out, the plan chooses it.",
     )
     micro_batches: bool = Field(
         default=True,
