@@ -45,6 +45,7 @@ SMALL_FLOOD = 100_000
 LARGE_BYTES = 10_000_000
 TOKENS = 120
 QUIET_S = 15.0
+STALL_S = 0.25
 
 
 def free_port() -> int:
@@ -154,6 +155,17 @@ class Seen:
         self.wrong += tokens != self.expected
 
 
+async def mix(url: str, model: str) -> None:
+    """Requests of many lengths side by side, so that workers have compiled what rides together before all else."""
+    async with http_client(url) as client:
+        for turn in range(40):
+            bodies = (
+                {"model": model, "prompt": [turn % 7 + 1] * (1 + (37 * turn + 11 * at) % 90), "max_tokens": 30 + turn}
+                for at in range(4)
+            )
+            await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies))
+
+
 async def watch(seen: Seen, url: str, model: str, until: object) -> None:
     """One stream after another, until the processes are over."""
     async with http_client(url) as client:
@@ -229,7 +241,7 @@ def row(name: str, frames: int, seen: Seen, seconds: float) -> None:
     print(
         f"| {name} | {frames:,} | {seconds:.0f} | {seen.answers} | {seen.wrong} | {dict(seen.errors) or 0} "
         f"| {1e3 * float(np.percentile(gaps, 50)):.1f} | {1e3 * float(np.percentile(gaps, 99)):.0f} "
-        f"| {1e3 * float(gaps.max()):.0f} | {1e3 * max(seen.first_s, default=0):.0f} |",
+        f"| {1e3 * float(gaps.max()):.0f} | {int((gaps > STALL_S).sum())} | {1e3 * max(seen.first_s, default=0):.0f} |",
         flush=True,
     )
 
@@ -254,12 +266,16 @@ def campaign(count: int, rate: float, large: int) -> None:
             expected[:] = expected or seen.expected
             row(name, sent, seen, time.monotonic() - start)
 
+        asyncio.run(mix(url, model))
         began, alive, logged = memory(members(session)), members(session), log_bytes(job)
         print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
-        print("| what | frames | s | answers | wrong | errors | gap p50, ms | p99 | longest | longest TTFT, ms |")
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print(
+            "| what | frames | s | answers | wrong | errors | gap p50, ms | p99 | longest | over 250 ms | longest TTFT |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         run("nothing", 0)
         before = memory(members(session))
+        compiled = {node.name: node.compiled_programs for node in fetch_status(url).nodes}
         run(
             "mutated, with and without the secret",
             2 * count,
@@ -276,6 +292,8 @@ def campaign(count: int, rate: float, large: int) -> None:
         print(f"{status.failed} requests failed")
         for name in after:
             print(f"memory of {name}: {began[name] / 1e6:.0f}, {before[name] / 1e6:.0f}, {after[name] / 1e6:.0f} MB")
+        programs = {node.name: node.compiled_programs for node in status.nodes}
+        print(f"programs compiled by the workers: {compiled}, then {programs}")
         print(f"logs: {logged / 1e3:.0f} kB, then {log_bytes(job) / 1e3:.0f} kB")
         print(f"refused, by fault: {dict(refused(job).most_common())}")
         counts = {node.name: node.illegal_events for node in status.nodes} | {"coordinator": status.illegal_events}

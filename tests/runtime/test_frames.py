@@ -100,6 +100,7 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
         (b, replace(second, request="g/1", route=replace(second.route, hops=beyond))),
         (job.address, m.Sampled("before/1", 5, 10**6, None)),
         (job.address, m.Ready("a", 10**9)),
+        (job.address, m.Ready("a", 16)),
         (job.address, m.Ready("nobody", 16)),
         (job.address, m.Failed("a", "somebody says so")),
         (job.address, m.Hello("c", "tcp://10.9.9.9:1", 1)),
@@ -115,7 +116,7 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
     assert await answer(job, tiny_request(1, id="after")) == expected
     status = job.snapshot()
     assert status.state == "ready"
-    assert status.refused_frames == {"untrue": 5, "unasked": 1, "field": 1}
+    assert status.refused_frames == {"untrue": 6, "unasked": 1, "field": 1}
     assert all(node.address in (a, b) for node in status.nodes)
 
 

@@ -78,6 +78,8 @@ class CoordinatorCheck:
         most = max(node.kv_tokens, PAGE_TOKENS)
         if message.kv_tokens > most:
             raise _untrue("ready.kv_tokens", message.kv_tokens, f"at most the planned {most}")
+        if node.state == "ready" and message.kv_tokens != node.said_kv_tokens:
+            raise _untrue("ready.kv_tokens", message.kv_tokens, f"{node.said_kv_tokens}, as it said before")
 
     def _hello(self, message: Hello) -> None:
         """A worker that can't be taken in is answered, and an answer opens a connection: only so many a second."""

@@ -114,7 +114,7 @@ NodeAction = Send | NodeUp | NodeDown
 @dataclass(slots=True)
 class ServedNode:
     """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
-    ``life`` what tells it from others that say to be this node's."""
+    ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has."""
 
     layers: LayerRange
     kv_tokens: int
@@ -123,6 +123,7 @@ class ServedNode:
     address: str | None = None
     last_address: str | None = None
     life: int | None = None
+    said_kv_tokens: int | None = None
     progress: float = 0.0
     detail: str = ""
     heard: float = 0.0
@@ -311,7 +312,7 @@ class NodesState:
                 return []
             case Ready():
                 node.progress, node.detail = 1.0, ""
-                node.speed = message.speed or node.speed
+                node.speed, node.said_kv_tokens = message.speed or node.speed, message.kv_tokens
                 self.was_ready = self.was_ready or self.all_up
                 return [NodeUp(message.node, message.kv_tokens)]
             case Heartbeat():
