@@ -270,7 +270,7 @@ def campaign(count: int, rate: float, large: int) -> None:
         began, alive, logged = memory(members(session)), members(session), log_bytes(job)
         print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
         print(
-            "| what | frames | s | answers | wrong | errors | gap p50, ms | p99 | longest | over 250 ms | longest TTFT |"
+            "| what | frames | s | answers | wrong | errors | gap p50, ms | p99 | most | over 250 ms | longest TTFT |"
         )
         print("|---|---|---|---|---|---|---|---|---|---|---|")
         run("nothing", 0)
