@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 from benchmarks.generate import random_cluster
-from benchmarks.plan_table import CASES, HOPS
+from benchmarks.plan_table import CASES
 from helix_df.graph.bounds import Bound, best_bound
 from helix_df.graph.problem import Problem
 from helix_df.solvers.api import Incumbent, SolveOptions, Watch
@@ -28,6 +28,9 @@ SEEDED: dict[str, tuple[int, int]] = {
     f"random{count}-seed{seed}": (count, seed) for count in (200, 1000) for seed in (1, 2)
 } | {f"random10000-seed{seed}": (10_000, seed) for seed in (0, 1, 2)}
 """Random clusters beside those of ``plan_table``: nodes and seed. Planned without a limit on hops alone."""
+
+HOPS = 10
+"""That the cases of ``plan_table`` are limited to once more."""
 
 HUGE = 5000
 """Nodes from which a case counts as huge."""

@@ -3,8 +3,7 @@
 python -m benchmarks.plan_table [--seconds 60] [--large-seconds 120] [CASE …]
 
 Columns: flow in tokens/s, the best bound and the gap to it, the mean number of nodes a request visits, how many mean
-requests (750 + 240 tokens) find KV cache on the layer with least of it, and seconds to plan. The last row is planned
-under ``limits.max_hops``, so it has a bound of its own.
+requests (750 + 240 tokens) find KV cache on the layer with least of it, and seconds to plan.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.generate import random_cluster
@@ -31,9 +29,6 @@ from helix_df.solvers.planner import solve_problem
 from helix_df.solvers.registry import get_solver
 
 EXAMPLES = Path(__file__).parent.parent / "spec/examples"
-HOPS = 10
-"""Of the last row."""
-
 LARGE = 100
 """Nodes from which a case counts as large; the MIP is left out there."""
 
@@ -86,14 +81,6 @@ def row(name: str, place: Callable[[Problem], Placement], problem: Problem, boun
     return f"| {name} | {flow.value:,.1f} | {gap:.1%} | {depth:.1f} | {requests:,} | {seconds:.1f} |"
 
 
-def shallow_row(problem: Problem, seconds: float) -> str:
-    """What ``auto`` plans with few hops, against the bound of that problem."""
-    problem = replace(problem, limits=replace(problem.limits, max_hops=HOPS))
-    bound = best_bound(problem)
-    name = f"auto, ≤ {HOPS} hops (bound {bound.bound:,.1f}, {bound.kind})"
-    return row(name, solved_by("auto", seconds), problem, bound.bound)
-
-
 def peak_mib() -> str:
     """The most memory that this process, and the largest of its children, had so far."""
     own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -115,7 +102,6 @@ def main() -> None:
         print("| | flow | gap | depth | KV requests | seconds |\n|---|---|---|---|---|---|")
         for name, place in contestants(problem, limit).items():
             print(row(name, place, problem, bound.bound), flush=True)
-        print(shallow_row(problem, limit), flush=True)
         print(f"\n{peak_mib()}")
 
 
