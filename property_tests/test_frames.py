@@ -106,13 +106,13 @@ def test_a_door_lets_in_what_is_right_and_says_what_was_lost() -> None:
     door = Door(TOKEN, lambda message: None)
     step, wrong, sampled = RECORDED[8], list(RECORDED[9]), RECORDED[10]
     wrong[1] = wrong[1][:-1]
-    let_in = door.open([*step, *wrong, *sampled])
+    let_in = list(door.open([*step, *wrong, *sampled]))
     assert [type(one) for one in let_in] == [m.Forward, Malformed, m.Sampled]
     assert let_in[1] == Malformed("r/1")
     assert door.refusals.counts == {"field": 1}
     picky = Door(TOKEN, Picky())
-    assert picky.open([*RECORDED[0], *RECORDED[12], *RECORDED[13]]) == [Malformed("r/1"), m.Stop()]
-    assert picky.open([b"", *RECORDED[13]]) == []
+    assert list(picky.open([*RECORDED[0], *RECORDED[12], *RECORDED[13]])) == [Malformed("r/1"), m.Stop()]
+    assert list(picky.open([b"", *RECORDED[13]])) == []
     assert picky.refusals.counts == {"unasked": 2, "stranger": 1}
 
 

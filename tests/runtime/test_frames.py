@@ -229,3 +229,25 @@ async def test_kv_cache_that_somebody_elses_requests_hold_comes_back(
     async with asyncio.timeout(60):
         assert await answer(job, tiny_request(1, id="after")) == expected
     assert job.snapshot().failed == 0
+
+
+async def test_a_step_is_checked_by_what_came_before_it_in_the_same_bundle(job: Coordinator, sent: Sent) -> None:
+    expected = await answer(job, tiny_request(1, id="before"))
+    _, b = (str(node.address) for node in job.snapshot().nodes)
+    second = next(
+        message
+        for address, frames in sent
+        for message in m.decode_bundle(frames, job.token)
+        if address == b and isinstance(message, m.Forward) and message.route is not None
+    )
+    begun = replace(second, request="ghost/1", wants_token=False)
+    after = len(begun.tensor)
+    narrow = m.Forward("ghost/1", after, True, None, np.zeros((1, 63), np.float32))
+    stranger = listen("local://*")
+    stranger.send(b, m.encode_bundle([begun, narrow], job.token))
+    again = [replace(begun, request="ghost/2"), replace(narrow, request="ghost/2")]
+    for message in again:
+        stranger.send(b, m.encode(message, job.token))
+    stranger.close()
+    assert await answer(job, tiny_request(1, id="after")) == expected
+    assert job.snapshot().state == "ready"

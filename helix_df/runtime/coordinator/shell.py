@@ -245,7 +245,7 @@ class Coordinator:
     def _on(self, message: Message | Malformed, now: float) -> list[CoordinatorAction]:
         if isinstance(message, Malformed):
             return self._machines.on_malformed(message.request, now)
-        if self._emulated is not None and isinstance(message, Hello):
+        if self._emulated is not None and isinstance(message, Hello) and message.node in self._state.nodes_state.nodes:
             self._emulated.place(message.node, message.address)
         return self._machines.on_message(message, now)
 

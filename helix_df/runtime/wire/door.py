@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,25 +77,24 @@ class Door:
         self._check = check
         self.refusals = Refusals()
 
-    def open(self, frames: Sequence[Any]) -> list[Message | Malformed]:
-        """What comes in of a bundle, in its order."""
+    def open(self, frames: Sequence[Any]) -> Iterator[Message | Malformed]:
+        """What comes in of a bundle, in its order; each is checked once those before it have been taken in."""
         if frames and not is_of_job(frames[0], self._token):
             # There may be very many of them, so they cost as little as can be.
             self.refusals.count(stranger_fault(frames[0]), "a message without this job's secret")
-            return []
-        let_in: list[Message | Malformed] = []
+            return
         for found in self._read(frames):
             try:
                 if isinstance(found, FrameError):
                     raise found
                 self._check(found)
-                let_in.append(found)
             except FrameError as error:
                 self.refusals.note(error)
                 request = error.request or getattr(found, "request", None)
                 if request is not None:
-                    let_in.append(Malformed(request))
-        return let_in
+                    yield Malformed(request)
+            else:
+                yield found
 
     def tell(self, now: float) -> None:
         """Say in the log what was refused, if it is time for that."""

@@ -80,7 +80,9 @@ class StageCheck:
             case Welcome():
                 known = (self.welcome.node, self.welcome.layers, self.welcome.num_layers)
                 _expect((message.node, message.layers, message.num_layers) == known, "welcome", message.layers, known)
-            case Release() | Heartbeat() | Failed() | Stop():
+            case Release():
+                _expect(message.keep % self.page_tokens == 0, "release.keep", message.keep, "whole pages")
+            case Heartbeat() | Failed() | Stop():
                 return
             case _:
                 raise FrameError("a message that isn't for a worker", "unasked", found=message.TAG)

@@ -296,17 +296,16 @@ class Worker:
             frames = encode_bundle(bundle.messages, self._token)
             self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
 
-    def _hear(self, timeout_s: float | None) -> list[Message | Malformed]:
+    def _hear(self, timeout_s: float | None) -> Iterator[Message | Malformed]:
         if self._busy:
             # Whatever came in while we were busy is about to be read: silence is counted from here.
             self._heard = time.monotonic()
             self._busy = False
-        messages = [message for frames in self._endpoint.receive(timeout_s) for message in self._door.open(frames)]
-        now = time.monotonic()
-        if messages:
-            self._heard = now
-        self._door.tell(now)
-        return messages
+        for frames in self._endpoint.receive(timeout_s):
+            for message in self._door.open(frames):
+                self._heard = time.monotonic()
+                yield message
+        self._door.tell(time.monotonic())
 
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
