@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.runtime.wire import transport
 from helix_df.runtime.wire.transport import MOST_PEERS, TAKEN_AT_ONCE, Endpoint, listen
 from tests.runtime.tiny import has_ipv6
 
@@ -131,6 +132,19 @@ def test_addresses_that_are_none_and_too_many_of_them_are_survived() -> None:
         here.send(f"tcp://127.0.0.1:{port}", [b"x"])
     here.send(there.address, [b"still"])
     assert take(there, 1) == [[b"still"]]
+    here.close()
+    there.close()
+
+
+def test_connections_that_are_idle_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = listen("tcp://127.0.0.1:*"), listen("tcp://127.0.0.1:*")
+    monkeypatch.setattr(transport, "IDLE_PEER_S", 0.0)
+    for port in range(1, 50):
+        here.send(f"tcp://127.0.0.1:{port}", [b"x"])
+        here.send(there.address, [b"%d" % port])
+    assert isinstance(here, transport.ZmqEndpoint)
+    assert len(here._peers) == len(here._used_s) == 1
+    assert sorted(frames[0] for frames in take(there, 49)) == sorted(b"%d" % port for port in range(1, 50))
     here.close()
     there.close()
 

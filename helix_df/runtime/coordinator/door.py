@@ -15,7 +15,7 @@ from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled
 
-GREETINGS_PER_S = 5.0
+GREETINGS_PER_S = 1.0
 """So many workers that can't be taken in are told so."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import OrderedDict
 from typing import Any, Protocol
 
@@ -58,6 +59,9 @@ TAKEN_AT_ONCE = 256
 MOST_PEERS = 1_000
 """Connections that are kept to send over; past that the one goes that was used least recently."""
 
+IDLE_PEER_S = 60.0
+"""A connection that nothing was sent over for so long makes room for the next: each takes descriptors."""
+
 MOST_FRAME_BYTES = 2**28
 """Of a frame, where nobody says less; a larger one ends its connection before it is read."""
 
@@ -94,6 +98,7 @@ class ZmqEndpoint:
         self._poller.register(self._inbox, zmq.POLLIN)
         self._poller.register(self._wakeable, zmq.POLLIN)
         self._peers: OrderedDict[tuple[str, bool], zmq.Socket[bytes]] = OrderedDict()
+        self._used_s: dict[tuple[str, bool], float] = {}
         self._unreachable = 0
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
@@ -105,16 +110,26 @@ class ZmqEndpoint:
             if peer is None:
                 return
             self._peers.move_to_end((address, bulk))
+            self._used_s[address, bulk] = time.monotonic()
             try:
                 peer.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 peer.close(linger=0)
-                del self._peers[address, bulk]
+                del self._peers[address, bulk], self._used_s[address, bulk]
+
+    def _drop_idle(self) -> None:
+        """Close what was used least recently, as far as it is idle or there is too much of it."""
+        idle_s = time.monotonic() - IDLE_PEER_S
+        while self._peers:
+            name = next(iter(self._peers))
+            if len(self._peers) < MOST_PEERS and self._used_s[name] > idle_s:
+                return
+            self._peers.pop(name).close(linger=500)
+            del self._used_s[name]
 
     def _connect(self, address: str, bulk: bool) -> zmq.Socket[bytes] | None:
         """A connection to a peer; none where nobody can be: an address may be no address, and descriptors run out."""
-        if len(self._peers) >= MOST_PEERS:
-            self._peers.popitem(last=False)[1].close(linger=500)
+        self._drop_idle()
         peer: zmq.Socket[bytes] | None = None
         try:
             peer = self._context.socket(zmq.PUSH)
