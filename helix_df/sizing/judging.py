@@ -20,6 +20,7 @@ from helix_df.graph.limits import broken_limits
 from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import Placement, Problem
 from helix_df.graph.sites import find_sites
+from helix_df.plan.device_rules import device_rules
 from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.sizing.market import Fleet, Market
 from helix_df.sizing.pipelines import PipelineChoice
@@ -133,7 +134,8 @@ class FleetJudge:
         job = job.model_copy(update={"workload": self.job.workload})
         report = SolverReport("cover", None, "finished", "made by sizing", None, 0.0)
         flow = spread_flow(problem, verdict.placement)
-        return assemble(job, problem, verdict.placement, flow, report)
+        rules = device_rules(job, problem, verdict.placement)
+        return assemble(job, problem, verdict.placement, flow, report, rules)
 
     def _with_latency(self, served: Verdict, prediction: RatePrediction) -> Verdict:
         found = prediction.of(self.plan_of(served))

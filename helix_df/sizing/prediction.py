@@ -15,6 +15,7 @@ from helix_df.plan.plan import Plan, Stage
 from helix_df.plan.serving import rules_of
 from helix_df.simulator.outcome import Outcome
 from helix_df.simulator.prediction import predict
+from helix_df.simulator.simulation import Course
 from helix_df.solvers.goodput.config import HELD_OUT, VALIDATION_ONLINE_S, SearchConfig
 from helix_df.solvers.goodput.options import GoodputOptions
 from helix_df.spec.job import Job, Limits
@@ -65,7 +66,7 @@ class RatePrediction:
 
     def __init__(self, job: Job) -> None:
         self._known: dict[frozenset[Stage], FleetPrediction] = {}
-        self._course = SearchConfig(job, GoodputOptions()).online(rules_of(job), SEED, HELD_OUT, VALIDATION_ONLINE_S)
+        self._config = SearchConfig(job, GoodputOptions())
 
     def of(self, plan: Plan) -> FleetPrediction:
         """What users of the plan get.
@@ -79,9 +80,11 @@ class RatePrediction:
         return self._known[stages]
 
     def _of(self, plan: Plan) -> FleetPrediction:
-        outcome = predict(plan, self._course.trace, self._course.options)
+        rules = plan.rules or rules_of(plan.job)
+        course = self._config.online(rules, SEED, HELD_OUT, VALIDATION_ONLINE_S)
+        outcome = predict(plan, course.trace, course.options)
         return FleetPrediction(
-            self._asked(outcome),
+            _asked(outcome, course),
             outcome.decode_tokens_per_s,
             _percentile(outcome, "ttft"),
             _percentile(outcome, "itl"),
@@ -90,12 +93,13 @@ class RatePrediction:
             max((len(path.hops) for path in plan.paths()), default=0),
         )
 
-    def _asked(self, outcome: Outcome) -> float:
-        """Tokens/s that requests of the window ask for."""
-        arrived = np.array([request.arrival_s for request in self._course.trace.requests])
-        tokens = np.array([request.output_tokens for request in self._course.trace.requests])
-        inside = (arrived >= outcome.start_s) & (arrived < outcome.end_s)
-        return float(tokens[inside].sum()) / outcome.seconds if outcome.seconds > 0 else 0.0
+
+def _asked(outcome: Outcome, course: Course) -> float:
+    """Tokens/s that requests of the window ask for."""
+    arrived = np.array([request.arrival_s for request in course.trace.requests])
+    tokens = np.array([request.output_tokens for request in course.trace.requests])
+    inside = (arrived >= outcome.start_s) & (arrived < outcome.end_s)
+    return float(tokens[inside].sum()) / outcome.seconds if outcome.seconds > 0 else 0.0
 
 
 def _residence(outcome: Outcome) -> float:
