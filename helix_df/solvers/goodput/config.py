@@ -6,7 +6,7 @@ half only judges what it found, so that a plan fitted to one trace doesn't pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cached_property
 
@@ -48,6 +48,7 @@ class SearchConfig:
         self.job, self.own = job, own
         self.rules = rules_of(job)
         self._courses: dict[tuple[str, ServingRules, int, Part, float], Course] = {}
+        self._traces: dict[Hashable, Trace] = {}
 
     @property
     def free_rules(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class SearchConfig:
     def _offline(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         changes = {"seconds": seconds, "warmup_s": WARM_UP_S, "seed": seed}
         options = artifact_offline(**changes) if self.own.rules == "artifact" else self._options(rules, **changes)
-        return Course(self._scaled(azure_offline(seed, part=part)), options)
+        return Course(self._trace(("offline", seed, part), lambda: azure_offline(seed, part=part)), options)
 
     @property
     def judges_latency(self) -> bool:
@@ -101,7 +102,8 @@ class SearchConfig:
         assert rate is not None, "whoever judges latency has a rate"
         changes = {"seconds": seconds, "warmup_s": ONLINE_WARM_UP_S, "seed": seed}
         options = artifact_online(**changes) if self.own.rules == "artifact" else self._options(rules, **changes)
-        return Course(self._scaled(azure_online(rate, options.end_s, seed, part)), options)
+        key = ("online", options.end_s, seed, part)
+        return Course(self._trace(key, lambda: azure_online(rate, options.end_s, seed, part)), options)
 
     def _options(self, rules: ServingRules, **changes: object) -> Options:
         return options_of(with_rules(self.job, rules), **changes)
@@ -119,6 +121,12 @@ class SearchConfig:
         if key not in self._courses:
             self._courses[key] = make(rules, seed, part, seconds)
         return self._courses[key]
+
+    def _trace(self, key: Hashable, make: Callable[[], Trace]) -> Trace:
+        """The same requests under all rules, made once."""
+        if key not in self._traces:
+            self._traces[key] = self._scaled(make())
+        return self._traces[key]
 
     def _scaled(self, trace: Trace) -> Trace:
         """The trace with the job's mean lengths instead of the recorded ones."""
