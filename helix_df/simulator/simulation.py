@@ -30,11 +30,12 @@ from helix_df.simulator.kernel.build import (
     joins_later,
     network_of,
     request_rows,
+    request_table,
     rules_of,
 )
 from helix_df.simulator.kernel.memory import Row, column
 from helix_df.simulator.kernel.routers import Routing
-from helix_df.simulator.kernel.tables import BY_ASKING, NEVER, FixedRequest
+from helix_df.simulator.kernel.tables import BY_ASKING, NEVER
 from helix_df.simulator.options import Options, Saturate
 from helix_df.simulator.setup import Setup
 from helix_df.simulator.trace import Trace
@@ -78,7 +79,7 @@ class Course:
     @cached_property
     def requests(self) -> memory.Array:
         """The requests as the compiled loop wants them."""
-        return memory.packed(request_rows(self.trace, self.options), FixedRequest)
+        return request_table(self.trace, self.options)
 
 
 class Simulation:

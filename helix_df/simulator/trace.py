@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from helix_df.errors import SimulationError
 
@@ -31,7 +35,7 @@ class TraceRequest:
             raise SimulationError("a request can't arrive before the start", found=f"{self.arrival_s} s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trace:
     """Requests in the order they arrive. ``saturating`` ones ignore the arrival times."""
 
@@ -45,6 +49,12 @@ class Trace:
         times = [request.arrival_s for request in self.requests]
         if not self.saturating and times != sorted(times):
             raise SimulationError("the trace's requests are not in order of arrival", where=self.name)
+
+    @cached_property
+    def columns(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Arrivals in s, and by request its tokens of prompt and output and the most it asks for."""
+        tokens = [(one.input_tokens, one.output_tokens, one.max_tokens) for one in self.requests]
+        return np.array([one.arrival_s for one in self.requests], dtype=np.float64), np.array(tokens, dtype=np.int64)
 
     @property
     def mean_tokens(self) -> tuple[float, float]:

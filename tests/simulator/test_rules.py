@@ -12,6 +12,10 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.batching import longest_piece
 from helix_df.simulator import Options, options_of, setup_of, simulate
+from helix_df.simulator.azure import azure_offline, azure_online
+from helix_df.simulator.kernel.build import request_rows, request_table
+from helix_df.simulator.kernel.memory import packed
+from helix_df.simulator.kernel.tables import FixedRequest
 from helix_df.simulator.options import HoldInFlight, NodeEvent
 from helix_df.simulator.outcome import to_document
 from helix_df.simulator.synthetic import constant, poisson, saturating
@@ -162,3 +166,10 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
     assert outcome.decode_tokens > 0
     with pytest.raises(SimulationError, match="ratio"):
         setup_of(plan, codec_ratio=1.5)
+
+
+@pytest.mark.parametrize("share, mean", [(0.6, 240.0), (0.2, 240.0), (1.0, 900.0)])
+def test_both_forms_get_the_same_requests(share, mean):
+    options = Options(expected_output=share, mean_output=mean)
+    for requests in (azure_offline(3, 500), azure_online(2.0, 300.0, 1), azure_offline(3, 500).exact()):
+        assert np.array_equal(request_table(requests, options), packed(request_rows(requests, options), FixedRequest))

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+
 from helix_df.errors import SimulationError
 from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.problem import COORDINATOR
@@ -19,6 +21,7 @@ from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
 from helix_df.rules.schedulers.registry import follows_flow, mends_flow
 from helix_df.rules.sending import goes_apart
+from helix_df.simulator.kernel.memory import Array, record_of
 from helix_df.simulator.kernel.tables import (
     BY_ASKING,
     BY_KV,
@@ -210,6 +213,17 @@ def request_rows(trace: Trace, options: Options) -> list[FixedRequest]:
         )
         for one in trace.requests
     ]
+
+
+def request_table(trace: Trace, options: Options) -> Array:
+    """The same as the compiled loop wants them; one trace is simulated under many options."""
+    arrivals_s, tokens = trace.columns
+    asked, which = np.unique(tokens[:, 2], return_inverse=True)
+    answers = [expected_answer(int(most), options.expected_output, options.mean_output) for most in asked]
+    rows = np.zeros(len(tokens), dtype=record_of(FixedRequest))
+    rows["arrival_s"], rows["inputs"], rows["outputs"] = arrivals_s, tokens[:, 0], tokens[:, 1]
+    rows["most"], rows["answer"] = tokens[:, 0] + tokens[:, 2], np.array(answers)[which]
+    return rows
 
 
 def fixed_of(network: HopNetwork, options: Options, requests: Table[FixedRequest], weights: Sequence[Weights]) -> Fixed:
