@@ -168,7 +168,7 @@ def test_a_plan_is_served_by_its_jobs_own_parameters(tmp_path):
         setup_of(plan, codec_ratio=1.5)
 
 
-@pytest.mark.parametrize("share, mean", [(0.6, 240.0), (0.2, 240.0), (1.0, 900.0)])
+@pytest.mark.parametrize(("share", "mean"), [(0.6, 240.0), (0.2, 240.0), (1.0, 900.0)])
 def test_both_forms_get_the_same_requests(share, mean):
     options = Options(expected_output=share, mean_output=mean)
     for requests in (azure_offline(3, 500), azure_online(2.0, 300.0, 1), azure_offline(3, 500).exact()):
