@@ -268,9 +268,11 @@ def _choices(network: HopNetwork, weights: Sequence[Weights], links: int) -> tup
 
 
 def _heads(weights: Sequence[Weights]) -> dict[str, list[str]]:
-    """The next hops from every endpoint under any flow; a single flow keeps its order, which decides among equals."""
-    if len(weights) == 1:
-        return {tail: list(heads) for tail, heads in weights[0].items()}
+    """The next hops from every endpoint under any flow, of which the first of equals is taken: in the order that all
+    flows have, else by name, as routers that take turns have them."""
+    orders = [{tail: list(heads) for tail, heads in one.items()} for one in weights]
+    if all(order == orders[0] for order in orders):
+        return orders[0]
     found: dict[str, set[str]] = {}
     for shares in weights:
         for tail, heads in shares.items():
@@ -386,8 +388,11 @@ def _longest(network: HopNetwork) -> int:
 
 
 def even_weights(network: HopNetwork) -> list[Weights]:
-    """Every hop alike that is taken under each flow, for routers that are asked."""
+    """Every hop alike that is taken under each flow, 0 for others, for routers that are asked."""
     if len(network.flows) == 1:
         return [{tail: dict.fromkeys(heads, 1.0) for tail, heads in network.adjacency.items()}]
-    flows = [leading_to_sink([(edge.tail, edge.head) for edge in edges]) for edges in network.flows]
-    return [{tail: dict.fromkeys(heads, 1.0) for tail, heads in flow.items()} for flow in flows]
+    taken = [{(edge.tail, edge.head) for edge in edges} for edges in network.flows]
+    return [
+        {tail: {head: float((tail, head) in hops) for head in heads} for tail, heads in network.adjacency.items()}
+        for hops in taken
+    ]
