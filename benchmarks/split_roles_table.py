@@ -1,4 +1,4 @@
-"""Prompts on some nodes, decode steps on the others: at most what that could serve, beside one set of nodes for both.
+"""Prompts on some nodes, decode steps on the others: what that could serve, beside one set of nodes for both.
 
     python -m benchmarks.split_roles_table [CLUSTER …] [--seconds 60] [--brake SECONDS] [--plans FOLDER]
 
@@ -6,10 +6,10 @@ Some nodes compute prompts and send their KV cache to others, which decode and n
 disaggregated: DistServe, arXiv 2401.09670). LLaMA-2-70B on the Helix paper's clusters with measured curves, by the
 runtime's rules. For every set of GPU types whose memory holds the model, those nodes are taken for prompts and
 ``goodput`` plans the others, with prompts that cost no computing there and the KV cache that they fill; the row says
-what they generate when saturated for 600 s. That is a bound from the kind side: the transfer of KV cache between the
-two takes no longer than that of a prompt's activations. ``prompts`` is what a chain of the first set computes at most,
-in requests/s, in pieces of 512 tokens. With ``--plans``, the last column is the ratio to the plan for all nodes
-(``CLUSTER.plan.json``, as ``goodput_table --keep`` writes them).
+what they generate when saturated for 600 s. That flatters the split, since the transfer of KV cache between the two
+takes no longer than that of a prompt's activations; it is what a search finds, no bound. ``prompts`` is what a chain of
+the first set computes at most, in requests/s, in pieces of 512 tokens. With ``--plans``, the last column is the ratio
+to the plan for all nodes (``CLUSTER.plan.json``, as ``goodput_table --keep`` writes them).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--plans", type=Path, help="a folder with plans for all nodes")
     parser.add_argument("clusters", nargs="*", default=list(CLUSTERS))
     asked = parser.parse_args()
-    print("| cluster | prompts on | prompts/s | nodes that decode | tokens/s, at most | of all nodes for both |")
+    print("| cluster | prompts on | prompts/s | nodes that decode | tokens/s | of all nodes for both |")
     print("|---|---|---|---|---|---|")
     for name in asked.clusters:
         for row in rows(name, asked.seconds, asked.brake, asked.plans):
