@@ -18,8 +18,12 @@ import pytest
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
+from helix_df.plan.serving import rules_of
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
+from helix_df.runtime.jobs.launchers.local import LocalLauncher
+from helix_df.runtime.launcher import WorkerOrder
+from helix_df.runtime.wire.messages import frame_limit
 from tests.runtime.tiny import answer, has_ipv6, tiny_plan, tiny_request
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds child processes in /proc")
@@ -115,6 +119,31 @@ async def test_a_worker_that_was_stopped_for_long_is_taken_back(
         await until(lambda: coordinator.snapshot().state == "ready", coordinator)
         assert children()["back"] == process
         assert await answer(coordinator, tiny_request(1, max_tokens=40)) == expected
+
+
+async def test_a_worker_that_can_not_be_started_again_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with deployed(tiny_plan(), tmp_path / "job") as coordinator:
+        start, refused = LocalLauncher.start, iter([OSError("no process left")])
+
+        def start_or_refuse(launcher: LocalLauncher, order: WorkerOrder) -> None:
+            for error in refused:
+                raise error
+            start(launcher, order)
+
+        monkeypatch.setattr(LocalLauncher, "start", start_or_refuse)
+        os.kill(children()["back"], signal.SIGKILL)
+        await until(lambda: coordinator.snapshot().state == "degraded", coordinator)
+        await until(lambda: coordinator.snapshot().state == "ready", coordinator)
+        assert {node.name: node.restarts for node in coordinator.snapshot().nodes}["back"] == 2
+
+
+def test_workers_take_frames_as_large_as_the_pieces_that_the_plan_chose() -> None:
+    plan = tiny_plan(runtime={"port": 0})
+    rules = replace(rules_of(plan.job), max_prefill_tokens=2**20)
+    orders = [new_coordinator(one)._frame_limit for one in (plan, replace(plan, rules=rules))]
+    assert orders[1] >= frame_limit(plan.geometry.hidden_size, 2**20) > orders[0]
 
 
 async def test_an_external_worker_joins_with_the_command_that_status_shows() -> None:

@@ -62,9 +62,9 @@ class RequestCounters:
 class RequestsState:
     """All requests that aren't over, the queue, and the account of KV cache.
 
-    ``ways`` are the hops that the placement makes possible, ``adjacency`` those that requests may take now. Where the
-    scheduler follows a flow, both go by the maximum flow over the nodes that are up. ``running_on`` counts the running
-    requests by node. Once ``closed``, nothing is taken any more.
+    ``ways`` are the hops that the placement makes possible; where the scheduler follows a flow, requests go by the
+    maximum flow over the nodes that are up. ``running_on`` counts the running requests by node. Once ``closed``,
+    nothing is taken any more.
     """
 
     plan: Plan
@@ -72,8 +72,6 @@ class RequestsState:
     page_tokens: int
     nodes: NodesState
     ways: FlowGraph
-    adjacency: Adjacency = field(init=False)
-    router: Router = field(init=False)
     ledger: PageLedger = field(init=False)
     prefixes: PrefixCache = field(init=False)
     counters: RequestCounters = field(default_factory=RequestCounters)
@@ -83,6 +81,7 @@ class RequestsState:
     queue: deque[str] = field(default_factory=deque)
     backing_off: list[str] = field(default_factory=list)
     _links: LinkTable = field(init=False)
+    _routing: tuple[Adjacency, Router] | None = None
     _attempts: int = 0
 
     def __post_init__(self) -> None:
@@ -90,28 +89,39 @@ class RequestsState:
         self._links = link_table(self.plan.job)
         self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
         self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
-        self._reroute()
 
-    def _reroute(self) -> None:
-        """Go by the flow over what is up, where the scheduler goes by one; begin its turns anew."""
+    @property
+    def adjacency(self) -> Adjacency:
+        """The hops that requests may take now."""
+        return self._routes()[0]
+
+    def _routes(self) -> tuple[Adjacency, Router]:
+        """Where requests may go and who chooses, anew when first asked for since a node came or went: while the workers
+        of a large job come up one by one, nobody asks."""
+        if self._routing is None:
+            self._routing = self._found_routes()
+        return self._routing
+
+    def _found_routes(self) -> tuple[Adjacency, Router]:
+        """By the flow over what is up, where the scheduler goes by one; turns begin anew."""
         scheduler, edges = self.plan.served.runtime.scheduler, self.plan.edges
         if mends_flow(scheduler):
             edges = mended_flow(self.ways, edges, lambda name: name not in self.nodes.nodes or self.nodes.is_up(name))
         hops = edges if follows_flow(scheduler) else self.ways.edges
-        self.adjacency = leading_to_sink([(hop.tail, hop.head) for hop in hops])
+        adjacency = leading_to_sink([(hop.tail, hop.head) for hop in hops])
         view = View(
             placement=self.plan.placement,
-            adjacency=self.adjacency,
+            adjacency=adjacency,
             edges=edges,
             seed=self.plan.job.solver.seed,
             waiting=lambda name: self.running_on[name],
             link_free_in_s=lambda _tail, _head: 0.0,  # nobody tells the coordinator
         )
-        self.router = get_scheduler(scheduler)(view)
+        return adjacency, get_scheduler(scheduler)(view)
 
-    def _reroute_if_it_follows_flow(self) -> None:
-        if mends_flow(self.plan.job.runtime.scheduler):
-            self._reroute()
+    def _node_changed(self) -> None:
+        if mends_flow(self.plan.served.runtime.scheduler):
+            self._routing = None
 
     @property
     def ready(self) -> bool:
@@ -206,7 +216,7 @@ class RequestsState:
         while self.queue:
             request = self.requests[self.queue[0]]
             expected = request.expected(self.plan.served)
-            pipeline = self.router.route(self._has_room(expected, request.most))
+            pipeline = self._routes()[1].route(self._has_room(expected, request.most))
             if pipeline is None:
                 break
             self.queue.popleft()
@@ -409,13 +419,13 @@ class RequestsState:
     def on_up(self, node: str, kv_tokens: int) -> list[CoordinatorAction]:
         """A worker serves, with room for so many tokens of KV cache."""
         self.ledger.capacity[node] = kv_tokens
-        self._reroute_if_it_follows_flow()
+        self._node_changed()
         return [*self._abort_hopeless(f"worker {node} is back"), *self.admit()]
 
     def on_down(self, node: str) -> list[CoordinatorAction]:
         """A worker is lost: what ran there starts over elsewhere, and who fits nowhere is told."""
         self.ledger.capacity.pop(node, None)
-        self._reroute_if_it_follows_flow()
+        self._node_changed()
         actions: list[CoordinatorAction] = []
         for request in reversed(self._served_by(node)):
             actions += self._start_over(request, "lost")
@@ -427,9 +437,11 @@ class RequestsState:
 
     def _abort_hopeless(self, since: str) -> list[CoordinatorAction]:
         """Give those up that wait and fit no pipeline that is left; all others would wait behind them."""
+        idle = [*self.queue, *self.backing_off]
+        if not idle:
+            return []
         ready = self.ready
         left = "pipeline is left whose KV cache holds it" if ready else "full path through the layers is left"
-        idle = [*self.queue, *self.backing_off]
         hopeless = [name for name in idle if not ready or not self._fits(self.requests[name].most)]
         return self._abort(hopeless, f"{since} and no {left}")
 

@@ -257,7 +257,10 @@ class Coordinator:
                     self._on_exit(gone)
             for node in self._restarts.due(time.monotonic()):
                 log.info("starting worker %s again", node)
-                self._launch(node)
+                try:
+                    self._launch(node)
+                except OSError as error:  # no process or descriptor left, or no room for its log: later, perhaps
+                    self._on_exit(Exit(node, f"could not be started: {error}"))
             self._perform(self._machines.tick(time.monotonic()))
             self._door.tell(time.monotonic())
             self.events.flush()
@@ -319,8 +322,12 @@ class Coordinator:
         host = host_of(self.plan.job.coordinator.address)
         listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
-        limit = frame_limit(self.plan.geometry.hidden_size, self.plan.job.runtime.max_prefill_tokens)
-        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, limit)
+        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit)
+
+    @property
+    def _frame_limit(self) -> int:
+        """Bytes of the largest frame that a worker takes: of the largest piece that this plan is served with."""
+        return frame_limit(self.plan.geometry.hidden_size, self.plan.served.runtime.max_prefill_tokens)
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)
