@@ -7,11 +7,11 @@ that ride with them. Doesn't know requests, queues or limits on latency; a solve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import replace
 
 from helix_df.graph.problem import Placement, Problem
-from helix_df.graph.stage_timing import node_timing
+from helix_df.graph.stage_timing import stage_timing
 from helix_df.plan.serving import ServingRules, free_rules, rules_of
 from helix_df.profiles.timing import LayerTiming
 from helix_df.spec.job import Job
@@ -34,14 +34,15 @@ def device_rules(job: Job, problem: Problem, placement: Placement) -> ServingRul
     All nodes have the same rules: of batches those of the device that wants the smallest, of pieces the mean by ratio.
     """
     free, rules = free_rules(job), rules_of(job)
-    timings = list(_timings(job, problem, placement))
+    kinds = _kinds(job, problem, placement)
     # A speed that is one number of a table says that every token costs the same: there is no knee.
-    if not timings or not all(timing.prefill[0][1] > 0 for timing in timings):
+    if not kinds or not all(timing.prefill[0][1] > 0 for timing, _ in kinds):
         return None
     if "max_batch" in free:
-        rules = replace(rules, max_batch=min(map(best_steps, timings)))
+        rules = replace(rules, max_batch=min(best_steps(timing) for timing, _ in kinds))
     if "max_prefill_tokens" in free:
-        tokens = math.exp(sum(math.log(tokens_while_reading(timing)) for timing in timings) / len(timings))
+        logs = sum(nodes * math.log(tokens_while_reading(timing)) for timing, nodes in kinds)
+        tokens = math.exp(logs / sum(nodes for _, nodes in kinds))
         rules = replace(rules, max_prefill_tokens=min(PIECES, key=lambda piece: abs(math.log(piece / tokens))))
     return rules if rules != rules_of(job) else None
 
@@ -68,11 +69,15 @@ def tokens_while_reading(timing: LayerTiming) -> float:
     return low
 
 
-def _timings(job: Job, problem: Problem, placement: Placement) -> Iterable[LayerTiming]:
-    """Of all nodes that hold layers."""
-    if problem.origin is None:
-        return
-    profiles, origin = {node.name: node for node in problem.nodes}, problem.origin
-    for name, layers in placement.items():
-        kv_tokens = profiles[name].kv_tokens[len(layers) - 1]
-        yield node_timing(job, origin.geometry, origin.requests, name, len(layers), kv_tokens)
+def _kinds(job: Job, problem: Problem, placement: Placement) -> list[tuple[LayerTiming, int]]:
+    """The timings of nodes that hold layers, and how many have each; a node's ``speed`` moves no knee."""
+    origin = problem.origin
+    if origin is None:
+        return []
+    profiles = {node.name: node for node in problem.nodes}
+    alike = Counter((profiles[name].gpu, len(layers)) for name, layers in placement.items())
+    kv_tokens = {profile.gpu: profile.kv_tokens for profile in problem.nodes}
+    return [
+        (stage_timing(job, origin.geometry, origin.requests, gpu, layers, kv_tokens[gpu][layers - 1]), nodes)
+        for (gpu, layers), nodes in alike.items()
+    ]
