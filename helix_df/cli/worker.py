@@ -55,7 +55,7 @@ def worker(
     if log is not None:
         write_output_to(log)
     logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    parent = os.environ.get(PARENT_VARIABLE)
+    parents = tuple(map(int, filter(None, os.environ.get(PARENT_VARIABLE, "").split(","))))
     asked_to_end = False
 
     def end(_signal: int, _frame: object) -> None:
@@ -64,8 +64,8 @@ def worker(
         raise KeyboardInterrupt
 
     def alive() -> bool:
-        # A local worker goes with the coordinator that started it, however that ended.
-        return not asked_to_end and (parent is None or os.getppid() == int(parent))
+        # A local worker goes with the coordinator that started it, or with whoever watches over that one.
+        return not asked_to_end and (not parents or os.getppid() in parents)
 
     signal.signal(signal.SIGTERM, end)
     endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES)

@@ -373,6 +373,11 @@ class Runtime(Section):
         "latency of their links, so that one machine can emulate a cluster.",
     )
     start_timeout: Duration = Field(default=300.0, gt=0, description="Longest time until every worker is ready.")
+    coordinator_timeout: Duration = Field(
+        default=600.0,
+        gt=0,
+        description="Longest time that a worker keeps its weights while no coordinator answers it; then it ends.",
+    )
 
 
 class Job(Section):

@@ -21,6 +21,7 @@ TINY_VOCABULARY = 320
 
 class FakeDeployment(FakeService):
     token = "secret"
+    address = "tcp://127.0.0.1:1"
 
     def __init__(self, kind: str) -> None:
         super().__init__("Hello from a daemon")
@@ -49,6 +50,8 @@ class FakeDeployment(FakeService):
 
 if __name__ == "__main__":
     fake = Parts(
-        lambda plan, logs: FakeDeployment(sys.argv[1]), lambda plan: byte_tokenizer(TINY_VOCABULARY), lambda plan: 200
+        lambda plan, job, lineage: FakeDeployment(sys.argv[1]),
+        lambda plan: byte_tokenizer(TINY_VOCABULARY),
+        lambda plan: 200,
     )
     sys.exit(main(sys.argv[2:], lambda: fake))

@@ -29,14 +29,15 @@ from helix_df.runtime.wire.messages import (
     Welcome,
 )
 
-NodeEvent = Literal["hello", "loading", "compiling", "ready", "heartbeat", "exit", "silence"]
-"""``exit``: its worker has failed or is gone. A worker that is refused, since another serves the node, is no event."""
+NodeEvent = Literal["hello", "loading", "compiling", "ready", "heartbeat", "exit", "silence", "take_over"]
+"""``take_over``: a worker served it for a coordinator before this one. ``exit``: its worker has failed or is gone.
+A worker that is refused, since another serves the node, is no event."""
 
 NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
     "node",
     "waiting",
     {
-        "waiting": {"hello": "joined", "exit": "failed"},
+        "waiting": {"hello": "joined", "exit": "failed", "take_over": "lost"},
         "joined": {
             "hello": "joined",
             "heartbeat": "joined",
@@ -299,6 +300,14 @@ class NodesState:
             self.nodes[name].move("silence", name)
             actions += self._lose(name, f"silent for {silent_s:.0f} s")
         return actions
+
+    def take_over(self, name: str, address: str, life: int) -> list[NodeAction]:
+        """A worker served this node for a coordinator before this one, and perhaps still does: it is told to greet."""
+        node = self._node(name, "take_over")
+        node.move("take_over", name)
+        node.last_address, node.life, node.detail = address, life, "was taken over, and isn't heard yet"
+        self.was_ready = True
+        return [Send(address, self._welcome(name, node))]
 
     def close(self) -> list[NodeAction]:
         """Tell every worker to exit."""

@@ -41,6 +41,7 @@ class RecordedCoordinator:
             "plan": to_document(state.plan),
             "context": state.context,
             "page_tokens": state.page_tokens,
+            "life": state.life,
         }
         self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 
@@ -74,6 +75,11 @@ class RecordedCoordinator:
         self.events.append(self._clock(), "exit", name, words)
         return self.state.on_exit(name, words)
 
+    def take_over(self, name: str, address: str, life: int) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        self.events.append(self._clock(), "take_over", name, address, life)
+        return self.state.take_over(name, address, life)
+
     def tick(self, now: float) -> list[CoordinatorAction]:
         """See ``CoordinatorState``; one that finds nobody silent changes nothing and isn't taken down."""
         if not self.state.nodes_state.silent(now):
@@ -94,7 +100,8 @@ def fresh_state(log: RecordedLog) -> CoordinatorState:
         PlanError: when the log's plan is none that this release reads.
     """
     machine = log.machine
-    return CoordinatorState(from_document(machine["plan"]), machine["context"], machine["page_tokens"])
+    plan = from_document(machine["plan"])
+    return CoordinatorState(plan, machine["context"], machine["page_tokens"], life=machine.get("life", 1))
 
 
 def replay_events(
@@ -120,6 +127,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
             return state.on_malformed(request, event.at_s)
         case "exit", (str(node), str(words)):
             return state.on_exit(node, words)
+        case "take_over", (str(node), str(address), int(life)):
+            return state.take_over(node, address, life)
         case "tick", ():
             return state.tick(event.at_s)
         case "shutdown", ():

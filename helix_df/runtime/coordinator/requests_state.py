@@ -47,6 +47,9 @@ from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sa
 _MOST_DIGITS = 18
 """Of an attempt's number."""
 
+ATTEMPTS_OF_A_LIFE = 10**9
+"""So far apart are the attempts' numbers of one coordinator and the next: what was said to the former is nobody's."""
+
 
 @dataclass(slots=True)
 class RequestCounters:
@@ -165,6 +168,10 @@ class RequestsState:
         keys = frozenset(request.key for request in running)
         self.ledger.validate(keys)
         self.prefixes.validate(keys)
+
+    def begin_life(self, life: int) -> None:
+        """Number attempts as the ``life``-th coordinator of a job, counted from 1."""
+        self._attempts = (life - 1) * ATTEMPTS_OF_A_LIFE
 
     # ------------------------------------------------------------------ from clients
 

@@ -22,6 +22,7 @@ from helix_df.plan.plan import Plan
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
+from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
@@ -63,6 +64,9 @@ class Coordinator:
         log_dir: where the machines' events go (``coordinator.events``), and local workers' logs; nowhere if None.
         embedded: workers are in this process and messages stay in it: no socket, no port.
         token: the job's secret, which every message carries; a fresh one if None.
+        address: where to listen; as the job says if None.
+        journal: what coordinators before this one have left, their workers' addresses, say; kept up for the next one.
+            Closed with this coordinator, and deleted then.
     """
 
     def __init__(
@@ -73,14 +77,18 @@ class Coordinator:
         log_dir: Path | None = None,
         embedded: bool = False,
         token: str | None = None,
+        address: str | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.plan = plan
+        self._listen_at = address
+        self._journal = journal
         self._launcher_of = launcher_of
         self._log_dir = log_dir
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
         self._owned = RecordedCoordinator(
-            CoordinatorState(plan, context_of(plan)),
+            CoordinatorState(plan, context_of(plan), life=1 if journal is None else journal.life),
             time.monotonic,
             log_dir and log_dir / "coordinator.events",
             enabled=plan.job.runtime.event_log,
@@ -106,7 +114,7 @@ class Coordinator:
         """
         self._loop = asyncio.get_running_loop()
         self._loop_thread.bind()
-        host = _bind_address(self.plan.job.coordinator.address)
+        host = self._listen_at or _bind_address(self.plan.job.coordinator.address)
         self._endpoint: Endpoint = listen("local://*" if self._embedded else host, MOST_HEAD_BYTES)
         if self.plan.job.runtime.emulate:
             self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
@@ -114,11 +122,23 @@ class Coordinator:
         self._door = Door(self.token, self._check())
         self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
         self._receiver.start()
+        self._take_back_workers()
         for node in self._state.nodes:
             order = self._order(node)
             self._orders[node] = order
             self._launch(node)
         self._ticker = asyncio.create_task(self._tick())
+
+    def _take_back_workers(self) -> None:
+        """Those that served a coordinator before this one, if they hold what they are to hold now."""
+        if self._journal is None:
+            return
+        self._journal.start()
+        for node in self._journal.nodes:
+            if self._state.placement.get(node.name) == node.layers:
+                if self._emulated is not None:
+                    self._emulated.place(node.name, node.address)
+                self._perform(self._machines.take_over(node.name, node.address, node.life))
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until every worker serves.
@@ -182,6 +202,8 @@ class Coordinator:
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
         self.events.close()
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close, delete=True)
 
     # ------------------------------------------------------------------ requests
 
@@ -247,7 +269,15 @@ class Coordinator:
             return self._machines.on_malformed(message.request, now)
         if self._emulated is not None and isinstance(message, Hello) and message.node in self._state.nodes_state.nodes:
             self._emulated.place(message.node, message.address)
-        return self._machines.on_message(message, now)
+        actions = self._machines.on_message(message, now)
+        if isinstance(message, Hello) and self._journal is not None:
+            self._note_worker(message, self._journal)
+        return actions
+
+    def _note_worker(self, hello: Hello, journal: Journal) -> None:
+        node = self._state.nodes_state.nodes.get(hello.node)
+        if node is not None and (node.address, node.life) == (hello.address, hello.life):
+            journal.node(KeptNode(hello.node, hello.address, hello.life, node.layers))
 
     async def _tick(self) -> None:
         while True:

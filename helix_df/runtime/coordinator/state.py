@@ -30,13 +30,15 @@ class CoordinatorState:
     """One job: its nodes, its requests, and the routing over its plan.
 
     ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache. ``ways`` are
-    the hops that the placement makes possible, by default those of the plan's job.
+    the hops that the placement makes possible, by default those of the plan's job. ``life`` is 1 for the first
+    coordinator of a job and more for each that follows when one has died.
     """
 
     plan: Plan
     context: int
     page_tokens: int = PAGE_TOKENS
     ways: FlowGraph | None = None
+    life: int = 1
     nodes_state: NodesState = field(init=False)
     requests_state: RequestsState = field(init=False)
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
@@ -45,6 +47,7 @@ class CoordinatorState:
         ways = self.ways or possible_ways(self.plan)
         self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways))
         self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, ways)
+        self.requests_state.begin_life(self.life)
 
     # ------------------------------------------------------------------ what the shell asks
 
@@ -150,6 +153,10 @@ class CoordinatorState:
             return self._pass_on(self.nodes_state.on_exit(name, words))
         except IllegalEvent as error:
             return [self.illegal.note(error)]
+
+    def take_over(self, name: str, address: str, life: int) -> list[CoordinatorAction]:
+        """Call back a worker that served a coordinator before this one."""
+        return self._pass_on(self.nodes_state.take_over(name, address, life))
 
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""

@@ -5,9 +5,12 @@ A new launcher is one file in ``launchers`` and one line here.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
-from helix_df.plan.plan import Plan
+from helix_df.plan.plan import Plan, to_document
+from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.coordinator.ways import serving_nodes
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
@@ -24,6 +27,9 @@ def new_coordinator(
     embedded: bool = False,
     token: str | None = None,
     build_engine: EngineBuilder | None = None,
+    address: str | None = None,
+    supervisor: int | None = None,
+    journal: Journal | None = None,
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -33,14 +39,29 @@ def new_coordinator(
         embedded: workers are threads of this process and messages stay in it: no socket, no port.
         token: the job's secret, which every message carries; a fresh one if None.
         build_engine: what workers of an embedded job compute with; the real engine if None.
+        address: where to listen, as the coordinator before this one did; as the job says if None.
+        supervisor: the process that gets the workers of a coordinator which dies, for the next one to take back.
+        journal: what coordinators before this one have left, and where this one leaves the same.
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
         return Coordinator(plan, lambda _node: launcher, log_dir=log_dir, embedded=True, token=token)
     started_by = {node: plan.job.nodes[node].started_by for node in serving_nodes(plan)}
     local = sum(by == "local" for by in started_by.values())
-    launchers: dict[str, Launcher] = {"local": LocalLauncher(local), "external": ExternalLauncher()}
-    return Coordinator(plan, lambda node: launchers[started_by[node]], log_dir=log_dir, token=token)
+    launchers: dict[str, Launcher] = {"local": LocalLauncher(local, supervisor), "external": ExternalLauncher()}
+    return Coordinator(
+        plan,
+        lambda node: launchers[started_by[node]],
+        log_dir=log_dir,
+        token=token,
+        address=address,
+        journal=journal,
+    )
+
+
+def plan_id(plan: Plan) -> str:
+    """What tells a plan from others."""
+    return hashlib.sha256(json.dumps(to_document(plan), sort_keys=True).encode()).hexdigest()
 
 
 def _real_engine() -> EngineBuilder:

@@ -29,20 +29,28 @@ from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.generation import TextService
-from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
+from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.log_files import BoundedLog
 from helix_df.runtime.requests import TokenService
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
+
+CRASHED = 70
+"""Exit code of a daemon that has a bug; ``EX_SOFTWARE`` of BSD's ``sysexits.h``."""
 
 DRAIN_S = 3.0
 """Seconds that answers in flight get to finish when the job is stopped; what is left is told so."""
 
 
 class Deployment(TokenService, Protocol):
-    """A token service with a life: the coordinator. ``token`` is the job's secret."""
+    """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send."""
 
     token: str
+
+    @property
+    def address(self) -> str:
+        """Where workers reach it, once it has started."""
+        ...
 
     async def start(self) -> None:
         """Start the workers; returns before they are up."""
@@ -62,10 +70,20 @@ class Deployment(TokenService, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """Who watches over this daemon, if anybody does, and how many there were before it. ``identity`` is that of the one
+    before, if it ended by itself."""
+
+    supervisor: int | None = None
+    restarts: int = 0
+    identity: JobIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What a daemon is put together from; tests bring their own."""
 
-    deployment: Callable[[Plan, Path], Deployment]
+    deployment: Callable[[Plan, JobDirectory, Lineage], Deployment]
     tokenizer: Callable[[Plan], Tokenizer]
     context: Callable[[Plan], int]
 
@@ -73,11 +91,23 @@ class Parts:
 def real_parts() -> Parts:
     """The coordinator, and the tokenizer of the plan's model."""
     from helix_df.models.tokenizer import load_tokenizer
+    from helix_df.runtime.coordinator.journal import Journal
     from helix_df.runtime.coordinator.shell import context_of
-    from helix_df.runtime.jobs.coordinators import new_coordinator
+    from helix_df.runtime.jobs.coordinators import new_coordinator, plan_id
+
+    def deployment(plan: Plan, job: JobDirectory, lineage: Lineage) -> Deployment:
+        before = lineage.identity
+        return new_coordinator(
+            plan,
+            log_dir=job.log_dir,
+            token=None if before is None else before.token,
+            address=None if before is None else before.address,
+            supervisor=lineage.supervisor,
+            journal=Journal(job.journal_path, plan_id(plan)),
+        )
 
     return Parts(
-        deployment=lambda plan, log_dir: new_coordinator(plan, log_dir=log_dir),
+        deployment=deployment,
         tokenizer=lambda plan: load_tokenizer(plan.job.model.parsed_source),
         context=context_of,
     )
@@ -89,6 +119,8 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     parser.add_argument("directory", type=Path)
     parser.add_argument("--lock", type=int, help="an inherited file descriptor that holds the folder's lock")
     parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
+    parser.add_argument("--supervisor", type=int, metavar="PID", help="the process that watches over this one")
+    parser.add_argument("--restarts", type=int, default=0, help="how many daemons of this run have ended by themselves")
     options = parser.parse_args(arguments)
     job = JobDirectory(options.directory.absolute())
     logging.basicConfig(
@@ -98,11 +130,12 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     lock = job.lock() if options.lock is None else options.lock
-    record = DaemonRecord(os.getpid(), "starting", time.time())
-    job.write_record(record)
+    record = _first_record(job, options.supervisor, options.restarts)
     try:
         with explained_files():
-            asyncio.run(_until_signal(_Daemon(job, parts(), record, options.start_timeout)))
+            job.write_record(record)
+            lineage = Lineage(options.supervisor, options.restarts, job.identity() if options.restarts else None)
+            asyncio.run(_until_signal(_Daemon(job, parts(), record, lineage, options.start_timeout)))
     except HelixError as error:
         log.error("the job ended: %s", error)
         _record_failure(job, error)
@@ -121,10 +154,13 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
 class _Daemon:
     """One run of a job."""
 
-    def __init__(self, job: JobDirectory, parts: Parts, record: DaemonRecord, start_timeout_s: float | None) -> None:
+    def __init__(
+        self, job: JobDirectory, parts: Parts, record: DaemonRecord, lineage: Lineage, start_timeout_s: float | None
+    ) -> None:
         self._job = job
         self._parts = parts
         self._record = record
+        self._lineage = lineage
         self._start_timeout_s = start_timeout_s
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -135,9 +171,11 @@ class _Daemon:
         """
         plan = read_plan(self._job.plan_path)
         # The port first: it fails at once and for little reason, loading a model takes long.
-        with bound_socket(plan.job.runtime.host, plan.job.runtime.port) as listener:
+        before = self._lineage.identity
+        port = plan.job.runtime.port if before is None else before.port
+        with bound_socket(plan.job.runtime.host, port) as listener:
             tokenizer = await asyncio.to_thread(self._parts.tokenizer, plan)
-            deployment = self._parts.deployment(plan, self._job.log_dir)
+            deployment = self._parts.deployment(plan, self._job, self._lineage)
             text = TextService(
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
@@ -145,20 +183,29 @@ class _Daemon:
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
+                port = listener.getsockname()[1]
+                self._job.write_identity(JobIdentity(deployment.token, deployment.address, port))
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
                 await self._serve(plan, deployment, url_of(listener), stop)
+            except Exception as error:
+                if self._lineage.supervisor is not None and not isinstance(error, HelixError):
+                    log.exception("the coordinator crashed")
+                    os._exit(CRASHED)  # as if it were killed: what it has is for the next one
+                raise
             finally:
                 self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
                 server.should_exit = True
                 await asyncio.wait((answering,), timeout=DRAIN_S)
                 await deployment.close()  # tells whoever still waits for an answer
                 await answering
+        self._job.forget_identity()
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
         self._note(replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token))
         log.info("API at %s", url)
-        timeout_s = self._start_timeout_s or start_timeout(plan)
+        # A job that has served once is brought up again, however long that takes.
+        timeout_s = None if self._lineage.restarts else self._start_timeout_s or start_timeout(plan)
         ready = asyncio.create_task(deployment.wait_ready(timeout_s))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -273,8 +320,15 @@ async def _until_signal(daemon: _Daemon) -> None:
     await daemon.run(stop)
 
 
+def _first_record(job: JobDirectory, supervisor: int | None, restarts: int) -> DaemonRecord:
+    last = job.record() if restarts else None
+    record = last or DaemonRecord(os.getpid(), "starting", time.time())
+    return replace(
+        record, pid=supervisor or os.getpid(), coordinator=os.getpid(), restarts=restarts, url=None, failure=None
+    )
+
+
 def _record_failure(job: JobDirectory, error: HelixError) -> None:
-    last = job.record()
     failure = Failure(
         kind=type(error).__name__,
         problem=error.problem,
@@ -283,8 +337,8 @@ def _record_failure(job: JobDirectory, error: HelixError) -> None:
         expected=error.expected,
         hint=error.hint,
     )
-    started = last.started if last is not None else time.time()
-    _write_record(job, DaemonRecord(os.getpid(), "failed", started, failure=failure))
+    last = job.record() or DaemonRecord(os.getpid(), "failed", time.time())
+    _write_record(job, replace(last, state="failed", failure=failure, url=None, join_commands={}, token=None))
 
 
 def _write_record(job: JobDirectory, record: DaemonRecord) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
 
@@ -25,8 +25,9 @@ LOCK_PAUSE_S = 0.02
 LAST_WORDS_LINES = 12
 _TAIL_BYTES = 65536
 
-DaemonState = Literal["starting", "serving", "ready", "failed", "stopped"]
-"""Not up yet; API up while workers load; complete, or able to serve and late; ended badly; ended as asked."""
+DaemonState = Literal["starting", "serving", "ready", "restarting", "failed", "stopped"]
+"""Not up yet; API up while workers load; complete, or able to serve and late; its coordinator has ended by itself and
+is started again; ended badly; ended as asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Failure:
 class DaemonRecord:
     """What a daemon says of itself. ``started`` is in Unix seconds; ``url`` is where its API answers, once it does.
 
+    ``pid`` is the process whose end is the job's, which leads the session of all others; ``coordinator`` the one that
+    serves at present, ``restarts`` how often one was started again, and ``detail`` why the last one was.
+
     ``join_commands`` has the command of each worker that a person starts. They hold ``token``, the job's secret, so
     both are here, where only the user reads, and not in the API.
     """
@@ -56,6 +60,19 @@ class DaemonRecord:
     failure: Failure | None = None
     join_commands: dict[str, str] = field(default_factory=dict)
     token: str | None = None
+    coordinator: int | None = None
+    restarts: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobIdentity:
+    """What a coordinator needs to be taken for the one before it: the job's secret, the address that workers send to,
+    and the port that clients connect to."""
+
+    token: str
+    address: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +150,42 @@ class JobDirectory:
 
     def write_record(self, record: DaemonRecord) -> None:
         """Replace the record in one step, so that a reader never sees half of it."""
-        scratch = self.path / "daemon.json.tmp"
+        self._replace("daemon.json", asdict(record))
+
+    def _replace(self, name: str, document: dict[str, Any]) -> None:
+        scratch = self.path / f"{name}.tmp"
         scratch.touch(mode=0o600)
-        scratch.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self.path / "daemon.json")
+        scratch.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        scratch.replace(self.path / name)
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal of accepted requests; prompts are in it, so only the user reads."""
+        return self.path / "journal.sqlite"
+
+    def identity(self) -> JobIdentity | None:
+        """That of the coordinator which runs, or ran last and wasn't stopped."""
+        try:
+            return JobIdentity(**json.loads((self.path / "identity.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise DeploymentError("the job's identity is damaged", where=str(self.path / "identity.json")) from error
+
+    def write_identity(self, identity: JobIdentity) -> None:
+        """Keep it for who comes after; only the user reads it."""
+        self._replace("identity.json", asdict(identity))
+
+    def forget_identity(self) -> None:
+        """The job was stopped: nobody comes after this coordinator."""
+        (self.path / "identity.json").unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget the last run: its record and its events. Its logs are put aside."""
+        """Forget the last run: its record, its journal and its events. Its logs are put aside."""
         (self.path / "daemon.json").unlink(missing_ok=True)
+        self.forget_identity()
+        for file in self.path.glob(f"{self.journal_path.name}*"):
+            file.unlink()
         for log in self.log_dir.glob("*.log"):
             put_aside(log)
         for pattern in ("*.events", "*.events.older"):
@@ -208,6 +253,12 @@ def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirecto
             f"job {job.name} is not running",
             found=_ending(record),
             hint=f"`helix-df logs {job.name}` has its last words; `helix-df apply` starts it again",
+        )
+    if record is not None and record.state == "restarting":
+        raise DeploymentError(
+            f"the coordinator of job {job.name} has ended by itself and is being started again",
+            found=f"it {record.detail}",
+            hint="try again in a moment; requests that it had accepted go on",
         )
     if record is None or record.url is None:
         raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")

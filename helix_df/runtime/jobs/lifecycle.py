@@ -19,6 +19,7 @@ from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory,
 from helix_df.runtime.requests import JobStatus
 
 DAEMON = (sys.executable, "-m", "helix_df.runtime.jobs.daemon")
+SUPERVISOR = (sys.executable, "-m", "helix_df.runtime.jobs.supervisor")
 STOP_GRACE_S = 30.0
 _KILL_GRACE_S = 5.0
 _POLL_S = 0.05
@@ -28,9 +29,9 @@ _LOOK_S = 0.2
 def start_daemon(
     job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = None, command: Sequence[str] = DAEMON
 ) -> subprocess.Popen[bytes]:
-    """Start the daemon of a job in a session of its own; returns at once.
+    """Start the daemon of a job, and who watches over it, in a session of their own; returns at once.
 
-    The lock is taken here and inherited by the daemon, so that no second one can start in between.
+    The lock is taken here and inherited by both, so that no second one can start in between.
 
     Raises:
         DeploymentError: when the job runs already.
@@ -42,7 +43,7 @@ def start_daemon(
         timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
         with job.log_path().open("ab") as log:
             return subprocess.Popen(
-                [*command, str(job.path), "--lock", str(lock), *timeout],
+                [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *command, *timeout],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -125,14 +126,25 @@ def stop_daemon(job: JobDirectory, grace_s: float = STOP_GRACE_S) -> bool:
     pid = _daemon_pid(job)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    _ask_to_end(job, pid)
     if not _wait(lambda: not _left(job, pid), grace_s):
-        os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
         if not _wait(lambda: not _left(job, pid), _KILL_GRACE_S):
             raise DeploymentError(
                 f"job {job.name} can't be stopped", found=f"processes {', '.join(map(str, _session_members(pid)))}"
             )
     return True
+
+
+def _ask_to_end(job: JobDirectory, pid: int) -> None:
+    """Tell the process whose end is the job's; the coordinator itself, where nobody watches over it any more."""
+    record = job.record()
+    for told in (pid, record.coordinator if record is not None else None):
+        with contextlib.suppress(ProcessLookupError):
+            if told is not None and os.getsid(told) == pid:
+                os.kill(told, signal.SIGTERM)
+                return
 
 
 def _daemon_pid(job: JobDirectory) -> int | None:

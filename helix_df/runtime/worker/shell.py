@@ -7,6 +7,7 @@ runs one batch, sends the results, and begins again; the sockets' own threads wo
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import secrets
 import sys
@@ -145,6 +146,9 @@ class Worker:
         self._life = 0
         self._last_step_s: dict[str, float] = {}
         self._health = EngineHealth()
+        self._speed: StageSpeed | None = None
+        self._silent_s = 0.0
+        self._patience_s = math.inf
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -165,11 +169,13 @@ class Worker:
             beating.start()
             self._busy = True
             engine = self._build_engine(welcome, self._report)
-            self._say(Ready(self._node, engine.kv_tokens, _speed(engine, welcome)))
+            self._speed = _speed(engine, welcome)
+            self._say(Ready(self._node, engine.kv_tokens, self._speed))
             state = _state(welcome, job, links, self._coordinator)
             hosts = JobHosts.of(job, self._coordinator, self._endpoint.address)
             geometry = read_geometry(job.model.parsed_source)
             self._door = Door(self._token, StageCheck(welcome, job, geometry, hosts, state.first_layer))
+            self._patience_s = job.runtime.coordinator_timeout
             self._serve(engine, RecordedWorker(state, time.monotonic, self._events, enabled=job.runtime.event_log))
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
@@ -219,6 +225,9 @@ class Worker:
     def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
         still_cold, state = engine.warm_up(), machine.state
         while self._alive():
+            if self._silent_s > self._patience_s:
+                log.error("no coordinator has answered for %.0f s: this worker ends", self._silent_s)
+                return
             self._health = engine.health
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
@@ -262,9 +271,9 @@ class Worker:
             case Probe() if message.path:
                 self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
             case Welcome() if self._is_answer(message):
-                # The coordinator lost sight of us and has started our requests over elsewhere.
+                # The coordinator lost sight of us and has started our requests over elsewhere, or is a new one.
                 self._act(engine, machine.forget_all())
-                self._say(Ready(self._node, engine.kv_tokens))
+                self._say(Ready(self._node, engine.kv_tokens, self._speed))
             case Welcome() if message.life == self._life:
                 self._greet_once()  # the coordinator may have given us up, or this is somebody else's
             case Failed() if message.life == self._greeting:
@@ -296,14 +305,16 @@ class Worker:
             frames = encode_bundle(bundle.messages, self._token)
             self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
 
-    def _hear(self, timeout_s: float | None) -> Iterator[Message | Malformed]:
+    def _hear(self, timeout_s: float) -> Iterator[Message | Malformed]:
+        # Counted in waits, not by a clock: while this process is stopped nobody can be heard.
+        self._silent_s += timeout_s
         if self._busy:
             # Whatever came in while we were busy is about to be read: silence is counted from here.
             self._heard = time.monotonic()
             self._busy = False
         for frames in self._endpoint.receive(timeout_s):
             for message in self._door.open(frames):
-                self._heard = time.monotonic()
+                self._heard, self._silent_s = time.monotonic(), 0.0
                 yield message
         self._door.tell(time.monotonic())
 

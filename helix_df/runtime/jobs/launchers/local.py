@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -10,11 +11,16 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.threads import ONE_THREAD, with_one_thread
 
+log = logging.getLogger(__name__)
+
 TOKEN_VARIABLE = "HELIX_DF_TOKEN"
 PARENT_VARIABLE = "HELIX_DF_PARENT"
+"""Processes, one of which a local worker must be a child of to live on: who started it, and who gets it after that."""
+
 LAST_WORDS_LINES = 12
 
 
@@ -24,15 +30,30 @@ class LocalLauncher:
     ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
     thread, since threads that fight for a core are slower than one that has it. If there is a core for each, each is
     kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
+
+    ``supervisor`` is the process whose children the workers become when this one dies. What is left there of a process
+    before this one is taken back in place of a new worker, the first time that one is to be started.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, supervisor: int | None = None) -> None:
         self._workers = workers
+        self._supervisor = supervisor
         self._core_of: dict[str, int] = {}
-        self._processes: dict[str, tuple[subprocess.Popen[bytes], Path | None]] = {}
+        self._processes: dict[str, tuple[subprocess.Popen[bytes] | AdoptedProcess, Path | None]] = {}
+        self._left_over: dict[str, AdoptedProcess] | None = None
 
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
+        if self._left_over is None:
+            self._left_over = {} if self._supervisor is None else _left_over(self._supervisor, order.coordinator)
+        adopted = self._left_over.pop(order.node, None)
+        if adopted is not None and adopted.poll() is None:
+            log.info("worker %s, process %d, is taken back", order.node, adopted.pid)
+            self._processes[order.node] = (adopted, order.log_file)
+            with contextlib.suppress(OSError):
+                cores = os.sched_getaffinity(adopted.pid)
+                self._core_of |= dict.fromkeys([order.node] if len(cores) == 1 else [], min(cores))
+            return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
         command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
         output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
@@ -56,7 +77,8 @@ class LocalLauncher:
         found = []
         for node in gone:
             process, log_file = self._processes.pop(node)
-            found.append(Exit(node, _last_words(process.returncode, log_file)))
+            code = process.returncode if isinstance(process, subprocess.Popen) else None
+            found.append(Exit(node, _last_words(code, log_file)))
         return found
 
     def command(self, order: WorkerOrder) -> str | None:
@@ -67,21 +89,22 @@ class LocalLauncher:
         """See ``Launcher``."""
         deadline = time.monotonic() + grace_s
         # A worker that serves goes at the coordinator's word; one that still loads hears only a signal.
-        for act, until in ((subprocess.Popen.terminate, deadline - grace_s / 2), (subprocess.Popen.kill, deadline)):
+        for signals_end, until in ((False, deadline - grace_s / 2), (True, deadline)):
             for process, _ in self._processes.values():
                 _wait(process, until - time.monotonic())
             for process, _ in self._processes.values():
                 if process.poll() is None:
-                    act(process)
+                    (process.kill if signals_end else process.terminate)()
         for process, _ in self._processes.values():
             process.wait()
         self._processes.clear()
 
     def _pin(self, node: str, pid: int) -> None:
         """Before the new process has threads of its own, which will inherit its core."""
-        free = own_cores(self._workers, usable_cores())
-        if node not in self._core_of and len(self._core_of) < len(free):
-            self._core_of[node] = free[len(self._core_of)]
+        taken = set(self._core_of.values())
+        free = [core for core in own_cores(self._workers, usable_cores()) if core not in taken]
+        if node not in self._core_of and free:
+            self._core_of[node] = free[0]
         if node in self._core_of:
             with contextlib.suppress(OSError):  # gone already: `exits` will tell
                 os.sched_setaffinity(pid, {self._core_of[node]})
@@ -89,7 +112,8 @@ class LocalLauncher:
     def _environment(self, order: WorkerOrder) -> dict[str, str]:
         environment = dict(os.environ)
         environment[TOKEN_VARIABLE] = order.token
-        environment[PARENT_VARIABLE] = str(os.getpid())
+        parents = [os.getpid(), *([] if self._supervisor is None else [self._supervisor])]
+        environment[PARENT_VARIABLE] = ",".join(map(str, parents))
         return environment | one_thread_each(environment, self._workers)
 
 
@@ -113,7 +137,24 @@ def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, s
     return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def _left_over(supervisor: int, coordinator: str) -> dict[str, AdoptedProcess]:
+    """Workers of a process that died, by node; what can't be one of this coordinator's is ended."""
+    found: dict[str, AdoptedProcess] = {}
+    for pid in children_of(supervisor):
+        words = command_line(pid)
+        if "--node" not in words or "--join" not in words:
+            continue
+        node = words[words.index("--node") + 1]
+        with contextlib.suppress(OSError):
+            process = AdoptedProcess(pid, supervisor)
+            if words[words.index("--join") + 1] == coordinator and node not in found:
+                found[node] = process
+            else:
+                process.kill()
+    return found
+
+
+def _wait(process: subprocess.Popen[bytes] | AdoptedProcess, seconds: float) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.0, seconds))
 
@@ -124,8 +165,9 @@ def worker_arguments(order: WorkerOrder) -> list[str]:
     return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit]
 
 
-def _last_words(code: int, log_file: Path | None) -> str:
-    ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def _last_words(code: int | None, log_file: Path | None) -> str:
+    """``code`` is None where it is another process' to know."""
+    ending = "ended" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     if log_file is None or not log_file.exists():
         return ending
     lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS_LINES:]

@@ -1,0 +1,191 @@
+"""Watches over the daemon of a job: starts it, starts it again when it ends by itself, and leaves nothing behind.
+
+The daemon's workers become children of the supervisor when the daemon dies (on Linux), so that they live on and the
+next daemon takes them back. It knows nothing of jobs but the folder, and imports little, since it runs as long as the
+job does. Run as ``python -m helix_df.runtime.jobs.supervisor DIR --lock FD -- DAEMON …``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from helix_df.runtime.coordinator.restarts import Restarts
+from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory
+from helix_df.runtime.jobs.processes import children_of
+from helix_df.runtime.log_files import BoundedLog, is_standard_error, write_output_to
+
+log = logging.getLogger("helix_df.supervisor")  # not __name__, which is __main__ here
+
+STOP_GRACE_S = 10.0
+"""Seconds that what a daemon has left behind gets to go by itself, once the job ends."""
+
+_LOOK_S = 0.05
+_SET_CHILD_SUBREAPER = 36
+"""``PR_SET_CHILD_SUBREAPER`` of Linux's ``prctl``."""
+
+_DAEMON = "daemon"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch over a daemon until it ends for good; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.supervisor", description="Keeps a job's daemon alive.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--lock", type=int, required=True, help="a file descriptor that holds the folder's lock")
+    parser.add_argument("daemon", nargs="+", help="the daemon's command, without the folder")
+    options = parser.parse_args(arguments)
+    job = JobDirectory(options.directory.absolute())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[BoundedLog(job.log_path())],
+    )
+    adopts_orphans()
+    return asyncio.run(_Supervisor(job, options.lock, options.daemon).run())
+
+
+def adopts_orphans() -> bool:
+    """Become the parent of processes whose own parent dies; whether this system can do that."""
+    try:
+        return bool(ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+class _Supervisor:
+    """One job's. ``lock`` is inherited by every daemon, so the folder is never free in between."""
+
+    def __init__(self, job: JobDirectory, lock: int, command: Sequence[str]) -> None:
+        self._job = job
+        self._lock = lock
+        self._command = command
+        self._daemon: int | None = None
+        self._ended: asyncio.Future[int] | None = None
+        self._asked_to_end = asyncio.Event()
+        self._restarts = Restarts()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        code = await self._one_life()
+        while self._is_to_go_on(code):
+            wait_s = self._restarts.ended(_DAEMON, time.monotonic())
+            self._write_to_log()
+            log.error("the coordinator %s and is started again in %g s", _words(code), wait_s)
+            self._note(code)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked_to_end.wait(), wait_s)
+            if self._asked_to_end.is_set():
+                self._note_end()
+                code = 0
+                break
+            code = await self._one_life()
+        await self._leave_nothing()
+        return code if code >= 0 else 128 - code
+
+    async def _one_life(self) -> int:
+        """Start the daemon and wait for its end; returns its exit code, negative for a signal."""
+        self._ended = asyncio.get_running_loop().create_future()
+        times = self._restarts.counts[_DAEMON]
+        arguments = ["--lock", str(self._lock), "--supervisor", str(os.getpid()), "--restarts", str(times)]
+        self._restarts.started(_DAEMON, time.monotonic())
+        try:
+            process = subprocess.Popen(
+                [*self._command, str(self._job.path), *arguments], stdin=subprocess.DEVNULL, pass_fds=(self._lock,)
+            )
+        except OSError as error:  # no process or descriptor left: later, perhaps
+            log.error("the coordinator can't be started: %s", error)
+            return 1
+        process.returncode = 0  # it is reaped here, with all others
+        self._daemon = process.pid
+        self._reap()
+        if self._asked_to_end.is_set():
+            self._end()
+        return await self._ended
+
+    def _write_to_log(self) -> None:
+        """The daemon has put the log aside that this process and the next daemon would write to."""
+        if not is_standard_error(self._job.log_path()):
+            with contextlib.suppress(OSError):
+                write_output_to(self._job.log_path())
+
+    def _is_to_go_on(self, code: int) -> bool:
+        """A job that has served is brought up again until it is taken down; one that never did has failed."""
+        if code == 0 or self._asked_to_end.is_set():
+            return False
+        if self._restarts.counts[_DAEMON]:
+            return True
+        record = self._record()
+        return record is not None and record.url is not None
+
+    def _reap(self) -> None:
+        """Take note of every child that has ended, orphans of former daemons included."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self._daemon and self._ended is not None:
+                    self._daemon = None
+                    self._ended.set_result(os.waitstatus_to_exitcode(status))
+
+    def _end(self) -> None:
+        self._asked_to_end.set()
+        if self._daemon is not None:
+            os.kill(self._daemon, signal.SIGTERM)  # it is there, or not reaped yet
+
+    def _note(self, code: int) -> None:
+        """Say what has become of the coordinator, since it can't any more."""
+        record = self._record() or DaemonRecord(os.getpid(), "restarting", time.time())
+        why = _words(code) if record.failure is None else f"failed: {record.failure.problem}"
+        self._write(replace(record, state="restarting", coordinator=None, url=None, failure=None, detail=why))
+
+    def _note_end(self) -> None:
+        record = self._record()
+        if record is not None:
+            self._write(replace(record, state="stopped", url=None, join_commands={}, token=None))
+
+    def _record(self) -> DaemonRecord | None:
+        try:
+            return self._job.record()
+        except Exception as error:
+            log.error("the daemon's record can't be read: %s", error)
+            return None
+
+    def _write(self, record: DaemonRecord) -> None:
+        try:
+            self._job.write_record(record)
+        except OSError as error:
+            log.error("the daemon's record can't be written: %s", error)
+
+    async def _leave_nothing(self) -> None:
+        """End what a daemon has left behind."""
+        deadline = time.monotonic() + STOP_GRACE_S
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in children_of(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            while children_of(os.getpid()) and time.monotonic() < deadline:
+                await asyncio.sleep(_LOOK_S)
+                self._reap()
+
+
+def _words(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
