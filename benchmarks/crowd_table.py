@@ -39,6 +39,7 @@ from helix_df.spec.job import Job
 PIPELINES = 8
 STAGES = (LayerRange(0, 1), LayerRange(1, 2), LayerRange(2, 4))
 MEAN_TOKENS = 12
+KV_TOKENS = 16_384
 HEALTH_EVERY_S = 0.2
 SWITCH_S = 1e-5
 """Threads change places so often that one which reads what another changes is soon caught at it."""
@@ -46,6 +47,8 @@ SWITCH_S = 1e-5
 
 class EndingEngine(IdleEngine):
     """Draws an end of text for one token in ``MEAN_TOKENS``, by the request and the position."""
+
+    kv_tokens = KV_TOKENS
 
     def __init__(self, num_layers: int, hidden: int, end: int) -> None:
         super().__init__(num_layers)
@@ -68,7 +71,7 @@ class EndingEngine(IdleEngine):
 def crowd_plan() -> Plan:
     """``PIPELINES`` times ``STAGES`` of a tiny model, planned by hand."""
     placement = {f"n{way}{stage}": layers for way in range(PIPELINES) for stage, layers in enumerate(STAGES)}
-    profile = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [16_384] * 4}
+    profile = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [KV_TOKENS] * 4}
     job = Job.model_validate(
         {
             "name": "crowd",

@@ -64,13 +64,14 @@ class FakeService:
         self.open += 1
         try:
             answer = self.answer if isinstance(self.answer, str) else self.answer(request)
-            for count, token in enumerate((*answer.encode(), EOS)):
+            tokens = (*answer.encode(), EOS)
+            for count, token in enumerate(tokens):
                 await self._act(count)
                 cached = 0 if count else self.cached(request)
                 if token in request.stop_ids:
                     yield TokenEvent(None, "stop", cached_tokens=cached)
                     return
-                last = count + 1 == request.max_tokens
+                last = count + 1 in (request.max_tokens, len(tokens))
                 wants = request.sampling.logprobs is not None
                 yield TokenEvent(token, "length" if last else None, _logprobs(token) if wants else None, cached)
                 if last:

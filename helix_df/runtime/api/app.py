@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,6 +39,7 @@ from helix_df.runtime.api.answers import (
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
+from helix_df.runtime.api.openapi import docs_page, openapi_document
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 
@@ -61,6 +62,8 @@ def create_app(text: TextService, *, created: int | None = None, max_body_bytes:
         Route("/health", api.health, methods=["GET"]),
         Route("/metrics", api.metrics_text, methods=["GET"]),
         Route("/helix/status", api.status, methods=["GET"]),
+        Route("/openapi.json", api.openapi, methods=["GET"]),
+        Route("/docs", api.docs, methods=["GET"]),
     ]
     app = Starlette(
         routes=routes,
@@ -126,6 +129,12 @@ class _Api:
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi_document(self._text.model_name))
+
+    async def docs(self, request: Request) -> Response:
+        return HTMLResponse(docs_page(openapi_document(self._text.model_name)))
 
     async def completions(self, request: Request) -> Response:
         body = await self._bodies.read(CompletionBody, request)

@@ -59,7 +59,7 @@ def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
     document = _read_object(raw)
     given = {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
     for name in UNSUPPORTED.keys() & given.keys():
-        if given.pop(name) not in UNSUPPORTED[name]:
+        if not _asks_for_nothing(given.pop(name), UNSUPPORTED[name]):
             raise unsupported(name)
     for name in given:
         if name not in kind.model_fields:
@@ -70,6 +70,10 @@ def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
         raise _explain(kind, error) from None  # the error holds all that was sent
     body.check()
     return body
+
+
+def _asks_for_nothing(value: object, nothing: tuple[object, ...]) -> bool:
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in nothing)
 
 
 def _read_object(raw: bytes) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""The bodies of the API's answers as models: what ``/openapi.json`` says of them.
+
+Answers are made as plain documents (``answers``), since a token shouldn't cost the building and checking of a model;
+tests hold both together. Owns no words and no flow.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from helix_df.runtime.requests import FinishReason
+
+
+class AnswerBody(BaseModel):
+    """Any part of an answer: it has these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetails(AnswerBody):
+    """What is wrong: the field at fault, if there is one, and a stable code, if it has one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(AnswerBody):
+    """An error in OpenAI's shape."""
+
+    error: ErrorDetails
+
+
+class ModelBody(AnswerBody):
+    """A model that is served; ``created`` in Unix seconds."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
+class ModelsBody(AnswerBody):
+    """All models that are served."""
+
+    object: str
+    data: list[ModelBody]
+
+
+class HealthBody(AnswerBody):
+    """Whether a full path through the layers is up, and if not what is waited for."""
+
+    status: str
+    ready: bool
+    detail: str
+
+
+class PromptTokensDetails(AnswerBody):
+    """Of the prompt's tokens, those that were in KV cache already."""
+
+    cached_tokens: int
+
+
+class UsageBody(AnswerBody):
+    """Tokens that an answer took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class LikelyToken(AnswerBody):
+    """A token that was likely in its place; ``bytes`` are its own."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenToken(LikelyToken):
+    """A token of the answer, and the likeliest in its place."""
+
+    top_logprobs: list[LikelyToken]
+
+
+class ChatLogprobs(AnswerBody):
+    """Log-probabilities of a chat's tokens."""
+
+    content: list[ChosenToken]
+    refusal: None
+
+
+class CompletionLogprobs(AnswerBody):
+    """Log-probabilities of a completion's tokens; offsets in characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class ChatMessage(AnswerBody):
+    """What the assistant says."""
+
+    role: str
+    content: str
+    refusal: None
+
+
+class ChatChoice(AnswerBody):
+    """One answer of a chat. ``token_ids`` only where ``return_token_ids`` asks for them, as everywhere."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    token_ids: list[int] = []
+
+
+class CompletionChoice(AnswerBody):
+    """One continuation, whole or a part of it; only the last part has a ``finish_reason``."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+    token_ids: list[int] = []
+
+
+class ChatDelta(AnswerBody):
+    """What a chunk adds."""
+
+    role: str = ""
+    content: str = ""
+
+
+class ChatChunkChoice(AnswerBody):
+    """A part of one answer of a chat; only the last has a ``finish_reason``."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    token_ids: list[int] = []
+
+
+class WholeAnswer(AnswerBody):
+    """What all answers have; ``created`` in Unix seconds."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+
+
+class ChatAnswer(WholeAnswer):
+    """The answer to ``/v1/chat/completions``."""
+
+    choices: list[ChatChoice]
+    usage: UsageBody
+
+
+class CompletionAnswer(WholeAnswer):
+    """The answer to ``/v1/completions``."""
+
+    choices: list[CompletionChoice]
+    usage: UsageBody
+
+
+_CHUNK_USAGE = Field(None, description="only with stream_options.include_usage: null but for the last chunk")
+
+
+class ChatChunk(WholeAnswer):
+    """An event of a streamed chat."""
+
+    choices: list[ChatChunkChoice]
+    usage: UsageBody | None = _CHUNK_USAGE
+
+
+class CompletionChunk(WholeAnswer):
+    """An event of a streamed completion."""
+
+    choices: list[CompletionChoice]
+    usage: UsageBody | None = _CHUNK_USAGE

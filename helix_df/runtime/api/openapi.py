@@ -1,0 +1,275 @@
+"""The API as an OpenAPI document, and as a page that shows it.
+
+Made from the models that check requests (``bodies``) and those that describe answers (``answer_bodies``). Owns what
+the document adds to them: paths, statuses, and parameters that are taken only where they ask for nothing. The page
+loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from helix_df.runtime.api.answer_bodies import (
+    ChatAnswer,
+    ChatChunk,
+    CompletionAnswer,
+    CompletionChunk,
+    ErrorBody,
+    HealthBody,
+    ModelBody,
+    ModelsBody,
+    WholeAnswer,
+)
+from helix_df.runtime.api.bodies import HARMLESS, ROLES, UNSUPPORTED, Body, ChatBody, CompletionBody
+from helix_df.runtime.requests import JobStatus, NodeStatus
+
+Json = dict[str, Any]
+
+VERSION = "1"
+"""Of the API, as in its paths."""
+
+_REF = "#/components/schemas/{model}"
+_ANSWERS = (ChatAnswer, ChatChunk, CompletionAnswer, CompletionChunk, ErrorBody, HealthBody, ModelBody, ModelsBody)
+_REFUSALS = {
+    400: "a field is wrong, the prompt exceeds the context, or the body isn't JSON",
+    404: "there is no such model",
+    408: "the request didn't arrive in time",
+    413: "the body is larger than `runtime.max_body`",
+    415: "the body isn't declared as JSON",
+    429: "something is full; the code says what",
+    431: "the headers are too large or too many",
+    500: "the server failed, or a node computed what isn't a number",
+    503: "no full path through the layers is up",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}}
+
+
+def openapi_document(model_name: str, *, needs_key: bool = False) -> Json:
+    """OpenAPI 3.1 of the API of a job that serves ``model_name``; ``needs_key`` if requests have to bring one."""
+    schemas = {**_answer_schemas(), **_status_schemas()}
+    for kind in (CompletionBody, ChatBody):
+        schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "helix-df",
+            "version": VERSION,
+            "description": "A job's API, as OpenAI's. A request may name a body field null: it is as if left out.",
+        },
+        "paths": _paths(needs_key),
+        "components": {"schemas": schemas},
+    }
+    if needs_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _paths(needs_key: bool) -> Json:
+    refused = {401: "the API key is missing or unknown"} if needs_key else {}
+    generating = {**_REFUSALS, **refused}
+    looking = {status: _REFUSALS[status] for status in (408, 431, 500, 503)} | refused
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "/v1/completions": _generation(
+            "completions", "Continue a text.", CompletionBody, CompletionAnswer, CompletionChunk, generating
+        ),
+        "/v1/chat/completions": _generation(
+            "chat", "The next message of a chat.", ChatBody, ChatAnswer, ChatChunk, generating
+        ),
+        "/v1/models": _look("models", "The models that are served.", ModelsBody.__name__, looking),
+        "/v1/models/{model}": _look(
+            "model", "One of them.", ModelBody.__name__, looking | {404: _REFUSALS[404]}, [model]
+        ),
+        "/health": {
+            "get": {
+                "operationId": "health",
+                "summary": "Whether a full path through the layers is up.",
+                "security": [],
+                "responses": _errors({408: _REFUSALS[408], 431: _REFUSALS[431], 500: _REFUSALS[500]})
+                | {
+                    "200": _json("it is", HealthBody.__name__),
+                    # Whoever finds no connection free is told so in an error.
+                    "503": _json(_REFUSALS[503], HealthBody.__name__, ErrorBody.__name__),
+                },
+            }
+        },
+        "/helix/status": _look("status", "What `helix-df status` shows.", JobStatus.__name__, looking),
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "summary": "Metrics for Prometheus.",
+                "responses": {
+                    "200": {"description": "they are", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    **_errors(looking),
+                },
+            }
+        },
+    }
+
+
+def _generation(
+    name: str,
+    summary: str,
+    body: type[Body],
+    answer: type[WholeAnswer],
+    chunk: type[WholeAnswer],
+    refusals: Mapping[int, str],
+) -> Json:
+    done = _json("the answer; with `stream` as server-sent events", answer.__name__)
+    done["content"]["text/event-stream"] = {"itemSchema": _event_schema(chunk)}
+    return {
+        "post": {
+            "operationId": name,
+            "summary": summary,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
+            "responses": {"200": done, **_errors(refusals)},
+        }
+    }
+
+
+def _event_schema(chunk: type[WholeAnswer]) -> Json:
+    """One event of a stream: a chunk, the end, or the error at which the answer broke off; as OpenAPI 3.2 writes it."""
+    document = {"anyOf": [_ref(chunk.__name__), _ref(ErrorBody.__name__)]}
+    data = [
+        {"type": "string", "contentMediaType": "application/json", "contentSchema": document},
+        {"const": "[DONE]"},
+    ]
+    return {"type": "object", "required": ["data"], "properties": {"data": {"anyOf": data}}}
+
+
+def _look(
+    name: str, summary: str, schema: str, refusals: Mapping[int, str], parameters: list[Json] | None = None
+) -> Json:
+    operation: Json = {"operationId": name, "summary": summary}
+    if parameters:
+        operation["parameters"] = parameters
+    operation["responses"] = {"200": _json("found", schema), **_errors(refusals)}
+    return {"get": operation}
+
+
+def _errors(refusals: Mapping[int, str]) -> Json:
+    errors: Json = {}
+    for status, why in sorted(refusals.items()):
+        errors[str(status)] = _json(why, ErrorBody.__name__)
+        if status in (429, 503):
+            errors[str(status)]["headers"] = _RETRY_AFTER
+    return errors
+
+
+def _json(description: str, *schemas: str) -> Json:
+    schema = _ref(schemas[0]) if len(schemas) == 1 else {"anyOf": [_ref(name) for name in schemas]}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": _REF.format(model=name)}
+
+
+def _answer_schemas() -> Json:
+    _, found = models_json_schema([(kind, "serialization") for kind in _ANSWERS], ref_template=_REF)
+    schemas: Json = found["$defs"]
+    return schemas
+
+
+def _status_schemas() -> Json:
+    schema = TypeAdapter(JobStatus).json_schema(mode="serialization", ref_template=_REF)
+    schemas: Json = schema.pop("$defs")
+    del schemas[NodeStatus.__name__]["properties"]["join_command"]  # it holds the job's secret
+    return {**schemas, JobStatus.__name__: schema}
+
+
+def _body_schema(kind: type[Body], model_name: str, schemas: Json) -> Json:
+    """The schema of a body as it is taken: with nulls, and with parameters that change nothing."""
+    schema = kind.model_json_schema(ref_template=_REF)
+    schemas.update(schema.pop("$defs", {}))
+    required = schema["required"]
+    fields: Json = {
+        name: field if name in required else _nullable(field) for name, field in schema["properties"].items()
+    }
+    fields["model"] = {**fields["model"], "enum": [model_name]}
+    if "messages" in fields:
+        fields["messages"] = {**fields["messages"], "items": _message_schema()}
+    for name in sorted(HARMLESS):
+        fields[name] = {"description": "accepted, since it can't change an answer here"}
+    for name, nothing in sorted(UNSUPPORTED.items()):
+        fields[name] = {"enum": [None, *nothing], "description": "not supported: taken only where it asks for nothing"}
+    return {**schema, "properties": fields}
+
+
+def _nullable(field: Json) -> Json:
+    if {"type": "null"} in field.get("anyOf", ()):
+        return field
+    told = {key: value for key, value in field.items() if key in ("title", "description", "default")}
+    return {"anyOf": [{key: value for key, value in field.items() if key not in told}, {"type": "null"}], **told}
+
+
+def _message_schema() -> Json:
+    """A message, by its role; whatever else it has must be empty."""
+    part = {
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    }
+    content = [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]
+    others = {"name": {}, "role": {"enum": [role for role in ROLES if role != "assistant"]}}
+    empty: Json = {"enum": [None, []]}
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {**others, "content": {"anyOf": content}},
+                "additionalProperties": empty,
+            },
+            {
+                "type": "object",
+                "required": ["role"],
+                "properties": {"name": {}, "role": {"const": "assistant"}, "content": {"anyOf": [*content, empty]}},
+                "additionalProperties": empty,
+            },
+        ]
+    }
+
+
+def docs_page(document: Json) -> str:
+    """The document as a page for people: HTML without scripts, styles or pictures from elsewhere."""
+    info = document["info"]
+    return "\n".join(
+        [
+            "<!doctype html><html lang=en><meta charset=utf-8><title>helix-df API</title>",
+            "<style>body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+            "td,th{text-align:left;vertical-align:top;padding:.2em 1em .2em 0}</style>",
+            f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>",
+            "<p>As a document for programs: <a href=openapi.json>openapi.json</a></p>",
+            *_operations(document),
+            "</html>",
+        ]
+    )
+
+
+def _operations(document: Json) -> Iterator[str]:
+    schemas = document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}</p>"
+            if "requestBody" in operation:
+                reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                yield _table(_field_rows(schemas[reference.rpartition("/")[2]]))
+            yield _table((status, answer["description"]) for status, answer in operation["responses"].items())
+
+
+def _field_rows(schema: Json) -> Iterator[tuple[str, str]]:
+    for name, field in schema["properties"].items():
+        is_needed = " (required)" if name in schema["required"] else ""
+        yield name, field.get("description", "") + is_needed
+
+
+def _table(rows: Iterator[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><td><code>{escape(name)}</code><td>{escape(words)}" for name, words in rows)
+    return f"<table>{cells}</table>"
