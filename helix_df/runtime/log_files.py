@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 MOST_LOG_BYTES = 8 * 2**20
@@ -17,6 +20,10 @@ MOST_LOG_BYTES = 8 * 2**20
 
 KEPT_LOGS = 3
 """Files that were put aside, so that a process has 32 MB of logs at most, those of runs before included."""
+
+
+_MOST_KINDS = 1000
+"""Of lines that ``Seldom`` remembers."""
 
 
 class BoundedLog(logging.StreamHandler):  # type: ignore[type-arg]  # it writes to whatever standard error is
@@ -34,6 +41,34 @@ class BoundedLog(logging.StreamHandler):  # type: ignore[type-arg]  # it writes 
             if os.fstat(2).st_size > self._most_bytes and is_standard_error(self._path):
                 put_aside(self._path)
                 write_output_to(self._path)
+
+
+class Seldom(logging.Filter):
+    """Lets a line through every ``every_s`` seconds, of those that begin alike; the next one says how many there were.
+
+    For what clients can cause as often as they like.
+    """
+
+    def __init__(self, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._held_back: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See ``logging.Filter``."""
+        kind, now = str(record.msg).partition("\n")[0], self._clock()
+        if kind in self._told and now - self._told[kind] < self._every_s:
+            self._held_back[kind] += 1
+            return False
+        if len(self._told) >= _MOST_KINDS:
+            self._told.clear()
+        self._told[kind] = now
+        more = self._held_back.pop(kind, 0)
+        if more:
+            record.msg = f"{record.msg} (and {more} times since the last line)"
+        return True
 
 
 def is_standard_error(path: Path) -> bool:

@@ -347,6 +347,9 @@ class Runtime(Section):
         "otherwise whoever is there.",
     )
     max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
+    max_connections: Count = Field(
+        default=2048, ge=1, description="Most connections of clients to the API; further ones are refused."
+    )
     max_body: Size = Field(default=4 * 2**20, gt=0, description="Largest HTTP body that is read.")
     scheduler: _SchedulerName = Field(
         default="flow",

@@ -37,6 +37,7 @@ from helix_df.runtime.api.answers import (
     with_token_ids,
 )
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened
+from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
@@ -50,9 +51,18 @@ CLIENT_LEFT = 499
 RETRY_AFTER_S = "1"
 
 
-def create_app(text: TextService, *, created: int | None = None, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
-    """The HTTP application of a job; ``created`` is when the model went up, in Unix seconds (now by default)."""
-    metrics = Metrics(text.snapshot)
+def create_app(
+    text: TextService, *, created: int | None = None, max_body_bytes: int = MAX_BODY_BYTES, crowd: Crowd | None = None
+) -> Starlette:
+    """The HTTP application of a job.
+
+    Args:
+        text: what answers.
+        created: when the model went up, in Unix seconds; now by default.
+        max_body_bytes: of the largest body that is read.
+        crowd: the connections of its server, for the metrics.
+    """
+    metrics = Metrics(text.snapshot, crowd)
     api = _Api(text, metrics, int(time.time()) if created is None else created, max_body_bytes)
     routes = [
         Route("/v1/models", api.models, methods=["GET"]),

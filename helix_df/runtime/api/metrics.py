@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.generation import TextPiece
 from helix_df.runtime.requests import JobStatus
 
@@ -25,13 +26,21 @@ class Metrics:
 
     Args:
         snapshot: gives the job's status, asked at every scrape.
+        crowd: the connections of the server, if it is known.
         clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, snapshot: Callable[[], JobStatus], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], JobStatus],
+        crowd: Crowd | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
         self._registry = CollectorRegistry()
         self._registry.register(_JobCollector(snapshot))
+        if crowd is not None:
+            self._registry.register(_CrowdCollector(crowd))
         self._http = Counter(
             "helix_http_requests", "HTTP requests answered", ["endpoint", "status"], registry=self._registry
         )
@@ -99,6 +108,24 @@ class _JobCollector(Collector):
             refused.add_metric([fault], count)
         yield refused
         yield from _node_metrics(status)
+
+
+class _CrowdCollector(Collector):
+    """Turns what became of connections into metrics."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        refused = CounterMetricFamily(
+            "helix_refused_connections", "Connections of clients that were ended, by reason", labels=["reason"]
+        )
+        for reason, count in self._crowd.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
 
 
 def _node_metrics(status: JobStatus) -> Iterator[Metric]:

@@ -28,9 +28,10 @@ from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
+from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
-from helix_df.runtime.log_files import BoundedLog
+from helix_df.runtime.log_files import BoundedLog, Seldom
 from helix_df.runtime.requests import TokenService
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
@@ -40,6 +41,12 @@ CRASHED = 70
 
 DRAIN_S = 3.0
 """Seconds that answers in flight get to finish when the job is stopped; what is left is told so."""
+
+
+BACKLOG = 512
+"""Connections that wait to be accepted, and most that are at a time."""
+
+LIMITS = ConnectionLimits()
 
 
 class Deployment(TokenService, Protocol):
@@ -129,6 +136,8 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
         handlers=[BoundedLog(job.log_path())],
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for chatty in ("uvicorn.error", "asyncio", "helix_df.runtime.api.app", "helix_df.runtime.api.stream"):
+        logging.getLogger(chatty).addFilter(Seldom())  # what they tell, clients can cause
     lock = job.lock() if options.lock is None else options.lock
     record = _first_record(job, options.supervisor, options.restarts)
     try:
@@ -179,7 +188,7 @@ class _Daemon:
             text = TextService(
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
-            server = api_server(text, int(plan.job.runtime.max_body))
+            server = api_server(text, int(plan.job.runtime.max_body), _connection_limits(plan))
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
@@ -230,6 +239,15 @@ def start_timeout(plan: Plan) -> float | None:
     return None if by_hand else plan.job.runtime.start_timeout
 
 
+def _connection_limits(plan: Plan) -> ConnectionLimits:
+    """As the job says, but no more than this process has file descriptors for."""
+    wanted = ConnectionLimits(connections=plan.job.runtime.max_connections)
+    limits = wanted.within(raise_descriptor_limit())
+    if limits != wanted:
+        log.warning("the system's limit of open files allows %d connections of clients only", limits.connections)
+    return limits
+
+
 def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
     """A job that isn't complete in time goes on if it can serve, and ends if it can't."""
     error = ready.exception()
@@ -241,16 +259,22 @@ def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
         raise error
 
 
-def api_server(text: TextService, max_body_bytes: int = MAX_BODY_BYTES) -> uvicorn.Server:
-    """A server for the API, quiet and without signal handlers."""
+def api_server(
+    text: TextService, max_body_bytes: int = MAX_BODY_BYTES, limits: ConnectionLimits = LIMITS
+) -> uvicorn.Server:
+    """A server for the API, quiet and without signal handlers, whose connections are within ``limits``."""
     grace_s = int(DRAIN_S) + 2
+    crowd = Crowd()
     return _Server(
         uvicorn.Config(
-            create_app(text, max_body_bytes=max_body_bytes),
+            create_app(text, max_body_bytes=max_body_bytes, crowd=crowd),
+            http=bounded_protocol(limits, crowd),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
+            backlog=BACKLOG,
+            timeout_keep_alive=limits.idle_s,
             timeout_graceful_shutdown=grace_s,
         )
     )
@@ -281,7 +305,7 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
-            listener.listen(128)
+            listener.listen(BACKLOG)
         except OSError as error:
             raise _cannot_listen(error, host, port) from error
         listener.setblocking(False)
