@@ -1,7 +1,7 @@
 """What chosen serving rules are worth for real: emulated clusters under the language's defaults and under chosen rules.
 
     python -m benchmarks.chosen_rules_table             # about 15 minutes
-    python -m benchmarks.chosen_rules_table --clusters mixed --seconds 60
+    python -m benchmarks.chosen_rules_table --clusters mixed --pace 0.6
 
 The clusters of ``promise_table``, seven worker processes each, layers pinned, saturated by requests of 20 to 90 prompt
 and 8 to 24 generated tokens. Once with the defaults of the language (16 requests and 512 prompt tokens), once with what
@@ -28,10 +28,10 @@ SEARCH = {"work": 400, "explore": 100, "screened": 4, "orders": 0, "climbs": 64}
 """Of a search that has only rules and flows to choose."""
 
 
-def plans(cluster: str) -> tuple[Plan, Plan]:
+def plans(cluster: str, pace: float) -> tuple[Plan, Plan]:
     """By the defaults, and by what a search chooses."""
-    chosen = plan_of(cluster, batches={}, name="goodput", time_limit="300s", options=SEARCH)
-    return plan_of(cluster, batches=DEFAULTS), chosen
+    chosen = plan_of(cluster, batches={}, pace=pace, name="goodput", time_limit="300s", options=SEARCH)
+    return plan_of(cluster, batches=DEFAULTS, pace=pace), chosen
 
 
 def rows(cluster: str, chosen: Plan, before: Run, after: Run) -> Iterator[str]:
@@ -54,11 +54,12 @@ async def main() -> None:
     parser.add_argument("--clusters", nargs="+", choices=CLUSTERS, default=list(CLUSTERS))
     parser.add_argument("--seconds", type=float, default=60.0, help="of the window")
     parser.add_argument("--warmup", type=float, default=30.0, help="seconds before it")
+    parser.add_argument("--pace", type=float, default=1.0, help="of the nodes' speeds, where this machine is too slow")
     asked = parser.parse_args()
     load = Load(asked.seconds, asked.warmup, IN_FLIGHT)
     print("| cluster | rules | measured tokens/s | simulated | difference | batches |\n|---|---|---|---|---|---|")
     for cluster in asked.clusters:
-        defaults, chosen = plans(cluster)
+        defaults, chosen = plans(cluster, asked.pace)
         before, after = await measure(defaults, load), await measure(chosen, load)
         print("\n".join(rows(cluster, chosen, before, after)), flush=True)
 

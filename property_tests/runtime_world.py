@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from helix_df.errors import RequestError
+from helix_df.errors import DeploymentError, RequestError
 from helix_df.graph.flow_graph import FlowGraph, build_graph
 from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
@@ -26,7 +26,18 @@ from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
-from helix_df.runtime.wire.messages import Hello, Message, Ready, Rejected, Release, Send, Welcome, decode, encode
+from helix_df.runtime.wire.messages import (
+    Hello,
+    Message,
+    Ready,
+    Rejected,
+    Release,
+    Send,
+    Stop,
+    Welcome,
+    decode,
+    encode,
+)
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
@@ -121,13 +132,13 @@ class ToyEngine:
         return [(layer, table[position // PAGE], position % PAGE) for position in range(start, stop)]
 
 
-Outcome = list[CoordinatorAction] | list[WorkerAction] | RequestError
+Outcome = list[CoordinatorAction] | list[WorkerAction] | RequestError | DeploymentError
 """What a machine did about one event."""
 
 
 def plain(outcome: Outcome, tensors: bool) -> object:
     """An outcome that can be compared; with the numbers of its ``tensors`` or without."""
-    if isinstance(outcome, RequestError):
+    if isinstance(outcome, (RequestError, DeploymentError)):
         return str(outcome)
     return [_plain(action, tensors) for action in outcome]
 
@@ -170,7 +181,7 @@ def toy_problem(placement: dict[str, LayerRange], num_layers: int, kv_tokens: in
     return Problem(num_layers, nodes, LinkTable(regions, Link(1e9, 0.0)), 2, 100)
 
 
-def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool) -> Plan:
+def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool | str) -> Plan:
     """A plan of a placement on equal nodes and links."""
     problem = toy_problem(placement, num_layers, kv_tokens)
     job = Job.model_validate(
@@ -246,6 +257,36 @@ class World:
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
         self._coordinate(self.recorded.on_exit(node, "killed"))
 
+    def change(self, placement: dict[str, LayerRange], **runtime: float | bool | str) -> None:
+        """Let a plan with another placement take over, and start the workers that it needs beside those of now."""
+        kv_tokens = self.plan.stages[0].kv_tokens
+        try:
+            actions = self.recorded.begin_change(
+                toy_plan(placement, self.plan.num_layers, kv_tokens, **self.runtime | runtime)
+            )
+        except DeploymentError as refused:
+            self.outcomes.append(refused)
+            raise
+        self._coordinate(actions)
+        known = {worker.node for worker in self.everyone}
+        for node in self.coordinator.nodes:
+            if node not in known:
+                self.join(node)
+
+    def drain(self, node: str, drained: bool) -> None:
+        """Send no requests to a node any more, or do again."""
+        try:
+            actions = self.recorded.drain(node, drained)
+        except DeploymentError as refused:
+            self.outcomes.append(refused)
+            raise
+        self._coordinate(actions)
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """What the job says of its runtime."""
+        return self.plan.job.runtime.model_dump(mode="json", exclude_unset=True)
+
     def busy_wires(self) -> list[Wire]:
         return sorted(wire for wire, frames in self.wires.items() if frames)
 
@@ -279,9 +320,9 @@ class World:
                 moved = True
             for address in sorted(self.workers):
                 moved = self.compute(address) or moved
-            if not moved and (due_s := self.coordinator.next_retry_s) is not None:
+            if not moved and (due_s := self.coordinator.next_due_s) is not None:
                 self.now = max(self.now, due_s)
-                self._coordinate(self.recorded.retry(self.now))
+                self._coordinate(self.recorded.on_due(self.now))
                 moved = True
 
     def forget_prefix(self, address: str, request: str) -> None:
@@ -345,6 +386,8 @@ class World:
             )
             worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
             self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
+        elif isinstance(message, Stop):
+            del self.workers[worker.address]
         elif worker.recorded is not None:
             match message.TAG:
                 case "forward":

@@ -28,6 +28,7 @@ ROUTE = m.Route(
 MESSAGES: tuple[m.Message, ...] = (
     m.Hello("a", "tcp://127.0.0.1:5", 12),
     m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}),
+    m.JobChanged({"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}, 12),
     m.Loading("a", "compiling", 0.5, "8 x 1"),
     m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
     m.Failed("a", "no weights"),

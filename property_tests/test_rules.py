@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE, WAITS, admits, expected_kv, on_arrival
+from helix_df.rules.admission import NO_PATH, QUEUE_FULL, STRANDED, TOO_LARGE, WAITS, admits, expected_kv, on_arrival
 from helix_df.rules.batching import piece_tokens, takes_decodes, takes_piece
 from helix_df.rules.pages import more_pages, pages_for
 from helix_df.rules.retries import FIRST_BACKOFF_S, MOST_REJECTIONS, backoff_s, gives_up
@@ -44,13 +44,15 @@ def test_a_node_is_never_expected_to_overfill(expected, more, capacity, high_wat
     assert admits(0, expected, expected, expected, high_water), "what fits an empty node enters it"
 
 
-@given(st.booleans(), st.booleans(), st.integers(0, 9), st.integers(1, 9))
-def test_whoever_fits_waits_and_the_others_are_told_why(path_up, fits, waiting, max_queue):
-    verdict = on_arrival(path_up, fits, waiting, max_queue)
-    assert (verdict == NO_PATH) == (not path_up)
-    assert (verdict == TOO_LARGE) == (path_up and not fits)
-    assert (verdict == QUEUE_FULL) == (path_up and fits and waiting >= max_queue)
-    assert (verdict == WAITS) == (path_up and fits and waiting < max_queue)
+@given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 9), st.integers(1, 9))
+def test_whoever_fits_waits_now_or_later_and_the_others_are_told_why(serves, fits, fits_whole, waiting, max_queue):
+    verdict = on_arrival(serves, fits, fits_whole, waiting, max_queue)
+    ever, room = fits or fits_whole, waiting < max_queue
+    assert (verdict == NO_PATH) == (not serves)
+    assert (verdict == TOO_LARGE) == (serves and not ever)
+    assert (verdict == QUEUE_FULL) == (serves and ever and not room)
+    assert (verdict == WAITS) == (serves and fits and room)
+    assert (verdict == STRANDED) == (serves and ever and not fits and room)
 
 
 @given(st.lists(TOKENS, min_size=1), st.integers(1, 16), st.integers(16, 600))

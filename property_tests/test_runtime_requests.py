@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from helix_df.errors import RequestError
+from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
 from property_tests.runtime_world import World, toy_answer, toy_plan
@@ -21,6 +23,15 @@ PLACEMENT = {
     "e": LayerRange(3, 6),
 }
 CHAIN = {"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(4, 6)}
+
+
+# Plans that may take over: a node more, one less, other layers, the same.
+LATER = (
+    PLACEMENT,
+    {**PLACEMENT, "f": LayerRange(0, 6)},
+    {name: layers for name, layers in PLACEMENT.items() if name != "d"},
+    {"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(4, 6)},
+)
 
 
 # Lengths around the 16 tokens of a prompt's pieces, where the last piece is as short as a decode step.
@@ -82,9 +93,11 @@ class RuntimeMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.world.cancel(data.draw(st.sampled_from(sorted(self.world.asked))))
 
-    @rule(node=st.sampled_from(sorted(PLACEMENT)))
-    def kill(self, node: str) -> None:
-        if node in self.world.coordinator.nodes and node not in self.dead:
+    @rule(data=st.data())
+    def kill(self, data: st.DataObject) -> None:
+        alive = sorted({worker.node for worker in self.world.workers.values()})
+        if alive:
+            node = data.draw(st.sampled_from(alive))
             self.world.kill(node)
             self.killed = True
             self.dead.add(node)
@@ -92,7 +105,20 @@ class RuntimeMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.dead)
     @rule()
     def revive(self) -> None:
-        self.world.join(self.dead.pop())
+        node = self.dead.pop()
+        if node in self.world.coordinator.nodes:
+            self.world.join(node)
+
+    @rule(placement=st.sampled_from(LATER))
+    def change(self, placement: dict[str, LayerRange]) -> None:
+        """Another plan is to take over."""
+        with suppress(DeploymentError):
+            self.world.change(placement)
+
+    @rule(data=st.data(), drained=st.booleans())
+    def drain(self, data: st.DataObject, drained: bool) -> None:
+        with suppress(DeploymentError):
+            self.world.drain(data.draw(st.sampled_from(self.world.coordinator.nodes)), drained)
 
     @rule()
     def settle(self) -> None:

@@ -175,7 +175,7 @@ class VirtualJob:
             place = what[0] if isinstance(what[0], str) else what[0].address
         before_s, before = self._last.get(place, (-math.inf, kind))
         # Who backs off together comes back together, and a batch that finds no cache is over at once.
-        expected = kind == before == "retry" or (kind == "computed" and self.now == before_s)
+        expected = kind == before == "due" or (kind == "computed" and self.now == before_s)
         if self.now - before_s <= SAME_S and not expected:
             self.tie_s = min(self.tie_s, before_s)
         self._last[place] = self.now, kind
@@ -224,7 +224,7 @@ class VirtualJob:
         worker = self._worker_of(node)
         if worker is not None:
             worker.alive = False
-            self._coordinate(self.coordinator.on_exit(node, "killed"))
+            self._coordinate(self.coordinator.on_exit(node, "killed", self.now))
 
     def _on_join(self, node: str) -> None:
         if node in self.coordinator.nodes and self._worker_of(node) is None:
@@ -242,20 +242,23 @@ class VirtualJob:
         """Where a next request waits at all times: have one wait."""
         wanted = self.trace.requests
         while self.trace.saturating and self.coordinator.ready and not self.coordinator.requests_state.queue:
-            self._submit(wanted[len(self.told) % len(wanted)])
-            if self.told[-1].rejected and len(self.told) > 2 * len(wanted):
+            name = self._submit(wanted[len(self.told) % len(wanted)])
+            requests = self.coordinator.requests_state
+            away = self.told[-1].rejected or name in requests.stranded
+            if away and len(self.told) > 2 * len(wanted):
                 return
 
-    def _submit(self, wanted: TraceRequest) -> None:
+    def _submit(self, wanted: TraceRequest) -> str:
         name = f"r{len(self.told)}"
         self._wanted[name] = wanted
         self.told.append(Told(self.now))
         prompt = (int(name[1:]) + 2,) * wanted.input_tokens
         request = GenerationRequest(name, prompt, wanted.max_tokens, SamplingParams(), frozenset({STOP_TOKEN}))
         try:
-            self._perform(self.coordinator.submit(request))
+            self._perform(self.coordinator.submit(request, self.now))
         except RequestError:
             self.told[-1].rejected = True
+        return name
 
     # ------------------------------------------------------------------ the coordinator's shell
 
@@ -278,12 +281,12 @@ class VirtualJob:
                 case IllegalEventSeen():
                     raise AssertionError(action)
         self._send(COORDINATOR, sends)
-        if self.coordinator.next_retry_s is not None:
-            self._at(self.coordinator.next_retry_s, "retry", None)
+        if self.coordinator.next_due_s is not None:
+            self._at(self.coordinator.next_due_s, "due", None)
 
-    def _on_retry(self, _: None) -> None:
-        if self.coordinator.next_retry_s == self.now:
-            self._coordinate(self.coordinator.retry(self.now))
+    def _on_due(self, _: None) -> None:
+        if self.coordinator.next_due_s == self.now:
+            self._coordinate(self.coordinator.on_due(self.now))
 
     # ------------------------------------------------------------------ the workers' shell
 

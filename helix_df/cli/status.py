@@ -66,7 +66,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     if as_json:
         typer.echo(json.dumps({"url": url, **asdict(found)}, indent=1))
         return
-    why = f": {found.detail}" if found.detail else ""
+    why = f": {found.detail or _missing(found)}" if found.detail or not found.ready else ""
     console.print(f"job {found.name} is {found.state}{why}\nmodel {found.model} at {url}", soft_wrap=True)
     console.print(
         f"{found.running} running, {found.waiting} waiting, {found.finished} finished, {found.failed} failed · "
@@ -74,6 +74,8 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
         soft_wrap=True,
     )
     print_trimmed(console, _table(found))
+    if found.change:
+        console.print(f"\n{found.change}", soft_wrap=True)
     for where, count in _illegal(found):
         console.print(
             f"\n{where} received {plural(count, 'illegal event')}; `helix-df logs {found.name}` shows them",
@@ -94,6 +96,19 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
             console.print(f"\n`helix-df logs {found.name} --node {node.name}` has the last words of {node.name}")
         if node.join_command is not None and node.state != "ready":
             console.print(f"\n{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True)
+
+
+def _missing(found: JobStatus) -> str:
+    from helix_df.runtime.requests import what_is_missing
+
+    states = {node.name: node.state for node in found.nodes if node.role == "serving"}
+    return what_is_missing(states, found.missing_layers)
+
+
+def _state(node: NodeStatus) -> str:
+    words = node.state if node.progress in (0, 1) else f"{node.state} {node.progress:.0%}"
+    more = [*([node.role] if node.role != "serving" else []), *(["drained"] if node.drained else [])]
+    return ", ".join([words, *more])
 
 
 def _illegal(found: JobStatus) -> list[tuple[str, int]]:
@@ -120,7 +135,7 @@ def _table(found: JobStatus) -> Table:
         table.add_row(
             node.name,
             f"[{node.layers[0]}, {node.layers[1]})",
-            node.state if node.progress in (0, 1) else f"{node.state} {node.progress:.0%}",
+            _state(node),
             str(node.running),
             f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}{_kept(node)}",
             node.address or "",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-WAITS, NO_PATH, TOO_LARGE, QUEUE_FULL = 0, 1, 2, 3
-"""What ``on_arrival`` makes of a request: it joins the queue, or is refused and why."""
+WAITS, NO_PATH, TOO_LARGE, QUEUE_FULL, STRANDED = 0, 1, 2, 3, 4
+"""What ``on_arrival`` makes of a request: it joins the queue, is refused and why, or waits for nodes that are away."""
 
 
 def expected_answer(max_tokens: int, share: float, mean_output: float) -> int:
@@ -45,19 +45,20 @@ def admits(used: float, expected: int, most: int, capacity: float, high_water: f
     return most <= capacity and (used == 0 or used + expected <= high_water * capacity)
 
 
-def on_arrival(path_up: bool, fits: bool, waiting: int, max_queue: int) -> int:
-    """Whether a request joins the queue; else why it is refused.
+def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_queue: int) -> int:
+    """Whether a request joins the queue, or waits beside it for nodes that are away; else why it is refused.
 
     Args:
-        path_up: whether any path through the layers is up.
+        serves: whether the job has come up and isn't being stopped.
         fits: whether all that it can come to fits every node of some path that is up.
-        waiting: requests in the queue.
-        max_queue: most that may wait there.
+        fits_whole: whether it fits some path once all nodes are up.
+        waiting: requests that wait, for room or for nodes.
+        max_queue: most that may wait.
     """
-    if not path_up:
+    if not serves:
         return NO_PATH
-    if not fits:
+    if not fits and not fits_whole:
         return TOO_LARGE
     if waiting >= max_queue:
         return QUEUE_FULL
-    return WAITS
+    return WAITS if fits else STRANDED

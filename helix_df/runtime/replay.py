@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_df.errors import ProtocolError, RequestError
+from helix_df.errors import ProtocolError
 from helix_df.runtime.coordinator import recorded as coordinator
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.state import CoordinatorState
@@ -20,7 +20,7 @@ class Replay:
     """A machine after all events of a log, and what it did about each; a refused request's event has the refusal."""
 
     state: CoordinatorState | WorkerState
-    steps: tuple[tuple[LoggedEvent, Sequence[CoordinatorAction | WorkerAction] | RequestError], ...]
+    steps: tuple[tuple[LoggedEvent, Sequence[CoordinatorAction | WorkerAction] | coordinator.Refusal], ...]
 
 
 def replay(log: RecordedLog | Path | str) -> Replay:

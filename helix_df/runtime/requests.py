@@ -5,7 +5,7 @@ Text, templates and HTTP live above (``generation``, ``api``); routes and worker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,7 +18,8 @@ FinishReason = Literal["stop", "length"]
 class GenerationRequest:
     """One request. ``id`` is unique in the life of a job; ``prompt`` holds at least one token id.
 
-    ``stop_ids`` end the generation and are not part of the answer.
+    ``stop_ids`` end the generation and are not part of the answer. Whoever asks waits ``timeout_s`` seconds at most for
+    the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows.
     """
 
     id: str
@@ -26,6 +27,7 @@ class GenerationRequest:
     max_tokens: int
     sampling: SamplingParams
     stop_ids: frozenset[int] = frozenset()
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class EngineHealth:
 NEW_ENGINE = EngineHealth()
 
 NodeState = Literal["waiting", "joined", "loading", "compiling", "ready", "lost", "failed"]
+NodeRole = Literal["serving", "coming", "leaving"]
 JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 
 
@@ -94,7 +97,9 @@ class NodeStatus:
     last said of itself: ``kv_held_tokens`` in pages that somebody owns, ``compiled_programs`` so far, and the
     ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for. Of
     ``not_finite`` requests it computed numbers that aren't: 0, unless its weights or its device are damaged.
-    ``restarts`` is how often its worker was started again after it had ended by itself.
+    ``restarts`` is how often its worker was started again after it had ended by itself. ``role``: ``coming`` for one of
+    a plan that is to take over, ``leaving`` for one that only ends what it began. One that is ``drained`` gets no new
+    requests.
     """
 
     name: str
@@ -116,12 +121,16 @@ class NodeStatus:
     illegal_events: int = 0
     not_finite: int = 0
     restarts: int = 0
+    role: NodeRole = "serving"
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """A running job at one moment. ``ready`` means that a full path through the layers is up.
 
+    ``missing_layers`` are ranges, half-open, that no worker holds who is up; ``waiting`` counts requests that wait for
+    room and those that wait for nodes. ``change`` says how far another plan is that is to take over.
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
@@ -143,6 +152,16 @@ class JobStatus:
     cached_tokens: int = 0
     illegal_events: int = 0
     refused_frames: Mapping[str, int] = field(default_factory=dict)
+    missing_layers: tuple[tuple[int, int], ...] = ()
+    change: str = ""
+
+
+def what_is_missing(nodes: Mapping[str, NodeState], gaps: Iterable[tuple[int, int]]) -> str:
+    """Why no full path through the layers is up, in words: ``gaps`` are layers, half-open, that nobody holds."""
+    away = [f"{name} is {state}" for name, state in nodes.items() if state != "ready"]
+    layers = [f"layers {start} to {stop - 1}" for start, stop in gaps]
+    what = f"nobody who is up holds {', '.join(layers)}" if layers else "no full path through the layers is up"
+    return f"{what} ({', '.join(away)})"
 
 
 class TokenService(Protocol):

@@ -38,7 +38,7 @@ class Report:
         else:
             counts = Row(simulation.state.counts)
             self.times.append(counts.now_s)
-            self.totals.append((counts.all_decoded, counts.active, counts.waiting + counts.delayed))
+            self.totals.append((counts.all_decoded, counts.active, counts.waiting + counts.delayed + counts.stranded))
             self.samples.append(_stages(simulation))
 
     def outcome(self, simulation: Simulation, stopped: bool) -> Outcome:
@@ -63,7 +63,7 @@ class Report:
             nodes=self._nodes(simulation, max(end - start, 0.0)),
             links=self._link_loads(simulation, max(end - start, 0.0)),
             series=self._series(simulation),
-            waiting=counts.waiting + counts.delayed,
+            waiting=counts.waiting + counts.delayed + counts.stranded,
             in_flight=counts.active,
         )
 

@@ -163,6 +163,7 @@ class Simulation:
         admission.open_up(state, self.rules, float(self.course.trace.requests[0].arrival_s))
         counts = state.counts[0]
         counts.joins_left = sum(event.up for event in options.events)
+        counts.largest_whole = paths.largest_up(self.fixed, state)
         for node in sorted(joins_later(options.events)):
             failures.take_down(self.fixed, state, self.rules, self.network.stage(node))
         mends = len(self.network.flows) > 1

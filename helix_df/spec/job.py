@@ -381,6 +381,19 @@ class Runtime(Section):
         gt=0,
         description="Longest time that a worker keeps its weights while no coordinator answers it; then it ends.",
     )
+    request_timeout: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="Longest time for an answer, from its request to its last token; no limit if null.",
+    )
+    path_timeout: Duration = Field(
+        default=60.0,
+        ge=0,
+        description="Longest time that a request waits for nodes that are away, while no path that is up holds it.",
+    )
+    lost_after: Duration = Field(
+        default=3.0, ge=0.5, description="A ready worker that says nothing for so long counts as lost, until it does."
+    )
 
 
 class Job(Section):

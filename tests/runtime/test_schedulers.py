@@ -48,7 +48,7 @@ def first_hops(scheduler: str, count: int) -> list[str]:
     for name in state.nodes:
         state.on_message(Hello(name, f"local://{name}", 1), 0.0)
         state.on_message(Ready(name, 4096), 0.0)
-    sent = [action for index in range(count) for action in state.submit(tiny_request(1, id=f"r{index}"))]
+    sent = [action for index in range(count) for action in state.submit(tiny_request(1, id=f"r{index}"), 0.0)]
     return [
         action.address.removeprefix("local://")
         for action in sent

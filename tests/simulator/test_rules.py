@@ -106,10 +106,11 @@ def test_requests_of_a_lost_node_go_on_elsewhere_with_the_tokens_they_have():
     assert max(outcome.gaps_s) == pytest.approx(3.15, abs=0.01)
 
 
-def test_without_a_path_requests_are_turned_away_until_a_node_joins():
-    options = replace(PLAIN, events=(NodeEvent(5.0, "a", True),))
+@pytest.mark.parametrize("patience_s", [2.0, 60.0])
+def test_without_a_path_requests_wait_for_a_node_to_join_but_not_for_ever(patience_s):
+    options = replace(PLAIN, events=(NodeEvent(5.0, "a", True),), path_timeout=patience_s)
     outcome = simulate(chain(stage("a", 0, 2)), trace((1.0, 5, 2), (6.0, 5, 2)), options)
-    assert outcome.requests.rejected.tolist() == [True, False]
+    assert outcome.requests.rejected.tolist() == [patience_s < 4.0, False]
 
 
 def test_a_full_queue_turns_requests_away():

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from helix_df.errors import HelixError, RequestError
 from helix_df.runtime.api.generation import TextPiece, TokenLogprob, TopToken
-from helix_df.runtime.requests import FinishReason, JobStatus
+from helix_df.runtime.requests import FinishReason, JobStatus, what_is_missing
 
 Json = dict[str, Any]
 
@@ -178,8 +178,8 @@ def why_not_ready(status: JobStatus) -> str:
     """What a job that has no full path waits for."""
     if status.detail:
         return status.detail.partition("\n")[0]
-    missing = [f"{node.name} is {node.state}" for node in status.nodes if node.state != "ready"]
-    return f"no full path through the layers is up ({', '.join(missing)})"
+    states = {node.name: node.state for node in status.nodes if node.role == "serving"}
+    return what_is_missing(states, status.missing_layers)
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> Json:

@@ -244,7 +244,8 @@ def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], opti
 def status_from_json(document: dict[str, Any]) -> JobStatus:
     """The status that ``/helix/status`` sent."""
     nodes = tuple(_node_from_json(node) for node in document["nodes"])
-    return JobStatus(**{**document, "nodes": nodes})
+    gaps = tuple((start, stop) for start, stop in document.get("missing_layers", ()))
+    return JobStatus(**{**document, "nodes": nodes, "missing_layers": gaps})
 
 
 def _node_from_json(document: dict[str, Any]) -> NodeStatus:

@@ -5,7 +5,7 @@ The check of its ``Door``. Doesn't know requests, nor what becomes of a message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from helix_df.profiles.geometry import ModelGeometry
@@ -25,6 +25,7 @@ class CoordinatorCheck:
 
     Args:
         nodes: those of the plan, as they are now.
+        former: nodes whose workers were told to go.
         geometry: of the model.
         context: most tokens of a request.
         hosts: where workers may listen.
@@ -32,6 +33,7 @@ class CoordinatorCheck:
     """
 
     nodes: Mapping[str, ServedNode]
+    former: Collection[str]
     geometry: ModelGeometry
     context: int
     hosts: JobHosts
@@ -50,6 +52,8 @@ class CoordinatorCheck:
                 self._sampled(message)
             case Hello():
                 self._hello(message)
+            case Loading() | Heartbeat() | Rejected() | Ready() | Failed() if message.node in self.former:
+                pass  # its last words
             case Loading() | Heartbeat() | Rejected():
                 self._node(message)
             case Ready():

@@ -6,28 +6,37 @@ Event and time in, actions out. Doesn't know requests: what it means for them th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from helix_df.graph.flow import Hop
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, NodeState, NodeStatus, StageSpeed
+from helix_df.runtime.requests import (
+    NEW_ENGINE,
+    EngineHealth,
+    NodeRole,
+    NodeState,
+    NodeStatus,
+    StageSpeed,
+    what_is_missing,
+)
 from helix_df.runtime.transitions import IllegalEvent, TransitionTable
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
-    LOST_AFTER_S,
     Failed,
     Heartbeat,
     Hello,
+    JobChanged,
     Loading,
     Ready,
     Send,
     Stop,
     Welcome,
 )
+from helix_df.spec.job import Job
 
 NodeEvent = Literal["hello", "loading", "compiling", "ready", "heartbeat", "exit", "silence", "take_over"]
 """``take_over``: a worker served it for a coordinator before this one. ``exit``: its worker has failed or is gone.
@@ -87,8 +96,11 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
 """What happens to a node. A worker that greets again, in whatever state, begins again; so does one that is heard after
 it was given up: it was stopped or cut off for a while, and doesn't know it."""
 
-HELLO_AFTER_S = 2.5 * HEARTBEAT_S
+HELLO_AFTER_S = 4 * HEARTBEAT_S
 """So long a worker must have been silent for another greeting from its address to mean that it begins again."""
+
+LOADS_SILENTLY_S = 30.0
+"""So long a worker may be silent that isn't ready yet."""
 
 _AWAY: frozenset[NodeState] = frozenset({"waiting", "lost", "failed"})
 
@@ -115,11 +127,15 @@ NodeAction = Send | NodeUp | NodeDown
 @dataclass(slots=True)
 class ServedNode:
     """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
-    ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has."""
+    ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has. ``job``
+    is what its worker is told of the job. One that is ``drained`` gets no new requests."""
 
     layers: LayerRange
     kv_tokens: int
     tokens_per_s: float
+    job: Mapping[str, Any] = field(default_factory=dict)
+    role: NodeRole = "serving"
+    drained: bool = False
     state: NodeState = "waiting"
     address: str | None = None
     last_address: str | None = None
@@ -164,15 +180,19 @@ class ServedNode:
             memory_bytes=self.memory_bytes,
             illegal_events=self.illegal_events,
             not_finite=self.not_finite,
+            role=self.role,
+            drained=self.drained,
         )
 
 
 @dataclass(slots=True)
 class NodesState:
-    """Nodes by name, and whether all of them were once up together. ``failure`` is why the job never came up."""
+    """Nodes by name, and whether all of them were once up together. ``failure`` is why the job never came up;
+    ``former`` are nodes whose workers were told to go, and may still be heard."""
 
     plan: Plan
     nodes: dict[str, ServedNode] = field(default_factory=dict)
+    former: set[str] = field(default_factory=set)
     was_ready: bool = False
     failure: str | None = None
     closed: bool = False
@@ -180,9 +200,7 @@ class NodesState:
     @classmethod
     def of(cls, plan: Plan, serving: Collection[str]) -> NodesState:
         """The nodes that requests may go through; nobody has joined yet."""
-        stages = (stage for stage in plan.stages if stage.node in serving)
-        nodes = {stage.node: ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s) for stage in stages}
-        return cls(plan, nodes)
+        return cls(plan, _nodes_of(plan, serving, document_of(plan.served)))
 
     # ------------------------------------------------------------------ what others ask
 
@@ -193,18 +211,48 @@ class NodesState:
 
     @property
     def all_up(self) -> bool:
-        """Whether every worker serves."""
-        return all(node.state == "ready" for node in self.nodes.values())
+        """Whether every worker of the plan serves."""
+        return all(node.state == "ready" for node in self.nodes.values() if node.role == "serving")
 
     def is_up(self, name: str) -> bool:
         """Whether the node's worker serves."""
         return self.nodes[name].state == "ready"
+
+    def takes(self, name: str) -> bool:
+        """Whether requests may be sent to the node's worker."""
+        node = self.nodes[name]
+        return node.state == "ready" and node.role == "serving" and not node.drained
 
     def address(self, name: str) -> str:
         """Where the worker of a node that is up listens."""
         address = self.nodes[name].address
         assert address is not None, f"{name} is up without an address"
         return address
+
+    def cache_of(self, name: str) -> int:
+        """Tokens of KV cache that a node has when it is up: as its worker said last, or as planned."""
+        node = self.nodes[name]
+        return node.kv_tokens if node.said_kv_tokens is None else node.said_kv_tokens
+
+    @property
+    def largest_cache(self) -> int:
+        """Tokens of the largest KV cache."""
+        return max(map(self.cache_of, self.nodes), default=0)
+
+    def missing_layers(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of layers, half-open, that no worker holds who is up."""
+        held = sorted((self.nodes[name].layers for name in self.nodes if self.takes(name)), key=lambda it: it.start)
+        gaps, done = [], 0
+        for layers in [*held, LayerRange(self.plan.num_layers, self.plan.num_layers + 1)]:
+            if layers.start > done:
+                gaps.append((done, layers.start))
+            done = max(done, layers.stop)
+        return tuple(gaps)
+
+    def what_is_missing(self) -> str:
+        """Why no full path is up, in words."""
+        states = {name: node.state for name, node in self.nodes.items() if node.role == "serving"}
+        return what_is_missing(states, self.missing_layers())
 
     def step_s(self, hop: Hop) -> float:
         """Seconds of a decode step, as its worker timed one before it served; else what the plan makes of a token."""
@@ -215,7 +263,13 @@ class NodesState:
     def silent(self, now: float) -> dict[str, float]:
         """Workers that have said nothing for too long, and for how many seconds."""
         quiet_s = {name: now - node.heard for name, node in self.nodes.items() if node.state not in _AWAY}
-        return {name: seconds for name, seconds in quiet_s.items() if seconds > LOST_AFTER_S}
+        return {name: seconds for name, seconds in quiet_s.items() if seconds > self._patience_s(self.nodes[name])}
+
+    def _patience_s(self, node: ServedNode) -> float:
+        """Seconds that a worker may be silent. One that still loads or compiles may leave little time to its own
+        heartbeat, and no request waits for it."""
+        lost_after_s: float = self.plan.job.runtime.lost_after
+        return lost_after_s if node.state == "ready" else max(lost_after_s, LOADS_SILENTLY_S)
 
     def validate(self) -> None:
         """Check that those and only those have an address who are here.
@@ -247,6 +301,38 @@ class NodesState:
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(hello.address, self._welcome(hello.node, node))]
 
+    def make_way(self, plan: Plan, coming: Collection[str], job: Job) -> list[Send]:
+        """Expect the workers of a plan that is to take over, and tell all others of their nodes.
+
+        Args:
+            plan: the new one, under the names of its workers.
+            coming: those that have to be started.
+            job: with the nodes of both plans.
+        """
+        told: list[Send] = []
+        for node in self.nodes.values():
+            node.job = document_of(job, serving=node.job)
+            if node.address is not None and node.life is not None:
+                told.append(Send(node.address, JobChanged(node.job, node.life)))
+        self.nodes.update(_nodes_of(plan, coming, document_of(job, serving=document_of(plan.served)), "coming"))
+        return told
+
+    def switch(self, plan: Plan, serving: Collection[str]) -> None:
+        """Let a plan take over: requests go to its workers alone from now on."""
+        self.plan = plan
+        for name, node in self.nodes.items():
+            node.role = "serving" if name in serving else "leaving"
+
+    def dismiss(self, names: Iterable[str]) -> list[Send]:
+        """Let workers go, and forget their nodes."""
+        gone = {name: self.nodes.pop(name) for name in names}
+        self.former |= gone.keys()
+        return [Send(node.address, Stop(node.life or 0)) for node in gone.values() if node.address is not None]
+
+    def drain(self, name: str, drained: bool) -> None:
+        """Send no new requests to a node, or do again."""
+        self.nodes[name].drained = drained
+
     def flag_not_finite(self, name: str) -> None:
         """Count a request that a node computed NaN or infinity for."""
         node = self.nodes.get(name)
@@ -259,6 +345,8 @@ class NodesState:
         Raises:
             IllegalEvent: when it is too early for that, or there is no such node.
         """
+        if message.node in self.former:
+            return []
         node = self._node(message.node, message.TAG)
         before = node.state
         match message:
@@ -281,7 +369,7 @@ class NodesState:
         Raises:
             IllegalEvent: when there is no such node.
         """
-        if self.closed:
+        if self.closed or name in self.former:
             return []
         node = self._node(name, "exit")
         was_away = node.state in ("lost", "failed")
@@ -289,7 +377,7 @@ class NodesState:
         if was_away:
             node.detail = words
             return []
-        if not self.was_ready:
+        if not self.was_ready and node.role == "serving":
             self.failure = self.failure or f"worker {name} failed: {words}"
         return self._lose(name, words)
 
@@ -301,7 +389,7 @@ class NodesState:
             actions += self._lose(name, f"silent for {silent_s:.0f} s")
         return actions
 
-    def take_over(self, name: str, address: str, life: int) -> list[NodeAction]:
+    def take_over(self, name: str, address: str, life: int) -> list[Send]:
         """A worker served this node for a coordinator before this one, and perhaps still does: it is told to greet."""
         node = self._node(name, "take_over")
         node.move("take_over", name)
@@ -309,7 +397,7 @@ class NodesState:
         self.was_ready = True
         return [Send(address, self._welcome(name, node))]
 
-    def close(self) -> list[NodeAction]:
+    def close(self) -> list[Send]:
         """Tell every worker to exit."""
         self.closed = True
         return [Send(node.address, Stop(node.life or 0)) for node in self.nodes.values() if node.address is not None]
@@ -346,15 +434,16 @@ class NodesState:
         return [NodeDown(name, why)]
 
     def _welcome(self, name: str, node: ServedNode) -> Welcome:
-        job = self.plan.served.model_dump(mode="json", exclude_none=True)
-        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, job, node.life or 0)
+        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, node.job, node.life or 0)
 
     def _refusal(self, hello: Hello, now: float) -> str | None:
         """Why this worker can't serve the node, if it can't."""
         node = self.nodes.get(hello.node)
         if node is None:
             return "the plan gives this node no layers to serve"
-        if self._moved(hello) and now - node.heard < LOST_AFTER_S:
+        if node.role == "leaving" and node.state in _AWAY:
+            return "another plan has taken over"
+        if self._moved(hello) and now - node.heard < self._patience_s(node):
             return "another worker serves this node already"
         return None
 
@@ -366,3 +455,16 @@ class NodesState:
         if node is None:
             raise IllegalEvent("node", name, "not in the plan", event)
         return node
+
+
+def document_of(job: Job, serving: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a worker is told of a job; ``serving`` is what one was told before, by whose rules it serves on."""
+    document: dict[str, Any] = job.model_dump(mode="json", exclude_none=True)
+    return document if serving is None else {**document, "runtime": serving["runtime"]}
+
+
+def _nodes_of(
+    plan: Plan, names: Collection[str], job: Mapping[str, Any], role: NodeRole = "serving"
+) -> dict[str, ServedNode]:
+    stages = (stage for stage in plan.stages if stage.node in names)
+    return {stage.node: ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s, job, role) for stage in stages}

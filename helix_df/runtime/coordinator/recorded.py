@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from helix_df.errors import ProtocolError, RequestError
-from helix_df.plan.plan import from_document, to_document
+from helix_df.errors import DeploymentError, ProtocolError, RequestError
+from helix_df.plan.plan import Plan, from_document, to_document
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest
@@ -20,6 +20,11 @@ from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
 from helix_df.runtime.wire.messages import Message, pack_values, unpack_values
 
 ROLE = "coordinator"
+
+Refusal = RequestError | DeploymentError
+"""Of what somebody asked for."""
+
+_REFUSALS = (RequestError, DeploymentError)
 
 
 class RecordedCoordinator:
@@ -47,18 +52,19 @@ class RecordedCoordinator:
 
     def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
-        self.events.append(self._clock(), "submit", *_request_values(asked))
-        return self.state.submit(asked)
+        now = self._clock()
+        self.events.append(now, "submit", *_request_values(asked))
+        return self.state.submit(asked, now)
 
     def cancel(self, request: str) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
         self.events.append(self._clock(), "cancel", request)
         return self.state.cancel(request)
 
-    def retry(self, now: float) -> list[CoordinatorAction]:
+    def on_due(self, now: float) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
-        self.events.append(now, "retry")
-        return self.state.retry(now)
+        self.events.append(now, "due")
+        return self.state.on_due(now)
 
     def on_message(self, message: Message, now: float) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
@@ -72,8 +78,21 @@ class RecordedCoordinator:
 
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
-        self.events.append(self._clock(), "exit", name, words)
-        return self.state.on_exit(name, words)
+        now = self._clock()
+        self.events.append(now, "exit", name, words)
+        return self.state.on_exit(name, words, now)
+
+    def begin_change(self, plan: Plan) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        now = self._clock()
+        self.events.append(now, "change", to_document(plan))
+        return self.state.begin_change(plan, now)
+
+    def drain(self, node: str, drained: bool) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        now = self._clock()
+        self.events.append(now, "drain", node, drained)
+        return self.state.drain(node, drained, now)
 
     def take_over(self, name: str, address: str, life: int) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
@@ -106,29 +125,33 @@ def fresh_state(log: RecordedLog) -> CoordinatorState:
 
 def replay_events(
     log: RecordedLog, state: CoordinatorState
-) -> Iterator[tuple[LoggedEvent, list[CoordinatorAction] | RequestError]]:
-    """Each event with what the machines do about it; a request that is refused comes with its error."""
+) -> Iterator[tuple[LoggedEvent, list[CoordinatorAction] | Refusal]]:
+    """Each event with what the machines do about it; a request or a change that is refused comes with its error."""
     for event in log.events:
         try:
             yield event, _happen(state, event)
-        except RequestError as refused:
+        except _REFUSALS as refused:
             yield event, refused
 
 
 def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorAction]:
     match event.name, event.values:
         case "submit", values:
-            return state.submit(_request(*values))
+            return state.submit(_request(*values), event.at_s)
         case "cancel", (str(request),):
             return state.cancel(request)
-        case "retry", ():
-            return state.retry(event.at_s)
+        case "due", ():
+            return state.on_due(event.at_s)
         case "malformed", (str(request),):
             return state.on_malformed(request, event.at_s)
         case "exit", (str(node), str(words)):
-            return state.on_exit(node, words)
+            return state.on_exit(node, words, event.at_s)
         case "take_over", (str(node), str(address), int(life)):
             return state.take_over(node, address, life)
+        case "change", (document,):
+            return state.begin_change(from_document(document), event.at_s)
+        case "drain", (str(node), bool(drained)):
+            return state.drain(node, drained, event.at_s)
         case "tick", ():
             return state.tick(event.at_s)
         case "shutdown", ():
@@ -141,10 +164,15 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
     drawn = asked.sampling
     sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed, drawn.logprobs]
-    return asked.id, asked.prompt, asked.max_tokens, sampling, sorted(asked.stop_ids)
+    return asked.id, asked.prompt, asked.max_tokens, sampling, sorted(asked.stop_ids), asked.timeout_s
 
 
 def _request(
-    name: str, prompt: list[int], max_tokens: int, sampling: list[Any], stop_ids: list[int]
+    name: str,
+    prompt: list[int],
+    max_tokens: int,
+    sampling: list[Any],
+    stop_ids: list[int],
+    timeout_s: float | None = None,
 ) -> GenerationRequest:
-    return GenerationRequest(name, tuple(prompt), max_tokens, SamplingParams(*sampling), frozenset(stop_ids))
+    return GenerationRequest(name, tuple(prompt), max_tokens, SamplingParams(*sampling), frozenset(stop_ids), timeout_s)

@@ -63,6 +63,17 @@ def check_arrival(verdict: int, asked: GenerationRequest, context: int, room: in
         raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
 
 
+def too_late(generated: int) -> RequestError:
+    """A request whose deadline has passed, after so many tokens of its answer."""
+    return RequestError(
+        "the request's deadline has passed",
+        code="timeout",
+        status=504,
+        found=f"{generated} tokens of the answer so far",
+        hint="a longer timeout, fewer max_tokens, or streaming to keep what there is",
+    )
+
+
 def unavailable(why: str) -> RequestError:
     """A request that can't be served now, and why."""
     return RequestError(why, code="unavailable", status=503, hint="try again once /health is ok")

@@ -5,6 +5,7 @@ Doesn't know queues, pipelines' choice or workers: what moves a request is ``req
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,11 +15,13 @@ from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.transitions import TransitionTable
 from helix_df.spec.job import Job
 
-RequestState = Literal["new", "waiting", "backing_off", "running", "leaving", "over"]
-"""``leaving``: cancelled, with a step still under way, so that its KV cache can't be freed yet."""
+RequestState = Literal["new", "waiting", "backing_off", "stranded", "running", "leaving", "over"]
+"""``stranded``: no path of nodes that are up holds it. ``leaving``: cancelled, with a step still under way, so that its
+KV cache can't be freed yet."""
 
 RequestEvent = Literal[
     "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
+    "no_way", "way_back",
     "token_out_of_turn", "not_finite", "malformed",
 ]  # fmt: skip
 
@@ -27,8 +30,9 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
     "new",
     {
         "new": {"submit": "waiting"},
-        "waiting": {"start": "running", "cancel": "over", "abort": "over"},
-        "backing_off": {"due": "waiting", "cancel": "over", "abort": "over"},
+        "waiting": {"start": "running", "no_way": "stranded", "cancel": "over", "abort": "over"},
+        "backing_off": {"due": "waiting", "no_way": "stranded", "cancel": "over", "abort": "over"},
+        "stranded": {"way_back": "waiting", "cancel": "over", "abort": "over"},
         "running": {
             "token": "running",
             "last_token": "over",
@@ -64,8 +68,9 @@ class ServedRequest:
     ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
     ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
     rejected once. ``rejections`` are those for want of KV cache or for
-    a message that was refused; after one it waits until ``retry_s``. ``cached``
-    tokens it didn't have to compute in this attempt.
+    a message that was refused; after one it waits until ``due_s``, and a stranded one is given up then. ``deadline_s``
+    is when whoever asked wants no answer any more; times are in seconds of any monotonic clock. ``cached`` tokens it
+    didn't have to compute in this attempt.
     """
 
     asked: GenerationRequest
@@ -77,7 +82,8 @@ class ServedRequest:
     alone: bool = False
     cached: int = 0
     rejections: int = 0
-    retry_s: float = 0.0
+    due_s: float = math.inf
+    deadline_s: float = math.inf
 
     @property
     def key(self) -> str:

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
+from helix_df.errors import RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
-from helix_df.rules.admission import on_arrival
+from helix_df.rules.admission import STRANDED, on_arrival
 from helix_df.rules.batching import longest_piece, piece_tokens
 from helix_df.rules.mended_flow import mended_flow
 from helix_df.rules.micro_batches import UNDIVIDED, MicroBatches, micro_batches
@@ -28,6 +30,7 @@ from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path, leadin
 from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mends_flow
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.due_times import DueTimes
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
@@ -37,12 +40,15 @@ from helix_df.runtime.coordinator.refusals import (
     malformed,
     no_room,
     not_finite,
+    too_late,
     unavailable,
 )
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
+from helix_df.runtime.coordinator.ways import ways_of
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
+from helix_df.spec.job import Job
 
 _MOST_DIGITS = 18
 """Of an attempt's number."""
@@ -83,15 +89,26 @@ class RequestsState:
     requests: dict[str, ServedRequest] = field(default_factory=dict)
     queue: deque[str] = field(default_factory=deque)
     backing_off: list[str] = field(default_factory=list)
+    stranded: list[str] = field(default_factory=list)
     _links: LinkTable = field(init=False)
     _routing: tuple[Adjacency, Router] | None = None
+    _whole: Adjacency = field(init=False)
     _attempts: int = 0
+    _due: DueTimes = field(default_factory=DueTimes)
 
     def __post_init__(self) -> None:
         runtime = self.plan.served.runtime
-        self._links = link_table(self.plan.job)
         self.ledger = PageLedger({}, runtime.kv_high_water, page_tokens=self.page_tokens)
         self.prefixes = PrefixCache(self.ledger, runtime.prefix_cache)
+        self._go_by(self.plan, self.ways, self.plan.job)
+
+    def _go_by(self, plan: Plan, ways: FlowGraph, job: Job) -> None:
+        """Route by a plan from now on; ``job`` has the links of all nodes that there are."""
+        runtime = plan.served.runtime
+        self.plan, self.ways, self._routing = plan, ways, None
+        self._links = link_table(job)
+        self.ledger.high_water = runtime.kv_high_water
+        self._whole = ways_of(plan, ways)
 
     @property
     def adjacency(self) -> Adjacency:
@@ -109,7 +126,7 @@ class RequestsState:
         """By the flow over what is up, where the scheduler goes by one; turns begin anew."""
         scheduler, edges = self.plan.served.runtime.scheduler, self.plan.edges
         if mends_flow(scheduler):
-            edges = mended_flow(self.ways, edges, lambda name: name not in self.nodes.nodes or self.nodes.is_up(name))
+            edges = mended_flow(self.ways, edges, lambda name: name not in self.nodes.nodes or self.nodes.takes(name))
         hops = edges if follows_flow(scheduler) else self.ways.edges
         adjacency = leading_to_sink([(hop.tail, hop.head) for hop in hops])
         view = View(
@@ -129,12 +146,12 @@ class RequestsState:
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.nodes.failure is None and not self.closed and has_path(self.adjacency, self.nodes.is_up)
+        return self.nodes.failure is None and not self.closed and has_path(self.adjacency, self.nodes.takes)
 
     @property
     def waiting(self) -> int:
         """Requests that wait to be started, or started again."""
-        return len(self.queue) + len(self.backing_off)
+        return len(self.queue) + len(self.backing_off) + len(self.stranded)
 
     @property
     def running(self) -> int:
@@ -142,9 +159,10 @@ class RequestsState:
         return len(self.requests) - self.waiting
 
     @property
-    def next_retry_s(self) -> float | None:
-        """When somebody who backs off is due; ``None`` while nobody does."""
-        return min((self.requests[name].retry_s for name in self.backing_off), default=None)
+    def next_due_s(self) -> float | None:
+        """When somebody who waits is to be tried again or given up, or a deadline passes; ``None`` while nothing is to
+        come."""
+        return self._due.first_s(self._is_due)
 
     def validate(self) -> None:
         """Check that every request is in one place alone, the one of its state, and that all accounts add up.
@@ -156,6 +174,7 @@ class RequestsState:
         assert len(set(self.queue)) == len(self.queue), f"somebody waits twice: {self.queue}"
         assert {name for name, state in by_state.items() if state == "waiting"} == set(self.queue), by_state
         assert {name for name, state in by_state.items() if state == "backing_off"} == set(self.backing_off), by_state
+        assert {name for name, state in by_state.items() if state == "stranded"} == set(self.stranded), by_state
         running = [request for request in self.requests.values() if request.pipeline is not None]
         assert {request.asked.id for request in running} == {
             name for name, state in by_state.items() if state in ("running", "leaving")
@@ -175,45 +194,74 @@ class RequestsState:
 
     # ------------------------------------------------------------------ from clients
 
-    def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
-        """Take a request.
+    def submit(self, asked: GenerationRequest, now: float) -> list[CoordinatorAction]:
+        """Take a request; it waits while nodes are away without which nothing holds it.
 
         Raises:
-            RequestError: when it can never be served, too many wait, or no path is up.
+            RequestError: when it can never be served, too many wait, or the job hasn't come up.
         """
-        self._refuse(asked)
+        verdict = self._judge(asked)
         request = self.requests[asked.id] = ServedRequest(asked, list(asked.prompt))
         request.move("submit")
         self.queue.append(asked.id)
         self.counters.prompt_tokens += len(asked.prompt)
+        self._set_deadline(request, now)
+        if verdict == STRANDED:
+            self._strand([asked.id], now)
         return self.admit()
+
+    def _set_deadline(self, request: ServedRequest, now: float) -> None:
+        limits = (request.asked.timeout_s, self.plan.job.runtime.request_timeout)
+        timeout_s = min((limit for limit in limits if limit is not None), default=None)
+        if timeout_s is not None:
+            request.deadline_s = now + timeout_s
+            self._due.add(request.deadline_s, request.asked.id)
 
     def cancel(self, name: str) -> list[CoordinatorAction]:
         """Give a request up; its KV cache is freed once its step in flight has come home."""
         request = self.requests.get(name)
         if request is None:
             return []  # it is over
-        queue = self.backing_off if request.state == "backing_off" else self.queue
-        if request.move("cancel") == "leaving":
+        place = self._place_of(request)
+        if request.move("cancel") == "leaving" or place is None:
             return []
-        queue.remove(name)
+        place.remove(name)
         del self.requests[name]
         return self.admit()
+
+    def _place_of(self, request: ServedRequest) -> deque[str] | list[str] | None:
+        """Where it waits, if it does."""
+        match request.state:
+            case "waiting":
+                return self.queue
+            case "backing_off":
+                return self.backing_off
+            case "stranded":
+                return self.stranded
+        return None
 
     def close(self, why: str) -> list[CoordinatorAction]:
         """Abort what runs and waits, for good."""
         self.closed = True
-        return self._abort(list(self.requests), why)
+        return self._abort(list(self.requests), unavailable(why))
 
-    def _refuse(self, asked: GenerationRequest) -> None:
+    def _judge(self, asked: GenerationRequest) -> int:
         check_request(asked, is_served=asked.id in self.requests)
         most = len(asked.prompt) + asked.max_tokens
-        verdict = on_arrival(self.ready, self._fits(most), len(self.queue), self.plan.job.runtime.max_queue)
-        check_arrival(verdict, asked, self.context, room=max(self.ledger.capacity.values(), default=0))
+        serves = self.nodes.failure is None and not self.closed and (self.nodes.was_ready or self.ready)
+        waiting = len(self.queue) + len(self.stranded)
+        fits, fits_whole = self._fits(most), self._fits_whole(most)
+        verdict = on_arrival(serves, fits, fits_whole, waiting, self.plan.job.runtime.max_queue)
+        check_arrival(verdict, asked, self.context, room=self.nodes.largest_cache)
+        return verdict
 
     def _fits(self, most: int) -> bool:
         """Whether some pipeline of nodes that are up could hold a request that comes to so many tokens."""
-        return has_path(self.adjacency, lambda name: self.nodes.is_up(name) and self.ledger.capacity[name] >= most)
+        return has_path(self.adjacency, lambda name: self.nodes.takes(name) and self.ledger.capacity[name] >= most)
+
+    def _fits_whole(self, most: int) -> bool:
+        """Whether some pipeline could once every node is up."""
+        return has_path(self._whole, lambda name: self.nodes.cache_of(name) >= most)
 
     # ------------------------------------------------------------------ starts
 
@@ -230,19 +278,46 @@ class RequestsState:
             actions += self._start(request, pipeline, expected)
         return actions
 
-    def retry(self, now: float) -> list[CoordinatorAction]:
-        """Put the first of those back to the head of the queue that have waited long enough after a rejection."""
-        due = min(self.backing_off, key=lambda name: self.requests[name].retry_s, default=None)
-        if due is None or self.requests[due].retry_s > now:
+    def on_due(self, now: float) -> list[CoordinatorAction]:
+        """Do the first thing whose time has come: give somebody up who has waited for nodes, or for an answer, for too
+        long, or put somebody back to the head of the queue who was rejected."""
+        due_s = self.next_due_s
+        if due_s is None or due_s > now:
             return []
-        self.requests[due].move("due")
-        self.backing_off.remove(due)
-        self.queue.appendleft(due)
+        request = self.requests[self._due.take()]
+        if request.deadline_s == due_s:
+            return self._expire(request)
+        if request.state == "stranded":
+            return self._abort([request.asked.id], self._stranded_words())
+        request.move("due")
+        self.backing_off.remove(request.asked.id)
+        self.queue.appendleft(request.asked.id)
         return self.admit()
 
+    def _is_due(self, name: str, due_s: float) -> bool:
+        """Whether a time that was noted still means something."""
+        request = self.requests.get(name)
+        if request is None:
+            return False
+        waits = request.state in ("backing_off", "stranded")
+        wanted = request.state != "leaving"
+        return (waits and request.due_s == due_s) or (wanted and request.deadline_s == due_s)
+
+    def _expire(self, request: ServedRequest) -> list[CoordinatorAction]:
+        """The deadline of a request has passed."""
+        words = self._stranded_words() if request.state == "stranded" else too_late(request.generated)
+        if request.state != "running":
+            return [*self._abort([request.asked.id], words), *self.admit()]
+        self.counters.failed += 1
+        return [*self.cancel(request.asked.id), Abort(request.asked.id, words)]
+
+    def _stranded_words(self) -> RequestError:
+        """Why a request that waited for nodes is given up."""
+        return unavailable(self.nodes.what_is_missing() if not self.ready else "no pipeline is left that holds it")
+
     def _has_room(self, expected: int, most: int) -> Callable[[str], bool]:
-        is_up, admits = self.nodes.is_up, self.ledger.admitting(expected, most)
-        return lambda name: is_up(name) and admits(name)
+        takes, admits = self.nodes.takes, self.ledger.admitting(expected, most)
+        return lambda name: takes(name) and admits(name)
 
     def _start(self, request: ServedRequest, pipeline: Pipeline, expected: int) -> list[CoordinatorAction]:
         request.move("start")
@@ -369,7 +444,8 @@ class RequestsState:
         state = request.move("give_up" if enough else why)
         actions = self._leave(request)
         if state == "backing_off":
-            request.retry_s = now + backoff_s(request.rejections)
+            request.due_s = now + backoff_s(request.rejections)
+            self._due.add(request.due_s, request.asked.id)
             self.backing_off.append(request.asked.id)
             return actions
         self._forget(request)
@@ -423,43 +499,91 @@ class RequestsState:
 
     # ------------------------------------------------------------------ from nodes
 
-    def on_up(self, node: str, kv_tokens: int) -> list[CoordinatorAction]:
+    def on_up(self, node: str, kv_tokens: int, now: float) -> list[CoordinatorAction]:
         """A worker serves, with room for so many tokens of KV cache."""
         self.ledger.capacity[node] = kv_tokens
         self._node_changed()
-        return [*self._abort_hopeless(f"worker {node} is back"), *self.admit()]
+        self._regroup(now)
+        return self.admit()
 
-    def on_down(self, node: str) -> list[CoordinatorAction]:
-        """A worker is lost: what ran there starts over elsewhere, and who fits nowhere is told."""
+    def on_down(self, node: str, now: float) -> list[CoordinatorAction]:
+        """A worker is lost: what ran there starts over elsewhere, and who fits nowhere waits until it can again."""
         self.ledger.capacity.pop(node, None)
         self._node_changed()
         actions: list[CoordinatorAction] = []
         for request in reversed(self._served_by(node)):
             actions += self._start_over(request, "lost")
-        return [*actions, *self.drop_prefixes(node), *self._abort_hopeless(f"worker {node} is gone"), *self.admit()]
+        self._regroup(now)
+        return [*actions, *self.drop_prefixes(node), *self.admit()]
+
+    def on_plan(self, plan: Plan, ways: FlowGraph, job: Job, now: float) -> list[CoordinatorAction]:
+        """Another plan takes over: what runs goes on where it is, all others go by the new one.
+
+        Args:
+            plan: whose nodes are all known, and many of them up.
+            ways: the hops that its placement makes possible.
+            job: with the links of all nodes that there are.
+            now: in seconds of any monotonic clock.
+        """
+        self._go_by(plan, ways, job)
+        left = [name for name, node in self.nodes.nodes.items() if node.role == "leaving"]
+        releases = [action for name in left for action in self.drop_prefixes(name)]
+        self._regroup(now)
+        return [*releases, *self.admit()]
+
+    def on_drain(self, now: float) -> list[CoordinatorAction]:
+        """A node gets no new requests any more, or does again."""
+        self._routing = None
+        self._regroup(now)
+        return self.admit()
+
+    def forget_node(self, name: str) -> None:
+        """A node is there no more."""
+        self.ledger.capacity.pop(name, None)
+        del self.running_on[name]
 
     def drop_prefixes(self, node: str) -> list[CoordinatorAction]:
         """Keep nothing any more of requests that are over, on routes through a node."""
         return self._tell(self.prefixes.drop_node(node))
 
-    def _abort_hopeless(self, since: str) -> list[CoordinatorAction]:
-        """Give those up that wait and fit no pipeline that is left; all others would wait behind them."""
+    def _regroup(self, now: float) -> None:
+        """Set those aside who fit no pipeline of what is up, since all others would wait behind them, and put those
+        back to the head of the queue, in the order of their arrival, who do again."""
+        fits = cache(self._fits)
         idle = [*self.queue, *self.backing_off]
-        if not idle:
-            return []
-        ready = self.ready
-        left = "pipeline is left whose KV cache holds it" if ready else "full path through the layers is left"
-        hopeless = [name for name in idle if not ready or not self._fits(self.requests[name].most)]
-        return self._abort(hopeless, f"{since} and no {left}")
+        self._strand([name for name in idle if not fits(self.requests[name].most)], now)
+        if not self.stranded:
+            return
+        back = [name for name, request in self.requests.items() if request.state == "stranded" and fits(request.most)]
+        self._leave_places(back)
+        for name in reversed(back):
+            self.requests[name].move("way_back")
+            self.queue.appendleft(name)
 
-    def _abort(self, names: list[str], why: str) -> list[CoordinatorAction]:
+    def _strand(self, names: list[str], now: float) -> None:
+        """Let requests wait for nodes, for so long as the job says."""
+        self._leave_places(names)
+        for name in names:
+            request = self.requests[name]
+            request.move("no_way")
+            request.due_s = now + self.plan.job.runtime.path_timeout
+            self._due.add(request.due_s, name)
+            self.stranded.append(name)
+
+    def _leave_places(self, names: list[str]) -> None:
+        """Let requests wait no more where they did."""
         gone = frozenset(names)
-        self.queue = deque(name for name in self.queue if name not in gone)
-        self.backing_off = [name for name in self.backing_off if name not in gone]
+        if gone:
+            self.backing_off = [name for name in self.backing_off if name not in gone]
+            self.stranded = [name for name in self.stranded if name not in gone]
+            self.queue = deque(name for name in self.queue if name not in gone)
+
+    def _abort(self, names: list[str], error: RequestError) -> list[CoordinatorAction]:
+        self._leave_places(names)
         for name in names:
             self.requests.pop(name).move("abort")
         self.counters.failed += len(names)
-        return [Abort(name, unavailable(why)) for name in names]
+        return [Abort(name, error) for name in names]
 
     def _served_by(self, node: str) -> list[ServedRequest]:
         return [

@@ -45,6 +45,7 @@ from helix_df.runtime.wire.messages import (
 )
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
+from helix_df.spec.job import Node
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Coordinator:
 
     Args:
         plan: what to run.
-        launcher_of: who starts the worker of a node.
+        launcher_of: who starts the worker of a node that the job declares so.
         log_dir: where the machines' events go (``coordinator.events``), and local workers' logs; nowhere if None.
         embedded: workers are in this process and messages stay in it: no socket, no port.
         token: the job's secret, which every message carries; a fresh one if None.
@@ -72,7 +73,7 @@ class Coordinator:
     def __init__(
         self,
         plan: Plan,
-        launcher_of: Callable[[str], Launcher],
+        launcher_of: Callable[[Node], Launcher],
         *,
         log_dir: Path | None = None,
         embedded: bool = False,
@@ -96,11 +97,12 @@ class Coordinator:
         self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
         self._orders: dict[str, WorkerOrder] = {}
+        self._launcher_for: dict[str, Launcher] = {}
         self._changed = asyncio.Event()
         self._emulated: EmulatedEndpoint | None = None
         self._closing = False
         self._ticker: asyncio.Task[None] | None = None
-        self._retry_timer: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
         self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
         self._restarts = Restarts()
 
@@ -119,14 +121,12 @@ class Coordinator:
         if self.plan.job.runtime.emulate:
             self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
             self._endpoint = self._emulated
-        self._door = Door(self.token, self._check())
+        self._check_of_door = self._check()
+        self._door = Door(self.token, self._check_of_door)
         self._receiver = threading.Thread(target=self._receive, name="coordinator-inbox", daemon=True)
         self._receiver.start()
         self._take_back_workers()
-        for node in self._state.nodes:
-            order = self._order(node)
-            self._orders[node] = order
-            self._launch(node)
+        self._launch_all()
         self._ticker = asyncio.create_task(self._tick())
 
     def _take_back_workers(self) -> None:
@@ -168,7 +168,11 @@ class Coordinator:
     @property
     def _launchers(self) -> Collection[Launcher]:
         """Those who start workers of this job, each once."""
-        return dict.fromkeys(map(self._launcher_of, self._state.nodes))
+        return dict.fromkeys(self._launcher_for.values())
+
+    def _declared(self, name: str) -> Node:
+        """What the job says of a node, or that of a plan which is to take over."""
+        return Node.model_validate(self._state.nodes_state.nodes[name].job["nodes"][name])
 
     @property
     def _state(self) -> CoordinatorState:
@@ -225,6 +229,37 @@ class Coordinator:
             if not self._closing:
                 self._perform(self._machines.cancel(request.id))
 
+    # ------------------------------------------------------------------ what becomes of the job
+
+    async def change(self, plan: Plan) -> None:
+        """Let another plan of the same model take over, and return once it has; what runs goes on meanwhile.
+
+        Workers of nodes whose layers or rules change are started beside those that serve, and switched to once they are
+        ready. Until then nothing changes, so it does not if one of them fails.
+
+        Raises:
+            DeploymentError: when it can't take over, or a new worker failed.
+        """
+        self._perform(self._machines.begin_change(plan))
+        self._check_of_door.hosts = JobHosts.of(self._state.change_job, self._endpoint.address)
+        self._launch_all()
+        while self._state.change is not None:
+            await self.changed()
+        if self._state.change_failure is not None:
+            raise DeploymentError("the plan that was to take over was given up", found=self._state.change_failure)
+        self.plan = self._state.plan
+        self._orders = {name: order for name, order in self._orders.items() if name in self._state.nodes}
+
+    def drain(self, node: str, *, undo: bool = False) -> None:
+        """Send no new requests to a node; those that run there go on. ``undo`` sends it some again.
+
+        Raises:
+            DeploymentError: when there is no such node, or nothing would be left that serves.
+        """
+        self._perform(self._machines.drain(node, not undo))
+
+    # ------------------------------------------------------------------ the job at this moment
+
     def snapshot(self) -> JobStatus:
         """See ``TokenService``."""
         status = self._state.snapshot()
@@ -240,6 +275,7 @@ class Coordinator:
     def _check(self) -> CoordinatorCheck:
         return CoordinatorCheck(
             self._state.nodes_state.nodes,
+            self._state.nodes_state.former,
             self.plan.geometry,
             context_of(self.plan),
             JobHosts.of(self.plan.job, self._endpoint.address),
@@ -286,6 +322,8 @@ class Coordinator:
                 for gone in launcher.exits():
                     self._on_exit(gone)
             for node in self._restarts.due(time.monotonic()):
+                if node not in self._state.nodes:
+                    continue
                 log.info("starting worker %s again", node)
                 try:
                     self._launch(node)
@@ -297,6 +335,8 @@ class Coordinator:
 
     def _on_exit(self, gone: Exit) -> None:
         """Whoever ends before the job was first up would end again; later ones are started again."""
+        if gone.node not in self._state.nodes:
+            return  # it was told to
         words = gone.words
         if self._state.was_ready:
             wait_s = self._restarts.ended(gone.node, time.monotonic())
@@ -304,9 +344,18 @@ class Coordinator:
         log.error("worker %s is gone: %s", gone.node, words)
         self._perform(self._machines.on_exit(gone.node, words))
 
+    def _launch_all(self) -> None:
+        """Start the workers that nobody has started yet."""
+        for node in self._state.nodes:
+            if node not in self._orders:
+                declared = self._declared(node)
+                self._launcher_for[node] = self._launcher_of(declared)
+                self._orders[node] = self._order(node, declared)
+                self._launch(node)
+
     def _launch(self, node: str) -> None:
         self._restarts.started(node, time.monotonic())
-        self._launcher_of(node).start(self._orders[node])
+        self._launcher_for[node].start(self._orders[node])
 
     def _perform(self, actions: Iterable[CoordinatorAction]) -> None:
         sends: list[Send] = []
@@ -324,21 +373,21 @@ class Coordinator:
         for bundle in bundles(sends):
             self._endpoint.send(bundle.address, encode_bundle(bundle.messages, self.token), bulk=bundle.bulk)
         self._changed.set()
-        self._set_retry_timer()
+        self._set_due_timer()
         if CHECKED:
             self._state.validate()
 
-    def _set_retry_timer(self) -> None:
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-        due_s = self._state.next_retry_s
+    def _set_due_timer(self) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        due_s = self._state.next_due_s
         if due_s is None:
-            self._retry_timer = None
+            self._due_timer = None
             return
-        self._retry_timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._on_retry)
+        self._due_timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._on_due)
 
-    def _on_retry(self) -> None:
-        self._perform(self._machines.retry(time.monotonic()))
+    def _on_due(self) -> None:
+        self._perform(self._machines.on_due(time.monotonic()))
 
     def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:
         stream = self._streams.get(request)
@@ -347,8 +396,7 @@ class Coordinator:
 
     # ------------------------------------------------------------------ workers
 
-    def _order(self, node: str) -> WorkerOrder:
-        declared = self.plan.job.nodes[node]
+    def _order(self, node: str, declared: Node) -> WorkerOrder:
         host = host_of(self.plan.job.coordinator.address)
         listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
@@ -361,7 +409,7 @@ class Coordinator:
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)
-        return None if order is None else self._launcher_of(node).command(order)
+        return None if order is None else self._launcher_for[node].command(order)
 
 
 def context_of(plan: Plan) -> int:

@@ -10,19 +10,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from helix_df.errors import DeploymentError
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import Placement
 from helix_df.plan.plan import Plan
+from helix_df.plan.takeover import Takeover, takeover
 from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.rules.routing import has_path
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.nodes_state import NodeAction, NodeDown, NodesState, NodeUp
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
-from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes
+from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes, ways_of
 from helix_df.runtime.requests import GenerationRequest, JobState, JobStatus, NodeStatus
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled, Send
+from helix_df.spec.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """A plan that is to take over: how, the hops that its placement makes possible, and who may serve it."""
+
+    how: Takeover
+    ways: FlowGraph
+    serving: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -42,12 +55,16 @@ class CoordinatorState:
     nodes_state: NodesState = field(init=False)
     requests_state: RequestsState = field(init=False)
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
+    change: PlanChange | None = None
+    change_failure: str | None = None
+    _names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ways = self.ways or possible_ways(self.plan)
         self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways))
         self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, ways)
         self.requests_state.begin_life(self.life)
+        self._names = {node: node for node in self.plan.job.nodes}
 
     # ------------------------------------------------------------------ what the shell asks
 
@@ -92,9 +109,9 @@ class CoordinatorState:
         return self.nodes_state.failure
 
     @property
-    def next_retry_s(self) -> float | None:
-        """When ``retry`` is to be called next, on the clock of ``on_message``; ``None`` while nobody backs off."""
-        return self.requests_state.next_retry_s
+    def next_due_s(self) -> float | None:
+        """When ``on_due`` is to be called next, on the clock of ``on_message``; ``None`` while nothing is to come."""
+        return self.requests_state.next_due_s
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -115,30 +132,32 @@ class CoordinatorState:
             prefix_hits=self.prefixes.hits,
             cached_tokens=self.prefixes.cached_tokens,
             illegal_events=self.illegal.total,
+            missing_layers=self.nodes_state.missing_layers(),
+            change=self._change_words(),
         )
 
     # ------------------------------------------------------------------ events
 
-    def submit(self, asked: GenerationRequest) -> list[CoordinatorAction]:
-        """Take a request.
+    def submit(self, asked: GenerationRequest, now: float) -> list[CoordinatorAction]:
+        """Take a request; ``now`` as for ``on_message``.
 
         Raises:
-            RequestError: when it can never be served, too many wait, or no path is up.
+            RequestError: when it can never be served, too many wait, or the job hasn't come up.
         """
-        return self.requests_state.submit(asked)
+        return self.requests_state.submit(asked, now)
 
     def cancel(self, request: str) -> list[CoordinatorAction]:
         """Give a request up; its KV cache is freed once its step in flight has come home."""
         return self.requests_state.cancel(request)
 
-    def retry(self, now: float) -> list[CoordinatorAction]:
-        """Put the first of those back to the head of the queue that have waited long enough after a rejection."""
-        return self.requests_state.retry(now)
+    def on_due(self, now: float) -> list[CoordinatorAction]:
+        """Do the first thing whose time has come: try a request again, or give it up."""
+        return self.requests_state.on_due(now)
 
     def on_message(self, message: Message, now: float) -> list[CoordinatorAction]:
         """React to what a worker says; ``now`` is in seconds of any monotonic clock."""
         try:
-            return self._react(message, now)
+            return [*self._react(message, now), *self._go_on(now)]
         except IllegalEvent as error:
             ghost = error.role == "request" and error.state == "new" and isinstance(message, Sampled)
             return [self.illegal.note(error), *(self.requests_state.dismiss(error.subject) if ghost else ())]
@@ -147,25 +166,62 @@ class CoordinatorState:
         """A message that names an attempt at a request was refused; ``now`` as for ``on_message``."""
         return self.requests_state.on_malformed(request, now)
 
-    def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
+    def on_exit(self, name: str, words: str, now: float) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""
         try:
-            return self._pass_on(self.nodes_state.on_exit(name, words))
+            return [*self._pass_on(self.nodes_state.on_exit(name, words), now), *self._go_on(now)]
         except IllegalEvent as error:
             return [self.illegal.note(error)]
 
     def take_over(self, name: str, address: str, life: int) -> list[CoordinatorAction]:
         """Call back a worker that served a coordinator before this one."""
-        return self._pass_on(self.nodes_state.take_over(name, address, life))
+        return list(self.nodes_state.take_over(name, address, life))
+
+    def begin_change(self, plan: Plan, now: float) -> list[CoordinatorAction]:
+        """Let another plan of the same model take over, once all workers that it needs beside those of now are up.
+
+        Raises:
+            DeploymentError: when the two differ in what only a new start can change, or one is on its way already.
+        """
+        if self.change is not None:
+            raise DeploymentError("another plan is about to take over", hint="wait until it has")
+        if not self.was_ready or self.nodes_state.closed:
+            raise DeploymentError("only a job that has come up can be changed", found=f"it is {self._job_state()}")
+        taken = {*self.nodes_state.nodes, *self.nodes_state.former}
+        how = takeover(self.plan, self._names, plan, taken)
+        ways = possible_ways(how.plan)
+        self.change, self.change_failure = PlanChange(how, ways, serving_nodes(how.plan, ways)), None
+        coming = [name for name in how.coming if name in self.change.serving]
+        return [*self.nodes_state.make_way(how.plan, coming, how.job), *self._go_on(now)]
+
+    def drain(self, node: str, drained: bool, now: float) -> list[CoordinatorAction]:
+        """Send no new requests to a node, or do again; those that run there go on.
+
+        Raises:
+            DeploymentError: when there is no such node, or no full path through the layers would be left.
+        """
+        known = self.nodes_state.nodes
+        if node not in known:
+            raise DeploymentError(f"there is no node {node}", expected=f"one of {', '.join(sorted(known))}")
+        self.nodes_state.drain(node, drained)
+        actions = self.requests_state.on_drain(now)
+        if drained and not self.ready:
+            self.nodes_state.drain(node, False)
+            actions += self.requests_state.on_drain(now)
+            raise DeploymentError(
+                f"without {node} no full path through the layers is up",
+                hint="a plan without it first: `limits.avoid` in the job, then `helix-df apply`",
+            )
+        return actions
 
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""
-        return self._pass_on(self.nodes_state.tick(now))
+        return [*self._pass_on(self.nodes_state.tick(now), now), *self._go_on(now)]
 
     def stop(self) -> list[CoordinatorAction]:
         """End the job: abort what runs and waits, and tell the workers to exit."""
         aborted = self.requests_state.close("the job is being stopped")
-        return [*aborted, *self._pass_on(self.nodes_state.close())]
+        return [*aborted, *self.nodes_state.close()]
 
     def validate(self) -> None:
         """Check every sum that both machines keep; costs more than an event.
@@ -186,15 +242,15 @@ class CoordinatorState:
                     self.nodes_state.flag_not_finite(message.node)
                 return actions
             case Hello():
-                return self._pass_on(self.nodes_state.on_hello(message, now))
+                return self._pass_on(self.nodes_state.on_hello(message, now), now)
             case Loading() | Ready() | Heartbeat():
-                return self._pass_on(self.nodes_state.on_progress(message, now))
+                return self._pass_on(self.nodes_state.on_progress(message, now), now)
             case Failed():
-                return self._pass_on(self.nodes_state.on_exit(message.node, message.reason))
+                return self._pass_on(self.nodes_state.on_exit(message.node, message.reason), now)
             case _:
                 raise IllegalEvent("coordinator", self.plan.job.name, self._job_state(), message.TAG)
 
-    def _pass_on(self, outcomes: Iterable[NodeAction]) -> list[CoordinatorAction]:
+    def _pass_on(self, outcomes: Iterable[NodeAction], now: float) -> list[CoordinatorAction]:
         """Tell the requests what has become of nodes."""
         actions: list[CoordinatorAction] = []
         for outcome in outcomes:
@@ -202,10 +258,60 @@ class CoordinatorState:
                 case Send():
                     actions.append(outcome)
                 case NodeUp():
-                    actions += self.requests_state.on_up(outcome.node, outcome.kv_tokens)
+                    actions += self.requests_state.on_up(outcome.node, outcome.kv_tokens, now)
                 case NodeDown():
-                    actions += self.requests_state.on_down(outcome.node)
+                    actions += self.requests_state.on_down(outcome.node, now)
         return actions
+
+    # ------------------------------------------------------------------ another plan
+
+    @property
+    def change_job(self) -> Job:
+        """The job with the nodes of both plans, while one is to take over."""
+        return self.plan.job if self.change is None else self.change.how.job
+
+    def _go_on(self, now: float) -> list[CoordinatorAction]:
+        """Let another plan take over if it can by now, or give it up if it can't; let workers go that have nothing left
+        to do."""
+        actions: list[CoordinatorAction] = []
+        if self.change is not None:
+            actions += self._go_on_with(self.change, now)
+        idle = [
+            name
+            for name, node in self.nodes_state.nodes.items()
+            if node.role == "leaving" and not self.requests_state.running_on[name]
+        ]
+        return [*actions, *self._dismiss(idle)] if idle else actions
+
+    def _go_on_with(self, change: PlanChange, now: float) -> list[CoordinatorAction]:
+        nodes, how = self.nodes_state.nodes, change.how
+        coming = {name: nodes[name] for name in how.coming if name in nodes}
+        ended = {name: node.detail for name, node in coming.items() if node.state in ("lost", "failed")}
+        if ended:
+            self.change = None
+            self.change_failure = "; ".join(f"worker {name} ended: {words}" for name, words in ended.items())
+            return self._dismiss(coming)
+        all_up = all(node.state == "ready" for node in coming.values())
+        if not all_up or not has_path(ways_of(how.plan, change.ways), self.nodes_state.is_up):
+            return []
+        self.change, self.plan, self._names = None, how.plan, dict(how.names)
+        self.nodes_state.switch(how.plan, change.serving)
+        return self.requests_state.on_plan(how.plan, change.ways, how.job, now)
+
+    def _dismiss(self, names: Iterable[str]) -> list[CoordinatorAction]:
+        gone = list(names)
+        releases = [action for name in gone for action in self.requests_state.drop_prefixes(name)]
+        sends = self.nodes_state.dismiss(gone)
+        for name in gone:
+            self.requests_state.forget_node(name)
+        return [*releases, *sends]
+
+    def _change_words(self) -> str:
+        if self.change is None:
+            return "" if self.change_failure is None else f"another plan was given up: {self.change_failure}"
+        nodes = self.nodes_state.nodes
+        left = [f"{name} is {nodes[name].state}" for name in self.change.how.coming if name in nodes]
+        return f"another plan takes over soon: {', '.join(left)}"
 
     def _job_state(self) -> JobState:
         if self.nodes_state.closed:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from helix_df.errors import HelixError
 from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode
 from helix_df.plan.plan import Plan
-from helix_df.rules.routing import leading_to_sink
+from helix_df.rules.routing import Adjacency, leading_to_sink
+from helix_df.rules.schedulers.registry import follows_flow
 
 
 def possible_ways(plan: Plan) -> FlowGraph:
@@ -22,6 +23,12 @@ def possible_ways(plan: Plan) -> FlowGraph:
         nodes = tuple(FlowNode(stage.node, stage.layers, stage.tokens_per_s) for stage in plan.stages)
         edges = tuple(FlowEdge(edge.tail, edge.head, edge.tokens_per_s, 0.0) for edge in plan.edges)
         return FlowGraph(plan.num_layers, nodes, edges)
+
+
+def ways_of(plan: Plan, ways: FlowGraph) -> Adjacency:
+    """The next hops that requests take while every node is up: those with flow where the scheduler goes by it."""
+    hops = plan.edges if follows_flow(plan.served.runtime.scheduler) else ways.edges
+    return leading_to_sink([(hop.tail, hop.head) for hop in hops])
 
 
 def serving_nodes(plan: Plan, ways: FlowGraph | None = None) -> tuple[str, ...]:

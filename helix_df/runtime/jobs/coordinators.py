@@ -45,13 +45,12 @@ def new_coordinator(
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
-        return Coordinator(plan, lambda _node: launcher, log_dir=log_dir, embedded=True, token=token)
-    started_by = {node: plan.job.nodes[node].started_by for node in serving_nodes(plan)}
-    local = sum(by == "local" for by in started_by.values())
+        return Coordinator(plan, lambda _declared: launcher, log_dir=log_dir, embedded=True, token=token)
+    local = sum(plan.job.nodes[node].started_by == "local" for node in serving_nodes(plan))
     launchers: dict[str, Launcher] = {"local": LocalLauncher(local, supervisor), "external": ExternalLauncher()}
     return Coordinator(
         plan,
-        lambda node: launchers[started_by[node]],
+        lambda declared: launchers[declared.started_by],
         log_dir=log_dir,
         token=token,
         address=address,

@@ -74,7 +74,7 @@ class Door:
 
     def __init__(self, token: str, check: Callable[[Message], None]) -> None:
         self._token = token
-        self._check = check
+        self.check = check
         self.refusals = Refusals()
 
     def open(self, frames: Sequence[Any]) -> Iterator[Message | Malformed]:
@@ -87,7 +87,7 @@ class Door:
             try:
                 if isinstance(found, FrameError):
                     raise found
-                self._check(found)
+                self.check(found)
             except FrameError as error:
                 self.refusals.note(error)
                 request = error.request or getattr(found, "request", None)

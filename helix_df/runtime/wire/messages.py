@@ -45,12 +45,11 @@ from helix_df.runtime.wire.packing import name_of, pack, unpack
 
 VERSION = 4
 
-HEARTBEAT_S = 2.0
-"""How often a worker says that it lives."""
+HEARTBEAT_S = 0.5
+"""How often a worker says that it lives, from a thread that no batch holds up."""
 
 LOST_AFTER_S = 30.0
-"""Silence after which the other side counts as lost. Compiling can hold up a heartbeat, so this is generous; the exit
-of a local process is noticed at once."""
+"""Silence of the coordinator after which a worker greets it again."""
 
 TENSOR_DTYPES = frozenset({"int32", "float32", "float16", "bfloat16"})
 
@@ -99,6 +98,18 @@ class Welcome:
     layers: LayerRange
     num_layers: int
     kv_tokens: int
+    job: Mapping[str, Any]
+    life: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """Coordinator → worker: your job has other nodes from now on; your layers, and what you go by, stay.
+
+    ``life`` is yours.
+    """
+
+    TAG: ClassVar[str] = "changed"
     job: Mapping[str, Any]
     life: int = 0
 
@@ -221,7 +232,21 @@ class Stop:
     life: int = 0
 
 
-Message = Hello | Welcome | Loading | Ready | Failed | Heartbeat | Forward | Sampled | Rejected | Release | Probe | Stop
+Message = (
+    Hello
+    | Welcome
+    | JobChanged
+    | Loading
+    | Ready
+    | Failed
+    | Heartbeat
+    | Forward
+    | Sampled
+    | Rejected
+    | Release
+    | Probe
+    | Stop
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +277,7 @@ MOST_HOPS = 4096
 MOST_LAYERS = 100_000
 MOST_TOKENS = 2**31 - 1
 MOST_HEAD_BYTES = 2**18
-"""Of a message without its tensor; a welcome, which carries a job, may have more."""
+"""Of a message without its tensor; those that carry a job may have more."""
 
 MOST_WELCOME_BYTES = 2**22
 
@@ -310,6 +335,8 @@ _ROUTE = record(
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
 
+_JOB = document(depth=12, elements=500_000)
+
 _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
     Hello: {"node": _NAME, "address": _ADDRESS, "life": whole()},
     Welcome: {
@@ -317,9 +344,10 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "layers": row(LayerRange, start=_LAYER, stop=_LAYER),
         "num_layers": whole(1, MOST_LAYERS),
         "kv_tokens": whole(),
-        "job": document(depth=12, elements=500_000),
+        "job": _JOB,
         "life": whole(),
     },
+    JobChanged: {"job": _JOB, "life": whole()},
     Loading: {"node": _NAME, "state": one_of("loading", "compiling"), "progress": number(0, 1), "detail": _WORDS},
     Ready: {
         "node": _NAME,
@@ -362,6 +390,8 @@ _NAMED: dict[str, Named] = {kind.TAG: tuple(kinds.items()) for kind, kinds in _K
 
 _TENSOR_AT, _CODEC_AT = _FIELDS[Forward.TAG].index("tensor"), _FIELDS[Forward.TAG].index("codec")
 _PAYLOAD_AT = _FIELDS[Probe.TAG].index("payload")
+
+_WITH_A_JOB = frozenset({Welcome.TAG, JobChanged.TAG})
 
 _IN_TWO_FRAMES = frozenset({Forward.TAG, Probe.TAG})
 
@@ -414,7 +444,7 @@ def decode(frames: Sequence[Any], token: str) -> Message:
 
 def _decoded(head: memoryview, tag: str, start: int, rest: Sequence[Any]) -> Message:
     """The message of a tag whose fields begin at ``start`` of its head, and of the frames that follow."""
-    if len(head) > (MOST_WELCOME_BYTES if tag == Welcome.TAG else MOST_HEAD_BYTES):
+    if len(head) > (MOST_WELCOME_BYTES if tag in _WITH_A_JOB else MOST_HEAD_BYTES):
         raise FrameError("a message that is too large", "size", where=tag, found=f"{len(head)} bytes")
     try:
         packed = msgpack.unpackb(head[start:], raw=False)

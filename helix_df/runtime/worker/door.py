@@ -18,6 +18,7 @@ from helix_df.runtime.wire.messages import (
     Failed,
     Forward,
     Heartbeat,
+    JobChanged,
     Message,
     Probe,
     Release,
@@ -39,11 +40,16 @@ def check_greeting(message: Message, node: str) -> None:
         return
     _expect(message.node == node, "welcome.node", message.node, node)
     _expect(message.layers.stop <= message.num_layers, "welcome.layers", message.layers, f"of {message.num_layers}")
+    _check_job(message, node)
+
+
+def _check_job(message: Welcome | JobChanged, node: str) -> None:
+    where = f"{message.TAG}.job"
     try:
         job = Job.model_validate(message.job)
     except ValueError as error:
-        raise FrameError("a job that isn't valid", "untrue", where="welcome.job", found=str(error)[:200]) from error
-    _expect(node in job.nodes, "welcome.job.nodes", sorted(job.nodes)[:8], f"{node} among them")
+        raise FrameError("a job that isn't valid", "untrue", where=where, found=str(error)[:200]) from error
+    _expect(node in job.nodes, f"{where}.nodes", sorted(job.nodes)[:8], f"{node} among them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,8 @@ class StageCheck:
             case Welcome():
                 known = (self.welcome.node, self.welcome.layers, self.welcome.num_layers)
                 _expect((message.node, message.layers, message.num_layers) == known, "welcome", message.layers, known)
+            case JobChanged():
+                _check_job(message, self.welcome.node)
             case Release():
                 _expect(message.keep % self.page_tokens == 0, "release.keep", message.keep, "whole pages")
             case Heartbeat() | Failed() | Stop():

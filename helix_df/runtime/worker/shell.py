@@ -13,10 +13,10 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from helix_df.codecs import packed_bytes
 from helix_df.errors import DeploymentError
@@ -39,6 +39,7 @@ from helix_df.runtime.wire.messages import (
     Forward,
     Heartbeat,
     Hello,
+    JobChanged,
     Loading,
     Message,
     Probe,
@@ -172,10 +173,10 @@ class Worker:
             self._speed = _speed(engine, welcome)
             self._say(Ready(self._node, engine.kv_tokens, self._speed))
             state = _state(welcome, job, links, self._coordinator)
-            hosts = JobHosts.of(job, self._coordinator, self._endpoint.address)
             geometry = read_geometry(job.model.parsed_source)
-            self._door = Door(self._token, StageCheck(welcome, job, geometry, hosts, state.first_layer))
             self._patience_s = job.runtime.coordinator_timeout
+            self._stage = StageCheck(welcome, job, geometry, self._hosts(job), state.first_layer)
+            self._door = Door(self._token, self._stage)
             self._serve(engine, RecordedWorker(state, time.monotonic, self._events, enabled=job.runtime.event_log))
         except _RefusedError:
             raise  # the node is another worker's, which has not failed
@@ -249,6 +250,15 @@ class Worker:
             if CHECKED:
                 state.validate()
 
+    def _hosts(self, job: Job) -> JobHosts:
+        return JobHosts.of(job, self._coordinator, self._endpoint.address)
+
+    def _change_job(self, document: Mapping[str, Any]) -> None:
+        """Requests may go to other nodes from now on."""
+        job = Job.model_validate(document)
+        self._stage = replace(self._stage, job=job, hosts=self._hosts(job))
+        self._door.check = self._stage
+
     def _make_room(self, engine: StepEngine, machine: RecordedWorker) -> None:
         """Let those go that no step has come for in a long while, before somebody else has been tried often enough."""
         now = time.monotonic()
@@ -270,15 +280,19 @@ class Worker:
                 self._act(engine, machine.on_malformed(message.request))
             case Probe() if message.path:
                 self._endpoint.send(message.path[0], encode(replace(message, path=message.path[1:]), self._token))
+            case JobChanged() if message.life == self._life:
+                self._change_job(message.job)
             case Welcome() if self._is_answer(message):
                 # The coordinator lost sight of us and has started our requests over elsewhere, or is a new one.
+                self._change_job(message.job)
+                # The coordinator lost sight of us and has started our requests over elsewhere.
                 self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens, self._speed))
             case Welcome() if message.life == self._life:
                 self._greet_once()  # the coordinator may have given us up, or this is somebody else's
             case Failed() if message.life == self._greeting:
                 raise self._refused(message)
-            case Welcome() | Failed() | Stop():
+            case Welcome() | Failed() | Stop() | JobChanged():
                 self._door.refusals.note(
                     FrameError("a message to another life than this", "unasked", where=message.TAG)
                 )

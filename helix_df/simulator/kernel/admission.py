@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from helix_df.rules.admission import WAITS, expected_kv, on_arrival
+from helix_df.rules.admission import STRANDED, WAITS, expected_kv, on_arrival
 from helix_df.rules.batching import piece_tokens
 from helix_df.simulator.kernel.asking import ASKS_HOP, ASKS_PATH, NEEDS_ROOM, NO_QUESTION, show_all, show_hop
 from helix_df.simulator.kernel.events import ARRIVAL, FEED, OPEN, schedule
-from helix_df.simulator.kernel.failures import reject
+from helix_df.simulator.kernel.failures import reject, strand
 from helix_df.simulator.kernel.links import send_piece
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.outbox import post_piece
@@ -64,12 +64,16 @@ def draw(f: Fixed, s: State) -> int:
 
 
 def submit(f: Fixed, s: State, r: Rules) -> None:
-    """A request arrives: it joins the queue, or is rejected."""
+    """A request arrives: it joins the queue, waits for nodes, or is rejected."""
     c, request = s.counts[0], draw(f, s)
-    fits = f.requests[s.requests[request].wanted].most <= c.largest
-    if on_arrival(c.path_up, fits, c.waiting, r.max_queue) == WAITS:
+    most = f.requests[s.requests[request].wanted].most
+    whole = c.largest_whole if r.messages else 0
+    verdict = on_arrival(True, most <= c.largest, most <= whole, c.waiting + c.stranded, r.max_queue)
+    if verdict == WAITS:
         wait(s, request)
         c.admitting = True
+    elif verdict == STRANDED:
+        strand(s, r, request)
     else:
         reject(s, request)
 
@@ -148,12 +152,17 @@ def draw_next(f: Fixed, s: State, r: Rules) -> bool:
     if not r.saturating or r.feed != SATURATE or c.waiting or not c.path_up:
         return False
     request = draw(f, s)
-    if f.requests[s.requests[request].wanted].most > c.largest:
+    most = f.requests[s.requests[request].wanted].most
+    verdict = on_arrival(True, most <= c.largest, most <= c.largest_whole, c.waiting + c.stranded, r.max_queue)
+    if verdict == WAITS:
+        wait(s, request)
+        c.admitting = True
+        return True
+    if verdict == STRANDED:
+        strand(s, r, request)
+    else:
         reject(s, request)
-        return c.drawn <= 2 * len(f.requests)
-    wait(s, request)
-    c.admitting = True
-    return True
+    return c.drawn <= 2 * len(f.requests)
 
 
 def tokens_now(f: Fixed, s: State, request: int) -> int:

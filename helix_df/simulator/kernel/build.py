@@ -348,6 +348,7 @@ def rules_of(
         feed_delay_s=float(delay_s),
         drops=options.when_full == "drop",
         max_queue=options.max_queue,
+        patience_s=float(options.path_timeout),
         by_layer=options.kv_by_layer,
         routes=routes,
         by_hop=by_hop,

@@ -6,7 +6,7 @@ from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.tables import NOTHING, State
 
 ARRIVAL, FEED, OPEN, WAKE, BATCH_END, PREFILLED, RETURN, END = 0, 1, 2, 3, 4, 5, 6, 7
-NODE_DOWN, NODE_UP, OPENING, CLOSING, SAMPLE, RETRY, LINK_FREE = 8, 9, 10, 11, 12, 13, 14
+NODE_DOWN, NODE_UP, OPENING, CLOSING, SAMPLE, RETRY, LINK_FREE, GIVE_UP = 8, 9, 10, 11, 12, 13, 14, 15
 
 
 def schedule(s: State, time_s: float, kind: int, what: int, number: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.simulator.kernel.arrivals import take_arrived
-from helix_df.simulator.kernel.events import OPEN, RETRY, WAKE, schedule
+from helix_df.simulator.kernel.events import GIVE_UP, OPEN, RETRY, WAKE, schedule
 from helix_df.simulator.kernel.hearing import BEGUN, forget, place_of
 from helix_df.simulator.kernel.micro import back, first_stage
 from helix_df.simulator.kernel.outbox import lose, post_release
@@ -85,7 +85,8 @@ def start_over(s: State, r: Rules, request: int, unlucky: bool) -> None:
     else:
         c.delayed += 1
         row.delayed = True
-        schedule(s, c.now_s + backoff_s(row.rejections), RETRY, request, 0)
+        row.due_s = c.now_s + backoff_s(row.rejections)
+        schedule(s, row.due_s, RETRY, request, 0)
 
 
 def put_back(s: State, request: int) -> None:
@@ -224,7 +225,9 @@ def node_down(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
         s.queues[at].first = s.queues[at].last = NOTHING
     c.largest = largest_up(f, s)
     c.path_up = c.largest > 0
-    if r.messages or not c.path_up:
+    if r.messages:
+        regroup(f, s, r)
+    elif not c.path_up:
         reject_hopeless(f, s)
     c.admitting = c.drawing = True
 
@@ -305,6 +308,49 @@ def reject_hopeless(f: Fixed, s: State) -> None:
             reject(s, request)
 
 
+def regroup(f: Fixed, s: State, r: Rules) -> None:
+    """Set those aside who fit no pipeline of what is up, since all others would wait behind them, and put those back to
+    the head of the queue, in the order of their arrival, who do again."""
+    c, left = s.counts[0], 0
+    for index in range(c.waiting):
+        request = s.waiting[(c.first_waiting + index) % len(s.waiting)]
+        if f.requests[s.requests[request].wanted].most > c.largest:
+            strand(s, r, request)
+        else:
+            s.waiting[(c.first_waiting + left) % len(s.waiting)] = request
+            left += 1
+    c.waiting = left
+    for request in range(c.requests if c.delayed else 0):
+        row = s.requests[request]
+        if row.delayed and f.requests[row.wanted].most > c.largest:
+            c.delayed -= 1
+            row.delayed = False
+            strand(s, r, request)
+    for request in range(c.requests - 1 if c.stranded else -1, -1, -1):
+        if s.requests[request].stranded and f.requests[s.requests[request].wanted].most <= c.largest:
+            c.stranded -= 1
+            s.requests[request].stranded = False
+            put_back(s, request)
+
+
+def strand(s: State, r: Rules, request: int) -> None:
+    """Let a request wait for nodes, for so long as the job says."""
+    c, row = s.counts[0], s.requests[request]
+    c.stranded += 1
+    row.stranded = True
+    row.due_s = c.now_s + r.patience_s
+    schedule(s, row.due_s, GIVE_UP, request, 0)
+
+
+def give_up(s: State, request: int) -> None:
+    """A request has waited for nodes for too long."""
+    c, row = s.counts[0], s.requests[request]
+    if row.stranded and row.due_s == c.now_s:
+        c.stranded -= 1
+        row.stranded = False
+        reject(s, request)
+
+
 def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
     """A node joins, with an empty cache; requests go by the flow that it makes possible."""
     c = s.counts[0]
@@ -315,7 +361,9 @@ def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
     go_by(s, r, flow)
     c.largest = largest_up(f, s)
     c.path_up = c.largest > 0
-    if flow:
+    if r.messages:
+        regroup(f, s, r)
+    elif flow:
         reject_hopeless(f, s)
     c.admitting = c.drawing = True
 
@@ -323,7 +371,7 @@ def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
 def retry(s: State, request: int) -> None:
     """A request that waited for room to come is back in the queue."""
     c, row = s.counts[0], s.requests[request]
-    if not row.delayed:
+    if not row.delayed or row.due_s != c.now_s:
         return
     c.delayed -= 1
     row.delayed = False

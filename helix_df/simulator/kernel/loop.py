@@ -14,6 +14,7 @@ from helix_df.simulator.kernel.events import (
     CLOSING,
     END,
     FEED,
+    GIVE_UP,
     LINK_FREE,
     NODE_DOWN,
     NODE_UP,
@@ -26,7 +27,18 @@ from helix_df.simulator.kernel.events import (
     pop,
     schedule,
 )
-from helix_df.simulator.kernel.failures import drop, free_path, leave, living, node_down, node_up, purge, refuse, retry
+from helix_df.simulator.kernel.failures import (
+    drop,
+    free_path,
+    give_up,
+    leave,
+    living,
+    node_down,
+    node_up,
+    purge,
+    refuse,
+    retry,
+)
 from helix_df.simulator.kernel.homecoming import hear_next
 from helix_df.simulator.kernel.links import leaves, pass_on, post_on, send_groups, send_steps
 from helix_df.simulator.kernel.marks import inlined
@@ -193,6 +205,8 @@ def on_other(f: Fixed, s: State, r: Rules, kind: int, what: int, number: int) ->
         node_up(f, s, r, what, number)
     elif kind == RETRY:
         retry(s, what)
+    elif kind == GIVE_UP:
+        give_up(s, what)
     else:
         c.admitting = c.drawing = True
 

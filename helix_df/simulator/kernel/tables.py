@@ -153,6 +153,7 @@ class Rules(NamedTuple):
     feed_delay_s: float
     drops: bool
     max_queue: int
+    patience_s: float
     by_layer: bool
     routes: int
     by_hop: bool
@@ -199,8 +200,9 @@ class Counts:
         drawn, requests, attempts, paths, branches, kinds: rows in use.
         runs, events, batches: rows that were ever in use; free ones are chains from ``free_run`` and so on.
         queued: events in the heap.
-        first_waiting, waiting, delayed: the queue, a ring, and how many will come back to it.
-        largest: tokens of the largest request that fits a pipeline of nodes that are up.
+        first_waiting, waiting, delayed: the queue, a ring, and how many will come back to it. ``stranded``: requests
+            that fit nothing that is up.
+        largest: tokens of the largest request that fits a pipeline of nodes that are up; ``largest_whole``: of all.
         returning: what is still to be heard of a message that came to the coordinator; ``drawing``: then, requests are
             to be drawn. ``posted``: links that carry something when that is done. ``releases``: on their way.
         active: attempts that run. ``afloat``: steps and pieces on their way, ``dead`` those of attempts that don't run.
@@ -237,10 +239,12 @@ class Counts:
     first_waiting: int = 0
     waiting: int = 0
     delayed: int = 0
+    stranded: int = 0
     active: int = 0
     afloat: int = 0
     dead: int = 0
     largest: int = 0
+    largest_whole: int = 0
     returning: int = NOTHING
     drawing: bool = False
     posted: int = 0
@@ -320,7 +324,8 @@ class RequestRow:
     """A request from its arrival to its end, over all its attempts; times are NaN until they happen.
 
     ``wanted`` is its place in the trace. ``worst_case``: reserve all that it may come to. ``rejections``: how often a
-    stage had no room for it; after one it is ``delayed``. ``attempt`` is its latest.
+    stage had no room for it; after one it is ``delayed``. ``stranded``: it fits nothing that is up. ``due_s``: when it
+    is tried again, or given up. ``attempt`` is its latest.
     """
 
     wanted: int = 0
@@ -335,6 +340,8 @@ class RequestRow:
     attempt: int = NOTHING
     worst_case: bool = False
     delayed: bool = False
+    stranded: bool = False
+    due_s: float = 0.0
     rejected: bool = False
 
 

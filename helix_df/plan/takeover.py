@@ -1,0 +1,172 @@
+"""A plan that takes over from one that runs: which workers stay, which come beside them, and what the job is meanwhile.
+
+A node whose worker can't serve the new plan as it is gets a second worker beside the first, under a name of its own, so
+that both can be told apart until the first has nothing left to do. Pure: doesn't know sockets, requests or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+
+from helix_df.errors import DeploymentError
+from helix_df.plan.plan import Plan
+from helix_df.spec.addresses import host_of
+from helix_df.spec.job import Job, Limits, Links, Node, PairLink
+
+APPLIED = frozenset(
+    {
+        "kv_high_water",
+        "expected_output",
+        "max_batch",
+        "max_prefill_tokens",
+        "micro_batches",
+        "max_queue",
+        "scheduler",
+        "start_timeout",
+        "request_timeout",
+        "path_timeout",
+        "lost_after",
+    }
+)
+"""Fields of ``runtime`` that a running job takes over; others need it to be started anew."""
+
+OF_WORKERS = ("max_batch", "max_prefill_tokens", "event_log", "emulate")
+"""Fields of ``runtime`` that a worker goes by from its start on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """How a plan takes over.
+
+    ``plan`` is the new one with its nodes under the names of their workers, ``names`` says which node has which;
+    ``coming`` are those that have to be started. ``job`` names the nodes of both plans, with all their links.
+    """
+
+    plan: Plan
+    names: Mapping[str, str]
+    coming: tuple[str, ...]
+    job: Job
+
+
+def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collection[str]) -> Takeover:
+    """How ``new`` takes over from ``running``.
+
+    Args:
+        running: the plan that runs, with its nodes under the names of their workers.
+        names: the worker of each of its nodes.
+        new: the plan that is to run.
+        taken: names that workers have, or ever had.
+
+    Raises:
+        DeploymentError: when the two differ in something that only a new start can change, or workers are emulated.
+    """
+    require_changeable(running.job, new.job)
+    stays = {node: name for node, name in names.items() if _stays(running, name, new, node)}
+    known = {*running.job.nodes, *new.job.nodes, *taken}
+    found = {
+        node: stays[node]
+        if node in stays
+        else _free_name(node, known)
+        if node in taken or running.job.nodes.get(node, declared) != declared
+        else node
+        for node, declared in new.job.nodes.items()
+    }
+    plan = renamed(new, found)
+    coming = tuple(found[stage.node] for stage in new.stages if stage.node not in stays)
+    return Takeover(plan, found, coming, both(running.job, plan.job))
+
+
+def require_changeable(running: Job, new: Job) -> None:
+    """Make sure that a job can become another while it runs.
+
+    Raises:
+        DeploymentError: with the fields that only a new start can change.
+    """
+    fields = [
+        *(field for field in ("model", "coordinator") if getattr(running, field) != getattr(new, field)),
+        *(
+            f"runtime.{field}"
+            for field in type(new.runtime).model_fields
+            if field not in APPLIED and getattr(running.runtime, field) != getattr(new.runtime, field)
+        ),
+    ]
+    if fields:
+        raise DeploymentError(
+            f"job {new.name} can't become this one while it runs",
+            found=f"another {', '.join(fields)}",
+            hint=f"`helix-df down {new.name}` first; `--name` runs this one beside it",
+        )
+    if new.runtime.emulate:
+        raise DeploymentError(
+            "a job whose nodes are emulated can't be changed while it runs", hint=f"`helix-df down {new.name}` first"
+        )
+
+
+def renamed(plan: Plan, names: Mapping[str, str]) -> Plan:
+    """The same plan with its nodes, those with layers and all others, under other names.
+
+    Limits that name nodes are left out of its job: they have done their part.
+    """
+    job = plan.job
+    here = {**{node: node for node in job.nodes}, **names}
+    # A second worker on a host can't have the first one's port.
+    nodes = {
+        name: declared if name == node else declared.model_copy(update={"address": _host(declared)})
+        for node, name in here.items()
+        for declared in (job.nodes[node],)
+    }
+    links = Links(
+        default=job.links.default,
+        regions=job.links.regions,
+        nodes=tuple(_between(link, here) for link in job.links.nodes),
+    )
+    return replace(
+        plan,
+        job=job.model_copy(update={"nodes": nodes, "links": links, "limits": Limits()}),
+        stages=tuple(replace(stage, node=here[stage.node]) for stage in plan.stages),
+        edges=tuple(
+            replace(edge, tail=here.get(edge.tail, edge.tail), head=here.get(edge.head, edge.head))
+            for edge in plan.edges
+        ),
+    )
+
+
+def both(running: Job, new: Job) -> Job:
+    """A job with the nodes of two, the links of the new one, and those of the other that name its own nodes."""
+    gone: dict[str, Node] = {name: node for name, node in running.nodes.items() if name not in new.nodes}
+    kept = tuple(link for link in running.links.nodes if any(end in gone for end in link.between))
+    links = new.links.model_copy(update={"nodes": (*new.links.nodes, *kept)})
+    gpus = {**running.gpus, **new.gpus}
+    return new.model_copy(update={"nodes": {**gone, **new.nodes}, "links": links, "gpus": gpus})
+
+
+def _stays(running: Plan, name: str, new: Plan, node: str) -> bool:
+    """Whether the worker of a node can serve the new plan as it is."""
+    before = next((stage for stage in running.stages if stage.node == name), None)
+    after = next((stage for stage in new.stages if stage.node == node), None)
+    if before is None or after is None:
+        return False
+    one, other = running.job.nodes[name], new.job.nodes[node]
+    return (
+        (before.layers, before.kv_tokens) == (after.layers, after.kv_tokens)
+        and one.model_copy(update={"address": None}) == other.model_copy(update={"address": None})
+        and _host(one) == _host(other)
+        and running.job.gpus.get(one.gpu) == new.job.gpus.get(other.gpu)
+        and all(getattr(running.served.runtime, it) == getattr(new.served.runtime, it) for it in OF_WORKERS)
+    )
+
+
+def _host(node: Node) -> str | None:
+    return None if node.address is None else host_of(node.address)
+
+
+def _free_name(node: str, taken: Iterable[str]) -> str:
+    known = set(taken)
+    return next(name for name in (f"{node}.{number}" for number in count(2)) if name not in known)
+
+
+def _between(link: PairLink, names: Mapping[str, str]) -> PairLink:
+    one, other = link.between
+    return link.model_copy(update={"between": (names.get(one, one), names.get(other, other))})

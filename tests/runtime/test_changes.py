@@ -1,0 +1,140 @@
+"""Another plan takes over from one that runs, and nodes are emptied: nothing is lost, nothing changes, nobody waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from helix_df.errors import DeploymentError
+from helix_df.layers import LayerRange
+from helix_df.runtime.requests import TokenEvent
+from property_tests.runtime_world import World, toy_answer, toy_plan
+
+LAYERS = 4
+NOW = {"a": LayerRange(0, 2), "b": LayerRange(2, 4)}
+THEN = {"a": LayerRange(0, 1), "b": LayerRange(2, 4), "c": LayerRange(1, 2)}
+
+
+def world(placement: dict[str, LayerRange] = NOW) -> World:
+    return World(toy_plan(placement, LAYERS, 200, max_prefill_tokens=16))
+
+
+def expected(there: World) -> dict[str, list[TokenEvent]]:
+    return {name: toy_answer(request, LAYERS) for name, request in there.asked.items()}
+
+
+def go_on(there: World, rounds: int) -> None:
+    """Let a little happen, not everything."""
+    for _ in range(rounds):
+        for wire in there.busy_wires()[:1]:
+            there.deliver(wire)
+        for address in sorted(there.workers):
+            there.compute(address)
+
+
+def states(there: World) -> dict[str, tuple[str, str]]:
+    return {node.name: (node.role, node.state) for node in there.coordinator.snapshot().nodes}
+
+
+def test_workers_whose_layers_change_come_beside_those_that_serve_and_take_over_when_all_are_up():
+    there = world()
+    there.submit((1, 2, 3), 12)
+    go_on(there, rounds=2)
+    there.change(THEN)
+    assert states(there) == {
+        "a": ("serving", "ready"),
+        "b": ("serving", "ready"),
+        "a.2": ("coming", "waiting"),
+        "c": ("coming", "waiting"),
+    }
+    assert "a.2 is waiting, c is waiting" in there.coordinator.snapshot().change
+    there.submit((4, 5), 12)
+    there.settle()
+    assert states(there) == dict.fromkeys(("b", "a.2", "c"), ("serving", "ready"))
+    assert there.coordinator.snapshot().change == ""
+    there.submit((6,), 12)
+    there.settle()
+    assert there.answers == expected(there)
+    assert {worker.node for worker in there.workers.values()} == {"a.2", "b", "c"}, "a was told to stop"
+    there.replay()
+    there.drop_prefixes()
+    assert there.leftovers() == {}
+
+
+def test_requests_that_run_end_where_they_are_while_new_ones_go_the_new_way():
+    there = world()
+    first = there.submit((1, 2, 3), 40)
+    go_on(there, rounds=20)
+    begun = len(there.answers[first])
+    assert 0 < begun < 40
+    there.change({"a": LayerRange(0, 3), "b": LayerRange(3, 4)})
+    while there.coordinator.change is not None:
+        news = [wire for wire in there.busy_wires() if ".2/" in wire[0] or ".2/" in wire[1]]
+        there.deliver(news[0])
+    assert states(there)["a"] == ("leaving", "ready")
+    request = there.coordinator.requests_state.requests[first]
+    assert [hop.node for hop in request.pipeline or ()] == ["a", "b"]
+    there.submit((7, 8), 5)
+    there.settle()
+    assert there.answers == expected(there)
+    assert set(states(there)) == {"a.2", "b.2"}
+
+
+def test_a_second_change_goes_on_from_the_first():
+    there = world()
+    there.change(THEN)
+    there.settle()
+    there.change(NOW)
+    there.submit((1, 2), 9)
+    there.settle()
+    assert set(states(there)) == {"a.3", "b"}
+    assert there.answers == expected(there)
+
+
+def test_a_plan_with_the_same_stages_takes_over_at_once():
+    there = world()
+    there.change(NOW, max_queue=3)
+    assert set(states(there)) == {"a", "b"}
+    assert there.coordinator.plan.job.runtime.max_queue == 3
+
+
+def test_a_change_whose_worker_ends_is_given_up_and_the_job_serves_on():
+    there = world()
+    there.change(THEN)
+    there.kill("c")
+    status = there.coordinator.snapshot()
+    assert status.change == "another plan was given up: worker c ended: killed"
+    assert (status.state, set(states(there))) == ("ready", {"a", "b"})
+    there.submit((1, 2), 9)
+    there.settle()
+    assert there.answers == expected(there)
+    there.change(THEN)
+    there.settle()
+
+
+def test_only_one_change_at_a_time_and_only_what_can_change():
+    there = world()
+    with pytest.raises(DeploymentError, match=r"another runtime\.prefix_cache"):
+        there.change(THEN, prefix_cache=False)
+    there.change(THEN)
+    with pytest.raises(DeploymentError, match="about to take over"):
+        there.change(NOW)
+
+
+def test_a_drained_node_gets_no_new_requests_and_ends_what_it_began():
+    there = world({"a": LayerRange(0, 4), "b": LayerRange(0, 4)})
+    names = [there.submit((index, 1), 9) for index in range(6)]
+    there.drain("a", drained=True)
+    running = there.coordinator.requests_state.running_on["a"]
+    assert running > 0
+    more = [there.submit((index, 2), 9) for index in range(4)]
+    assert there.coordinator.requests_state.running_on["a"] == running
+    there.settle()
+    assert {name: there.answers[name] for name in (*names, *more)} == expected(there)
+    with pytest.raises(DeploymentError, match="without b no full path"):
+        there.drain("b", drained=True)
+    assert there.coordinator.ready
+    there.drain("a", drained=False)
+    there.drain("b", drained=True)
+    with pytest.raises(DeploymentError, match="no node nobody"):
+        there.drain("nobody", drained=True)
+    there.replay()
