@@ -28,7 +28,6 @@ ROUTE = m.Route(
 MESSAGES: tuple[m.Message, ...] = (
     m.Hello("a", "tcp://127.0.0.1:5", 12),
     m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}),
-    m.JobChanged({"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}, 12),
     m.Loading("a", "compiling", 0.5, "8 x 1"),
     m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
     m.Failed("a", "no weights"),
@@ -41,6 +40,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Rejected("r/1", "a", "kv_full"),
     m.Release("r/1", 48),
     m.Stop(),
+    m.JobChanged({"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}, 12),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 
