@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from helix_df.planning import make_plan
     from helix_df.plans import find_plan
     from helix_df.runtime.api.client import Answer, RunningJob
+    from helix_df.runtime.jobs.job_keys import make_keys
     from helix_df.sizing import size
     from helix_df.spec.job import Job
     from helix_df.spec.shipped import examples
@@ -71,6 +72,7 @@ __all__ = [
     "export_plan",
     "find_plan",
     "load_job",
+    "make_keys",
     "make_plan",
     "plan_svg",
     "probe_job",
@@ -98,6 +100,7 @@ _HOMES = {
     "export_plan": "helix_df.exporters.registry",
     "find_plan": "helix_df.plans",
     "load_job": "helix_df.load",
+    "make_keys": "helix_df.runtime.jobs.job_keys",
     "make_plan": "helix_df.planning",
     "plan_svg": "helix_df.pictures.plan_svg",
     "probe_job": "helix_df.measuring.probing",

@@ -32,6 +32,7 @@ COMMANDS = {
     "simulate": "helix_df.cli.simulate:simulate",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
+    "keys": "helix_df.cli.keys:keys",
     "apply": "helix_df.cli.apply:apply",
     "status": "helix_df.cli.status:status",
     "logs": "helix_df.cli.logs:logs",

@@ -128,6 +128,7 @@ def _reuse(found: JobStatus) -> str:
 
 def _table(found: JobStatus) -> Table:
     from helix_df.cli.words import plain_table
+    from helix_df.runtime.wire.keys import without_key
 
     figures = ("running", "KV tokens")
     table = plain_table("node", "layers", "state", *figures, "address", "detail", numbers=figures)
@@ -138,7 +139,7 @@ def _table(found: JobStatus) -> Table:
             _state(node),
             str(node.running),
             f"{node.kv_used_tokens:,} of {node.kv_capacity_tokens:,}{_kept(node)}",
-            node.address or "",
+            without_key(node.address or ""),
             node.detail.partition("\n")[0],
         )
     return table

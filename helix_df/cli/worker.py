@@ -15,12 +15,18 @@ from helix_df.errors import DeploymentError
 
 def worker(
     join: Annotated[
-        str, typer.Option(metavar="URL", help="Where the coordinator listens, such as tcp://10.0.0.1:7000.")
+        str, typer.Option(metavar="URL", help="Where the coordinator listens, such as curve://10.0.0.1:7000.")
     ],
     node: Annotated[str, typer.Option(metavar="NODE", help="The node of the job that this process serves.")],
     listen: Annotated[
         str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
     ] = "tcp://127.0.0.1:*",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The job's key, as `helix-df keys` made it; by default its secret is $HELIX_DF_TOKEN."
+        ),
+    ] = None,
     frame_limit: Annotated[
         int | None,
         typer.Option(metavar="BYTES", min=2**20, help="Largest frame that is read; a larger one ends its connection."),
@@ -37,20 +43,26 @@ def worker(
     ] = None,
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
+    from helix_df.runtime.jobs.job_keys import read_worker_key
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
     from helix_df.runtime.log_files import BoundedLog, write_output_to
-    from helix_df.runtime.wire.transport import MOST_FRAME_BYTES
+    from helix_df.runtime.wire.keys import with_key
+    from helix_df.runtime.wire.transport import MOST_FRAME_BYTES, endpoint_keys
     from helix_df.runtime.wire.transport import listen as open_endpoint
     from helix_df.runtime.worker.build import build_engine
     from helix_df.runtime.worker.shell import Worker
 
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.pop(TOKEN_VARIABLE, None)  # whatever this process starts needs no secret
+    if key_file is not None:
+        key = read_worker_key(key_file)
+        token, join = key.token, with_key(join, key.coordinator) if key.coordinator else join
     if token is None:
         raise DeploymentError(
             "a worker needs the job's secret",
-            where=f"${TOKEN_VARIABLE}",
-            hint="run the whole command that `helix-df status` shows",
+            where="--key-file",
+            hint="`helix-df keys NAME`, on the coordinator's host, says which file to bring here",
         )
+    encrypted = _encrypted(join, listen)
     handler = logging.StreamHandler() if log is None else BoundedLog(log)
     if log is not None:
         write_output_to(log)
@@ -68,5 +80,28 @@ def worker(
         return not asked_to_end and (not parents or os.getppid() in parents)
 
     signal.signal(signal.SIGTERM, end)
-    endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES)
+    keys = endpoint_keys(None, token) if encrypted else None
+    endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
     Worker(node, endpoint, join, token, build_engine, alive=alive, events=events).run()
+
+
+def _encrypted(join: str, listen: str) -> bool:
+    """Whether both addresses are encrypted; they must agree, and the coordinator's have its public key."""
+    from helix_df.runtime.wire.keys import ENCRYPTED, split_endpoint
+
+    scheme, key, _ = split_endpoint(join)
+    if scheme != split_endpoint(listen)[0]:
+        raise DeploymentError(
+            "one address is encrypted and the other isn't",
+            where="--join and --listen",
+            found=f"{join}, {listen}",
+            expected=f"both {ENCRYPTED}://… or both tcp://…, as the coordinator has them",
+        )
+    if scheme == ENCRYPTED and key is None:
+        raise DeploymentError(
+            "the coordinator's public key is missing",
+            where="--join",
+            found=join,
+            hint="--key-file with the job's key, or curve://PUBLIC@host:port",
+        )
+    return scheme == ENCRYPTED

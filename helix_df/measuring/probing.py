@@ -26,7 +26,8 @@ from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
 from helix_df.runtime.requests import JobStatus
-from helix_df.runtime.wire.transport import listen
+from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, without_key
+from helix_df.runtime.wire.transport import Endpoint, endpoint_keys, listen, shared_keys
 from helix_df.spec.addresses import host_of, is_loopback, split_address
 from helix_df.spec.job import Job
 
@@ -68,7 +69,8 @@ def probe_job(
     if record is None or record.token is None:
         raise DeploymentError(f"job {directory.name} was started by an older helix-df", hint="apply it again")
     addresses = {node.name: node.address for node in status.nodes if node.address is not None and node.state == "ready"}
-    endpoint = listen(f"tcp://{host_of(plan.job.coordinator.address)}:*")
+    keys = endpoint_keys(None, record.token) if plan.job.encrypts else None
+    endpoint = _listen(f"{host_of(plan.job.coordinator.address)}:*", keys)
     try:
         prober = Prober(COORDINATOR, endpoint, record.token, time.perf_counter)
         links = _all(prober, addresses, _pairs(plan), on_link)
@@ -107,8 +109,9 @@ def probe_addresses(
     Raises:
         DeploymentError: when one doesn't answer.
     """
-    ways = {name: f"tcp://{address}" for name, address in addresses.items()}
-    endpoint = listen(f"tcp://{own_host(next(iter(addresses.values())))}:*")
+    keys = shared_keys(token) if token else None
+    ways = {name: _way(address, keys) for name, address in addresses.items()}
+    endpoint = _listen(f"{own_host(next(iter(addresses.values())))}:*", keys)
     try:
         names = list(ways)
         pairs = tuple((a, b) for index, a in enumerate(names) for b in names[index + 1 :])
@@ -125,7 +128,7 @@ def probe_loopback(*, on_link: Callable[[MeasuredLink], None] = lambda link: Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
-            address = process.stdout.readline().rpartition("tcp://")[2].strip()
+            address = process.stdout.readline().rpartition("://")[2].strip()
             if not address:
                 raise DeploymentError("the listening process ended")
             return probe_addresses({"loopback": address}, token, on_link=on_link)
@@ -140,14 +143,23 @@ def listen_for_probes(address: str, token: str | None, on_listening: Callable[[s
         SpecError: without a secret anywhere beyond loopback.
         DeploymentError: when the address can't be listened on.
     """
-    endpoint = listen(f"tcp://{address}")
+    secret = secret_for([address], token)
+    endpoint = _listen(address, shared_keys(secret) if secret else None)
     try:
-        secret = secret_for([address], token)
-        on_listening(endpoint.address)
+        on_listening(without_key(endpoint.address))
         with contextlib.suppress(KeyboardInterrupt):
             answer_probes(endpoint, secret, lambda: True)
     finally:
         endpoint.close()
+
+
+def _listen(address: str, keys: EndpointKeys | None) -> Endpoint:
+    return listen(f"{PLAIN if keys is None else ENCRYPTED}://{address}", keys=keys)
+
+
+def _way(address: str, keys: EndpointKeys | None) -> str:
+    """Where a listener is that has the same keys."""
+    return f"{PLAIN}://{address}" if keys is None else f"{ENCRYPTED}://{keys.own.public}@{address}"
 
 
 def secret_for(addresses: list[str], token: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +13,12 @@ EVENTS_SUFFIX = ".events"
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
-    job's secret, and the bytes of the largest frame that it is sent."""
+    job's secret (which is never shown), and the bytes of the largest frame that it is sent."""
 
     node: str
     coordinator: str
     listen: str
-    token: str
+    token: str = field(repr=False)
     log_file: Path | None = None
     frame_limit: int | None = None
 

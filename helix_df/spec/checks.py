@@ -32,6 +32,7 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
         *_offers(job, in_catalogue),
         *_node_names(job),
         *_addresses(job),
+        *_encryption(job),
         *_links(job),
         *_limits(job),
         *_latency(job),
@@ -147,6 +148,18 @@ def _addresses(job: Job) -> Iterator[Mistake]:
         if address in seen:
             yield Mistake(path, f"{dotted(seen[address])} has the same address", repr(address), "one port for each")
         seen.setdefault(address, path)
+
+
+def _encryption(job: Job) -> Iterator[Mistake]:
+    beyond = job.beyond_loopback
+    if beyond and not job.encrypts and not job.runtime.trust_network:
+        yield Mistake(
+            ("runtime", "encryption"),
+            "prompts, answers and the job's secret would leave this machine unencrypted",
+            f"{job.runtime.encryption}, with {', '.join(beyond[:4])}{', …' if len(beyond) > 4 else ''}",
+            "auto or always",
+            "on a network that nobody else can reach, say so: trust_network: true beside it",
+        )
 
 
 def _links(job: Job) -> Iterator[Mistake]:

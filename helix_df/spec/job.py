@@ -20,7 +20,7 @@ from pydantic import (
 from helix_df.codecs import Codec
 from helix_df.errors import SpecError
 from helix_df.rules.schedulers.registry import SERVING
-from helix_df.spec.addresses import split_address
+from helix_df.spec.addresses import host_of, is_loopback, split_address
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
@@ -375,6 +375,17 @@ class Runtime(Section):
         description="Workers keep to the declared `speed` of their nodes, and messages to the declared bandwidth and "
         "latency of their links, so that one machine can emulate a cluster.",
     )
+    encryption: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Of messages between nodes: `auto` = once the coordinator's or a node's address is beyond this "
+        "machine; `never` goes beyond it only with `trust_network`.",
+    )
+    trust_network: bool = Field(
+        default=False,
+        strict=True,
+        description="Prompts, answers and the job's secret may go between hosts unencrypted, where `encryption` is "
+        "`never`: everybody on the way can read and change them.",
+    )
     start_timeout: Duration = Field(default=300.0, gt=0, description="Longest time until every worker is ready.")
     coordinator_timeout: Duration = Field(
         default=600.0,
@@ -421,6 +432,19 @@ class Job(Section):
         default=SolverChoice(), description="Which solver places the layers: its name, or a section."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
+
+    @property
+    def beyond_loopback(self) -> tuple[str, ...]:
+        """The addresses that other hosts reach: those of the coordinator and of nodes that aren't this machine's."""
+        declared = (self.coordinator.address, *(node.address for node in self.nodes.values()))
+        return tuple(address for address in declared if address is not None and not is_loopback(host_of(address)))
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether messages between nodes are encrypted."""
+        if self.runtime.encryption == "auto":
+            return bool(self.beyond_loopback)
+        return self.runtime.encryption == "always"
 
     def price_of(self, offer: Offer) -> float | None:
         """What a node of an offer costs an hour: its own price, else its GPU type's; ``None`` if none is said."""

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=63)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 

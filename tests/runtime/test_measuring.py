@@ -98,6 +98,7 @@ class Network:
     """An endpoint whose probes come home at once, while a made-up clock counts seconds by hops and bytes."""
 
     address = "made://here"
+    refused_connections = 0
 
     def __init__(self, hop_s: float, byte_s: float, *, lossy: bool = False) -> None:
         self.now = 0.0

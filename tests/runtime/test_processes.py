@@ -147,31 +147,33 @@ def test_workers_take_frames_as_large_as_the_pieces_that_the_plan_chose() -> Non
     assert orders[1] >= frame_limit(plan.geometry.hidden_size, 2**20) > orders[0]
 
 
-async def test_an_external_worker_joins_with_the_command_that_status_shows() -> None:
+@pytest.mark.parametrize("encryption", ["auto", "always"])
+async def test_an_external_worker_joins_with_the_command_that_status_shows(encryption: str) -> None:
     nodes = {"here": {"gpu": "toy"}, "there": {"gpu": "toy", "launcher": "external"}}
-    plan = tiny_plan({"here": LayerRange(0, 2), "there": LayerRange(2, 4)}, nodes=nodes)
+    halves = {"here": LayerRange(0, 2), "there": LayerRange(2, 4)}
+    plan = tiny_plan(halves, nodes=nodes, runtime={"encryption": encryption, "port": 0})
     coordinator = new_coordinator(plan)
     await coordinator.start()
     worker = None
     try:
         commands = {node.name: node.join_command for node in coordinator.snapshot().nodes}
         assert commands["here"] is None
-        variable, _, command = (commands["there"] or "").partition(" ")
-        name, _, secret = variable.partition("=")
+        command = commands["there"] or ""
         arguments = shlex.split(command)
         assert arguments[0] == "helix-df"
-        assert secret not in command
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "helix_df", *arguments[1:]],
-            env=os.environ | {name: secret},
-            stderr=subprocess.DEVNULL,
-        )
+        assert coordinator.token not in command
+        key_file = Path(arguments[arguments.index("--key-file") + 1])
+        assert key_file.stat().st_mode & 0o777 == 0o600
+        worker = subprocess.Popen([sys.executable, "-m", "helix_df", *arguments[1:]], stderr=subprocess.DEVNULL)
         await coordinator.wait_ready(240)
+        for process in (worker.pid, children()["here"]):
+            assert coordinator.token.encode() not in Path(f"/proc/{process}/cmdline").read_bytes()
         assert len(await answer(coordinator, tiny_request(4))) == 8
     finally:
         await coordinator.close()
         if worker is not None:
             assert worker.wait(30) == 0
+    assert not key_file.exists()
 
 
 async def test_a_worker_that_can_not_load_says_so_in_its_last_words(tmp_path: Path) -> None:

@@ -10,12 +10,31 @@ import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.runtime.wire import transport
-from helix_df.runtime.wire.transport import MOST_PEERS, TAKEN_AT_ONCE, Endpoint, listen
+from helix_df.runtime.wire.keys import split_endpoint, with_key, without_key
+from helix_df.runtime.wire.transport import (
+    MOST_FRAME_BYTES,
+    MOST_PEERS,
+    TAKEN_AT_ONCE,
+    Endpoint,
+    endpoint_keys,
+    listen,
+    new_key_pair,
+    shared_keys,
+)
 from tests.runtime.tiny import has_ipv6
 
-SCHEMES = ["tcp://127.0.0.1:*", "local://*"]
+ENCRYPTED = "curve://127.0.0.1:*"
+SCHEMES = ["tcp://127.0.0.1:*", "local://*", ENCRYPTED]
 if has_ipv6():
-    SCHEMES.append("tcp://[::1]:*")
+    SCHEMES += ["tcp://[::1]:*", "curve://[::1]:*"]
+
+
+TOKEN = "secret"
+
+
+def open_at(address: str, most_bytes: int = MOST_FRAME_BYTES, token: str = TOKEN) -> Endpoint:
+    """An endpoint; with the keys of a job where it is encrypted."""
+    return listen(address, most_bytes, endpoint_keys(None, token) if address.startswith("curve") else None)
 
 
 def take(endpoint: Endpoint, count: int) -> list[list[bytes]]:
@@ -29,7 +48,7 @@ def take(endpoint: Endpoint, count: int) -> list[list[bytes]]:
 
 @pytest.mark.parametrize("address", SCHEMES)
 def test_messages_arrive_whole_and_in_order(address: str) -> None:
-    here, there = listen(address), listen(address)
+    here, there = open_at(address), open_at(address)
     try:
         tensor = np.arange(10_000, dtype=np.float32)
         for index in range(50):
@@ -46,7 +65,7 @@ def test_messages_arrive_whole_and_in_order(address: str) -> None:
 
 @pytest.mark.parametrize("address", SCHEMES)
 def test_a_waiting_receiver_can_be_woken(address: str) -> None:
-    endpoint = listen(address)
+    endpoint = open_at(address)
     woken: list[object] = []
     waiter = threading.Thread(target=lambda: woken.append(endpoint.receive(None)))
     waiter.start()
@@ -58,7 +77,7 @@ def test_a_waiting_receiver_can_be_woken(address: str) -> None:
 
 @pytest.mark.parametrize("address", SCHEMES)
 def test_many_threads_may_send(address: str) -> None:
-    here, there = listen(address), listen(address)
+    here, there = open_at(address), open_at(address)
 
     def send_many(name: int) -> None:
         for _ in range(100):
@@ -77,11 +96,11 @@ def test_many_threads_may_send(address: str) -> None:
 
 @pytest.mark.parametrize("address", SCHEMES)
 def test_an_address_is_free_again_after_close_and_taken_before(address: str) -> None:
-    first = listen(address)
+    first = open_at(address)
     with pytest.raises(DeploymentError):
-        listen(first.address)
+        open_at(without_key(first.address))
     first.close()
-    listen(first.address).close()
+    open_at(without_key(first.address)).close()
 
 
 def test_sending_to_nobody_neither_blocks_nor_raises() -> None:
@@ -98,8 +117,9 @@ def test_an_unknown_scheme_names_the_known_ones() -> None:
         listen("carrier-pigeon://coop")
 
 
-def test_a_frame_that_is_too_large_ends_its_connection_and_no_other() -> None:
-    there, friend, stranger = listen("tcp://127.0.0.1:*", 1000), *(listen("tcp://127.0.0.1:*") for _ in range(2))
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", ENCRYPTED])
+def test_a_frame_that_is_too_large_ends_its_connection_and_no_other(address: str) -> None:
+    there, friend, stranger = open_at(address, 1000), open_at(address), open_at(address)
     friend.send(there.address, [b"one", b"x" * 1000])
     assert take(there, 1) == [[b"one", b"x" * 1000]]
     stranger.send(there.address, [b"x" * 1001])
@@ -111,7 +131,7 @@ def test_a_frame_that_is_too_large_ends_its_connection_and_no_other() -> None:
 
 @pytest.mark.parametrize("address", SCHEMES)
 def test_what_is_taken_at_once_is_bounded_and_nothing_is_lost(address: str) -> None:
-    here, there = listen(address), listen(address)
+    here, there = open_at(address), open_at(address)
     for number in range(5 * TAKEN_AT_ONCE):
         here.send(there.address, [b"%d" % number])
     received: list[bytes] = []
@@ -192,3 +212,60 @@ def test_what_is_not_bulk_does_not_wait_behind_it() -> None:
     here.close()
     there.close()
     narrows.close()
+
+
+def until_refused(endpoint: Endpoint, times: int) -> None:
+    for _ in range(100):
+        if endpoint.refused_connections >= times:
+            return
+        assert endpoint.receive(0.1) == []
+    raise AssertionError(f"{endpoint.refused_connections} connections were refused")
+
+
+def test_nobody_without_the_secret_gets_a_message_in_and_others_do() -> None:
+    there, friend, stranger = open_at(ENCRYPTED), open_at(ENCRYPTED), open_at(ENCRYPTED, token="another")
+    stranger.send(there.address, [b"hello"])
+    until_refused(there, 1)
+    friend.send(there.address, [b"hello"])
+    assert take(there, 1) == [[b"hello"]]
+    for endpoint in (there, friend, stranger):
+        endpoint.close()
+
+
+def test_nobody_gets_a_message_in_without_encryption_or_with_another_receivers_key() -> None:
+    there, other = open_at(ENCRYPTED), open_at(ENCRYPTED)
+    plain = open_at("tcp://127.0.0.1:*")
+    place = split_endpoint(there.address)[2]
+    plain.send(f"tcp://{place}", [b"in the clear"])
+    until_refused(there, 1)
+    other.send(with_key(f"curve://{place}", new_key_pair().public), [b"to somebody else"])
+    until_refused(there, there.refused_connections + 1)
+    for endpoint in (there, other, plain):
+        endpoint.close()
+
+
+def test_an_endpoint_with_keys_sends_nothing_in_the_clear_and_one_without_nothing_encrypted() -> None:
+    keyed, plain = open_at(ENCRYPTED), open_at("tcp://127.0.0.1:*")
+    keyed.send(plain.address, [b"secret"])
+    plain.send(keyed.address, [b"secret"])
+    assert isinstance(keyed, transport.ZmqEndpoint)
+    assert isinstance(plain, transport.ZmqEndpoint)
+    assert keyed._peers == plain._peers == {}
+    keyed.close()
+    plain.close()
+
+
+def test_keys_that_follow_from_a_secret_are_the_same_everywhere_and_no_others() -> None:
+    assert shared_keys("one") == shared_keys("one")
+    pairs = [pair for token in ("one", "two") for pair in (shared_keys(token).own, shared_keys(token).client)]
+    assert len({pair.public for pair in pairs} | {pair.secret for pair in pairs}) == 8
+    assert endpoint_keys(None, "one").own != endpoint_keys(None, "one").own
+    assert all(pair.secret not in repr(shared_keys("one")) for pair in pairs)
+
+
+def test_where_zeromq_can_not_encrypt_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "can_encrypt", lambda: False)
+    with pytest.raises(DeploymentError, match="built without encryption"):
+        endpoint_keys(None, "secret")
+    with pytest.raises(DeploymentError, match="needs keys"):
+        listen(ENCRYPTED)

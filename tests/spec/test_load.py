@@ -179,3 +179,38 @@ def test_the_loader_is_not_pulling_in_heavy_modules():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert result.stdout.strip() == "[]"
+
+
+HOSTS = """
+model: {source: random:tiny}
+nodes: {a: {gpu: L4, address: "10.0.0.2:7001"}}
+coordinator: {address: "10.0.0.1:7000"}
+links: {default: {bandwidth: 1Gbps}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "encrypts"),
+    [
+        (HOSTS, True),
+        (HOSTS + "runtime: {encryption: always}", True),
+        (HOSTS + "runtime: {trust_network: true}", True),
+        (HOSTS + "runtime: {encryption: never, trust_network: true}", False),
+        (HOSTS.replace("10.0.0.", "127.0.0."), False),
+        (HOSTS.replace("10.0.0.1", "[::1]").replace("10.0.0.2", "localhost"), False),
+        (HOSTS.replace("10.0.0.1", "[fd00::1]").replace("10.0.0.2", "localhost"), True),
+        (HOSTS.replace("10.0.0.", "127.0.0.") + "runtime: {encryption: always}", True),
+        (HOSTS.replace("10.0.0.", "127.0.0.") + "runtime: {encryption: never}", False),
+    ],
+)
+def test_what_leaves_the_machine_is_encrypted(text: str, encrypts: bool) -> None:
+    assert parse_job(text).encrypts == encrypts
+
+
+def test_nothing_leaves_the_machine_unencrypted_without_a_word() -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_job(HOSTS + "runtime: {encryption: never}")
+    told = str(refused.value)
+    assert "runtime.encryption" in told
+    assert "never, with 10.0.0.1:7000, 10.0.0.2:7001" in told
+    assert "trust_network: true" in told

@@ -33,6 +33,7 @@ from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
 from helix_df.runtime.wire.hosts import JobHosts
+from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys
 from helix_df.runtime.wire.messages import (
     MOST_HEAD_BYTES,
     Frames,
@@ -68,6 +69,7 @@ class Coordinator:
         address: where to listen; as the job says if None.
         journal: what coordinators before this one have left, their workers' addresses, say; kept up for the next one.
             Closed with this coordinator, and deleted then.
+        keys: those of an encrypted endpoint; messages aren't encrypted if None.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Coordinator:
         token: str | None = None,
         address: str | None = None,
         journal: Journal | None = None,
+        keys: EndpointKeys | None = None,
     ) -> None:
         self.plan = plan
         self._listen_at = address
@@ -88,6 +91,7 @@ class Coordinator:
         self._log_dir = log_dir
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
+        self._keys = keys
         self._owned = RecordedCoordinator(
             CoordinatorState(plan, context_of(plan), life=1 if journal is None else journal.life),
             time.monotonic,
@@ -112,12 +116,12 @@ class Coordinator:
         """Listen, and start the workers; returns before they are up.
 
         Raises:
-            DeploymentError: when the coordinator's address can't be listened on.
+            DeploymentError: when the coordinator's address can't be listened on, or would have to be without encryption
+                beyond this machine.
         """
         self._loop = asyncio.get_running_loop()
         self._loop_thread.bind()
-        host = self._listen_at or _bind_address(self.plan.job.coordinator.address)
-        self._endpoint: Endpoint = listen("local://*" if self._embedded else host, MOST_HEAD_BYTES)
+        self._endpoint: Endpoint = self._listen()
         if self.plan.job.runtime.emulate:
             self._emulated = EmulatedEndpoint(self._endpoint, COORDINATOR, link_table(self.plan.job))
             self._endpoint = self._emulated
@@ -139,6 +143,20 @@ class Coordinator:
                 if self._emulated is not None:
                     self._emulated.place(node.name, node.address)
                 self._perform(self._machines.take_over(node.name, node.address, node.life))
+
+    def _listen(self) -> Endpoint:
+        job = self.plan.job
+        if self._embedded:
+            return listen("local://*")
+        if job.beyond_loopback and self._keys is None and not job.runtime.trust_network:
+            raise DeploymentError(
+                "nothing is encrypted, and this job goes beyond this machine",
+                where="runtime.encryption",
+                found=", ".join(job.beyond_loopback[:4]),
+                hint="`auto`; or, on a network that nobody else can reach, trust_network: true beside `never`",
+            )
+        at = self._listen_at or self._bind_address(job.coordinator.address)
+        return listen(at, MOST_HEAD_BYTES, self._keys)
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until every worker serves.
@@ -268,6 +286,8 @@ class Coordinator:
             for node in status.nodes
         )
         refused = {} if self._ticker is None else dict(self._door.refusals.counts)
+        if self._ticker is not None and self._endpoint.refused_connections:
+            refused["connection"] = self._endpoint.refused_connections
         return replace(status, nodes=tuple(nodes), refused_frames=refused)
 
     # ------------------------------------------------------------------ events in, actions out
@@ -398,7 +418,7 @@ class Coordinator:
 
     def _order(self, node: str, declared: Node) -> WorkerOrder:
         host = host_of(self.plan.job.coordinator.address)
-        listen_on = "local://*" if self._embedded else _bind_address(declared.address or host)
+        listen_on = "local://*" if self._embedded else self._bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
         return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit)
 
@@ -406,6 +426,11 @@ class Coordinator:
     def _frame_limit(self) -> int:
         """Bytes of the largest frame that a worker takes: of the largest piece that this plan is served with."""
         return frame_limit(self.plan.geometry.hidden_size, self.plan.served.runtime.max_prefill_tokens)
+
+    def _bind_address(self, address: str) -> str:
+        """``host`` or ``host:port`` as an address to listen on, any free port without one."""
+        host, port = split_address(address)
+        return f"{PLAIN if self._keys is None else ENCRYPTED}://{host}:{port or '*'}"
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)
@@ -415,9 +440,3 @@ class Coordinator:
 def context_of(plan: Plan) -> int:
     """Tokens that a request of this plan's job may use, prompt and answer together."""
     return plan.job.model.context or plan.geometry.context_length
-
-
-def _bind_address(address: str) -> str:
-    """``host`` or ``host:port`` as an address to listen on, any free port without one."""
-    host, port = split_address(address)
-    return f"tcp://{host}:{port or '*'}"

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from helix_df.plan.plan import Plan, to_document
 from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.coordinator.ways import serving_nodes
+from helix_df.runtime.jobs.job_keys import KeyFiles, new_keys
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
 from helix_df.runtime.jobs.launchers.local import LocalLauncher
 from helix_df.runtime.launcher import Launcher
+from helix_df.runtime.wire.transport import endpoint_keys
 from helix_df.runtime.worker.shell import EngineBuilder
 
 
@@ -30,6 +33,7 @@ def new_coordinator(
     address: str | None = None,
     supervisor: int | None = None,
     journal: Journal | None = None,
+    keys: KeyFiles | None = None,
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -37,24 +41,32 @@ def new_coordinator(
         plan: what to run.
         log_dir: where local workers write their logs, and every machine its events; nowhere if None.
         embedded: workers are threads of this process and messages stay in it: no socket, no port.
-        token: the job's secret, which every message carries; a fresh one if None.
+        token: the job's secret, which every message carries; that of the keys if None.
         build_engine: what workers of an embedded job compute with; the real engine if None.
         address: where to listen, as the coordinator before this one did; as the job says if None.
         supervisor: the process that gets the workers of a coordinator which dies, for the next one to take back.
         journal: what coordinators before this one have left, and where this one leaves the same.
+        keys: those of the job, and the file that goes to other hosts; fresh ones if None.
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
         return Coordinator(plan, lambda _declared: launcher, log_dir=log_dir, embedded=True, token=token)
+    of_job = new_keys() if keys is None else keys.keys
+    if token is not None:
+        of_job = replace(of_job, token=token)
     local = sum(plan.job.nodes[node].started_by == "local" for node in serving_nodes(plan))
-    launchers: dict[str, Launcher] = {"local": LocalLauncher(local, supervisor), "external": ExternalLauncher()}
+    launchers: dict[str, Launcher] = {
+        "local": LocalLauncher(local, supervisor),
+        "external": ExternalLauncher(of_job, None if keys is None else keys.worker_key),
+    }
     return Coordinator(
         plan,
         lambda declared: launchers[declared.started_by],
         log_dir=log_dir,
-        token=token,
+        token=of_job.token,
         address=address,
         journal=journal,
+        keys=endpoint_keys(of_job.coordinator, of_job.token) if plan.job.encrypts else None,
     )
 
 

@@ -101,6 +101,7 @@ def real_parts() -> Parts:
     from helix_df.runtime.coordinator.journal import Journal
     from helix_df.runtime.coordinator.shell import context_of
     from helix_df.runtime.jobs.coordinators import new_coordinator, plan_id
+    from helix_df.runtime.jobs.job_keys import kept_keys
 
     def deployment(plan: Plan, job: JobDirectory, lineage: Lineage) -> Deployment:
         before = lineage.identity
@@ -111,6 +112,7 @@ def real_parts() -> Parts:
             address=None if before is None else before.address,
             supervisor=lineage.supervisor,
             journal=Journal(job.journal_path, plan_id(plan)),
+            keys=kept_keys(job),
         )
 
     return Parts(

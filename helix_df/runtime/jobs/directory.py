@@ -49,8 +49,8 @@ class DaemonRecord:
     ``pid`` is the process whose end is the job's, which leads the session of all others; ``coordinator`` the one that
     serves at present, ``restarts`` how often one was started again, and ``detail`` why the last one was.
 
-    ``join_commands`` has the command of each worker that a person starts. They hold ``token``, the job's secret, so
-    both are here, where only the user reads, and not in the API.
+    ``join_commands`` has the command of each worker that a person starts, which name files of the user's. ``token`` is
+    the job's secret. So both are here, where only the user reads, and not in the API.
     """
 
     pid: int
@@ -90,6 +90,16 @@ class JobDirectory:
     def plan_path(self) -> Path:
         """The plan that runs, or ran last."""
         return self.path / "plan.json"
+
+    @property
+    def keys_path(self) -> Path:
+        """The job's keys, for the coordinator alone."""
+        return self.path / "keys.json"
+
+    @property
+    def worker_key_path(self) -> Path:
+        """What of them a worker on another host needs: this file is copied there."""
+        return self.path / f"{self.name}.key"
 
     @property
     def log_dir(self) -> Path:

@@ -40,6 +40,11 @@ class EmulatedEndpoint:
         self._carrier.start()
 
     @property
+    def refused_connections(self) -> int:
+        """See ``Endpoint``."""
+        return self._endpoint.refused_connections
+
+    @property
     def traffic(self) -> Mapping[str, Lane]:
         """What the links have carried so far, by the node they lead to."""
         return self._lanes

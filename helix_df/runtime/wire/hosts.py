@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from helix_df.runtime.wire.fields import FrameError
+from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, is_public_key, split_endpoint
 from helix_df.spec.addresses import host_of, split_address
 from helix_df.spec.job import Job
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
+_BY_HOST = frozenset({PLAIN, ENCRYPTED})
 _MOST_REMEMBERED = 4096
 
 
@@ -29,8 +31,8 @@ class JobHosts:
     def of(cls, job: Job, *endpoints: str) -> JobHosts:
         """Those that a job declares, and those of endpoints (``tcp://…``) that are its own anyway."""
         declared = [job.coordinator.address, *(node.address for node in job.nodes.values() if node.address)]
-        scheme = endpoints[0].partition("://")[0]
-        own = [address.partition("://")[2] for address in endpoints] if scheme == "tcp" else []
+        scheme = split_endpoint(endpoints[0])[0]
+        own = [split_endpoint(address)[2] for address in endpoints] if scheme in _BY_HOST else []
         return cls(scheme, _numbers([*declared, *own]))
 
     def check(self, address: str, where: str) -> None:
@@ -41,8 +43,9 @@ class JobHosts:
         """
         if address in self._known:
             return
-        scheme, _, place = address.partition("://")
-        if scheme != self.scheme or not place or (scheme == "tcp" and not self._is_known(place)):
+        scheme, key, place = split_endpoint(address)
+        has_key = scheme != ENCRYPTED or (key is not None and is_public_key(key))
+        if scheme != self.scheme or not place or not has_key or (scheme in _BY_HOST and not self._is_known(place)):
             raise FrameError(
                 "an address that nobody of this job has",
                 "untrue",

@@ -6,21 +6,31 @@ endpoint that is gone. Transports are found by the scheme of an address.
 
 Anybody can connect, so what waits for a receiver is bounded: a frame has at most so many bytes, a connection at most so
 many messages that wait, and a receiver takes so many at a time. More makes its sender wait, and nobody else.
+
+At ``curve://`` connections are encrypted by CurveZMQ, with fresh keys for each: its receiver is who has the secret half
+of the key in its address, its sender who has the job's secret. Others don't get as far as a first message.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import queue
+import socket
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
 from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, KeyPair, is_public_key, split_endpoint
 from helix_df.runtime.wire.messages import Frames
+from helix_df.spec.addresses import split_address
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +39,11 @@ class Endpoint(Protocol):
     """One end of the job's network. Any thread may send; only one receives."""
 
     address: str
+
+    @property
+    def refused_connections(self) -> int:
+        """How many were ended since their other side doesn't have the job's keys."""
+        ...
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """Queue frames for ``address``; never blocks, and drops them when nobody is there. ``bulk`` may be passed."""
@@ -67,6 +82,127 @@ MOST_FRAME_BYTES = 2**28
 
 _RECONNECT_MOST_MS = 1_000
 
+_CURVE_BYTES = 33
+"""By which a frame is longer once it is encrypted."""
+
+_CLIENT, _SHARED = b"helix-df client", b"helix-df listener"
+"""What the pairs are for that follow from a job's secret."""
+
+
+def can_encrypt() -> bool:
+    """Whether this machine's ZeroMQ was built with CurveZMQ."""
+    return bool(zmq.has("curve"))
+
+
+def new_key_pair() -> KeyPair:
+    """A fresh pair.
+
+    Raises:
+        DeploymentError: when this machine's ZeroMQ can't encrypt.
+    """
+    _require_curve()
+    public, secret = zmq.curve_keypair()
+    return KeyPair(z85.decode(public).hex(), z85.decode(secret).hex())
+
+
+def endpoint_keys(own: KeyPair | None, token: str) -> EndpointKeys:
+    """The keys of an endpoint of the job whose secret is ``token``; with a fresh pair of its own if ``own`` is None.
+
+    Raises:
+        DeploymentError: when this machine's ZeroMQ can't encrypt.
+    """
+    return EndpointKeys(own or new_key_pair(), _derived(token, _CLIENT))
+
+
+def shared_keys(token: str) -> EndpointKeys:
+    """The keys of an endpoint whose own pair follows from a secret, too, for sides that share nothing else.
+
+    Raises:
+        DeploymentError: when this machine's ZeroMQ can't encrypt.
+    """
+    return EndpointKeys(_derived(token, _SHARED), _derived(token, _CLIENT))
+
+
+def _derived(token: str, purpose: bytes) -> KeyPair:
+    """A pair that follows from a secret. It may be one that a person made up, so guessing costs memory and time."""
+    _require_curve()
+    secret = hashlib.scrypt(token.encode(), salt=purpose, n=2**13, r=8, p=1, dklen=32)
+    return KeyPair(z85.decode(zmq.curve_public(z85.encode(secret))).hex(), secret.hex())
+
+
+def _require_curve() -> None:
+    if not can_encrypt():
+        raise DeploymentError(
+            "ZeroMQ here was built without encryption",
+            found=f"libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}",
+            hint="pyzmq from its wheels has it; or `runtime: {encryption: never, trust_network: true}` in the job",
+        )
+
+
+def _key(text: str) -> bytes:
+    return z85.encode(bytes.fromhex(text))
+
+
+def who_answers(address: str, timeout_s: float = 2.0) -> str:
+    """In words, whether anybody listens at an endpoint's address: all that can be told of who doesn't answer."""
+    try:
+        host, port = split_address(split_endpoint(address)[2])
+        socket.create_connection((host.strip("[]"), int(port or 0)), timeout_s).close()
+    except (OSError, ValueError) as error:
+        return f"it can't be reached ({error})"
+    return "somebody listens there: a coordinator of another job, or with other keys, or another version of helix-df"
+
+
+class _Doorkeeper:
+    """Lets those connect to an encrypted socket who have the job's client key, and counts others.
+
+    libzmq asks it for each connection whose other side knows the socket's public key (ZeroMQ RFC 27), and tells it of
+    those that fail before.
+    """
+
+    def __init__(self, context: zmq.Context[Any], inbox: zmq.Socket[bytes], client: KeyPair) -> None:
+        self.refused = 0
+        self._client = bytes.fromhex(client.public)
+        # Of a shadow, so that nobody closes them under the thread that uses them: it does so once the context ends.
+        shadow: zmq.Context[Any] = zmq.Context.shadow(context.underlying)
+        self._asked = shadow.socket(zmq.REP)
+        self._asked.bind("inproc://zeromq.zap.01")
+        failures = f"inproc://failures-{id(self)}"
+        inbox.monitor(failures, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        self._failed = shadow.socket(zmq.PAIR)
+        self._failed.connect(failures)
+        threading.Thread(target=self._run, name="doorkeeper", daemon=True).start()
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._asked, zmq.POLLIN)
+        poller.register(self._failed, zmq.POLLIN)
+        try:
+            while True:
+                ready = dict(poller.poll())
+                if self._asked in ready:
+                    self._answer(self._asked.recv_multipart())
+                if self._failed in ready:
+                    parse_monitor_message(self._failed.recv_multipart())
+                    self._count("an address that isn't told")
+        except zmq.ZMQError:  # the context ends
+            self._asked.close(linger=0)
+            self._failed.close(linger=0)
+
+    def _answer(self, question: list[bytes]) -> None:
+        version, number, _domain, address, _identity, mechanism, *credentials = question
+        known = mechanism == b"CURVE" and hmac.compare_digest(credentials[0], self._client)
+        if not known:
+            self._count(address.decode("ascii", "replace"))
+        self._asked.send_multipart([version, number, b"200" if known else b"400", b"", b"", b""])
+
+    def _count(self, address: str) -> None:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:  # ever more rarely, so that it fills no log
+            log.warning(
+                "refused a connection from %.60s: without this job's keys (the %d. time)", address, self.refused
+            )
+
 
 class ZmqEndpoint:
     """PULL at the own address, one PUSH a peer, another for bulk; tensors leave and arrive without a copy in Python.
@@ -75,19 +211,22 @@ class ZmqEndpoint:
     instead of a queue here: two connections share a link, so that neither kind starves.
     """
 
-    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES) -> None:
+    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys | None = None) -> None:
+        self._keys: Final = keys
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 2 * MOST_PEERS)
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, RECEIVE_LIMIT)
-        self._inbox.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, most_bytes + (0 if keys is None else _CURVE_BYTES))
         self._inbox.setsockopt(zmq.IPV6, _is_ipv6(address))
+        self._doorkeeper = None if keys is None else self._guard(keys)
         try:
-            self._inbox.bind(address)
+            self._inbox.bind(address if keys is None else f"{PLAIN}://{split_endpoint(address)[2]}")
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise DeploymentError("can't listen there", where=address, found=str(error)) from error
-        self.address = self._inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+        place = self._inbox.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.address = place if keys is None else f"{ENCRYPTED}://{keys.own.public}@{split_endpoint(place)[2]}"
         waker = f"inproc://wake-{id(self)}"
         self._wakeable = self._context.socket(zmq.PULL)
         self._wakeable.bind(waker)
@@ -100,6 +239,17 @@ class ZmqEndpoint:
         self._peers: OrderedDict[tuple[str, bool], zmq.Socket[bytes]] = OrderedDict()
         self._used_s: dict[tuple[str, bool], float] = {}
         self._unreachable = 0
+
+    @property
+    def refused_connections(self) -> int:
+        """See ``Endpoint``."""
+        return 0 if self._doorkeeper is None else self._doorkeeper.refused
+
+    def _guard(self, keys: EndpointKeys) -> _Doorkeeper:
+        self._inbox.setsockopt(zmq.CURVE_SERVER, True)
+        self._inbox.setsockopt(zmq.CURVE_SECRETKEY, _key(keys.own.secret))
+        self._inbox.setsockopt(zmq.ZAP_DOMAIN, b"helix-df")  # with one, nobody comes in whom nobody has let in
+        return _Doorkeeper(self._context, self._inbox, keys.client)
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """See ``Endpoint``."""
@@ -136,8 +286,8 @@ class ZmqEndpoint:
             peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
             peer.setsockopt(zmq.IPV6, _is_ipv6(address))
             peer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MOST_MS)
-            peer.connect(address)
-        except zmq.ZMQError as error:
+            peer.connect(self._secured(peer, address))
+        except (zmq.ZMQError, ValueError) as error:
             if peer is not None:
                 peer.close(linger=0)
             self._unreachable += 1
@@ -146,6 +296,24 @@ class ZmqEndpoint:
             return None
         self._peers[address, bulk] = peer
         return peer
+
+    def _secured(self, peer: zmq.Socket[bytes], address: str) -> str:
+        """Where to connect to; an endpoint with keys sends to nobody in the clear, one without to nobody with keys.
+
+        Raises:
+            ValueError: when the address is of the other sort.
+        """
+        scheme, public, place = split_endpoint(address)
+        if self._keys is None:
+            if scheme == ENCRYPTED:
+                raise ValueError("it is encrypted, and there are no keys here")
+            return address
+        if scheme != ENCRYPTED or public is None or not is_public_key(public):
+            raise ValueError("it is not encrypted, and this job is")
+        peer.setsockopt(zmq.CURVE_SERVERKEY, _key(public))
+        peer.setsockopt(zmq.CURVE_PUBLICKEY, _key(self._keys.client.public))
+        peer.setsockopt(zmq.CURVE_SECRETKEY, _key(self._keys.client.secret))
+        return f"{PLAIN}://{place}"
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
         """See ``Endpoint``."""
@@ -181,7 +349,9 @@ class LocalEndpoint:
     _network: dict[str, LocalEndpoint] = {}  # noqa: RUF012 - the process-wide "network" is meant to be shared
     _lock = threading.Lock()
 
-    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES) -> None:
+    refused_connections = 0
+
+    def __init__(self, address: str) -> None:
         with self._lock:
             if address.endswith("*"):
                 address = f"{address[:-1]}{id(self):x}"
@@ -230,23 +400,25 @@ def _own(frame: Any) -> Any:
     return bytes(frame)
 
 
-_SCHEMES: dict[str, type[ZmqEndpoint] | type[LocalEndpoint]] = {
-    "tcp": ZmqEndpoint,
-    "ipc": ZmqEndpoint,
-    "local": LocalEndpoint,
-}
+_SCHEMES = (PLAIN, ENCRYPTED, "ipc", "local")
 
 
-def listen(address: str, most_bytes: int = MOST_FRAME_BYTES) -> Endpoint:
+def listen(address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys | None = None) -> Endpoint:
     """Open an endpoint at ``scheme://…``; a ``*`` for the port (or name) takes any free one.
 
-    No frame of more than ``most_bytes`` is read.
+    No frame of more than ``most_bytes`` is read. At ``curve://`` it takes ``keys``, and they stand for nothing else.
 
     Raises:
         ProtocolError: for an unknown scheme.
-        DeploymentError: when the address is taken or isn't of this host.
+        DeploymentError: when the address is taken or isn't of this host, or keys are missing.
     """
     scheme = address.partition("://")[0]
     if scheme not in _SCHEMES:
         raise ProtocolError("an unknown transport", found=address, expected=", ".join(f"{s}://…" for s in _SCHEMES))
-    return _SCHEMES[scheme](address, most_bytes)
+    if scheme == "local":
+        return LocalEndpoint(address)
+    if scheme != ENCRYPTED:
+        return ZmqEndpoint(address, most_bytes)
+    if keys is None:
+        raise DeploymentError("an encrypted endpoint needs keys", where=address, hint="`helix-df keys` makes them")
+    return ZmqEndpoint(address, most_bytes, keys)

@@ -31,6 +31,7 @@ from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
+from helix_df.runtime.wire.keys import without_key
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -52,7 +53,7 @@ from helix_df.runtime.wire.messages import (
     encode,
     encode_bundle,
 )
-from helix_df.runtime.wire.transport import Endpoint
+from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
@@ -67,6 +68,12 @@ GREET_EVERY_S = 1.0
 IDLE_S = 15.0
 """Seconds without a step after which a request has to make room for others, once KV cache is full. It is tried again,
 unless nobody runs it, since its messages were not the coordinator's."""
+
+
+FIRST_WORRY_S = 5.0
+"""After so long without an answer a worker says so, later each time up to ``LAST_WORRY_S``."""
+
+LAST_WORRY_S = 300.0
 
 
 class _RefusedError(DeploymentError):
@@ -190,8 +197,10 @@ class Worker:
             self._endpoint.close()
 
     def _greet(self) -> Welcome | None:
+        silent = Silence(self._coordinator, time.monotonic())
         while self._alive():
             self._greet_once()
+            silent.tell(time.monotonic())
             for message in self._hear(GREET_EVERY_S):
                 match message:
                     case Welcome() if self._is_answer(message):
@@ -352,6 +361,25 @@ class Worker:
 
     def _refused(self, message: Failed) -> _RefusedError:
         return _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+class Silence:
+    """Says in the log that a coordinator doesn't answer, and what may be the reason: it doesn't answer strangers."""
+
+    def __init__(self, coordinator: str, now: float) -> None:
+        self._coordinator = coordinator
+        self._wait_s = FIRST_WORRY_S
+        self._since = now
+        self._due_s = now + self._wait_s
+
+    def tell(self, now: float) -> None:
+        """Say it, if it is time for that."""
+        if now < self._due_s:
+            return
+        self._wait_s = min(2 * self._wait_s, LAST_WORRY_S)
+        self._due_s = now + self._wait_s
+        where, why = without_key(self._coordinator), who_answers(self._coordinator)
+        log.warning("no answer from the coordinator at %s for %.0f s: %s", where, now - self._since, why)
 
 
 def _new_life() -> int:
