@@ -83,6 +83,11 @@ class KeptAnswer:
 class AnswerKeeper(Protocol):
     """Who keeps answers, so that they outlive their process and their client's connection."""
 
+    @property
+    def left(self) -> tuple[KeptAnswer, ...]:
+        """What former coordinators have left."""
+        ...
+
     def accept(self, answer: AcceptedAnswer) -> None:
         """Keep an answer, from before the first of its requests is submitted."""
         ...

@@ -19,7 +19,8 @@ class GenerationRequest:
     """One request. ``id`` is unique in the life of a job; ``prompt`` holds at least one token id.
 
     ``stop_ids`` end the generation and are not part of the answer. Whoever asks waits ``timeout_s`` seconds at most for
-    the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows.
+    the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows. ``so_far`` are tokens of the
+    answer that there are already, by a coordinator that has died, say; they count for ``max_tokens``.
     """
 
     id: str
@@ -28,6 +29,7 @@ class GenerationRequest:
     sampling: SamplingParams
     stop_ids: frozenset[int] = frozenset()
     timeout_s: float | None = None
+    so_far: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

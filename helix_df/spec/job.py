@@ -387,6 +387,15 @@ class Runtime(Section):
         "`never`: everybody on the way can read and change them.",
     )
     start_timeout: Duration = Field(default=300.0, gt=0, description="Longest time until every worker is ready.")
+    journal: bool = Field(
+        default=True,
+        strict=True,
+        description="Accepted requests and their answers so far are kept in a file, for the user's eyes only, so that "
+        "a coordinator that dies loses none and clients can come back for the rest.",
+    )
+    keep_answers: Duration = Field(
+        default=600.0, ge=0, description="How long an answer is kept there once it is finished."
+    )
     coordinator_timeout: Duration = Field(
         default=600.0,
         gt=0,

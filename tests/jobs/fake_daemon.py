@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.jobs.daemon import Parts, main
+from helix_df.runtime.kept_answers import AnswerKeeper
 from tests.api.fakes import READY, FakeService, byte_tokenizer
 
 TINY_VOCABULARY = 320
@@ -21,6 +22,7 @@ TINY_VOCABULARY = 320
 
 class FakeDeployment(FakeService):
     token = "secret"
+    answers: AnswerKeeper | None = None
     address = "tcp://127.0.0.1:1"
 
     def __init__(self, kind: str) -> None:

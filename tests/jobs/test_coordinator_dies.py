@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -15,7 +19,7 @@ import pytest
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from helix_df.runtime.api.client import fetch_status
+from helix_df.runtime.api.client import fetch_status, http_client
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready
 from helix_df.runtime.jobs.processes import children_of, command_line
@@ -93,7 +97,159 @@ def test_a_killed_coordinator_comes_back_and_its_workers_stay(monkeypatch: pytes
         assert "taken back" in job.log_path().read_text()
     assert job.record().state == "stopped"
     assert not job.is_running()
-    assert sorted(file.name for file in job.path.iterdir()) == ["daemon.json", "lock", "logs", "plan.json"]
+    left = {file.name for file in job.path.iterdir()}
+    assert not {"identity.json", "journal.sqlite", "journal.sqlite-wal"} & left
+
+
+Event = tuple[str, dict]
+
+
+async def events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
+    """Ids and documents of a stream up to its end; whoever sends it may die meanwhile."""
+    name = ""
+    with contextlib.suppress(httpx.TransportError):
+        async for line in lines:
+            kind, _, value = line.partition(": ")
+            if kind == "id":
+                name = value
+            elif value == "[DONE]":
+                yield "", {}
+            elif kind == "data":
+                yield name, json.loads(value)
+
+
+@dataclass
+class Client:
+    """One that streams, and comes back for the rest where it is cut off."""
+
+    url: str
+    number: int
+    texts: dict[int, str] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    finish: dict[int, str] = field(default_factory=dict)
+    usage: dict = field(default_factory=dict)
+    cuts: int = 0
+    id: str = ""
+    place: str = ""
+    done: bool = False
+
+    @property
+    def body(self) -> dict:
+        """Greedy and sampled ones, some with several answers, in chats, with log-probabilities."""
+        kind = self.number % 4
+        body: dict = {"model": "tiny", "max_tokens": 180, "stream": True, "return_token_ids": True}
+        body |= {"stream_options": {"include_usage": True}, "seed": self.number, "ignore_eos": True}
+        if kind == 3:
+            return body | {"messages": [{"role": "user", "content": f"Hi {self.number}"}], "logprobs": True}
+        sampled = {"temperature": 0.0} if kind == 0 else {"temperature": 0.9, "n": 2} if kind == 2 else {}
+        return body | sampled | {"prompt": [self.number, 9, 4] * (1 + self.number)}
+
+    def hear(self, document: dict) -> None:
+        self.id = document["id"]
+        self.usage = document["usage"] or self.usage
+        for choice in document["choices"]:
+            index = choice["index"]
+            text = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+            self.texts[index] = self.texts.get(index, "") + text
+            self.tokens.setdefault(index, []).extend(choice.get("token_ids", ()))
+            if choice["finish_reason"]:
+                self.finish[index] = choice["finish_reason"]
+
+    async def read(self, response: httpx.Response) -> None:
+        async for name, document in events(response.aiter_lines()):
+            self.done = not document
+            if document:
+                self.hear(document)
+                self.place = name
+
+    async def run(self, http: httpx.AsyncClient) -> Client:
+        path = "chat/completions" if self.number % 4 == 3 else "completions"
+        async with http.stream("POST", f"/v1/{path}", json=self.body) as response:
+            assert response.status_code == 200
+            await self.read(response)
+        while not self.done:
+            self.cuts += 1
+            await self.come_back(http)
+        return self
+
+    async def come_back(self, http: httpx.AsyncClient) -> None:
+        while True:
+            try:
+                async with http.stream(
+                    "GET", f"/helix/requests/{self.id}", headers={"Last-Event-ID": self.place}
+                ) as response:
+                    if response.status_code != 409:  # the connection that broke may not be known to be gone yet
+                        assert response.status_code == 200, await response.aread()
+                        return await self.read(response)
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+    def seen(self) -> tuple[object, ...]:
+        used = {name: value for name, value in self.usage.items() if name != "prompt_tokens_details"}
+        return self.texts, self.tokens, self.finish, used
+
+
+async def stream_all(url: str, kill: Callable[[], object] | None = None) -> list[Client]:
+    clients = [Client(url, number) for number in range(8)]
+    async with http_client(url) as http:
+        tasks = [asyncio.create_task(client.run(http)) for client in clients]
+        if kill is not None:
+            while not all(len(client.tokens.get(0, ())) > 4 for client in clients):
+                await asyncio.sleep(0.01)
+            kill()
+        async with asyncio.timeout(120):
+            return await asyncio.gather(*tasks)
+
+
+async def test_streams_go_on_where_they_were_when_a_coordinator_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with daemon(tiny_plan(HALVES), monkeypatch) as (job, record):
+        before = workers(record)
+        expected = await stream_all(record.url)
+        assert [client.cuts for client in expected] == [0] * 8
+        killed = await stream_all(record.url, lambda: os.kill(job.record().coordinator, signal.SIGKILL))
+        assert any(client.cuts for client in killed)
+        for was, now in zip(expected, killed, strict=True):
+            assert now.seen() == was.seen()
+        assert workers(job.record()) == before
+        async with http_client(record.url) as http:
+            cut = next(client for client in killed if client.cuts and client.number % 4 == 0)
+            again = await http.get(f"/helix/requests/{cut.id}")
+            assert "data: [DONE]" in again.text, "for as long as it is kept"
+            rest = await http.get(f"/helix/requests/{cut.id}?after={cut.place}")
+            assert '"token_ids":[' not in rest.text
+            missing = await http.get("/helix/requests/cmpl-nobody")
+            assert (missing.status_code, missing.json()["error"]["code"]) == (404, "request_not_found")
+            wrong = await http.get(f"/helix/requests/{cut.id}?after=5,5")
+            assert wrong.status_code == 400
+            beyond = await http.get(f"/helix/requests/{cut.id}?after=181")
+            assert (beyond.status_code, "180 at most" in beyond.text) == (400, True)
+
+
+async def test_an_answer_that_is_not_streamed_is_there_for_who_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"model": "tiny", "prompt": [3, 1, 4], "max_tokens": 200, "seed": 1, "ignore_eos": True}
+    with daemon(tiny_plan(HALVES), monkeypatch) as (job, record):
+        async with http_client(record.url) as http:
+            expected = (await http.post("/v1/completions", json=body)).json()
+            name = {"X-Helix-Request-Id": "mine"}
+            cut = asyncio.create_task(http.post("/v1/completions", json=body, headers=name))
+            while (await http.get("/helix/status")).json()["generated_tokens"] < 220:
+                await asyncio.sleep(0.01)
+            taken = await http.post("/v1/completions", json=body, headers=name)
+            assert (taken.status_code, taken.json()["error"]["code"]) == (409, "request_exists")
+            busy = await http.get("/helix/requests/mine")
+            assert (busy.status_code, busy.json()["error"]["code"]) == (409, "request_connected")
+            os.kill(job.record().coordinator, signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                await cut
+            answer = None
+            while answer is None:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await http.get("/helix/requests/mine")
+                await asyncio.sleep(0.05)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["choices"] == expected["choices"]
+            assert answer.json()["usage"]["completion_tokens"] == 200
 
 
 def test_status_says_so_while_a_coordinator_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

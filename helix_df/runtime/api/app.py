@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -22,19 +21,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helix_df.errors import HelixError, RequestError
+from helix_df.runtime.api.answering import Form, Pieces, chunks, only_whole, the_only
 from helix_df.runtime.api.answers import (
     ChatDialect,
-    Choice,
     CompletionDialect,
-    Dialect,
-    Envelope,
     Json,
     describe,
     error_body,
     public_status,
-    usage,
     why_not_ready,
-    with_token_ids,
 )
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened
 from helix_df.runtime.api.connections import Crowd
@@ -42,7 +37,9 @@ from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextReque
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
 from helix_df.runtime.api.parsing import BodyReader
+from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.stream import EventStream, until_disconnect
+from helix_df.runtime.requests import GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +49,12 @@ RETRY_AFTER_S = "1"
 
 
 def create_app(
-    text: TextService, *, created: int | None = None, max_body_bytes: int = MAX_BODY_BYTES, crowd: Crowd | None = None
+    text: TextService,
+    *,
+    created: int | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    crowd: Crowd | None = None,
+    reconnects: Reconnects | None = None,
 ) -> Starlette:
     """The HTTP application of a job.
 
@@ -61,9 +63,10 @@ def create_app(
         created: when the model went up, in Unix seconds; now by default.
         max_body_bytes: of the largest body that is read.
         crowd: the connections of its server, for the metrics.
+        reconnects: answers that outlive a connection; none do if None.
     """
     metrics = Metrics(text.snapshot, crowd)
-    api = _Api(text, metrics, int(time.time()) if created is None else created, max_body_bytes)
+    api = _Api(text, metrics, int(time.time()) if created is None else created, max_body_bytes, reconnects)
     routes = [
         Route("/v1/models", api.models, methods=["GET"]),
         Route("/v1/models/{model:path}", api.model, methods=["GET"]),
@@ -75,6 +78,8 @@ def create_app(
         Route("/openapi.json", api.openapi, methods=["GET"]),
         Route("/docs", api.docs, methods=["GET"]),
     ]
+    if reconnects is not None:
+        routes.append(Route("/helix/requests/{id}", reconnects.get, methods=["GET"]))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -90,32 +95,31 @@ def create_app(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A checked request on its way: its prompts (each is answered ``n`` times), and how to phrase the answer."""
+    """A checked request on its way: its prompts (each is answered ``n`` times), and how to phrase the answer.
 
-    body: Body
+    ``name`` is what its client calls it.
+    """
+
     prompts: tuple[Prepared, ...]
-    echoes: list[str]
-    dialect: Dialect
-    envelope: Envelope
+    form: Form
+    name: str | None
 
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(prompt.prompt) for prompt in self.prompts)
-
-    def cached_tokens(self, by_choice: Sequence[int]) -> int:
-        """Tokens of the prompts that no answer had to compute, as each prompt counts once however many answers."""
-        times = self.body.n
-        return sum(min(by_choice[at : at + times]) for at in range(0, len(by_choice), times))
-
-    @property
-    def wants_logprobs(self) -> bool:
-        return self.prompts[0].sampling.logprobs is not None
+    def requests(self, text: TextService) -> list[GenerationRequest]:
+        """What the token service is to be asked for, in the order of OpenAI's choice indices."""
+        n = self.form.n
+        return [
+            text.request(self.prompts[index // n], f"{self.form.id}-{index}", index % n)
+            for index in range(len(self.form.echoes))
+        ]
 
 
 class _Api:
     """The endpoints."""
 
-    def __init__(self, text: TextService, metrics: Metrics, created: int, max_body_bytes: int) -> None:
+    def __init__(
+        self, text: TextService, metrics: Metrics, created: int, max_body_bytes: int, reconnects: Reconnects | None
+    ) -> None:
+        self._reconnects = reconnects
         self._text = text
         self._metrics = metrics
         self._created = created
@@ -148,73 +152,60 @@ class _Api:
 
     async def completions(self, request: Request) -> Response:
         body = await self._bodies.read(CompletionBody, request)
-        asked = await self._ask(body, CompletionDialect(), echo=body.echo)
-        return await self._answer(request, asked)
+        return await self._answer(request, await self._ask(request, body, CompletionDialect.prefix, echo=body.echo))
 
     async def chat(self, request: Request) -> Response:
         body = await self._bodies.read(ChatBody, request)
-        return await self._answer(request, await self._ask(body, ChatDialect()))
+        return await self._answer(request, await self._ask(request, body, ChatDialect.prefix))
 
-    async def _ask(self, body: Body, dialect: Dialect, echo: bool = False) -> _Asked:
+    async def _ask(self, request: Request, body: Body, dialect: str, echo: bool = False) -> _Asked:
         self._require_model(body.model)
         limits = self._require_ready()
         # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
         requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
-        envelope = Envelope(f"{dialect.prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.model_name)
-        echoes = [self._echo(item) if echo else "" for item in requests for _ in range(body.n)]
-        return _Asked(body, prompts, echoes, dialect, envelope)
+        form = Form(
+            dialect=dialect,
+            id=f"{dialect}-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self._text.model_name,
+            n=body.n,
+            stream=body.stream,
+            includes_usage=body.includes_usage,
+            return_token_ids=body.return_token_ids,
+            wants_logprobs=prompts[0].sampling.logprobs is not None,
+            echoes=tuple(self._echo(item) if echo else "" for item in requests for _ in range(body.n)),
+            stops=tuple(prompt.stop for prompt in prompts),
+            prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
+        )
+        name = None if self._reconnects is None else await self._reconnects.name_of(request)
+        return _Asked(prompts, form, name)
 
     def _prepare(self, body: Body, limits: TokenLimits) -> tuple[tuple[TextRequest, ...], tuple[Prepared, ...]]:
         requests = body.requests()
         return requests, tuple(self._text.prepare(item, limits) for item in requests)
 
     async def _answer(self, request: Request, asked: _Asked) -> Response:
-        if asked.body.stream:
-            return EventStream(self._chunks(asked), describe)
-        return JSONResponse(await until_disconnect(request.receive, self._whole(asked)))
+        documents = self._documents(asked)
+        if asked.form.stream:
+            return EventStream(documents, describe)
+        return JSONResponse(await until_disconnect(request.receive, the_only(documents)))
 
-    async def _whole(self, asked: _Asked) -> Json:
-        choices = [Choice() for _ in asked.echoes]
-        async with aclosing(self._pieces(asked)) as pieces:
-            async for index, piece in pieces:
-                choices[index].add(piece)
-        answer = asked.dialect.whole(asked.envelope, choices, asked.echoes, asked.wants_logprobs)
-        if asked.body.return_token_ids:
-            with_token_ids(answer, [choice.token_ids for choice in choices])
-        cached = asked.cached_tokens([choice.cached_tokens for choice in choices])
-        answer["usage"] = usage(asked.prompt_tokens, sum(len(choice.token_ids) for choice in choices), cached)
-        return answer
+    def _documents(self, asked: _Asked) -> AsyncGenerator[Json, None]:
+        """The answer in chunks, or whole; kept from now on, if anybody keeps answers."""
+        form, pieces = asked.form, self._pieces(asked)
+        documents = (
+            chunks(form, pieces, numbered=self._reconnects is not None) if form.stream else only_whole(form, pieces)
+        )
+        if self._reconnects is None:
+            return documents
+        return self._reconnects.keep(form, asked.requests(self._text), asked.name, documents)
 
-    async def _chunks(self, asked: _Asked) -> AsyncGenerator[Json, None]:
-        dialect, envelope = asked.dialect, asked.envelope
-        # Every chunk has a usage then, null in all but the last.
-        extra: Json = {"usage": None} if asked.body.includes_usage else {}
-        opened = [False] * len(asked.echoes)
-        cached = [0] * len(asked.echoes)
-        generated = 0
-        async with aclosing(self._pieces(asked)) as pieces:
-            async for index, piece in pieces:
-                if not opened[index]:
-                    opened[index] = True
-                    opening = dialect.opening(envelope, index, asked.echoes[index])
-                    if opening is not None:
-                        yield opening | extra
-                generated += len(piece.token_ids)
-                cached[index] += piece.cached_tokens
-                ids = piece.token_ids if asked.body.return_token_ids else ()
-                if piece.text or piece.logprobs or ids or piece.finish_reason is not None:
-                    chunk = dialect.chunk(envelope, index, piece) | extra
-                    yield with_token_ids(chunk, [ids]) if asked.body.return_token_ids else chunk
-        if asked.body.includes_usage:
-            used = usage(asked.prompt_tokens, generated, asked.cached_tokens(cached))
-            yield dialect.closing(envelope) | {"usage": used}
-
-    def _pieces(self, asked: _Asked) -> AsyncGenerator[tuple[int, TextPiece], None]:
+    def _pieces(self, asked: _Asked) -> Pieces:
         """The answers to every prompt, ``n`` each, in the order of OpenAI's choice indices."""
         streams: list[AsyncGenerator[TextPiece, None]] = []
         for prompt in asked.prompts:
-            for sample in range(asked.body.n):
-                request_id = f"{asked.envelope.id}-{len(streams)}"
+            for sample in range(asked.form.n):
+                request_id = f"{asked.form.id}-{len(streams)}"
                 streams.append(self._metrics.timed(self._text.stream(prompt, request_id, sample)))
         return merge(streams)
 
@@ -267,7 +258,7 @@ class _Counted:
             await send(message)
 
         path = scope["path"]
-        endpoint = "/v1/models" if path.startswith("/v1/models/") else path
+        endpoint = next((one for one in _WITH_NAMES if path.startswith(f"{one}/")), path)
         try:
             await self._app(scope, receive, noting)
         except Exception:
@@ -275,6 +266,10 @@ class _Counted:
             raise
         finally:
             self._metrics.count_request(endpoint if endpoint in self._endpoints else "other", status)
+
+
+_WITH_NAMES = ("/v1/models", "/helix/requests")
+"""Endpoints whose paths go on with a name."""
 
 
 def _endpoint(path: str) -> str:

@@ -191,24 +191,48 @@ class TextService:
         Raises:
             RequestError: as ``TokenService.submit``.
         """
-        request = GenerationRequest(
+        events = self._service.submit(self.request(prepared, request_id, sample))
+        async with aclosing(self.read(events, prepared.stop)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def request(self, prepared: Prepared, request_id: str, sample: int = 0) -> GenerationRequest:
+        """What ``stream`` asks the token service for."""
+        return GenerationRequest(
             id=request_id,
             prompt=prepared.prompt,
             max_tokens=prepared.max_tokens,
             sampling=replace(prepared.sampling, seed=(prepared.sampling.seed + sample) % _SEEDS),
             stop_ids=prepared.stop_ids,
         )
-        answer = _TextDecoder(self._tokenizer, prepared.stop)
-        events = self._service.submit(request)
+
+    async def read(
+        self, events: AsyncIterator[TokenEvent], stop: tuple[str, ...], after: int = 0
+    ) -> AsyncGenerator[TextPiece, None]:
+        """An answer's pieces that follow on its first ``after`` tokens, from the events of all of it.
+
+        What follows depends on what came before: half a character, or the start of a stop string. Closes ``events``.
+
+        Raises:
+            RequestError: when the answer has fewer tokens than that.
+        """
+        answer = _TextDecoder(self._tokenizer, stop)
+        left = after
         try:
             async for event in events:
                 piece = answer.push(event)
-                yield piece
+                is_known = left > 0 and bool(piece.token_ids)
+                left -= is_known
+                if left and piece.finish_reason is not None:
+                    raise _fewer_tokens(after, after - left)
+                # A client that has an answer's last token need not have heard that it is the last.
+                if not is_known or piece.finish_reason is not None:
+                    yield piece if not is_known else TextPiece("", (), piece.finish_reason)
                 if piece.finish_reason is not None:
                     return
         finally:
             await _close(events)
-        raise ProtocolError("an answer ended without saying why", where=request_id)
+        raise ProtocolError("an answer ended without saying why")
 
     def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
         if isinstance(prompt, tuple):
@@ -331,6 +355,16 @@ async def _close(events: AsyncIterator[TokenEvent]) -> None:
     close = getattr(events, "aclose", None)
     if close is not None:
         await close()
+
+
+def _fewer_tokens(after: int, there: int) -> RequestError:
+    return RequestError(
+        "the answer has fewer tokens than the client says to have",
+        param="Last-Event-ID",
+        code="invalid_value",
+        found=str(after),
+        expected=f"{there} at most",
+    )
 
 
 def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits) -> int:

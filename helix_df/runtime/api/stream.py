@@ -81,8 +81,12 @@ def _too_large(limit_bytes: int) -> RequestError:
     return RequestError(f"The body of the request is over {limit_bytes} bytes.", code="request_too_large", status=413)
 
 
+EVENT_ID = "event id"
+"""Where a document has its event's ``id``, by which a client that comes back says what it has; it isn't sent itself."""
+
+
 class EventStream(Response):
-    """Sends JSON documents as server-sent events, then ``[DONE]``.
+    """Sends JSON documents as server-sent events, then ``[DONE]``; of none, only that.
 
     The first document is awaited before the status is sent, so that a refusal still is an HTTP error; a later one is
     sent as an event in the words of ``describe``, without ``[DONE]``. The documents' generator is closed in any case.
@@ -105,9 +109,10 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._documents):
-            first = await anext(self._documents)
+            first = await anext(self._documents, None)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_part(send, _event(first))
+            if first is not None:
+                await _send_part(send, _event(first))
             try:
                 async for document in self._documents:
                     await _send_part(send, _event(document))
@@ -125,5 +130,7 @@ async def _send_part(send: Send, body: bytes) -> None:
 
 
 def _event(document: Json) -> bytes:
+    name = document.pop(EVENT_ID, None)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return b"data: " + text.encode() + b"\n\n"
+    mark = b"" if name is None else f"id: {name}\n".encode()
+    return mark + b"data: " + text.encode() + b"\n\n"

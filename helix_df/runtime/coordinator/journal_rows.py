@@ -91,6 +91,7 @@ def request_rows(answer: AcceptedAnswer) -> list[Row]:
 def _asked(request: GenerationRequest) -> tuple[bytes, str]:
     fields = asdict(request)
     prompt = np.array(fields.pop("prompt"), dtype="<i4").tobytes()
+    del fields["so_far"]
     fields["stop_ids"] = sorted(request.stop_ids)
     return prompt, json.dumps(fields, sort_keys=True)
 

@@ -6,7 +6,7 @@ tokens are is in it, too. Owns what the events of a coordinator's log mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
     drawn = asked.sampling
     sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed, drawn.logprobs]
-    return asked.id, asked.prompt, asked.max_tokens, sampling, sorted(asked.stop_ids), asked.timeout_s
+    return asked.id, asked.prompt, asked.max_tokens, sampling, sorted(asked.stop_ids), asked.timeout_s, asked.so_far
 
 
 def _request(
@@ -174,5 +174,7 @@ def _request(
     sampling: list[Any],
     stop_ids: list[int],
     timeout_s: float | None = None,
+    so_far: Sequence[int] = (),
 ) -> GenerationRequest:
-    return GenerationRequest(name, tuple(prompt), max_tokens, SamplingParams(*sampling), frozenset(stop_ids), timeout_s)
+    params = SamplingParams(*sampling)
+    return GenerationRequest(name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far))

@@ -201,7 +201,7 @@ class RequestsState:
             RequestError: when it can never be served, too many wait, or the job hasn't come up.
         """
         verdict = self._judge(asked)
-        request = self.requests[asked.id] = ServedRequest(asked, list(asked.prompt))
+        request = self.requests[asked.id] = ServedRequest(asked, [*asked.prompt, *asked.so_far])
         request.move("submit")
         self.queue.append(asked.id)
         self.counters.prompt_tokens += len(asked.prompt)

@@ -26,6 +26,7 @@ from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.transitions import IllegalEventSeen
@@ -70,6 +71,8 @@ class Coordinator:
         journal: what coordinators before this one have left, their workers' addresses, say; kept up for the next one.
             Closed with this coordinator, and deleted then.
         keys: those of an encrypted endpoint; messages aren't encrypted if None.
+
+    ``answers`` are kept for clients that come back, where somebody has said how.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Coordinator:
         self._due_timer: asyncio.TimerHandle | None = None
         self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
         self._restarts = Restarts()
+        self.answers: AnswerKeeper | None = None
+        self._kept: set[str] = set()
 
     # ------------------------------------------------------------------ life
 
@@ -246,6 +251,11 @@ class Coordinator:
             del self._streams[request.id]
             if not self._closing:
                 self._perform(self._machines.cancel(request.id))
+                self._note_end(request.id, BrokenOff("cancelled"))
+
+    def keep(self, requests: Iterable[str]) -> None:
+        """Take down in the journal what becomes of requests."""
+        self._kept.update(requests)
 
     # ------------------------------------------------------------------ what becomes of the job
 
@@ -410,9 +420,21 @@ class Coordinator:
         self._perform(self._machines.on_due(time.monotonic()))
 
     def _hand_over(self, request: str, event: TokenEvent | HelixError) -> None:
+        if request in self._kept:
+            if isinstance(event, HelixError):
+                self._note_end(request, BrokenOff.by(event))
+            elif self._journal is not None:
+                self._journal.token(request, event)
+                if event.finish is not None:
+                    self._kept.discard(request)
         stream = self._streams.get(request)
         if stream is not None:
             stream.put_nowait(event)
+
+    def _note_end(self, request: str, why: BrokenOff) -> None:
+        if request in self._kept and self._journal is not None:
+            self._kept.discard(request)
+            self._journal.break_off(request, why)
 
     # ------------------------------------------------------------------ workers
 

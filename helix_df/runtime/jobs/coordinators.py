@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helix_df.plan.plan import Plan, to_document
 from helix_df.runtime.coordinator.journal import Journal
+from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.coordinator.ways import serving_nodes
 from helix_df.runtime.jobs.job_keys import KeyFiles, new_keys
@@ -59,7 +60,7 @@ def new_coordinator(
         "local": LocalLauncher(local, supervisor),
         "external": ExternalLauncher(of_job, None if keys is None else keys.worker_key),
     }
-    return Coordinator(
+    coordinator = Coordinator(
         plan,
         lambda declared: launchers[declared.started_by],
         log_dir=log_dir,
@@ -68,6 +69,9 @@ def new_coordinator(
         journal=journal,
         keys=endpoint_keys(of_job.coordinator, of_job.token) if plan.job.encrypts else None,
     )
+    if journal is not None and plan.job.runtime.journal:
+        coordinator.answers = JournaledAnswers(coordinator, journal)
+    return coordinator
 
 
 def plan_id(plan: Plan) -> str:

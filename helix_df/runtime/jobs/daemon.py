@@ -30,7 +30,9 @@ from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
 from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
+from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom
 from helix_df.runtime.requests import TokenService
 
@@ -50,9 +52,13 @@ LIMITS = ConnectionLimits()
 
 
 class Deployment(TokenService, Protocol):
-    """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send."""
+    """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send.
+
+    ``answers`` are kept for clients that come back, if any are.
+    """
 
     token: str
+    answers: AnswerKeeper | None
 
     @property
     def address(self) -> str:
@@ -111,7 +117,7 @@ def real_parts() -> Parts:
             token=None if before is None else before.token,
             address=None if before is None else before.address,
             supervisor=lineage.supervisor,
-            journal=Journal(job.journal_path, plan_id(plan)),
+            journal=Journal(job.journal_path, plan_id(plan), keep_s=plan.job.runtime.keep_answers),
             keys=kept_keys(job),
         )
 
@@ -190,12 +196,15 @@ class _Daemon:
             text = TextService(
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
-            server = api_server(text, int(plan.job.runtime.max_body), _connection_limits(plan))
+            reconnects = None if deployment.answers is None else Reconnects(text, deployment.answers)
+            server = api_server(text, int(plan.job.runtime.max_body), _connection_limits(plan), reconnects)
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
                 port = listener.getsockname()[1]
                 self._job.write_identity(JobIdentity(deployment.token, deployment.address, port))
+                if reconnects is not None:
+                    reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
                 await self._serve(plan, deployment, url_of(listener), stop)
             except Exception as error:
@@ -207,6 +216,8 @@ class _Daemon:
                 self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
                 server.should_exit = True
                 await asyncio.wait((answering,), timeout=DRAIN_S)
+                if reconnects is not None:
+                    await reconnects.close()
                 await deployment.close()  # tells whoever still waits for an answer
                 await answering
         self._job.forget_identity()
@@ -262,14 +273,17 @@ def _check_start(ready: asyncio.Task[None], deployment: Deployment) -> None:
 
 
 def api_server(
-    text: TextService, max_body_bytes: int = MAX_BODY_BYTES, limits: ConnectionLimits = LIMITS
+    text: TextService,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    limits: ConnectionLimits = LIMITS,
+    reconnects: Reconnects | None = None,
 ) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers, whose connections are within ``limits``."""
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
     return _Server(
         uvicorn.Config(
-            create_app(text, max_body_bytes=max_body_bytes, crowd=crowd),
+            create_app(text, max_body_bytes=max_body_bytes, crowd=crowd, reconnects=reconnects),
             http=bounded_protocol(limits, crowd),
             log_config=None,
             access_log=False,

@@ -73,6 +73,10 @@ class LocalLauncher:
 
     def exits(self) -> list[Exit]:
         """See ``Launcher``."""
+        # All are started by now that are to be: what is left of a coordinator before this one is nobody's.
+        for left in (self._left_over or {}).values():
+            left.kill()
+        self._left_over = self._left_over and {}
         gone = [node for node, (process, _) in self._processes.items() if process.poll() is not None]
         found = []
         for node in gone:
