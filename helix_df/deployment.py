@@ -12,6 +12,7 @@ What ``deploy`` started is gone when its block ends; what ``apply`` started last
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.plans import plan_job, plan_to_run
 from helix_df.profiles.catalogue import device_count
+from helix_df.runtime.access import Access
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, find_job, find_running, job_directory
@@ -134,10 +136,10 @@ def status(name: str | None = None) -> JobStatus:
     Raises:
         DeploymentError: when there is no such job.
     """
-    job, url = find_running(name)
+    job, access = find_running(name)
     record = job.record()
     joins = record.join_commands if record is not None else {}
-    found = fetch_status(url)
+    found = fetch_status(access)
     return replace(found, nodes=tuple(replace(node, join_command=joins.get(node.name)) for node in found.nodes))
 
 
@@ -165,12 +167,17 @@ def down(name: str | None = None) -> bool:
 async def connect(name_or_url: str | None = None) -> AsyncIterator[RunningJob]:
     """A job that runs as a daemon, by its name or its API's URL; without either, the only one that runs here.
 
+    To one by its URL, the key in the environment's ``HELIX_DF_API_KEY`` is sent.
+
     Raises:
         DeploymentError: when there is no such job.
     """
     is_url = name_or_url is not None and "://" in name_or_url
-    url = name_or_url if is_url and name_or_url is not None else find_running(name_or_url)[1]
-    async with http_client(url) as http:
+    if is_url and name_or_url is not None:
+        access = Access(name_or_url, os.environ.get("HELIX_DF_API_KEY"))
+    else:
+        access = find_running(name_or_url)[1]
+    async with http_client(access) as http:
         yield RemoteJob(http)
 
 

@@ -63,7 +63,7 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
         job = Job.model_validate(document.data)
     except ValidationError as error:
         raise one_or_all([document.error(mistake) for mistake in mistakes_of(error)]) from None
-    job = _with_resolved_source(job, base or Path())
+    job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)
     if mistakes:
@@ -96,3 +96,19 @@ def _with_resolved_source(job: Job, base: Path) -> Job:
         return job
     absolute = ModelSource(source.kind, os.path.abspath(path))
     return job.model_copy(update={"model": job.model.model_copy(update={"source": str(absolute)})})
+
+
+def _with_resolved_files(job: Job, base: Path) -> Job:
+    """The job with absolute paths of what its API needs."""
+    runtime = job.runtime
+    changes: dict[str, object] = {}
+    if runtime.api_keys is not None:
+        changes["api_keys"] = _absolute(runtime.api_keys, base)
+    if runtime.tls is not None:
+        files = {"certificate": _absolute(runtime.tls.certificate, base), "key": _absolute(runtime.tls.key, base)}
+        changes["tls"] = runtime.tls.model_copy(update=files)
+    return job.model_copy(update={"runtime": runtime.model_copy(update=changes)}) if changes else job
+
+
+def _absolute(path: str, base: Path) -> str:
+    return os.path.abspath(base / Path(path).expanduser())

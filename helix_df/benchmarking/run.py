@@ -52,9 +52,9 @@ async def bench(
         DeploymentError: when there is no such job, it isn't ready, or it doesn't answer any more.
         SimulationError: when requests of this scale don't fit the job.
     """
-    directory, url = await asyncio.to_thread(find_running, name)
+    directory, access = await asyncio.to_thread(find_running, name)
     plan = read_plan(directory.plan_path)
-    async with http_client(url) as http:
+    async with http_client(access) as http:
         job = RemoteJob(http)
         status = await at_rest(job, directory.name, on_wait)
         remarks = (f"{status.running} other requests were running",) if status.running else ()

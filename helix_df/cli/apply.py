@@ -125,10 +125,11 @@ def _warn(name: str, console: Console) -> None:
 def _say_what_now(plan: Plan, record: DaemonRecord, console: Console) -> None:
     name, model = plan.job.name, plan.job.model.served_name
     state = "ready" if record.state == "ready" else "starting"
+    key = " -H 'Authorization: Bearer KEY'" if plan.job.runtime.api_keys else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     console.print(
         f"job {name} is {state} at {record.url}\n\n"
-        f"  curl {record.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n\n"
+        f"  curl {record.url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'\n\n"
         f'  helix-df generate {name} --chat "Hello!"\n'
         f"  helix-df status {name}\n"
         f"  helix-df logs {name} --follow\n"

@@ -39,6 +39,7 @@ COMMANDS = {
     "generate": "helix_df.cli.generate:generate",
     "bench": "helix_df.cli.bench:bench",
     "down": "helix_df.cli.down:down",
+    "api-keys": "helix_df.cli.api_keys:api_keys",
     "profile": "helix_df.cli.profile:profile",
     "probe": "helix_df.cli.probe:probe",
     "worker": "helix_df.cli.worker:worker",

@@ -61,7 +61,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     from helix_df.cli.words import plural
     from helix_df.runtime.jobs.directory import find_running
 
-    _, url = find_running(name)
+    url = find_running(name)[1].url
     found = deployment.status(name)
     if as_json:
         typer.echo(json.dumps({"url": url, **asdict(found)}, indent=1))

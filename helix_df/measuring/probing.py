@@ -22,6 +22,7 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.measuring.differences import TOLERANCE, Difference, beyond
 from helix_df.measuring.prober import MeasuredLink, Prober, answer_probes
 from helix_df.plan.plan import Plan, read_plan
+from helix_df.runtime.access import Access
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import find_running
 from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
@@ -64,8 +65,8 @@ def probe_job(
     Raises:
         DeploymentError: when there is no such job, or a worker doesn't answer.
     """
-    directory, url = find_running(name)
-    record, plan, status = directory.record(), read_plan(directory.plan_path), _settled(url, on_wait, patience_s)
+    directory, access = find_running(name)
+    record, plan, status = directory.record(), read_plan(directory.plan_path), _settled(access, on_wait, patience_s)
     if record is None or record.token is None:
         raise DeploymentError(f"job {directory.name} was started by an older helix-df", hint="apply it again")
     addresses = {node.name: node.address for node in status.nodes if node.address is not None and node.state == "ready"}
@@ -84,11 +85,11 @@ def probe_job(
     return Probed(links, link_differences(plan.job, links), tuple(remarks))
 
 
-def _settled(url: str, on_wait: Callable[[int], None], patience_s: float) -> JobStatus:
+def _settled(access: Access, on_wait: Callable[[int], None], patience_s: float) -> JobStatus:
     """The job's status once no worker compiles any more, or patience is over."""
     deadline = time.monotonic() + patience_s
     while True:
-        status = fetch_status(url)
+        status = fetch_status(access)
         cold = sum(node.cold_shapes for node in status.nodes)
         if cold == 0 or status.running or time.monotonic() > deadline:
             return status

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from helix_df.spec.addresses import split_address
-from helix_df.spec.job import COORDINATOR, Job, PairLink
+from helix_df.spec.addresses import is_loopback, split_address
+from helix_df.spec.job import COORDINATOR, Job, PairLink, Runtime
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
 from helix_df.suggestions import did_you_mean
 
@@ -36,6 +36,7 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
         *_links(job),
         *_limits(job),
         *_latency(job),
+        *_api(job),
     ]
 
 
@@ -194,6 +195,24 @@ def _latency(job: Job) -> Iterator[Mistake]:
     for name, limit in (("ttft_p95", job.limits.ttft_p95), ("itl_p95", job.limits.itl_p95)):
         if limit is not None and job.workload.rate is None:
             yield Mistake(("limits", name), "a limit on latency needs a rate", hint="workload.rate: requests/s")
+
+
+def lets_anyone_in(runtime: Runtime) -> bool:
+    """Whether everybody who reaches the API from beyond this machine may use it, though the job doesn't say so."""
+    return not (is_loopback(runtime.host) or runtime.api_keys or runtime.allow_anyone)
+
+
+def _api(job: Job) -> Iterator[Mistake]:
+    if lets_anyone_in(job.runtime):
+        yield Mistake(
+            ("runtime", "host"),
+            "anyone who reaches this host could use the API",
+            repr(job.runtime.host),
+            "runtime.api_keys, or 127.0.0.1",
+            "`helix-df api-keys add NAME` makes a key; `allow_anyone: true` if that is meant",
+        )
+    if job.runtime.api_keys and job.runtime.allow_anyone:
+        yield Mistake(("runtime", "allow_anyone"), "api_keys let only those in who have one", "the boolean true")
 
 
 def _limits(job: Job) -> Iterator[Mistake]:

@@ -317,6 +317,15 @@ else:
     _SchedulerName = Literal[tuple(SERVING)]
 
 
+class Tls(Section):
+    """What the API proves itself with, in PEM."""
+
+    certificate: str = Field(
+        description="File of the certificate, and of those up to its authority. Relative to the folder of the job file."
+    )
+    key: str = Field(description="File of its private key, without a password.")
+
+
 class Runtime(Section):
     """How the job runs."""
 
@@ -347,6 +356,19 @@ class Runtime(Section):
         "otherwise whoever is there.",
     )
     max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
+    api_keys: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File of the API keys that clients come in with (`helix-df api-keys` makes it); by default they "
+        "need none. Relative to the folder of the job file.",
+        examples=["api-keys.json"],
+    )
+    allow_anyone: bool = Field(
+        default=False,
+        strict=True,
+        description="Without `api_keys`, let everybody in who reaches a `host` beyond this machine.",
+    )
+    tls: Tls | None = Field(default=None, description="Encrypt the API: HTTPS instead of HTTP.")
     max_connections: Count = Field(
         default=2048, ge=1, description="Most connections of clients to the API; further ones are refused."
     )

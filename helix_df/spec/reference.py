@@ -36,6 +36,7 @@ _HEADINGS = {
     "Limits": "limits",
     "SolverChoice": "solver",
     "Runtime": "runtime",
+    "Tls": "runtime.tls",
 }
 
 _INTRODUCTION = """\

@@ -142,6 +142,31 @@ def test_a_declared_workload_has_to_fit_the_context_but_the_default_needs_not():
 # Files.
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "'::'", "10.0.0.1", "example.com"])
+def test_an_api_beyond_this_machine_needs_keys_or_the_word_for_it(host: str):
+    error = refusal(f"{JOB}runtime: {{host: {host}}}\n")
+    assert "runtime.host" in error.where
+    assert "api-keys" in error.hint
+    parse_job(f"{JOB}runtime: {{host: {host}, allow_anyone: true}}\n")
+    parse_job(f"{JOB}runtime: {{host: {host}, api_keys: keys.json}}\n")
+    assert "allow_anyone" in refusal(f"{JOB}runtime: {{api_keys: x, allow_anyone: true}}\n").where
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "'::1'"])
+def test_an_api_on_this_machine_needs_none(host: str):
+    parse_job(f"{JOB}runtime: {{host: {host}}}\n")
+
+
+def test_files_of_the_api_start_at_the_folder_of_the_job():
+    text = f"{JOB}runtime: {{api_keys: k.json, tls: {{certificate: c.pem, key: /abs/k.pem}}}}\n"
+    runtime = parse_job(text, base=Path("/jobs")).runtime
+    assert (runtime.api_keys, runtime.tls.certificate, runtime.tls.key) == (
+        "/jobs/k.json",
+        "/jobs/c.pem",
+        "/abs/k.pem",
+    )
+
+
 def test_file_errors_name_the_file(tmp_path):
     for path, word in ((tmp_path / "none.yaml", "no such file"), (tmp_path, "directory")):
         with pytest.raises(SpecError, match=word) as caught:

@@ -11,7 +11,8 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,11 +32,13 @@ from helix_df.runtime.api.answers import (
     public_status,
     why_not_ready,
 )
-from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened
+from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened, timeout_of
 from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
+from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
+from helix_df.runtime.api.overload import Drain, whole_seconds
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.stream import EventStream, until_disconnect
@@ -45,7 +48,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
 CLIENT_LEFT = 499
-RETRY_AFTER_S = "1"
 
 
 def create_app(
@@ -55,6 +57,8 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     crowd: Crowd | None = None,
     reconnects: Reconnects | None = None,
+    max_queue: int | None = None,
+    keys: KeyRing | None = None,
 ) -> Starlette:
     """The HTTP application of a job.
 
@@ -64,9 +68,13 @@ def create_app(
         max_body_bytes: of the largest body that is read.
         crowd: the connections of its server, for the metrics.
         reconnects: answers that outlive a connection; none do if None.
+        max_queue: requests that may wait; with so many, further ones are refused before they are read.
+        keys: who may come in; everybody by default.
     """
     metrics = Metrics(text.snapshot, crowd)
-    api = _Api(text, metrics, int(time.time()) if created is None else created, max_body_bytes, reconnects)
+    began = int(time.time()) if created is None else created
+    bodies = BodyReader(max_body_bytes)
+    api = _Api(text, metrics, began, bodies, reconnects, max_queue, needs_key=keys is not None)
     routes = [
         Route("/v1/models", api.models, methods=["GET"]),
         Route("/v1/models/{model:path}", api.model, methods=["GET"]),
@@ -83,12 +91,14 @@ def create_app(
     app = Starlette(
         routes=routes,
         exception_handlers={
-            HelixError: _on_helix_error,
+            HelixError: api.on_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
             Exception: _on_error,
         },
     )
+    if keys is not None:
+        app.add_middleware(_Keyed, keys=keys)
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
     return app
 
@@ -117,13 +127,24 @@ class _Api:
     """The endpoints."""
 
     def __init__(
-        self, text: TextService, metrics: Metrics, created: int, max_body_bytes: int, reconnects: Reconnects | None
+        self,
+        text: TextService,
+        metrics: Metrics,
+        created: int,
+        bodies: BodyReader,
+        reconnects: Reconnects | None,
+        max_queue: int | None,
+        *,
+        needs_key: bool,
     ) -> None:
         self._reconnects = reconnects
         self._text = text
         self._metrics = metrics
         self._created = created
-        self._bodies = BodyReader(max_body_bytes)
+        self._bodies = bodies
+        self._max_queue = max_queue
+        self._document = openapi_document(text.model_name, needs_key=needs_key)
+        self._drain = Drain()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -145,16 +166,18 @@ class _Api:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi_document(self._text.model_name))
+        return JSONResponse(self._document)
 
     async def docs(self, request: Request) -> Response:
-        return HTMLResponse(docs_page(openapi_document(self._text.model_name)))
+        return HTMLResponse(docs_page(self._document))
 
     async def completions(self, request: Request) -> Response:
+        self._require_room()
         body = await self._bodies.read(CompletionBody, request)
         return await self._answer(request, await self._ask(request, body, CompletionDialect.prefix, echo=body.echo))
 
     async def chat(self, request: Request) -> Response:
+        self._require_room()
         body = await self._bodies.read(ChatBody, request)
         return await self._answer(request, await self._ask(request, body, ChatDialect.prefix))
 
@@ -163,6 +186,7 @@ class _Api:
         limits = self._require_ready()
         # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
         requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
+        prompts = tuple(replace(prompt, timeout_s=timeout_of(request.headers, body)) for prompt in prompts)
         form = Form(
             dialect=dialect,
             id=f"{dialect}-{uuid.uuid4().hex}",
@@ -206,8 +230,18 @@ class _Api:
         for prompt in asked.prompts:
             for sample in range(asked.form.n):
                 request_id = f"{asked.form.id}-{len(streams)}"
-                streams.append(self._metrics.timed(self._text.stream(prompt, request_id, sample)))
+                streams.append(self._drained(self._metrics.timed(self._text.stream(prompt, request_id, sample))))
         return merge(streams)
+
+    async def _drained(self, pieces: AsyncGenerator[TextPiece, None]) -> AsyncGenerator[TextPiece, None]:
+        """The same pieces; the first says that a request has left the queue."""
+        async with aclosing(pieces):
+            first = True
+            async for piece in pieces:
+                if first:
+                    self._drain.note()
+                    first = False
+                yield piece
 
     def _echo(self, request: TextRequest) -> str:
         match request.prompt:
@@ -229,6 +263,20 @@ class _Api:
                 code="model_not_found",
                 status=404,
             )
+
+    def _require_room(self) -> None:
+        """Refuse before anything is read: under overload, refusals are most of the work."""
+        if self._max_queue is not None:
+            waiting = self._text.snapshot().waiting
+            if waiting >= self._max_queue:
+                raise self._drain.queue_full(waiting)
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """The answer that says an error."""
+        assert isinstance(error, HelixError)
+        if isinstance(error, RequestError) and error.code == "queue_full" and not isinstance(error, LimitReached):
+            error = self._drain.queue_full(self._text.snapshot().waiting)
+        return _refusal(request, error)
 
     def _require_ready(self) -> TokenLimits:
         status = self._text.snapshot()
@@ -272,16 +320,47 @@ _WITH_NAMES = ("/v1/models", "/helix/requests")
 """Endpoints whose paths go on with a name."""
 
 
+class _Keyed:
+    """Lets those in who have a key, as far as its limits go. ``/health`` is for everybody."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        begun = False
+        try:
+            key = self._keys.find(request.headers.get("authorization", ""))
+            if scope["method"] == "POST":
+                with self._keys.counted(key):
+                    begun = True
+                    await self._app(scope, receive, send)
+                return
+        except RequestError as error:
+            if begun:
+                raise
+            await _refusal(request, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 def _endpoint(path: str) -> str:
     return path.partition("/{")[0]
 
 
-async def _on_helix_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HelixError)
+def _refusal(request: Request, error: HelixError) -> Response:
     status, body = describe(error)
-    if status >= 500 and status != 503:
+    if status >= 500 and status not in (503, 504):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    headers = {"Retry-After": RETRY_AFTER_S} if status in (429, 503) else None
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = whole_seconds(error.retry_after_s) if isinstance(error, LimitReached) else "1"
+    elif status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers)
 
 

@@ -17,6 +17,9 @@ from helix_df.runtime.api.generation import MAX_STOPS, Chat, Prompt, TextRequest
 from helix_df.runtime.sampling import MAX_LOGPROBS
 
 MAX_CHOICES = 128
+MAX_TIMEOUT_S = 86_400
+TIMEOUT_HEADER = "X-Request-Timeout"
+"""Seconds, as the field ``timeout``; for clients that can't set the field."""
 MAX_REPEATED = 200
 """Characters of a client's words that an error repeats."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -85,7 +88,8 @@ class StreamOptions(BaseModel):
 
 
 class Body(BaseModel):
-    """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM."""
+    """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM;
+    ``timeout`` does, too."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -101,6 +105,12 @@ class Body(BaseModel):
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
     ignore_eos: bool = Field(False, description="true or false")
     return_token_ids: bool = Field(False, description="true or false")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_TIMEOUT_S,
+        description=f"a number over 0, up to {MAX_TIMEOUT_S}: seconds for all of the answer",
+    )
 
     @property
     def includes_usage(self) -> bool:
@@ -242,3 +252,27 @@ def unsupported(name: str, what: str = "") -> RequestError:
     return RequestError(
         f"Unsupported parameter: {phrase} is not supported by this server.", param=name, code="unsupported_parameter"
     )
+
+
+def timeout_of(headers: Mapping[str, str], body: Body) -> float | None:
+    """Seconds that a request may take, by its header and its body, whichever is less; ``None`` if neither says.
+
+    Raises:
+        RequestError: when the header is no such time.
+    """
+    text = headers.get(TIMEOUT_HEADER.lower())
+    if text is None:
+        return body.timeout
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise RequestError(
+            f"the header {TIMEOUT_HEADER} is no time",
+            param=TIMEOUT_HEADER,
+            code="invalid_value",
+            found=shortened(text),
+            expected=f"seconds, a number over 0, up to {MAX_TIMEOUT_S}",
+        )
+    return seconds if body.timeout is None else min(seconds, body.timeout)

@@ -17,6 +17,7 @@ from typing import Any, TypedDict, Unpack
 import httpx
 
 from helix_df.errors import DeploymentError, RequestError
+from helix_df.runtime.access import Access
 from helix_df.runtime.api.generation import Chat, Prompt, TextPiece, TextRequest, TextService
 from helix_df.runtime.requests import FinishReason, JobStatus, NodeStatus, StageSpeed
 
@@ -197,27 +198,38 @@ class RemoteJob(RunningJob):
         )
 
 
-def http_client(url: str) -> httpx.AsyncClient:
-    """A client for the API at ``url``; answers may take as long as they like, and any number may be under way."""
+def http_client(api: str | Access) -> httpx.AsyncClient:
+    """A client for an API, by its URL or with what it takes to come in; answers may take as long as they like, and any
+    number may be under way."""
+    access = Access(api) if isinstance(api, str) else api
     return httpx.AsyncClient(
-        base_url=url.removesuffix("/").removesuffix("/v1"),
+        base_url=access.url.removesuffix("/").removesuffix("/v1"),
+        headers=access.headers,
+        verify=True if access.certificate is None else access.verify,
         timeout=httpx.Timeout(None, connect=10),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
     )
 
 
-def fetch_status(url: str, timeout_s: float = 10.0) -> JobStatus:
-    """The status of the job whose API is at ``url``.
+def fetch_status(api: str | Access, timeout_s: float = 10.0) -> JobStatus:
+    """The status of the job whose API this is, as for ``http_client``.
 
     Raises:
         DeploymentError: when it doesn't answer in time.
     """
+    access = Access(api) if isinstance(api, str) else api
     try:
         # No proxy stands before a job on this machine, and loading certificates takes longer than the answer.
-        response = httpx.get(f"{url}/helix/status", timeout=timeout_s, trust_env=False, verify=url.startswith("https:"))
+        response = httpx.get(
+            f"{access.url}/helix/status",
+            headers=access.headers,
+            timeout=timeout_s,
+            trust_env=False,
+            verify=access.verify,
+        )
         return status_from_json(response.raise_for_status().json())
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise DeploymentError("the job doesn't answer", where=url, found=str(error)) from error
+    except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DeploymentError("the job doesn't answer", where=access.url, found=str(error)) from error
 
 
 def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], options: GenerationOptions) -> TextRequest:

@@ -69,13 +69,15 @@ class TokenLimits:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that was found servable: the prompt's token ids, the most tokens to generate, and how to draw them."""
+    """A request that was found servable: the prompt's token ids, the most tokens to generate, how to draw them, and the
+    seconds that its answer may take, if that was said."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams
     stop: tuple[str, ...]
     stop_ids: frozenset[int]
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ class TextService:
             max_tokens=prepared.max_tokens,
             sampling=replace(prepared.sampling, seed=(prepared.sampling.seed + sample) % _SEEDS),
             stop_ids=prepared.stop_ids,
+            timeout_s=prepared.timeout_s,
         )
 
     async def read(

@@ -25,7 +25,16 @@ from helix_df.runtime.api.answer_bodies import (
     ModelsBody,
     WholeAnswer,
 )
-from helix_df.runtime.api.bodies import HARMLESS, ROLES, UNSUPPORTED, Body, ChatBody, CompletionBody
+from helix_df.runtime.api.bodies import (
+    HARMLESS,
+    MAX_TIMEOUT_S,
+    ROLES,
+    TIMEOUT_HEADER,
+    UNSUPPORTED,
+    Body,
+    ChatBody,
+    CompletionBody,
+)
 from helix_df.runtime.requests import JobStatus, NodeStatus
 
 Json = dict[str, Any]
@@ -45,6 +54,7 @@ _REFUSALS = {
     431: "the headers are too large or too many",
     500: "the server failed, or a node computed what isn't a number",
     503: "no full path through the layers is up",
+    504: "the answer took longer than `timeout` or `runtime.request_timeout` allows",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}}
 
@@ -123,10 +133,13 @@ def _generation(
 ) -> Json:
     done = _json("the answer; with `stream` as server-sent events", answer.__name__)
     done["content"]["text/event-stream"] = {"itemSchema": _event_schema(chunk)}
+    wait: Json = {"name": TIMEOUT_HEADER, "in": "header", "description": "as `timeout` of the body; the lesser counts"}
+    wait["schema"] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_S}
     return {
         "post": {
             "operationId": name,
             "summary": summary,
+            "parameters": [wait],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
             "responses": {"200": done, **_errors(refusals)},
         }

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,15 @@ from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
 from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.api.keys import KeyRing
 from helix_df.runtime.api.reconnect import Reconnects
+from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom
 from helix_df.runtime.requests import TokenService
+from helix_df.spec.checks import lets_anyone_in
+from helix_df.spec.job import Runtime
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
 
@@ -189,15 +194,26 @@ class _Daemon:
         plan = read_plan(self._job.plan_path)
         # The port first: it fails at once and for little reason, loading a model takes long.
         before = self._lineage.identity
-        port = plan.job.runtime.port if before is None else before.port
-        with bound_socket(plan.job.runtime.host, port) as listener:
+        runtime = plan.job.runtime
+        tls = _checked_entrance(runtime)
+        port = runtime.port if before is None else before.port
+        with bound_socket(runtime.host, port) as listener:
             tokenizer = await asyncio.to_thread(self._parts.tokenizer, plan)
             deployment = self._parts.deployment(plan, self._job, self._lineage)
             text = TextService(
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
             reconnects = None if deployment.answers is None else Reconnects(text, deployment.answers)
-            server = api_server(text, int(plan.job.runtime.max_body), _connection_limits(plan), reconnects)
+            keys = None if runtime.api_keys is None else KeyRing(Path(runtime.api_keys), deployment.token)
+            server = api_server(
+                text,
+                int(runtime.max_body),
+                _connection_limits(plan),
+                reconnects,
+                max_queue=runtime.max_queue,
+                keys=keys,
+                tls=tls,
+            )
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
@@ -206,7 +222,7 @@ class _Daemon:
                 if reconnects is not None:
                     reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
-                await self._serve(plan, deployment, url_of(listener), stop)
+                await self._serve(plan, deployment, url_of(listener, "http" if tls is None else "https"), stop)
             except Exception as error:
                 if self._lineage.supervisor is not None and not isinstance(error, HelixError):
                     log.exception("the coordinator crashed")
@@ -224,7 +240,10 @@ class _Daemon:
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
-        self._note(replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token))
+        tls = plan.job.runtime.tls
+        certificate = None if tls is None else tls.certificate
+        record = replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token)
+        self._note(replace(record, certificate=certificate))
         log.info("API at %s", url)
         # A job that has served once is brought up again, however long that takes.
         timeout_s = None if self._lineage.restarts else self._start_timeout_s or start_timeout(plan)
@@ -252,6 +271,22 @@ def start_timeout(plan: Plan) -> float | None:
     return None if by_hand else plan.job.runtime.start_timeout
 
 
+def _checked_entrance(runtime: Runtime) -> ssl.SSLContext | None:
+    """What the API speaks TLS with, if it does.
+
+    Raises:
+        DeploymentError: when the API would let in anyone though the job doesn't say so, or its certificate is wrong.
+    """
+    if lets_anyone_in(runtime):  # a plan of an earlier release, or made by hand: `validate` says it, too
+        raise DeploymentError(
+            "anyone who reaches this host could use the API",
+            where="runtime.host",
+            found=runtime.host,
+            hint="runtime.api_keys; or `allow_anyone: true`, if that is meant",
+        )
+    return None if runtime.tls is None else server_context(runtime.tls.certificate, runtime.tls.key)
+
+
 def _connection_limits(plan: Plan) -> ConnectionLimits:
     """As the job says, but no more than this process has file descriptors for."""
     wanted = ConnectionLimits(connections=plan.job.runtime.max_connections)
@@ -277,14 +312,29 @@ def api_server(
     max_body_bytes: int = MAX_BODY_BYTES,
     limits: ConnectionLimits = LIMITS,
     reconnects: Reconnects | None = None,
+    *,
+    max_queue: int | None = None,
+    keys: KeyRing | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> uvicorn.Server:
-    """A server for the API, quiet and without signal handlers, whose connections are within ``limits``."""
+    """A server for the API, quiet and without signal handlers, whose connections are within ``limits``.
+
+    ``max_queue`` and ``keys`` are as for ``create_app``; with ``tls`` it speaks HTTPS.
+    """
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
     return _Server(
         uvicorn.Config(
-            create_app(text, max_body_bytes=max_body_bytes, crowd=crowd, reconnects=reconnects),
+            create_app(
+                text,
+                max_body_bytes=max_body_bytes,
+                crowd=crowd,
+                reconnects=reconnects,
+                max_queue=max_queue,
+                keys=keys,
+            ),
             http=bounded_protocol(limits, crowd),
+            ssl_context_factory=None if tls is None else (lambda _config, _default: tls),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -345,11 +395,11 @@ def _cannot_listen(error: OSError, host: str, port: int) -> DeploymentError:
     )
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where a client on this machine reaches a listening socket."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _until_signal(daemon: _Daemon) -> None:

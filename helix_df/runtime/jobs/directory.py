@@ -18,6 +18,7 @@ from typing import Any, Literal
 import platformdirs
 
 from helix_df.errors import DeploymentError
+from helix_df.runtime.access import Access, operator_key
 from helix_df.runtime.log_files import put_aside
 
 LOCK_ATTEMPTS = 20
@@ -50,7 +51,8 @@ class DaemonRecord:
     serves at present, ``restarts`` how often one was started again, and ``detail`` why the last one was.
 
     ``join_commands`` has the command of each worker that a person starts, which name files of the user's. ``token`` is
-    the job's secret. So both are here, where only the user reads, and not in the API.
+    the job's secret. So both are here, where only the user reads, and not in the API. ``certificate`` is the file of
+    the API's, with TLS.
     """
 
     pid: int
@@ -63,6 +65,17 @@ class DaemonRecord:
     coordinator: int | None = None
     restarts: int = 0
     detail: str = ""
+    certificate: str | None = None
+
+    def access(self) -> Access:
+        """How this machine's user gets to the API, once it answers.
+
+        Raises:
+            DeploymentError: before that.
+        """
+        if self.url is None:
+            raise DeploymentError("the job's API isn't up yet", hint="try again in a moment")
+        return Access(self.url, None if self.token is None else operator_key(self.token), self.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +263,8 @@ def find_job(name: str | None, root: Path | None = None) -> JobDirectory:
     return running[0]
 
 
-def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirectory, str]:
-    """A running job and the URL of its API.
+def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirectory, Access]:
+    """A running job and how to get to its API.
 
     Raises:
         DeploymentError: when it isn't running, with why it ended, or when its API isn't up yet.
@@ -272,7 +285,7 @@ def find_running(name: str | None, root: Path | None = None) -> tuple[JobDirecto
         )
     if record is None or record.url is None:
         raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")
-    return job, record.url
+    return job, record.access()
 
 
 def _ending(record: DaemonRecord | None) -> str:

@@ -98,7 +98,7 @@ def until_ready(
         record = check_alive(job, process)
         if show is not None and record is not None and record.url is not None:
             with contextlib.suppress(DeploymentError):  # whether it lives is not for the API to say
-                show(fetch_status(record.url))
+                show(fetch_status(record.access()))
         if record is not None and record.state == "ready":
             return record
         time.sleep(_LOOK_S)
