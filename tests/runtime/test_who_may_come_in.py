@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,9 +16,10 @@ from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.jobs.job_keys import new_keys
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.wire.messages import Hello, encode
-from helix_df.runtime.wire.transport import endpoint_keys, listen
-from helix_df.runtime.worker.shell import FIRST_WORRY_S, Silence
+from helix_df.runtime.wire.messages import Hello, Ready, Stop, Welcome, decode_bundle, encode
+from helix_df.runtime.wire.transport import Endpoint, endpoint_keys, listen
+from helix_df.runtime.worker.build import build_engine
+from helix_df.runtime.worker.shell import FIRST_WORRY_S, Silence, Worker
 from tests.runtime.tiny import tiny_plan
 
 ONE = {"only": LayerRange(0, 4)}
@@ -85,3 +89,52 @@ def test_a_worker_that_is_not_answered_says_what_may_be_the_reason(caplog: pytes
     caplog.clear()
     silence.tell(1000.0)
     assert "can't be reached" in caplog.messages[0]
+
+
+def heard(endpoint: Endpoint, kind: type) -> Any:
+    """The next message of a kind; others are passed over."""
+    for _ in range(600):
+        for frames in endpoint.receive(0.1):
+            for message in decode_bundle(frames, "t"):
+                if isinstance(message, kind):
+                    return message
+    raise AssertionError(f"no {kind.__name__} came")
+
+
+@pytest.mark.parametrize("change", ["nothing", "layers", "model", "kv_tokens", "max_batch"])
+def test_a_worker_that_has_loaded_something_else_than_is_wanted_now_ends(change: str) -> None:
+    coordinator, endpoint = listen("local://*"), listen("local://*")
+    plan = tiny_plan(ONE)
+    job = plan.served.model_dump(mode="json", exclude_none=True)
+    welcome = Welcome("only", LayerRange(0, 4), 4, 4096, job)
+    others = {
+        "nothing": welcome,
+        "layers": replace(welcome, layers=LayerRange(0, 2)),
+        "model": replace(welcome, job=job | {"model": job["model"] | {"seed": 7}}),
+        "kv_tokens": replace(welcome, kv_tokens=2048),
+        "max_batch": replace(welcome, job=job | {"runtime": job["runtime"] | {"max_batch": 2}}),
+    }
+    ended: list[str] = []
+
+    def run() -> None:
+        try:
+            Worker("only", endpoint, coordinator.address, "t", build_engine).run()
+        except DeploymentError as error:
+            ended.append(str(error))
+
+    at = endpoint.address
+    thread = threading.Thread(target=run)
+    thread.start()
+    life = heard(coordinator, Hello).life
+    coordinator.send(at, encode(replace(welcome, life=life), "t"))
+    heard(coordinator, Ready)
+    coordinator.send(at, encode(replace(welcome, life=life), "t"))
+    life = heard(coordinator, Hello).life
+    coordinator.send(at, encode(replace(others[change], life=life), "t"))
+    if change == "nothing":
+        assert heard(coordinator, Ready).kv_tokens == 4096
+        coordinator.send(at, encode(Stop(life), "t"))
+    thread.join(60)
+    assert not thread.is_alive()
+    coordinator.close()
+    assert [("loaded something else" in words) for words in ended] == [True] * (change != "nothing")

@@ -84,8 +84,7 @@ class StageCheck:
                 for address in message.path:
                     self.hosts.check(address, "probe.path")
             case Welcome():
-                known = (self.welcome.node, self.welcome.layers, self.welcome.num_layers)
-                _expect((message.node, message.layers, message.num_layers) == known, "welcome", message.layers, known)
+                check_greeting(message, self.welcome.node)
             case JobChanged():
                 _check_job(message, self.welcome.node)
             case Release():

@@ -22,6 +22,7 @@ from helix_df.codecs import packed_bytes
 from helix_df.errors import DeploymentError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.plan.takeover import OF_WORKERS
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
@@ -77,7 +78,7 @@ LAST_WORRY_S = 300.0
 
 
 class _RefusedError(DeploymentError):
-    """The coordinator doesn't want this worker."""
+    """The coordinator doesn't want this worker, or not as it is."""
 
 
 class StepEngine(Protocol):
@@ -262,6 +263,22 @@ class Worker:
     def _hosts(self, job: Job) -> JobHosts:
         return JobHosts.of(job, self._coordinator, self._endpoint.address)
 
+    def _require_same_work(self, welcome: Welcome) -> None:
+        """Make sure that what was loaded is what is wanted: the job may have been applied anew, with other plans.
+
+        Raises:
+            DeploymentError: when it isn't, so that whoever started this worker starts it anew.
+        """
+        before = self._stage.welcome
+        if _work(welcome) != _work(before):
+            raise _RefusedError(
+                "the job has changed, and this worker has loaded something else",
+                where=self._node,
+                found=f"{before.layers} of {Job.model_validate(before.job).model.source}",
+                expected=f"{welcome.layers} of {Job.model_validate(welcome.job).model.source}, as planned now",
+                hint="start it again",
+            )
+
     def _change_job(self, document: Mapping[str, Any]) -> None:
         """Requests may go to other nodes from now on."""
         job = Job.model_validate(document)
@@ -293,8 +310,8 @@ class Worker:
                 self._change_job(message.job)
             case Welcome() if self._is_answer(message):
                 # The coordinator lost sight of us and has started our requests over elsewhere, or is a new one.
+                self._require_same_work(message)
                 self._change_job(message.job)
-                # The coordinator lost sight of us and has started our requests over elsewhere.
                 self._act(engine, machine.forget_all())
                 self._say(Ready(self._node, engine.kv_tokens, self._speed))
             case Welcome() if message.life == self._life:
@@ -361,6 +378,13 @@ class Worker:
 
     def _refused(self, message: Failed) -> _RefusedError:
         return _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _work(welcome: Welcome) -> tuple[object, ...]:
+    """All that a worker goes by from its start on."""
+    job = Job.model_validate(welcome.job)
+    rules = tuple(getattr(job.runtime, name) for name in OF_WORKERS)
+    return welcome.layers, welcome.num_layers, welcome.kv_tokens, job.model, rules
 
 
 class Silence:
