@@ -10,7 +10,7 @@ import pytest
 
 from helix_df.errors import DeploymentError, ProtocolError
 from helix_df.runtime.wire import transport
-from helix_df.runtime.wire.keys import split_endpoint, with_key, without_key
+from helix_df.runtime.wire.keys import newly_connected, same_endpoint, split_endpoint, with_key, without_key
 from helix_df.runtime.wire.transport import (
     MOST_FRAME_BYTES,
     MOST_PEERS,
@@ -269,3 +269,31 @@ def test_where_zeromq_can_not_encrypt_that_is_said(monkeypatch: pytest.MonkeyPat
         endpoint_keys(None, "secret")
     with pytest.raises(DeploymentError, match="needs keys"):
         listen(ENCRYPTED)
+
+
+@pytest.mark.parametrize("address", SCHEMES)
+def test_the_same_endpoint_is_reached_over_a_new_connection_when_asked_for(address: str) -> None:
+    here, there = open_at(address), open_at(address)
+    again = newly_connected(newly_connected(there.address))
+    assert same_endpoint(again) == there.address
+    for number, at in enumerate((there.address, again)):
+        here.send(at, [b"%d" % number])
+    assert sorted(frames[0] for frames in take(there, 2)) == [b"0", b"1"]
+    if isinstance(here, transport.ZmqEndpoint):
+        assert len(here._peers) == 2
+    here.close()
+    there.close()
+
+
+def test_what_is_sent_after_a_stuck_connection_arrives_over_a_new_one() -> None:
+    here, there = listen("tcp://127.0.0.1:*"), listen("tcp://127.0.0.1:*")
+    narrows = Narrows(there.address)
+    here.send(narrows.address, [b"stuck"])
+    assert narrows.entered.wait(10)
+    here.send(newly_connected(narrows.address), [b"after"])
+    assert take(there, 1) == [[b"after"]]
+    narrows.opened.set()
+    assert take(there, 1) == [[b"stuck"]]
+    here.close()
+    there.close()
+    narrows.close()

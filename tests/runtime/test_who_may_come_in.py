@@ -13,10 +13,11 @@ import pytest
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
 from helix_df.runtime.coordinator.shell import Coordinator
+from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.jobs.job_keys import new_keys
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.wire.messages import Hello, Ready, Stop, Welcome, decode_bundle, encode
+from helix_df.runtime.wire.messages import Heartbeat, Hello, Ready, Send, Stop, Welcome, decode_bundle, encode
 from helix_df.runtime.wire.transport import Endpoint, endpoint_keys, listen
 from helix_df.runtime.worker.build import build_engine
 from helix_df.runtime.worker.shell import FIRST_WORRY_S, Silence, Worker
@@ -138,3 +139,25 @@ def test_a_worker_that_has_loaded_something_else_than_is_wanted_now_ends(change:
     assert not thread.is_alive()
     coordinator.close()
     assert [("loaded something else" in words) for words in ended] == [True] * (change != "nothing")
+
+
+def test_a_worker_that_was_lost_is_reached_over_new_connections() -> None:
+    plan = tiny_plan(ONE)
+    nodes = CoordinatorState(plan, 256).nodes_state
+    hello = Hello("only", "tcp://127.0.0.1:7", 5)
+
+    def told(actions: list[Any]) -> list[tuple[str, str]]:
+        return [(action.address, action.message.TAG) for action in actions if isinstance(action, Send)]
+
+    nodes.on_hello(hello, 0.0)
+    nodes.on_progress(Ready("only", 4096), 1.0)
+    assert nodes.address("only") == hello.address
+    nodes.tick(100.0)
+    assert told(nodes.on_progress(Heartbeat("only"), 101.0)) == [(f"{hello.address}~1", "welcome")]
+    assert told(nodes.on_hello(replace(hello, life=6), 102.0)) == [(f"{hello.address}~1", "welcome")]
+    nodes.on_progress(Ready("only", 4096), 103.0)
+    assert nodes.address("only") == f"{hello.address}~1"
+    elsewhere = replace(hello, address="tcp://127.0.0.1:8", life=7)
+    assert told(nodes.on_hello(elsewhere, 104.0)) == [("tcp://127.0.0.1:8", "failed")]
+    nodes.tick(300.0)
+    assert told(nodes.on_hello(elsewhere, 301.0)) == [("tcp://127.0.0.1:8", "welcome")]

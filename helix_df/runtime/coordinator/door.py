@@ -13,6 +13,7 @@ from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.coordinator.nodes_state import ServedNode
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
+from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled
 
 GREETINGS_PER_S = 1.0
@@ -89,7 +90,7 @@ class CoordinatorCheck:
         """A worker that can't be taken in is answered, and an answer opens a connection: only so many a second."""
         self.hosts.check(message.address, "hello.address")
         node = self.nodes.get(message.node)
-        if node is not None and node.address in (None, message.address):
+        if node is not None and (node.address is None or same_endpoint(node.address) == message.address):
             return
         now = self.clock()
         self._greetings = min(GREETINGS_PER_S, self._greetings + (now - self._greeted_s) * GREETINGS_PER_S)

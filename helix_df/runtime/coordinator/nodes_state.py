@@ -24,6 +24,7 @@ from helix_df.runtime.requests import (
     what_is_missing,
 )
 from helix_df.runtime.transitions import IllegalEvent, TransitionTable
+from helix_df.runtime.wire.keys import newly_connected, same_endpoint
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     Failed,
@@ -296,10 +297,12 @@ class NodesState:
         starts_over = self._moved(hello) or node.state == "ready"
         node.move("hello", hello.node)
         node.progress, node.detail = 0.0, ""
-        node.address = node.last_address = hello.address
+        if node.last_address is None or same_endpoint(node.last_address) != hello.address:
+            node.last_address = hello.address
+        node.address = node.last_address
         node.life, node.heard = hello.life, now
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
-        return [*down, Send(hello.address, self._welcome(hello.node, node))]
+        return [*down, Send(node.address, self._welcome(hello.node, node))]
 
     def make_way(self, plan: Plan, coming: Collection[str], job: Job) -> list[Send]:
         """Expect the workers of a plan that is to take over, and tell all others of their nodes.
@@ -430,6 +433,8 @@ class NodesState:
 
     def _lose(self, name: str, why: str) -> list[NodeAction]:
         node = self.nodes[name]
+        if node.address is not None:
+            node.last_address = newly_connected(node.address)  # those of now may be stuck, on a link that was cut
         node.detail, node.address = why, None
         return [NodeDown(name, why)]
 
@@ -448,7 +453,8 @@ class NodesState:
         return None
 
     def _moved(self, hello: Hello) -> bool:
-        return self.nodes[hello.node].address not in (None, hello.address)
+        address = self.nodes[hello.node].address
+        return address is not None and same_endpoint(address) != hello.address
 
     def _node(self, name: str, event: str) -> ServedNode:
         node = self.nodes.get(name)

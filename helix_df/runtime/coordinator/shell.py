@@ -34,7 +34,7 @@ from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
 from helix_df.runtime.wire.hosts import JobHosts
-from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys
+from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, same_endpoint
 from helix_df.runtime.wire.messages import (
     MOST_HEAD_BYTES,
     Frames,
@@ -342,7 +342,8 @@ class Coordinator:
 
     def _note_worker(self, hello: Hello, journal: Journal) -> None:
         node = self._state.nodes_state.nodes.get(hello.node)
-        if node is not None and (node.address, node.life) == (hello.address, hello.life):
+        served = node is not None and node.address is not None and same_endpoint(node.address) == hello.address
+        if node is not None and served and node.life == hello.life:
             journal.node(KeptNode(hello.node, hello.address, hello.life, node.layers))
 
     async def _tick(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 
 from helix_df.graph.problem import LinkTable
+from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import Frames, Route
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.wire.transport import Endpoint
@@ -52,7 +53,7 @@ class EmulatedEndpoint:
     def place(self, node: str, address: str) -> None:
         """Say that ``node`` listens at ``address``."""
         with self._changed:
-            self._node_at[address] = node
+            self._node_at[same_endpoint(address)] = node
             link = self._links.find(self._node, node)
             if link is not None and node not in self._lanes:
                 self._lanes[node] = Lane(link.bytes_per_s, link.latency_s)
@@ -65,7 +66,7 @@ class EmulatedEndpoint:
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """See ``Endpoint``."""
         with self._changed:
-            lane = self._lanes.get(self._node_at.get(address, ""))
+            lane = self._lanes.get(self._node_at.get(same_endpoint(address), ""))
             if lane is None or self._closed:
                 self._endpoint.send(address, frames, bulk=bulk)
                 return

@@ -1,8 +1,9 @@
-"""Keys of encrypted connections, and the addresses that carry them: ``curve://PUBLIC@host:port``.
+"""Addresses of endpoints, and the keys that those of encrypted ones carry: ``curve://PUBLIC@host:port``.
 
 An endpoint with keys has a pair of its own, whose public half stands in its address, so whoever knows where it listens
 also knows how to make sure that nobody else does. Who may connect is told by a second pair, which follows from the
-job's secret and is everybody's of the job. Doesn't know zmq (``transport`` makes keys and uses them) nor files.
+job's secret and is everybody's of the job. An address may end in ``~1``, ``~2`` …: the same endpoint, over new
+connections. Doesn't know zmq (``transport`` makes keys and uses them) nor files.
 """
 
 from __future__ import annotations
@@ -39,9 +40,23 @@ def is_public_key(text: str) -> bool:
     return _PUBLIC_KEY.fullmatch(text) is not None
 
 
+def same_endpoint(address: str) -> str:
+    """An address without what asks for new connections: what an endpoint itself says of where it listens."""
+    return address.partition("~")[0]
+
+
+def newly_connected(address: str) -> str:
+    """The same endpoint's address, to which whoever sends makes a new connection.
+
+    One that was cut for long goes on by itself only when the system tries again, and that may take as long once more.
+    """
+    place, _, number = address.partition("~")
+    return f"{place}~{int(number or 0) + 1}"
+
+
 def split_endpoint(address: str) -> tuple[str, str | None, str]:
     """Scheme, public key (``None`` without one) and the rest of an endpoint's address. Checks none of them."""
-    scheme, _, place = address.partition("://")
+    scheme, _, place = same_endpoint(address).partition("://")
     key, at, rest = place.partition("@")
     return (scheme, key, rest) if at and scheme == ENCRYPTED else (scheme, None, place)
 

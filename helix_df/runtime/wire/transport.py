@@ -28,7 +28,15 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from helix_df.errors import DeploymentError, ProtocolError
-from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, KeyPair, is_public_key, split_endpoint
+from helix_df.runtime.wire.keys import (
+    ENCRYPTED,
+    PLAIN,
+    EndpointKeys,
+    KeyPair,
+    is_public_key,
+    same_endpoint,
+    split_endpoint,
+)
 from helix_df.runtime.wire.messages import Frames
 from helix_df.spec.addresses import split_address
 
@@ -81,6 +89,8 @@ MOST_FRAME_BYTES = 2**28
 """Of a frame, where nobody says less; a larger one ends its connection before it is read."""
 
 _RECONNECT_MOST_MS = 1_000
+_CONNECT_MOST_MS = 2_000
+"""The system would try a connection over a cut link ever more rarely; this begins it anew instead."""
 
 _CURVE_BYTES = 33
 """By which a frame is longer once it is encrypted."""
@@ -286,6 +296,7 @@ class ZmqEndpoint:
             peer.setsockopt(zmq.SNDHWM, SEND_LIMIT)
             peer.setsockopt(zmq.IPV6, _is_ipv6(address))
             peer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MOST_MS)
+            peer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MOST_MS)
             peer.connect(self._secured(peer, address))
         except (zmq.ZMQError, ValueError) as error:
             if peer is not None:
@@ -307,7 +318,7 @@ class ZmqEndpoint:
         if self._keys is None:
             if scheme == ENCRYPTED:
                 raise ValueError("it is encrypted, and there are no keys here")
-            return address
+            return f"{scheme}://{place}"
         if scheme != ENCRYPTED or public is None or not is_public_key(public):
             raise ValueError("it is not encrypted, and this job is")
         peer.setsockopt(zmq.CURVE_SERVERKEY, _key(public))
@@ -363,7 +374,7 @@ class LocalEndpoint:
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:  # nothing waits here
         """See ``Endpoint``."""
-        peer = self._network.get(address)
+        peer = self._network.get(same_endpoint(address))
         if peer is not None:
             peer._queue.put([_own(frame) for frame in frames])
 

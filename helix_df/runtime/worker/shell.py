@@ -32,7 +32,7 @@ from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
-from helix_df.runtime.wire.keys import without_key
+from helix_df.runtime.wire.keys import newly_connected, same_endpoint, without_key
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
@@ -159,6 +159,7 @@ class Worker:
         self._silent_s = 0.0
         self._patience_s = math.inf
         self._done = threading.Event()
+        self._reconnected = False
 
     def run(self) -> None:
         """Serve until the coordinator says stop or ``alive`` says no.
@@ -343,7 +344,8 @@ class Worker:
                         log.warning("%s (the %d. time)", action.error, action.times)
         for bundle in bundles(action for action in done if isinstance(action, Send)):
             frames = encode_bundle(bundle.messages, self._token)
-            self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
+            is_home = same_endpoint(bundle.address) == same_endpoint(self._coordinator)
+            self._endpoint.send(self._coordinator if is_home else bundle.address, frames, bulk=bundle.bulk)
 
     def _hear(self, timeout_s: float) -> Iterator[Message | Malformed]:
         # Counted in waits, not by a clock: while this process is stopped nobody can be heard.
@@ -365,8 +367,13 @@ class Worker:
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
             forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
             if forgotten:
+                if not self._reconnected:
+                    # Or the link was cut; what there is of a connection would notice late that it is back.
+                    self._coordinator = newly_connected(self._coordinator)
+                    self._reconnected = True
                 self._greet_once()
             else:
+                self._reconnected = False
                 self._say(Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events))
 
     def _say(self, message: Message) -> None:
