@@ -25,7 +25,7 @@ from helix_df.simulator.kernel.batches import begin_batch
 from helix_df.simulator.kernel.runs import add_step, new_run, put_in_inbox
 from helix_df.simulator.options import MESSAGE_BYTES
 from helix_df.simulator.simulation import Course, Simulation
-from tests.runtime.test_transport import SCHEMES, take
+from tests.runtime.test_transport import SCHEMES, open_at, take
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
 
 AN_HOUR = 3600.0
@@ -38,8 +38,8 @@ def links(**found: Quality) -> LinkTable:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> None:
-    slow, quick, free = listen(scheme), listen(scheme), listen(scheme)
-    here = EmulatedEndpoint(listen(scheme), COORDINATOR, links(a=Quality(1.0, AN_HOUR), b=Quality(1e9, 1e-3)))
+    slow, quick, free = open_at(scheme), open_at(scheme), open_at(scheme)
+    here = EmulatedEndpoint(open_at(scheme), COORDINATOR, links(a=Quality(1.0, AN_HOUR), b=Quality(1e9, 1e-3)))
     for name, peer in (("a", slow), ("b", quick), ("c", free)):
         here.place(name, peer.address)
     for index in range(20):
