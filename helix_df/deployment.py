@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,20 +24,43 @@ from helix_df.errors import DeploymentError
 from helix_df.extras import explained_imports
 from helix_df.load import load_job
 from helix_df.measuring.differences import Difference
-from helix_df.plan.plan import Plan, read_plan
+from helix_df.plan.diff import stay_near
+from helix_df.plan.moves import Near
+from helix_df.plan.plan import Plan, read_plan, to_document
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
+from helix_df.planning import make_plan
 from helix_df.plans import plan_job, plan_to_run
 from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.access import Access
-from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client
+from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client, tell
 from helix_df.runtime.api.generation import TextService
-from helix_df.runtime.jobs.directory import DaemonRecord, find_job, find_running, job_directory
-from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready, until_serving
-from helix_df.runtime.requests import JobStatus
+from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
+from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
+from helix_df.runtime.requests import GIVEN_UP, JobStatus
+from helix_df.solvers.choice import weighs_moves
+from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
-__all__ = ["apply", "connect", "deploy", "differences", "down", "plan_of", "runs_already", "status"]
+__all__ = [
+    "apply",
+    "change",
+    "connect",
+    "deploy",
+    "differences",
+    "down",
+    "drain",
+    "is_same",
+    "near_to",
+    "plan_of",
+    "running_plan",
+    "status",
+]
+
+MOVE_PRICE = 1.0
+"""Tokens/s that each GiB of weights to load must gain, for a plan that takes over."""
+
+_LOOK_S = 0.2
 
 
 @asynccontextmanager
@@ -110,24 +134,94 @@ def apply(
         raise
 
 
-def runs_already(job: Job, plan: Plan | None = None) -> bool:
-    """Whether a job runs here under its name with this plan; with any plan of this very job, if none is given.
+def running_plan(name: str) -> Plan | None:
+    """The plan that runs here under a job's name, or that is about to take over there; ``None`` if nothing runs."""
+    directory = job_directory(name)
+    return read_plan(directory.plan_path) if directory.is_running() else None
+
+
+def is_same(running: Plan, job: Job, plan: Plan | None = None) -> bool:
+    """Whether a plan that runs is this one; any plan of this very job, if none is given."""
+    if plan is None:
+        return running.job == job
+    return (running.job, running.placement, running.rules) == (job, plan.placement, plan.rules)
+
+
+def change(
+    what: Plan | Job | str | Path,
+    *,
+    wait: bool = True,
+    force: bool = False,
+    move_price: float = MOVE_PRICE,
+    on_status: Callable[[JobStatus], None] = lambda status: None,
+) -> None:
+    """Let another plan take over in the job of its name, which runs; nothing that was asked is lost or waits.
+
+    Workers of nodes whose layers or batches change are started beside those that serve. Requests that run end where
+    they are, and new ones go the new way once all its workers are ready.
+
+    Args:
+        what: as for ``deploy``; a job is planned near the plan that runs.
+        wait: return when the plan has taken over, not as soon as it is on its way.
+        force: as for ``apply``.
+        move_price: tokens/s that each GiB of weights to load must gain, where a job is planned by a solver that weighs
+            moves.
+        on_status: called a few times a second until then.
 
     Raises:
-        DeploymentError: when something else runs under that name.
+        HelixError: when it isn't running, can't be planned or changed, or a new worker failed; it serves on as before.
     """
-    directory = job_directory(job.name)
-    if not directory.is_running():
-        return False
-    running = read_plan(directory.plan_path)
-    if running.job == job and (plan is None or running.placement == plan.placement):
-        return True
-    record = directory.record()
-    raise DeploymentError(
-        f"job {job.name} is running with another plan",
-        where=record.url if record is not None else None,
-        hint=f"`helix-df down {job.name}` stops it; `--name` runs this one beside it",
-    )
+    plan = require_single_devices(_plan_near(what, move_price) if isinstance(what, Job) else plan_of(what, force=force))
+    running, access = find_running(plan.job.name)
+    tell(access, secret_of(running), "plan", {"plan": to_document(plan)})
+    while wait:
+        status = fetch_status(access)
+        on_status(status)
+        if not status.change:
+            return
+        if status.change.startswith(GIVEN_UP):
+            raise DeploymentError(status.change, hint=f"job {plan.job.name} serves on by the plan that it had")
+        time.sleep(_LOOK_S)
+
+
+def near_to(running: Plan, job: Job, move_price: float = MOVE_PRICE) -> Near | None:
+    """What keeps a new plan of a job near the one that runs; ``None`` if the job's solver doesn't weigh moves."""
+    return stay_near(running, job, move_price) if weighs_moves(get_solver(job.solver.name)) else None
+
+
+def _plan_near(job: Job, move_price: float) -> Plan:
+    running = running_plan(job.name)
+    return plan_job(job) if running is None else make_plan(job, near=near_to(running, job, move_price))
+
+
+def drain(
+    node: str,
+    name: str | None = None,
+    *,
+    undo: bool = False,
+    wait: bool = True,
+    on_status: Callable[[JobStatus], None] = lambda status: None,
+) -> None:
+    """Send no new requests to a node of a running job; what runs there goes on.
+
+    Args:
+        node: its name, as ``status`` shows it.
+        name: of the job; by default, the only one.
+        undo: send it requests again.
+        wait: return once nothing runs there any more.
+        on_status: called a few times a second until then.
+
+    Raises:
+        DeploymentError: when there is no such job or node, or nothing would be left that serves.
+    """
+    running, access = find_running(name)
+    tell(access, secret_of(running), "drain", {"node": node, "undo": undo})
+    while wait and not undo:
+        status = fetch_status(access)
+        on_status(status)
+        if not any(one.running for one in status.nodes if one.name == node):
+            return
+        time.sleep(_LOOK_S)
 
 
 def status(name: str | None = None) -> JobStatus:
@@ -154,13 +248,32 @@ def differences(name: str | None = None) -> tuple[Difference, ...]:
     return status_differences(read_plan(find_job(name).plan_path), status(name))
 
 
-def down(name: str | None = None) -> bool:
+def down(name: str | None = None, *, grace_s: float = 0.0) -> bool:
     """End a job and its workers; by default, the only one. Returns whether it was running.
+
+    New requests are refused at once; those that there are get ``grace_s`` seconds to end.
 
     Raises:
         DeploymentError: when there is no such job, or a process of it can't be ended.
     """
-    return stop_daemon(find_job(name))
+    job = find_job(name)
+    if grace_s > 0 and job.is_running():
+        tell(find_running(job.name)[1], secret_of(job), "stop", {"grace_s": float(grace_s)})
+        until_ended(job, grace_s)
+        return stop_daemon(job) or True
+    return stop_daemon(job)
+
+
+def secret_of(job: JobDirectory) -> str:
+    """What proves to a running job that whoever asks may change it; only its user can read it.
+
+    Raises:
+        DeploymentError: when the job doesn't say it.
+    """
+    record = job.record()
+    if record is None or record.token is None:
+        raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")
+    return record.token
 
 
 @asynccontextmanager

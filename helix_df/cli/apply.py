@@ -10,8 +10,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from helix_df.plan.moves import Near
     from helix_df.plan.plan import Plan
     from helix_df.runtime.jobs.directory import DaemonRecord
+    from helix_df.runtime.requests import JobStatus
     from helix_df.spec.job import Job
 
 
@@ -34,19 +36,26 @@ def apply(
 ) -> None:
     """Plan a job, if it isn't a plan yet, and run exactly that plan until `helix-df down`.
 
-    Ctrl-C before it is ready takes everything down again.
+    A job that runs already with another plan is changed while it serves: the new plan is made near the old one, what
+    changes is shown, and requests go its way as soon as its workers are ready.
+
+    Ctrl-C before a new job is ready takes everything down again.
     """
     # Imported first: a search must not end in what serving lacks here.
     from helix_df.cli.console import messages, output
-    from helix_df.deployment import runs_already
+    from helix_df.deployment import is_same, running_plan
     from helix_df.plans import job_and_plan
 
     def warn(note: str) -> None:
         messages().print(f"warning: {note}", soft_wrap=True)
 
     job, plan = job_and_plan(source, plan_file, solver=solver, name=name, force=force, on_note=warn)
-    if runs_already(job, plan):
-        _say_running(job.name, output())
+    running = running_plan(job.name)
+    if running is not None:
+        if is_same(running, job, plan):
+            _say_running(job.name, output())
+        else:
+            _change(running, job, plan, wait, messages(), output())
         return
     if plan is None:
         plan = _make_plan(job, messages(), output())
@@ -64,14 +73,36 @@ def _say_running(name: str, console: Console) -> None:
     console.print(f"job {name} is already running with this plan{at}", soft_wrap=True)
 
 
-def _make_plan(job: Job, progress: Console, console: Console) -> Plan:
+def _change(running: Plan, job: Job, plan: Plan | None, wait: bool, progress: Console, console: Console) -> None:
+    """Let another plan take over in a job that runs."""
+    from helix_df import deployment
+    from helix_df.cli.diff_table import render_diff
+    from helix_df.plan.diff import diff
+    from helix_df.plan.takeover import require_changeable
+
+    require_changeable(running.job, job)
+    if plan is None:
+        plan = _make_plan(job, progress, console, near=deployment.near_to(running, job))
+    render_diff(diff(running, plan), console)
+    said: list[str] = []
+
+    def show(status: JobStatus) -> None:
+        if status.change and status.change not in said:
+            said.append(status.change)
+            progress.print(status.change, soft_wrap=True)
+
+    deployment.change(plan, wait=wait, on_status=show)
+    console.print(f"\njob {job.name} {'serves' if wait else 'will serve'} by the new plan", soft_wrap=True)
+
+
+def _make_plan(job: Job, progress: Console, console: Console, near: Near | None = None) -> Plan:
     from helix_df.cli.plan_table import render_plan
     from helix_df.cli.search import watched
     from helix_df.graph.compile import compile_problem
     from helix_df.planning import make_plan
 
     problem = compile_problem(job)
-    plan = watched(lambda watch: make_plan(job, watch=watch, problem=problem), progress)
+    plan = watched(lambda watch: make_plan(job, watch=watch, problem=problem, near=near), progress)
     render_plan(plan, problem, console)
     console.print()
     return plan

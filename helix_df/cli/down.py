@@ -12,13 +12,17 @@ def down(
         str | None, typer.Argument(metavar="NAME", help="The job's name; not needed while only one runs.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="End every job that runs here.")] = False,
+    grace: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Let requests end that run or wait; new ones are refused at once."),
+    ] = 0.0,
 ) -> None:
     """End a job and its workers.
 
     Ending a job that isn't running is no error.
     """
+    from helix_df.deployment import down as down_
     from helix_df.runtime.jobs.directory import find_job, running_jobs
-    from helix_df.runtime.jobs.lifecycle import stop_daemon
 
     if every and name is not None:
         raise typer.BadParameter("give a name or --all, not both")
@@ -27,7 +31,7 @@ def down(
         typer.echo("no job is running")
         return
     for job in running if every else [find_job(name)]:
-        if stop_daemon(job):
+        if down_(job.name, grace_s=grace):
             typer.echo(f"job {job.name} is down")
         else:
             typer.echo(f"job {job.name} is not running")

@@ -38,6 +38,7 @@ COMMANDS = {
     "logs": "helix_df.cli.logs:logs",
     "generate": "helix_df.cli.generate:generate",
     "bench": "helix_df.cli.bench:bench",
+    "drain": "helix_df.cli.drain:drain",
     "down": "helix_df.cli.down:down",
     "api-keys": "helix_df.cli.api_keys:api_keys",
     "profile": "helix_df.cli.profile:profile",

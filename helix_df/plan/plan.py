@@ -6,6 +6,7 @@ placements are found or how stages run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -144,6 +145,11 @@ class Plan:
     def paths(self) -> tuple[FlowPath, ...]:
         """The flow as pipelines."""
         return decompose(self.placement, self.edges)
+
+
+def plan_id(plan: Plan) -> str:
+    """What tells a plan from others."""
+    return hashlib.sha256(json.dumps(to_document(plan), sort_keys=True).encode()).hexdigest()
 
 
 def assemble(

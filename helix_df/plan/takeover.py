@@ -50,6 +50,14 @@ class Takeover:
     job: Job
 
 
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A plan with its nodes under the names of their workers, and which node's worker has which name."""
+
+    plan: Plan
+    names: Mapping[str, str]
+
+
 def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collection[str]) -> Takeover:
     """How ``new`` takes over from ``running``.
 

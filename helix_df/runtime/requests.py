@@ -158,6 +158,10 @@ class JobStatus:
     change: str = ""
 
 
+GIVEN_UP = "another plan was given up"
+"""How ``JobStatus.change`` begins if the plan that was to take over will not."""
+
+
 def what_is_missing(nodes: Mapping[str, NodeState], gaps: Iterable[tuple[int, int]]) -> str:
     """Why no full path through the layers is up, in words: ``gaps`` are layers, half-open, that nobody holds."""
     away = [f"{name} is {state}" for name, state in nodes.items() if state != "ready"]

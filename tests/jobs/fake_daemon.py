@@ -12,6 +12,8 @@ import sys
 from dataclasses import replace
 
 from helix_df.errors import DeploymentError, RequestError
+from helix_df.plan.plan import Plan
+from helix_df.plan.takeover import TakenOver
 from helix_df.runtime.jobs.daemon import Parts, main
 from helix_df.runtime.kept_answers import AnswerKeeper
 from tests.api.fakes import READY, FakeService, byte_tokenizer
@@ -42,6 +44,20 @@ class FakeDeployment(FakeService):
             raise DeploymentError(f"not ready after {timeout_s:.0f} s")
         if self.kind == "stubborn":
             await asyncio.Event().wait()
+
+    def begin_change(self, plan: Plan) -> None:
+        if plan.job.name == "refused":
+            raise DeploymentError("this plan can't take over", hint="try another")
+        self.taken = TakenOver(plan, {node: node for node in plan.job.nodes})
+
+    async def until_changed(self) -> TakenOver:
+        return self.taken
+
+    def drain(self, node: str, *, undo: bool = False) -> None:
+        raise DeploymentError(f"there is no node {node}")
+
+    async def until_done(self, grace_s: float) -> None:
+        self.status = replace(self.status, state="stopping", ready=False)
 
     async def close(self) -> None:
         if self.kind == "stubborn":

@@ -9,7 +9,7 @@ import pytest
 
 from helix_df.cli.main import main
 from helix_df.layers import LayerRange
-from helix_df.plan.plan import write_plan
+from helix_df.plan.plan import read_plan, write_plan
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.jobs.lifecycle import stop_daemon
 from helix_df.runtime.requests import GenerationRequest
@@ -103,6 +103,32 @@ def test_apply_of_what_runs_already(cli, start, tmp_path):
     code, _, err = cli("apply", str(job_file))
     assert code == 7
     assert "helix-df down tiny" in err
+
+
+def test_apply_of_an_edited_job_changes_the_one_that_runs(cli, start, tmp_path):
+    job, _ = start("ok")
+    ready(job, _)
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(JOB.replace("NAME", "tiny").replace("port: 0", "port: 0, max_queue: 7"))
+    code, out, err = cli("apply", str(job_file))
+    assert code == 0, err
+    assert "job tiny serves by the new plan" in out
+    assert read_plan(job.plan_path).job.runtime.max_queue == 7
+    assert "already running" in cli("apply", str(job_file))[1]
+
+
+def test_drain_says_why_not(cli, start):
+    ready(*start("ok"))
+    code, _, err = cli("drain", "zebra")
+    assert code == 7
+    assert "there is no node zebra" in err
+
+
+def test_down_lets_answers_end(cli, start):
+    job, _ = start("ok")
+    ready(job, _)
+    assert cli("down", "tiny", "--grace", "20")[:2] == (0, "job tiny is down\n")
+    assert not job.is_running()
 
 
 def test_apply_refuses_a_wrong_plan(cli, tmp_path):

@@ -34,6 +34,7 @@ from helix_df.runtime.api.answers import (
 )
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened, timeout_of
 from helix_df.runtime.api.connections import Crowd
+from helix_df.runtime.api.control import Control, control_routes
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
@@ -59,6 +60,7 @@ def create_app(
     reconnects: Reconnects | None = None,
     max_queue: int | None = None,
     keys: KeyRing | None = None,
+    control: Control | None = None,
 ) -> Starlette:
     """The HTTP application of a job.
 
@@ -70,6 +72,7 @@ def create_app(
         reconnects: answers that outlive a connection; none do if None.
         max_queue: requests that may wait; with so many, further ones are refused before they are read.
         keys: who may come in; everybody by default.
+        control: of the job, for who holds its secret; nobody can tell it anything if None.
     """
     metrics = Metrics(text.snapshot, crowd)
     began = int(time.time()) if created is None else created
@@ -85,6 +88,7 @@ def create_app(
         Route("/helix/status", api.status, methods=["GET"]),
         Route("/openapi.json", api.openapi, methods=["GET"]),
         Route("/docs", api.docs, methods=["GET"]),
+        *([] if control is None else control_routes(control)),
     ]
     if reconnects is not None:
         routes.append(Route("/helix/requests/{id}", reconnects.get, methods=["GET"]))

@@ -18,6 +18,7 @@ import httpx
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.access import Access
+from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
 from helix_df.runtime.api.generation import Chat, Prompt, TextPiece, TextRequest, TextService
 from helix_df.runtime.requests import FinishReason, JobStatus, NodeStatus, StageSpeed
 
@@ -230,6 +231,29 @@ def fetch_status(api: str | Access, timeout_s: float = 10.0) -> JobStatus:
         return status_from_json(response.raise_for_status().json())
     except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         raise DeploymentError("the job doesn't answer", where=access.url, found=str(error)) from error
+
+
+def tell(access: Access, secret: str, what: str, document: Mapping[str, Any], timeout_s: float = 60.0) -> None:
+    """Have something done to the job of an API: ``what`` is the last part of a control's path.
+
+    Raises:
+        DeploymentError: when it is refused, or the job doesn't answer in time.
+    """
+    try:
+        response = httpx.post(
+            f"{access.url}{PREFIX}/{what}",
+            json=document,
+            headers={**access.headers, SECRET_HEADER: secret},
+            timeout=timeout_s,
+            trust_env=False,
+            verify=access.verify,
+        )
+        if response.is_success:
+            return
+        words = response.json()["error"]["message"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise DeploymentError("the job doesn't answer", where=access.url, found=str(error)) from error
+    raise DeploymentError(words)
 
 
 def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], options: GenerationOptions) -> TextRequest:

@@ -47,6 +47,7 @@ class RecordedCoordinator:
             "context": state.context,
             "page_tokens": state.page_tokens,
             "life": state.life,
+            "names": dict(state.names),
         }
         self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 
@@ -88,6 +89,11 @@ class RecordedCoordinator:
         self.events.append(now, "change", to_document(plan))
         return self.state.begin_change(plan, now)
 
+    def wind_down(self) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        self.events.append(self._clock(), "wind_down")
+        return self.state.wind_down()
+
     def drain(self, node: str, drained: bool) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
         now = self._clock()
@@ -120,7 +126,8 @@ def fresh_state(log: RecordedLog) -> CoordinatorState:
     """
     machine = log.machine
     plan = from_document(machine["plan"])
-    return CoordinatorState(plan, machine["context"], machine["page_tokens"], life=machine.get("life", 1))
+    life, names = machine.get("life", 1), machine.get("names", {})
+    return CoordinatorState(plan, machine["context"], machine["page_tokens"], life=life, names=names)
 
 
 def replay_events(
@@ -150,6 +157,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
             return state.take_over(node, address, life)
         case "change", (document,):
             return state.begin_change(from_document(document), event.at_s)
+        case "wind_down", ():
+            return state.wind_down()
         case "drain", (str(node), bool(drained)):
             return state.drain(node, drained, event.at_s)
         case "tick", ():

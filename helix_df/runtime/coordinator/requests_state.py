@@ -72,8 +72,8 @@ class RequestsState:
     """All requests that aren't over, the queue, and the account of KV cache.
 
     ``ways`` are the hops that the placement makes possible; where the scheduler follows a flow, requests go by the
-    maximum flow over the nodes that are up. ``running_on`` counts the running requests by node. Once ``closed``,
-    nothing is taken any more.
+    maximum flow over the nodes that are up. ``running_on`` counts the running requests by node. While ``winding_down``
+    nothing new is taken; once ``closed``, everything has ended.
     """
 
     plan: Plan
@@ -86,6 +86,7 @@ class RequestsState:
     counters: RequestCounters = field(default_factory=RequestCounters)
     running_on: Counter[str] = field(default_factory=Counter)
     closed: bool = False
+    winding_down: bool = False
     requests: dict[str, ServedRequest] = field(default_factory=dict)
     queue: deque[str] = field(default_factory=deque)
     backing_off: list[str] = field(default_factory=list)
@@ -248,7 +249,8 @@ class RequestsState:
     def _judge(self, asked: GenerationRequest) -> int:
         check_request(asked, is_served=asked.id in self.requests)
         most = len(asked.prompt) + asked.max_tokens
-        serves = self.nodes.failure is None and not self.closed and (self.nodes.was_ready or self.ready)
+        ends = self.closed or self.winding_down
+        serves = self.nodes.failure is None and not ends and (self.nodes.was_ready or self.ready)
         waiting = len(self.queue) + len(self.stranded)
         fits, fits_whole = self._fits(most), self._fits_whole(most)
         verdict = on_arrival(serves, fits, fits_whole, waiting, self.plan.job.runtime.max_queue)

@@ -7,11 +7,12 @@ tokens on queues. Doesn't know HTTP, text or layers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
+from helix_df.plan.takeover import TakenOver
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
@@ -71,6 +73,7 @@ class Coordinator:
         journal: what coordinators before this one have left, their workers' addresses, say; kept up for the next one.
             Closed with this coordinator, and deleted then.
         keys: those of an encrypted endpoint; messages aren't encrypted if None.
+        names: of the workers by the nodes that they serve, where the plan has taken over from another.
 
     ``answers`` are kept for clients that come back, where somebody has said how.
     """
@@ -86,6 +89,7 @@ class Coordinator:
         address: str | None = None,
         journal: Journal | None = None,
         keys: EndpointKeys | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self.plan = plan
         self._listen_at = address
@@ -96,7 +100,7 @@ class Coordinator:
         self.token = token or secrets.token_hex(16)
         self._keys = keys
         self._owned = RecordedCoordinator(
-            CoordinatorState(plan, context_of(plan), life=1 if journal is None else journal.life),
+            CoordinatorState(plan, context_of(plan), life=1 if journal is None else journal.life, names=names or {}),
             time.monotonic,
             log_dir and log_dir / "coordinator.events",
             enabled=plan.job.runtime.event_log,
@@ -259,24 +263,40 @@ class Coordinator:
 
     # ------------------------------------------------------------------ what becomes of the job
 
-    async def change(self, plan: Plan) -> None:
-        """Let another plan of the same model take over, and return once it has; what runs goes on meanwhile.
+    def begin_change(self, plan: Plan) -> None:
+        """Let another plan of the same model take over; what runs goes on meanwhile.
 
         Workers of nodes whose layers or rules change are started beside those that serve, and switched to once they are
         ready. Until then nothing changes, so it does not if one of them fails.
 
         Raises:
-            DeploymentError: when it can't take over, or a new worker failed.
+            DeploymentError: when it can't take over.
         """
         self._perform(self._machines.begin_change(plan))
         self._check_of_door.hosts = JobHosts.of(self._state.change_job, self._endpoint.address)
         self._launch_all()
+
+    async def until_changed(self) -> TakenOver:
+        """Wait until the plan that was to take over has.
+
+        Raises:
+            DeploymentError: when it was given up, since a new worker failed.
+        """
         while self._state.change is not None:
             await self.changed()
         if self._state.change_failure is not None:
             raise DeploymentError("the plan that was to take over was given up", found=self._state.change_failure)
         self.plan = self._state.plan
         self._orders = {name: order for name, order in self._orders.items() if name in self._state.nodes}
+        return TakenOver(self.plan, self._state.names)
+
+    async def until_done(self, grace_s: float) -> None:
+        """Take no new requests, and wait until all there are have ended, ``grace_s`` seconds at most."""
+        self._perform(self._machines.wind_down())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._state.requests_state.requests:
+                    await self.changed()
 
     def drain(self, node: str, *, undo: bool = False) -> None:
         """Send no new requests to a node; those that run there go on. ``undo`` sends it some again.

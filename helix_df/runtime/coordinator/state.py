@@ -7,7 +7,7 @@ event is for, and that an illegal one changes nothing, is counted and told. What
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_df.errors import DeploymentError
@@ -23,7 +23,7 @@ from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
 from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes, ways_of
-from helix_df.runtime.requests import GenerationRequest, JobState, JobStatus, NodeStatus
+from helix_df.runtime.requests import GIVEN_UP, GenerationRequest, JobState, JobStatus, NodeStatus
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
 from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled, Send
 from helix_df.spec.job import Job
@@ -43,7 +43,8 @@ class CoordinatorState:
     """One job: its nodes, its requests, and the routing over its plan.
 
     ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache. ``ways`` are
-    the hops that the placement makes possible, by default those of the plan's job. ``life`` is 1 for the first
+    the hops that the placement makes possible, by default those of the plan's job. ``names`` are those of the workers
+    by the nodes that they serve, where another plan has taken over since the job began. ``life`` is 1 for the first
     coordinator of a job and more for each that follows when one has died.
     """
 
@@ -57,14 +58,14 @@ class CoordinatorState:
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
     change: PlanChange | None = None
     change_failure: str | None = None
-    _names: dict[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ways = self.ways or possible_ways(self.plan)
         self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways))
         self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, ways)
         self.requests_state.begin_life(self.life)
-        self._names = {node: node for node in self.plan.job.nodes}
+        self.names = self.names or {node: node for node in self.plan.job.nodes}
 
     # ------------------------------------------------------------------ what the shell asks
 
@@ -120,7 +121,7 @@ class CoordinatorState:
             name=self.plan.job.name,
             model=self.plan.job.model.served_name,
             state=self._job_state(),
-            ready=self.ready,
+            ready=self.ready and not self.requests_state.winding_down,
             detail=self.failure or "",
             nodes=tuple(self._node_status(name) for name in self.nodes_state.nodes),
             waiting=requests.waiting,
@@ -188,7 +189,7 @@ class CoordinatorState:
         if not self.was_ready or self.nodes_state.closed:
             raise DeploymentError("only a job that has come up can be changed", found=f"it is {self._job_state()}")
         taken = {*self.nodes_state.nodes, *self.nodes_state.former}
-        how = takeover(self.plan, self._names, plan, taken)
+        how = takeover(self.plan, self.names, plan, taken)
         ways = possible_ways(how.plan)
         self.change, self.change_failure = PlanChange(how, ways, serving_nodes(how.plan, ways)), None
         coming = [name for name in how.coming if name in self.change.serving]
@@ -217,6 +218,11 @@ class CoordinatorState:
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""
         return [*self._pass_on(self.nodes_state.tick(now), now), *self._go_on(now)]
+
+    def wind_down(self) -> list[CoordinatorAction]:
+        """Take no new requests any more; those that there are go on."""
+        self.requests_state.winding_down = True
+        return []
 
     def stop(self) -> list[CoordinatorAction]:
         """End the job: abort what runs and waits, and tell the workers to exit."""
@@ -294,7 +300,7 @@ class CoordinatorState:
         all_up = all(node.state == "ready" for node in coming.values())
         if not all_up or not has_path(ways_of(how.plan, change.ways), self.nodes_state.is_up):
             return []
-        self.change, self.plan, self._names = None, how.plan, dict(how.names)
+        self.change, self.plan, self.names = None, how.plan, how.names
         self.nodes_state.switch(how.plan, change.serving)
         return self.requests_state.on_plan(how.plan, change.ways, how.job, now)
 
@@ -308,13 +314,13 @@ class CoordinatorState:
 
     def _change_words(self) -> str:
         if self.change is None:
-            return "" if self.change_failure is None else f"another plan was given up: {self.change_failure}"
+            return "" if self.change_failure is None else f"{GIVEN_UP}: {self.change_failure}"
         nodes = self.nodes_state.nodes
         left = [f"{name} is {nodes[name].state}" for name in self.change.how.coming if name in nodes]
         return f"another plan takes over soon: {', '.join(left)}"
 
     def _job_state(self) -> JobState:
-        if self.nodes_state.closed:
+        if self.nodes_state.closed or self.requests_state.winding_down:
             return "stopping"
         if self.failure is not None:
             return "failed"

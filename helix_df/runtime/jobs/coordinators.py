@@ -5,12 +5,11 @@ A new launcher is one file in ``launchers`` and one line here.
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from helix_df.plan.plan import Plan, to_document
+from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
@@ -35,6 +34,7 @@ def new_coordinator(
     supervisor: int | None = None,
     journal: Journal | None = None,
     keys: KeyFiles | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -48,6 +48,7 @@ def new_coordinator(
         supervisor: the process that gets the workers of a coordinator which dies, for the next one to take back.
         journal: what coordinators before this one have left, and where this one leaves the same.
         keys: those of the job, and the file that goes to other hosts; fresh ones if None.
+        names: of the workers by the nodes that they serve, where the plan has taken over from another.
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
@@ -68,15 +69,11 @@ def new_coordinator(
         address=address,
         journal=journal,
         keys=endpoint_keys(of_job.coordinator, of_job.token) if plan.job.encrypts else None,
+        names=names,
     )
     if journal is not None and plan.job.runtime.journal:
         coordinator.answers = JournaledAnswers(coordinator, journal)
     return coordinator
-
-
-def plan_id(plan: Plan) -> str:
-    """What tells a plan from others."""
-    return hashlib.sha256(json.dumps(to_document(plan), sort_keys=True).encode()).hexdigest()
 
 
 def _real_engine() -> EngineBuilder:

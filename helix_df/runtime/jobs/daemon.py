@@ -27,14 +27,16 @@ import uvicorn
 from helix_df.errors import DeploymentError, HelixError
 from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
-from helix_df.plan.plan import Plan, read_plan
+from helix_df.plan.plan import Plan, plan_id, read_plan
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
+from helix_df.runtime.api.control import Control
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.keys import KeyRing
 from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
+from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom
 from helix_df.runtime.requests import TokenService
@@ -56,13 +58,12 @@ BACKLOG = 512
 LIMITS = ConnectionLimits()
 
 
-class Deployment(TokenService, Protocol):
+class Deployment(TokenService, Changeable, Protocol):
     """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send.
 
     ``answers`` are kept for clients that come back, if any are.
     """
 
-    token: str
     answers: AnswerKeeper | None
 
     @property
@@ -111,7 +112,7 @@ def real_parts() -> Parts:
     from helix_df.models.tokenizer import load_tokenizer
     from helix_df.runtime.coordinator.journal import Journal
     from helix_df.runtime.coordinator.shell import context_of
-    from helix_df.runtime.jobs.coordinators import new_coordinator, plan_id
+    from helix_df.runtime.jobs.coordinators import new_coordinator
     from helix_df.runtime.jobs.job_keys import kept_keys
 
     def deployment(plan: Plan, job: JobDirectory, lineage: Lineage) -> Deployment:
@@ -122,8 +123,9 @@ def real_parts() -> Parts:
             token=None if before is None else before.token,
             address=None if before is None else before.address,
             supervisor=lineage.supervisor,
-            journal=Journal(job.journal_path, plan_id(plan), keep_s=plan.job.runtime.keep_answers),
             keys=kept_keys(job),
+            journal=Journal(job.journal_path, run_of(plan, lineage), keep_s=plan.job.runtime.keep_answers),
+            names=None if before is None else before.names,
         )
 
     return Parts(
@@ -191,9 +193,10 @@ class _Daemon:
         Raises:
             HelixError: when the job can't start.
         """
-        plan = read_plan(self._job.plan_path)
-        # The port first: it fails at once and for little reason, loading a model takes long.
         before = self._lineage.identity
+        has_changed = before is not None and before.names is not None
+        plan = read_plan(self._job.live_plan_path if has_changed else self._job.plan_path)
+        # The port first: it fails at once and for little reason, loading a model takes long.
         runtime = plan.job.runtime
         tls = _checked_entrance(runtime)
         port = runtime.port if before is None else before.port
@@ -213,12 +216,13 @@ class _Daemon:
                 max_queue=runtime.max_queue,
                 keys=keys,
                 tls=tls,
+                control=Told(deployment, self._job, stop),
             )
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
                 port = listener.getsockname()[1]
-                self._job.write_identity(JobIdentity(deployment.token, deployment.address, port))
+                self._job.write_identity(self._identity(plan, deployment, port))
                 if reconnects is not None:
                     reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
@@ -237,6 +241,10 @@ class _Daemon:
                 await deployment.close()  # tells whoever still waits for an answer
                 await answering
         self._job.forget_identity()
+
+    def _identity(self, plan: Plan, deployment: Deployment, port: int) -> JobIdentity:
+        names = None if self._lineage.identity is None else self._lineage.identity.names
+        return JobIdentity(deployment.token, deployment.address, port, run_of(plan, self._lineage), names)
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
@@ -263,6 +271,12 @@ class _Daemon:
     def _note(self, record: DaemonRecord) -> None:
         self._record = record
         _write_record(self._job, record)
+
+
+def run_of(plan: Plan, lineage: Lineage) -> str:
+    """What tells this run of a job from others, whichever plan it goes by in the end: its first one."""
+    before = lineage.identity
+    return before.run if before is not None and before.run else plan_id(plan)
 
 
 def start_timeout(plan: Plan) -> float | None:
@@ -316,6 +330,7 @@ def api_server(
     max_queue: int | None = None,
     keys: KeyRing | None = None,
     tls: ssl.SSLContext | None = None,
+    control: Control | None = None,
 ) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers, whose connections are within ``limits``.
 
@@ -332,6 +347,7 @@ def api_server(
                 reconnects=reconnects,
                 max_queue=max_queue,
                 keys=keys,
+                control=control,
             ),
             http=bounded_protocol(limits, crowd),
             ssl_context_factory=None if tls is None else (lambda _config, _default: tls),

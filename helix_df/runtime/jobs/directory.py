@@ -81,11 +81,14 @@ class DaemonRecord:
 @dataclass(frozen=True, slots=True)
 class JobIdentity:
     """What a coordinator needs to be taken for the one before it: the job's secret, the address that workers send to,
-    and the port that clients connect to."""
+    and the port that clients connect to. ``run`` tells its journal from those of others; ``names`` are those of the
+    workers by their nodes, once another plan has taken over."""
 
     token: str
     address: str
     port: int
+    run: str = ""
+    names: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,11 @@ class JobDirectory:
     def worker_key_path(self) -> Path:
         """What of them a worker on another host needs: this file is copied there."""
         return self.path / f"{self.name}.key"
+
+    @property
+    def live_plan_path(self) -> Path:
+        """The same under the names of its workers, once it has taken over from another."""
+        return self.path / "plan.live.json"
 
     @property
     def log_dir(self) -> Path:
@@ -202,6 +210,7 @@ class JobDirectory:
     def forget_identity(self) -> None:
         """The job was stopped: nobody comes after this coordinator."""
         (self.path / "identity.json").unlink(missing_ok=True)
+        self.live_plan_path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget the last run: its record, its journal and its events. Its logs are put aside."""

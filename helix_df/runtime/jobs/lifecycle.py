@@ -147,6 +147,11 @@ def _ask_to_end(job: JobDirectory, pid: int) -> None:
                 return
 
 
+def until_ended(job: JobDirectory, timeout_s: float) -> bool:
+    """Wait until a job's daemon has ended by itself; says whether it has in time."""
+    return _wait(lambda: not job.is_running(), timeout_s)
+
+
 def _daemon_pid(job: JobDirectory) -> int | None:
     """The daemon's process id, certain as long as it holds the lock; one that has just started may take a moment."""
     pid: int | None = None
