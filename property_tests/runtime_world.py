@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.messages import (
+    HEARTBEAT_S,
+    Heartbeat,
     Hello,
     Message,
     Ready,
@@ -170,6 +172,8 @@ class ToyWorker:
     state: WorkerState | None = None
     recorded: RecordedWorker | None = None
     outcomes: list[Outcome] = field(default_factory=list)
+    greeting: int | None = None
+    life: int = 0
 
 
 def toy_problem(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int = 1000) -> Problem:
@@ -213,6 +217,9 @@ class World:
     cancelled: set[str] = field(default_factory=set)
     rejected: list[str] = field(default_factory=list)
     born: int = 0
+    life: int = 1
+    taken_in: dict[str, tuple[str, int]] = field(default_factory=dict)
+    to_go_on: deque[str] = field(default_factory=deque)
     everyone: list[ToyWorker] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -247,10 +254,16 @@ class World:
 
     def join(self, node: str) -> None:
         self.born += 1
-        worker = ToyWorker(node, f"toy://{node}/{self.born}")
+        worker = ToyWorker(node, f"toy://{node}/{self.born}", greeting=self.born)
         self.workers[worker.address] = worker
         self.everyone.append(worker)
-        self._send(worker.address, COORDINATOR, Hello(node, worker.address, self.born))
+        self._greet(worker)
+
+    def _greet(self, worker: ToyWorker) -> None:
+        if worker.greeting is None:
+            self.born += 1
+            worker.greeting = self.born
+        self._send(worker.address, COORDINATOR, Hello(worker.node, worker.address, worker.greeting))
 
     def kill(self, node: str) -> None:
         """The process ends; what it sent may still arrive, what was sent to it does not."""
@@ -287,6 +300,60 @@ class World:
         """What the job says of its runtime."""
         return self.plan.job.runtime.model_dump(mode="json", exclude_unset=True)
 
+    def restart_coordinator(self, unwritten: int, said_is_lost: bool) -> None:
+        """It is killed, and another one takes its place, which knows what the journal has: all but the last few events
+        of each request. What the former had said may be lost, too."""
+        self._replay_coordinator()
+        self.life += 1
+        self.recorded = RecordedCoordinator(
+            CoordinatorState(self.plan, self.context, PAGE, self.ways, self.life), lambda: self.now
+        )
+        self.coordinator = self.recorded.state
+        self.outcomes = []
+        if said_is_lost:
+            self.wires = {wire: frames for wire, frames in self.wires.items() if wire[0] != COORDINATOR}
+        for node, (address, life) in self.taken_in.items():
+            self._coordinate(self.recorded.take_over(node, address, life))
+        for name, events in self.answers.items():
+            del events[max(0, len(events) - unwritten) :]
+            is_over = bool(events) and events[-1].finish is not None
+            if not is_over and name not in self.aborted and name not in self.cancelled and name not in self.to_go_on:
+                self.to_go_on.append(name)
+        self._let_go_on()
+
+    def _let_go_on(self) -> bool:
+        """Submit what a former coordinator had accepted, as far as there is room; whether any was."""
+        done = False
+        while self.to_go_on:
+            name = self.to_go_on[0]
+            tokens = tuple(event.token for event in self.answers[name] if event.token is not None)
+            try:
+                actions = self.recorded.submit(replace(self.asked[name], so_far=tokens))
+            except RequestError as refused:
+                self.outcomes.append(refused)
+                if refused.status != 429:
+                    raise
+                return done
+            self.to_go_on.popleft()
+            self._coordinate(actions)
+            done = True
+        return done
+
+    def _make_themselves_heard(self) -> bool:
+        """Two seconds pass: workers that nobody has welcomed greet again, the others say that they are there, and who
+        is dead is noticed. Whether that is of any use."""
+        nodes = self.coordinator.nodes_state.nodes
+        found = [worker for worker in self.workers.values() if worker.node in nodes]
+        if all(nodes[worker.node].state == "ready" for worker in found):
+            return False
+        self.now += HEARTBEAT_S
+        for worker in found:
+            if worker.recorded is None:
+                self._greet(worker)
+            elif nodes[worker.node].state != "waiting":
+                self._send(worker.address, COORDINATOR, Heartbeat(worker.node))
+        return True
+
     def busy_wires(self) -> list[Wire]:
         return sorted(wire for wire, frames in self.wires.items() if frames)
 
@@ -297,6 +364,10 @@ class World:
             if isinstance(message, Rejected):
                 self.rejected.append(message.reason)
             self._coordinate(self.recorded.on_message(message, self.now))
+            if isinstance(message, Hello):
+                node = self.coordinator.nodes_state.nodes.get(message.node)
+                if node is not None and (node.address, node.life) == (message.address, message.life):
+                    self.taken_in[message.node] = (message.address, message.life)
         elif wire[1] in self.workers:
             self._hear(self.workers[wire[1]], message)
 
@@ -307,12 +378,24 @@ class World:
         steps = worker.recorded.next_batch()
         if steps:
             worker.outcomes.append([])
-            self._work(worker, worker.recorded.on_results(steps, worker.engine.run(steps)))
+            results = worker.engine.run(steps)
+            self._work(worker, worker.recorded.on_results(steps, results))
+            if self.life > 1 and any(result.kv_full for result in results):
+                self._make_room(worker)
         return bool(steps)
+
+    def _make_room(self, worker: ToyWorker) -> None:
+        """Free what nobody runs any more, as a worker does with what has been idle for long."""
+        wanted = {request.key for request in self.coordinator.requests_state.requests.values()}
+        assert worker.recorded is not None
+        assert worker.engine is not None
+        for key in [key for key in worker.engine.lengths if key not in wanted]:
+            if worker.recorded.state.state_of(key) == "held":
+                self._work(worker, worker.recorded.on_malformed(key))
 
     def settle(self) -> None:
         """Let everything run to its end, in a fixed order."""
-        moved = True
+        moved, rounds = True, 0
         while moved:
             moved = False
             for wire in self.busy_wires():
@@ -320,6 +403,12 @@ class World:
                 moved = True
             for address in sorted(self.workers):
                 moved = self.compute(address) or moved
+            if not moved and self.life > 1:
+                moved = self._let_go_on() or self._make_themselves_heard()
+                if self.coordinator.nodes_state.silent(self.now):
+                    self._coordinate(self.recorded.tick(self.now))
+                rounds += 1
+                assert rounds < 100, f"nobody gets on: {self.coordinator.snapshot()}"
             if not moved and (due_s := self.coordinator.next_due_s) is not None:
                 self.now = max(self.now, due_s)
                 self._coordinate(self.recorded.on_due(self.now))
@@ -364,18 +453,26 @@ class World:
 
     def replay(self) -> None:
         """All machines that ever were do the same again, by their logs."""
-        again: Any = replay(self.recorded.events.read())
-        assert [plain(done, True) for _, done in again.steps] == [plain(done, True) for done in self.outcomes]
-        assert again.state.snapshot() == self.coordinator.snapshot()
+        self._replay_coordinator()
         for worker in self.everyone:
             if worker.recorded is not None:
                 steps: Any = replay(worker.recorded.events.read()).steps
                 assert [plain(done, False) for _, done in steps] == [plain(done, False) for done in worker.outcomes]
 
+    def _replay_coordinator(self) -> None:
+        again: Any = replay(self.recorded.events.read())
+        assert [plain(done, True) for _, done in again.steps] == [plain(done, True) for done in self.outcomes]
+        assert again.state.snapshot() == self.coordinator.snapshot()
+
     # how it moves
 
     def _hear(self, worker: ToyWorker, message: Message) -> None:
         if isinstance(message, Welcome):
+            if message.life != worker.greeting:
+                if message.life == worker.life:  # to the life that it had: it is to greet again
+                    self._greet(worker)
+                return
+            worker.life, worker.greeting = message.life, None
             if worker.recorded is not None:
                 self._work(worker, worker.recorded.forget_all())
             worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)

@@ -172,6 +172,40 @@ class PrefixMachine(RuntimeMachine):
             assert not kept or not ledger.excess(node)
 
 
+class RestartMachine(RuntimeMachine):
+    """Coordinators die, too, and others go on with what is in the journal."""
+
+    def change(self) -> None:
+        """No rule here: a coordinator that dies takes a plan that is about to take over with it."""
+
+    def drain(self) -> None:
+        """No rule here, either."""
+
+    @rule(unwritten=st.integers(0, 3), said_is_lost=st.booleans())
+    def restart_coordinator(self, unwritten: int, said_is_lost: bool) -> None:
+        self.world.restart_coordinator(unwritten, said_is_lost)
+
+    def teardown(self) -> None:
+        self.world.settle()
+        self.world.replay()
+        assert not self.world.to_go_on
+        for name, events in self.world.answers.items():
+            finished = bool(events) and events[-1].finish is not None
+            given_up = name in self.world.aborted or name in self.world.cancelled
+            assert finished or given_up, f"{name} is lost"
+            if name in self.world.aborted:
+                assert self.dead, f"{name} is aborted with every worker up: {self.world.aborted[name]}"
+        # What workers still hold of attempts that nobody runs any more goes when room is short.
+        assert not {name: kept for name, kept in self.world.leftovers().items() if name.startswith("used ")}
+        assert self.world.coordinator.snapshot().running == 0
+
+
+class RestartPrefixMachine(RestartMachine):
+    """The same with prefixes that are kept and shared."""
+
+    prefix_cache = True
+
+
 class OneRouteMachine(PrefixMachine):
     """All requests go the same way, so that many share, and releases race with what comes from worker to worker."""
 
@@ -185,3 +219,7 @@ TestPrefixes = PrefixMachine.TestCase
 TestPrefixes.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 TestOneRoute = OneRouteMachine.TestCase
 TestOneRoute.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestRestarts = RestartMachine.TestCase
+TestRestarts.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestRestartPrefixes = RestartPrefixMachine.TestCase
+TestRestartPrefixes.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -33,6 +33,12 @@ def apply(
     force: Annotated[
         bool, typer.Option("--force", help="Run a plan although the model here is another than it was made for.")
     ] = False,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground", help="Stay until the job ends, as a service manager expects; what happens goes to its log."
+        ),
+    ] = False,
 ) -> None:
     """Plan a job, if it isn't a plan yet, and run exactly that plan until `helix-df down`.
 
@@ -59,10 +65,20 @@ def apply(
         return
     if plan is None:
         plan = _make_plan(job, messages(), output())
+    if foreground:
+        _run_here(plan, timeout)
     record = _start(plan, wait, timeout, force, messages())
     if wait:
         _warn(plan.job.name, messages())
     _say_what_now(plan, record, output())
+
+
+def _run_here(plan: Plan, timeout: float | None) -> NoReturn:
+    from helix_df.deployment import require_single_devices
+    from helix_df.runtime.jobs.directory import job_directory
+    from helix_df.runtime.jobs.lifecycle import run_here
+
+    run_here(job_directory(plan.job.name), require_single_devices(plan), start_timeout_s=timeout)
 
 
 def _say_running(name: str, console: Console) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import helix_df.errors
 from helix_df.errors import DeploymentError, HelixError
@@ -52,6 +53,22 @@ def start_daemon(
             )
     finally:
         os.close(lock)
+
+
+def run_here(job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = None) -> NoReturn:
+    """Let this process become who watches over the daemon of a job, as under a service manager; it never returns.
+
+    Raises:
+        DeploymentError: when the job runs already.
+    """
+    lock = job.lock()
+    job.clear()
+    write_plan(plan, job.plan_path)
+    os.set_inheritable(lock, True)
+    timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
+    with contextlib.suppress(PermissionError):  # it leads one already
+        os.setsid()
+    os.execv(SUPERVISOR[0], [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *DAEMON, *timeout])
 
 
 def check_alive(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRecord | None:
