@@ -73,7 +73,7 @@ class Form:
     """How an answer is phrased: what its request said of that, and what every body of it repeats.
 
     ``echoes`` has an entry a choice; ``stops`` and ``prompt_tokens`` have one a prompt, each of which is answered ``n``
-    times.
+    times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again.
     """
 
     dialect: str
@@ -88,6 +88,7 @@ class Form:
     echoes: tuple[str, ...]
     stops: tuple[tuple[str, ...], ...]
     prompt_tokens: tuple[int, ...]
+    owner: str | None = None
 
     @property
     def envelope(self) -> Envelope:

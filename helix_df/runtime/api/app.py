@@ -41,7 +41,7 @@ from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
 from helix_df.runtime.api.overload import Drain, whole_seconds
 from helix_df.runtime.api.parsing import BodyReader
-from helix_df.runtime.api.reconnect import Reconnects
+from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.requests import GenerationRequest
 
@@ -204,6 +204,7 @@ class _Api:
             echoes=tuple(self._echo(item) if echo else "" for item in requests for _ in range(body.n)),
             stops=tuple(prompt.stop for prompt in prompts),
             prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
+            owner=request.scope.get(KEY_NAME),
         )
         name = None if self._reconnects is None else await self._reconnects.name_of(request)
         return _Asked(prompts, form, name)
@@ -339,6 +340,7 @@ class _Keyed:
         begun = False
         try:
             key = self._keys.find(request.headers.get("authorization", ""))
+            scope[KEY_NAME] = key.name
             if scope["method"] == "POST":
                 with self._keys.counted(key):
                     begun = True

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 NAME_HEADER = "X-Helix-Request-Id"
 """What a client calls its request, so that it can ask for the answer though it never heard a word of it."""
 
+KEY_NAME = "helix_df.api_key"
+"""Where a request's scope has the name of its API key."""
+
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -189,7 +192,7 @@ class Reconnects:
         """
         name = request.path_params["id"]
         kept = await self._keeper.find(name)
-        if kept is None:
+        if kept is None or Form.load(kept.form).owner != request.scope.get(KEY_NAME):
             raise RequestError(
                 "there is no such request, or it is over for too long", code="request_not_found", status=404
             )

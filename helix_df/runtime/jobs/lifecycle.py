@@ -17,6 +17,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.plan.plan import Plan, write_plan
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, last_words
+from helix_df.runtime.log_files import write_output_to
 from helix_df.runtime.requests import JobStatus
 
 DAEMON = (sys.executable, "-m", "helix_df.runtime.jobs.daemon")
@@ -68,6 +69,7 @@ def run_here(job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = N
     timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
     with contextlib.suppress(PermissionError):  # it leads one already
         os.setsid()
+    write_output_to(job.log_path())
     os.execv(SUPERVISOR[0], [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *DAEMON, *timeout])
 
 
