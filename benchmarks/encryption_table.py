@@ -1,11 +1,11 @@
 """What encryption costs: generated tokens/s and time to first token of a job with and without, on one machine.
 
-    python -m benchmarks.encryption_table [--rounds 5]
+    python -m benchmarks.encryption_table [--rounds 5] [--source random:tiny] [--transport]
 
 Two worker processes with half the layers each of a random Llama (``benchmarks.halves``) serve eight greedy requests
 with prompts of 192 tokens. Jobs with and without encryption run at once, each round of one right before the same round
 of the other, so that other work on the machine falls on both; ratios are medians over rounds. Then the transport alone:
-a round trip of 64 bytes, and megabytes a second of frames of 1 MiB.
+a round trip of 64 bytes, megabytes a second of frames of 1 MiB, and what a message costs both sides in CPU time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.wire.transport import Endpoint, endpoint_keys, listen
 
-PROMPT = tuple(range(100, 292))
+PROMPT = tuple(range(10, 202))
 REQUESTS, TOKENS = 8, 32
 TOKEN = "secret"
 WAYS = ("never", "always")
@@ -45,9 +45,8 @@ async def one_round(coordinator: Coordinator) -> tuple[float, float]:
     return (len(steady) - 1) / (steady[-1] - steady[0]), first_s
 
 
-async def serve(rounds: int, folder: Path) -> None:
+async def serve(source: str, rounds: int) -> None:
     seen: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    source = small_llama(folder)
     async with serving(plan_with(source, "never")) as clear, serving(plan_with(source, "always")) as encrypted:
         assert encrypted.address.startswith("curve://")
         for turn in range(rounds + 1):
@@ -65,20 +64,35 @@ async def serve(rounds: int, folder: Path) -> None:
 
 
 def transport() -> None:
-    print("| transport | round trip of 64 bytes, us | MB/s |\n|---|---|---|")
+    print("| transport | round trip of 64 bytes, us | MB/s | CPU us of a message of 4 KiB | of 1 MiB |")
+    print("|---|---|---|---|---|")
     for name, scheme in (("in the clear", "tcp"), ("encrypted", "curve")):
         here, there = _open(scheme), _open(scheme)
+        costs = [_cpu_us(here, there, size, count) for size, count in ((4096, 4000), (2**20, 200))]
         done = threading.Event()
         far = threading.Thread(target=answer_probes, args=(there, TOKEN, lambda over=done: not over.is_set(), 0.05))
         far.start()
-        link = Prober("here", here, TOKEN, time.perf_counter, sizes=(64, 2**20), repeat=50).from_here(
-            "there", there.address
-        )
+        prober = Prober("here", here, TOKEN, time.perf_counter, sizes=(64, 2**20), repeat=50)
+        link = prober.from_here("there", there.address)
         done.set()
         far.join()
         here.close()
         there.close()
-        print(f"| {name} | {2e6 * link.latency_s:.0f} | {link.bytes_per_s / 1e6:.0f} |")
+        trip = f"{2e6 * link.latency_s:.0f} | {link.bytes_per_s / 1e6:.0f}"
+        print(f"| {name} | {trip} | {costs[0]:.1f} | {costs[1]:.0f} |")
+
+
+def _cpu_us(here: Endpoint, there: Endpoint, size: int, count: int) -> float:
+    """Microseconds of this process, which is both sides, that a message costs: other work on the machine adds none."""
+    frame, lot = bytes(size), 50
+    start = time.process_time()
+    for _ in range(count // lot):
+        for _ in range(lot):
+            here.send(there.address, [frame])
+        left = lot
+        while left:
+            left -= len(there.receive(10.0))
+    return 1e6 * (time.process_time() - start) / count
 
 
 def _open(scheme: str) -> Endpoint:
@@ -88,10 +102,15 @@ def _open(scheme: str) -> Endpoint:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--source", help="another model, such as random:tiny, of which messages are most of the work")
+    parser.add_argument("--transport", action="store_true", help="the transport alone")
     options = parser.parse_args()
     print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    if options.transport:
+        transport()
+        return
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(serve(options.rounds, Path(folder)))
+        asyncio.run(serve(options.source or small_llama(Path(folder)), options.rounds))
     transport()
 
 
