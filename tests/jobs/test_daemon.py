@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from helix_df.errors import DeploymentError, HelixError, ModelError
-from helix_df.runtime.jobs.daemon import bound_socket
+from helix_df.runtime.jobs.daemon import bound_socket, url_of
 from helix_df.runtime.jobs.directory import Failure, job_directory
 from helix_df.runtime.jobs.lifecycle import check_alive, revive, start_daemon, stop_daemon, until_ready, until_serving
 from tests.jobs.conftest import tiny_plan
+from tests.runtime.tiny import has_ipv6
 
 
 def ready(job, process):
@@ -114,3 +115,10 @@ def test_errors_come_back_as_they_were(kind, expected):
     error = revive(Failure(kind, "problem", "where", "found", "expected", "hint"))
     assert type(error) is expected
     assert str(error) == str(HelixError("problem", where="where", found="found", expected="expected", hint="hint"))
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_api_listens_at_an_ipv6_number_with_brackets_and_without(host):
+    with bound_socket(host, 0) as listener:
+        assert url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"

@@ -378,8 +378,9 @@ def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
         DeploymentError: when the port is taken or may not be used, or the host isn't this machine's.
     """
     try:
+        # An IPv6 number may stand in brackets, as in every other address of a job.
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         raise DeploymentError("the API's host is unknown", where="runtime.host", found=host) from error
