@@ -9,7 +9,6 @@ from typing import Any
 
 import jsonschema_rs
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
-from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -20,7 +19,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 CHECKS: list[Any] = [
-    not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
@@ -39,6 +37,8 @@ def operations(schema: Any) -> Iterator[Any]:
 
 def check_answer(case: Any, response: Any, document: dict[str, Any]) -> None:
     """An answer that the schema allows, event by event if it is a stream."""
+    # A request may ask for less time than any answer takes, or come while something is full.
+    assert response.status_code < 500 or response.status_code in (503, 504), (response.status_code, response.text)
     case.validate_response(response, checks=CHECKS)
     if response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
         check_events(response.text, document, CHUNKS[case.operation.label])
