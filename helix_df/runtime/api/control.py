@@ -50,23 +50,23 @@ class Control(Protocol):
         ...
 
 
-class _Asked(BaseModel):
+class _AskedChange(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-AnyAsked = TypeVar("AnyAsked", bound=_Asked)
+AnyAsked = TypeVar("AnyAsked", bound=_AskedChange)
 
 
-class _PlanBody(_Asked):
+class _PlanBody(_AskedChange):
     plan: dict[str, Any] = Field(description="a plan, as its file has it")
 
 
-class _DrainBody(_Asked):
+class _DrainBody(_AskedChange):
     node: str = Field(description="the name of a node", max_length=512)
     undo: bool = Field(False, description="true or false")
 
 
-class _StopBody(_Asked):
+class _StopBody(_AskedChange):
     grace_s: float = Field(ge=0, le=LONGEST_GRACE_S, description="seconds")
 
 
