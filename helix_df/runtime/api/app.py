@@ -34,6 +34,7 @@ from helix_df.runtime.api.answers import (
 )
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened, timeout_of
 from helix_df.runtime.api.connections import Crowd
+from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
 from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.keys import KeyRing, LimitReached
@@ -333,7 +334,8 @@ class _Keyed:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == "/health":
+        # Who controls the job proves it by its secret, not by a key.
+        if scope["type"] != "http" or scope["path"] == "/health" or scope["path"].startswith(f"{CONTROL}/"):
             await self._app(scope, receive, send)
             return
         request = Request(scope)
