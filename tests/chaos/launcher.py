@@ -12,6 +12,11 @@ from helix_df.runtime.launcher import Exit, WorkerOrder
 from tests.chaos.hosts import Hosts
 
 
+def host_of_node(name: str) -> str:
+    """Where the worker of a node runs: ``b1.2`` is the second one of ``b1``."""
+    return name.partition(".")[0]
+
+
 class HostLauncher:
     """Starts each node's worker on the host of its name.
 
@@ -32,7 +37,7 @@ class HostLauncher:
         secrets = {TOKEN_VARIABLE: order.token, PARENT_VARIABLE: str(os.getpid())}
         with order.log_file.open("ab") as output:
             self.processes[order.node] = subprocess.Popen(
-                self._hosts.command(order.node, worker),
+                self._hosts.command(host_of_node(order.node), worker),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -10,9 +10,15 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.chaos.scene import Scene
+from helix_df.errors import DeploymentError
+from helix_df.layers import LayerRange
+from tests.chaos.scene import REPLICATED, Scene, scene_plan
+
+CHANGED = {**REPLICATED, "a1": LayerRange(0, 2), "b1": LayerRange(2, 3)}
+"""Other layers on two of the six, and each still on two."""
 
 AFTER_S = 3.0
 """So long streams go on once all is over."""
@@ -67,6 +73,25 @@ def _cut(node: str, seconds: float) -> Callable[[Scene], Awaitable[float]]:
     return act
 
 
+async def _change(scene: Scene) -> float:
+    """A plan with other layers takes over, and then that of before."""
+    at = time.monotonic()
+    for placement in (CHANGED, REPLICATED):
+        scene.coordinator.begin_change(scene_plan(scene.hosts, placement, **scene.runtime))
+        await scene.coordinator.until_changed()
+    return at
+
+
+async def _kill_a_newcomer(scene: Scene) -> float:
+    """A worker of a plan that is to take over is killed while it loads."""
+    scene.coordinator.begin_change(scene_plan(scene.hosts, CHANGED, **scene.runtime))
+    at = time.monotonic()
+    scene.launcher.signal("b1.2", signal.SIGKILL)
+    with suppress(DeploymentError):
+        await scene.coordinator.until_changed()
+    return at
+
+
 async def _gone(scene: Scene) -> float:
     scene.hosts.cut("b1")
     scene.launcher.signal("b1", signal.SIGKILL)
@@ -93,6 +118,9 @@ ROWS = {
         Row("nothing", "nothing", _nothing),
         Row("kill-one", "kill -9 of one worker", _kill("b1")),
         Row("kill-two", "kill -9 of two workers", _kill("a1", "c2")),
+        Row("kill-all-copies", "kill -9 of all workers of a layer", _kill("b1", "b2")),
+        Row("change", "another plan takes over, and back", _change),
+        Row("kill-newcomer", "kill -9 of a worker that a change starts", _kill_a_newcomer),
         Row("stop", "SIGSTOP for 8 s, SIGCONT", _stop("b2", 8.0)),
         Row("cut-10", "link cut for 10 s", _cut("b1", 10.0)),
         Row("cut-60", "link cut for 60 s", _cut("c1", 60.0)),

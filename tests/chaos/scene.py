@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +54,12 @@ class Seen:
 
 @dataclass
 class Scene:
-    """A ready job, the hosts that its workers are on, and what its clients see."""
+    """A ready job, the hosts that its workers are on, and what its clients see; ``runtime`` is what its job says so."""
 
     hosts: Hosts
     coordinator: Coordinator
     launcher: HostLauncher
+    runtime: Mapping[str, object] = field(default_factory=dict)
     expected: dict[int, list[TokenEvent]] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     _over: bool = False
@@ -130,6 +131,6 @@ async def scene(
     await job.start()
     try:
         await job.wait_ready(240)
-        yield Scene(hosts, job, launcher)
+        yield Scene(hosts, job, launcher, runtime)
     finally:
         await job.close()
