@@ -6,7 +6,8 @@ import pytest
 
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
-from helix_df.runtime.requests import TokenEvent
+from helix_df.runtime.requests import EngineHealth, TokenEvent
+from helix_df.runtime.wire.messages import Heartbeat, Hello, Loading, Ready
 from property_tests.runtime_world import World, toy_answer, toy_plan
 
 LAYERS = 4
@@ -138,3 +139,20 @@ def test_a_drained_node_gets_no_new_requests_and_ends_what_it_began():
     with pytest.raises(DeploymentError, match="no node nobody"):
         there.drain("nobody", drained=True)
     there.replay()
+
+
+def test_a_worker_that_still_compiles_is_waited_for():
+    there = world()
+    there.change(THEN)
+    for node in ("a.2", "c"):
+        (worker,) = (worker for worker in there.workers.values() if worker.node == node)
+        there.coordinator.on_message(Hello(node, worker.address, 77), 0.0)
+        there.coordinator.on_message(Loading(node, "compiling", 0.5, "8 x 1"), 0.0)
+        there.coordinator.on_message(Heartbeat(node, EngineHealth(cold_shapes=3)), 0.0)
+        there.coordinator.on_message(Ready(node, 200), 0.0)
+    assert states(there)["a.2"] == ("coming", "ready")
+    there.coordinator.on_message(Heartbeat("a.2", EngineHealth()), 1.0)
+    assert there.coordinator.change is not None
+    there.coordinator.on_message(Heartbeat("c", EngineHealth()), 1.0)
+    assert there.coordinator.change is None
+    assert states(there)["a.2"] == ("serving", "ready")

@@ -297,8 +297,9 @@ class CoordinatorState:
             self.change = None
             self.change_failure = "; ".join(f"worker {name} ended: {words}" for name, words in ended.items())
             return self._dismiss(coming)
-        all_up = all(node.state == "ready" for node in coming.values())
-        if not all_up or not has_path(ways_of(how.plan, change.ways), self.nodes_state.is_up):
+        # What is compiled only once requests ask for it would hold those up that come over from warm workers.
+        warm = all(node.state == "ready" and not node.health.cold_shapes for node in coming.values())
+        if not warm or not has_path(ways_of(how.plan, change.ways), self.nodes_state.is_up):
             return []
         self.change, self.plan, self.names = None, how.plan, how.names
         self.nodes_state.switch(how.plan, change.serving)

@@ -180,6 +180,8 @@ class Worker:
             self._busy = True
             engine = self._build_engine(welcome, self._report)
             self._speed = _speed(engine, welcome)
+            self._health = engine.health
+            self._say(self._heartbeat())
             self._say(Ready(self._node, engine.kv_tokens, self._speed))
             state = _state(welcome, job, links, self._coordinator)
             geometry = read_geometry(job.model.parsed_source)
@@ -374,7 +376,10 @@ class Worker:
                 self._greet_once()
             else:
                 self._reconnected = False
-                self._say(Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events))
+                self._say(self._heartbeat())
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events)
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
