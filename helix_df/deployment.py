@@ -175,12 +175,12 @@ def change(
     running, access = find_running(plan.job.name)
     tell(access, secret_of(running), "plan", {"plan": to_document(plan)})
     while wait:
-        status = fetch_status(access)
-        on_status(status)
-        if not status.change:
+        found = status(plan.job.name)
+        on_status(found)
+        if not found.change:
             return
-        if status.change.startswith(GIVEN_UP):
-            raise DeploymentError(status.change, hint=f"job {plan.job.name} serves on by the plan that it had")
+        if found.change.startswith(GIVEN_UP):
+            raise DeploymentError(found.change, hint=f"job {plan.job.name} serves on by the plan that it had")
         time.sleep(_LOOK_S)
 
 

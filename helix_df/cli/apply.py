@@ -106,6 +106,12 @@ def _change(running: Plan, job: Job, plan: Plan | None, wait: bool, progress: Co
         if status.change and status.change not in said:
             said.append(status.change)
             progress.print(status.change, soft_wrap=True)
+        for node in status.nodes:
+            if node.join_command is not None and node.state == "waiting" and node.name not in said:
+                said.append(node.name)
+                progress.print(
+                    f"{node.name} waits for this command on its host:\n  {node.join_command}", soft_wrap=True
+                )
 
     deployment.change(plan, wait=wait, on_status=show)
     console.print(f"\njob {job.name} {'serves' if wait else 'will serve'} by the new plan", soft_wrap=True)

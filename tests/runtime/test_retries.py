@@ -150,3 +150,13 @@ def test_an_answer_that_takes_too_long_is_given_up_wherever_it_is():
     coordinator.on_message(Sampled(key, 2, 5, None), 11.0)
     assert (coordinator.snapshot().running, coordinator.snapshot().failed) == (0, 2)
     assert not any(coordinator.ledger.used.values())
+
+
+def test_deadlines_of_requests_that_are_over_are_forgotten():
+    there = World(toy_plan({"a": LayerRange(0, 2)}, 2, 640, request_timeout="1h"))
+    for _ in range(1000):
+        there.submit((1,), 1)
+        there.cancel(next(reversed(there.asked)))
+        there.settle()
+    assert len(there.coordinator.requests_state._due) < 300
+    assert there.coordinator.next_due_s is None

@@ -23,6 +23,14 @@ class DueTimes:
         self._noted += 1
         heapq.heappush(self._heap, (due_s, self._noted, request))
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def keep(self, counts: Callable[[str, float], bool]) -> None:
+        """Forget all that counts no more: of most requests a deadline stays behind that is far away."""
+        self._heap = [entry for entry in self._heap if counts(entry[2], entry[0])]
+        heapq.heapify(self._heap)
+
     def first_s(self, counts: Callable[[str, float], bool]) -> float | None:
         """The earliest time that still ``counts``; earlier ones are forgotten."""
         while self._heap:

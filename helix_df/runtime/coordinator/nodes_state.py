@@ -189,11 +189,13 @@ class ServedNode:
 @dataclass(slots=True)
 class NodesState:
     """Nodes by name, and whether all of them were once up together. ``failure`` is why the job never came up;
-    ``former`` are nodes whose workers were told to go, and may still be heard."""
+    ``leaving`` are those that only end what they began, ``former`` those whose workers were told to go, and may still
+    be heard."""
 
     plan: Plan
     nodes: dict[str, ServedNode] = field(default_factory=dict)
     former: set[str] = field(default_factory=set)
+    leaving: set[str] = field(default_factory=set)
     was_ready: bool = False
     failure: str | None = None
     closed: bool = False
@@ -280,6 +282,7 @@ class NodesState:
         """
         for name, node in self.nodes.items():
             assert (node.address is None) == (node.state in _AWAY), f"{name} is {node.state} at {node.address}"
+            assert (node.role == "leaving") == (name in self.leaving), f"{name} is {node.role}"
 
     # ------------------------------------------------------------------ events
 
@@ -325,11 +328,13 @@ class NodesState:
         self.plan = plan
         for name, node in self.nodes.items():
             node.role = "serving" if name in serving else "leaving"
+        self.leaving = {name for name, node in self.nodes.items() if node.role == "leaving"}
 
     def dismiss(self, names: Iterable[str]) -> list[Send]:
         """Let workers go, and forget their nodes."""
         gone = {name: self.nodes.pop(name) for name in names}
         self.former |= gone.keys()
+        self.leaving -= gone.keys()
         return [Send(node.address, Stop(node.life or 0)) for node in gone.values() if node.address is not None]
 
     def drain(self, name: str, drained: bool) -> None:

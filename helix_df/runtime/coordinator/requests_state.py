@@ -50,6 +50,9 @@ from helix_df.runtime.transitions import IllegalEvent
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
 from helix_df.spec.job import Job
 
+_MOST_STALE = 256
+"""Times that may be noted of requests which are over, beside a few for each that isn't."""
+
 _MOST_DIGITS = 18
 """Of an attempt's number."""
 
@@ -216,7 +219,12 @@ class RequestsState:
         timeout_s = min((limit for limit in limits if limit is not None), default=None)
         if timeout_s is not None:
             request.deadline_s = now + timeout_s
-            self._due.add(request.deadline_s, request.asked.id)
+            self._note_due(request, request.deadline_s)
+
+    def _note_due(self, request: ServedRequest, due_s: float) -> None:
+        self._due.add(due_s, request.asked.id)
+        if len(self._due) > _MOST_STALE + 4 * len(self.requests):
+            self._due.keep(self._is_due)
 
     def cancel(self, name: str) -> list[CoordinatorAction]:
         """Give a request up; its KV cache is freed once its step in flight has come home."""
@@ -447,7 +455,7 @@ class RequestsState:
         actions = self._leave(request)
         if state == "backing_off":
             request.due_s = now + backoff_s(request.rejections)
-            self._due.add(request.due_s, request.asked.id)
+            self._note_due(request, request.due_s)
             self.backing_off.append(request.asked.id)
             return actions
         self._forget(request)
@@ -528,8 +536,7 @@ class RequestsState:
             now: in seconds of any monotonic clock.
         """
         self._go_by(plan, ways, job)
-        left = [name for name, node in self.nodes.nodes.items() if node.role == "leaving"]
-        releases = [action for name in left for action in self.drop_prefixes(name)]
+        releases = [action for name in sorted(self.nodes.leaving) for action in self.drop_prefixes(name)]
         self._regroup(now)
         return [*releases, *self.admit()]
 
@@ -569,7 +576,7 @@ class RequestsState:
             request = self.requests[name]
             request.move("no_way")
             request.due_s = now + self.plan.job.runtime.path_timeout
-            self._due.add(request.due_s, name)
+            self._note_due(request, request.due_s)
             self.stranded.append(name)
 
     def _leave_places(self, names: list[str]) -> None:

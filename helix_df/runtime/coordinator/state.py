@@ -282,11 +282,7 @@ class CoordinatorState:
         actions: list[CoordinatorAction] = []
         if self.change is not None:
             actions += self._go_on_with(self.change, now)
-        idle = [
-            name
-            for name, node in self.nodes_state.nodes.items()
-            if node.role == "leaving" and not self.requests_state.running_on[name]
-        ]
+        idle = [name for name in sorted(self.nodes_state.leaving) if not self.requests_state.running_on[name]]
         return [*actions, *self._dismiss(idle)] if idle else actions
 
     def _go_on_with(self, change: PlanChange, now: float) -> list[CoordinatorAction]:

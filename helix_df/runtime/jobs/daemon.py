@@ -216,7 +216,7 @@ class _Daemon:
                 max_queue=runtime.max_queue,
                 keys=keys,
                 tls=tls,
-                control=Told(deployment, self._job, stop),
+                control=Told(deployment, self._job, stop, lambda: self._note_joins(deployment)),
             )
             answering = asyncio.create_task(asyncio.sleep(0))
             try:
@@ -247,7 +247,7 @@ class _Daemon:
         return JobIdentity(deployment.token, deployment.address, port, run_of(plan, self._lineage), names)
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
-        joins = {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
+        joins = _join_commands(deployment)
         tls = plan.job.runtime.tls
         certificate = None if tls is None else tls.certificate
         record = replace(self._record, state="serving", url=url, join_commands=joins, token=deployment.token)
@@ -268,9 +268,17 @@ class _Daemon:
             stopped.cancel()
             await asyncio.gather(ready, stopped, return_exceptions=True)
 
+    def _note_joins(self, deployment: Deployment) -> None:
+        self._note(replace(self._record, join_commands=_join_commands(deployment)))
+
     def _note(self, record: DaemonRecord) -> None:
         self._record = record
         _write_record(self._job, record)
+
+
+def _join_commands(deployment: Deployment) -> dict[str, str]:
+    """What people have to run for workers, by node."""
+    return {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
 
 
 def run_of(plan: Plan, lineage: Lineage) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -43,19 +43,26 @@ class Changeable(Protocol):
 
 
 class Told:
-    """The control of a job that runs in a folder; ``stop`` ends it."""
+    """The control of a job that runs in a folder; ``stop`` ends it.
 
-    def __init__(self, deployment: Changeable, job: JobDirectory, stop: asyncio.Event) -> None:
+    ``on_nodes`` is called when there are other nodes than before, some of which people may have to start.
+    """
+
+    def __init__(
+        self, deployment: Changeable, job: JobDirectory, stop: asyncio.Event, on_nodes: Callable[[], None]
+    ) -> None:
         self.secret = deployment.token
         self._deployment = deployment
         self._job = job
         self._stop = stop
+        self._on_nodes = on_nodes
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin_change(self, plan: Plan) -> None:
         """See ``Control``."""
         self._deployment.begin_change(plan)
         log.info("another plan is to take over")
+        self._on_nodes()
         self._start(self._note_change(plan))
 
     def drain(self, node: str, *, undo: bool = False) -> None:
@@ -75,6 +82,7 @@ class Told:
             log.error("%s", error)
             return
         log.info("another plan has taken over")
+        self._on_nodes()
         identity = self._job.identity()
         try:
             write_plan(taken.plan, self._job.live_plan_path)
