@@ -16,8 +16,10 @@ import openai
 import pytest
 
 from helix_df.errors import DeploymentError, RequestError
+from helix_df.plan.plan import Plan
 from helix_df.runtime.access import Access, operator_key
 from helix_df.runtime.api.app import create_app
+from helix_df.runtime.api.control import SECRET_HEADER
 from helix_df.runtime.api.keys import KeyRing, LimitReached, add_key, read_keys, remove_key
 from tests.api.fakes import FakeService, text_service
 
@@ -189,3 +191,37 @@ def test_names_are_taken_once(file: Path):
     with pytest.raises(DeploymentError, match="no key of this name"):
         remove_key(file, "bert")
     assert [key["name"] for key in json.loads(file.read_text())["keys"]] == ["anna"]
+
+
+async def test_who_controls_a_job_needs_its_secret_and_no_key(file: Path, service: FakeService):
+    add_key(file, "somebody")
+    control = FakeControl()
+    app = create_app(text_service(service), keys=KeyRing(file, SECRET), control=control)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        for secret, status in (("", 403), ("b" * 32, 403), (SECRET, 202)):
+            headers = {SECRET_HEADER: secret, "Content-Type": "application/json"}
+            response = await http.post("/helix/control/drain", json={"node": "a"}, headers=headers)
+            assert response.status_code == status
+        assert control.drained == ["a"]
+        wrong = await http.post("/helix/control/stop", json={"grace_s": -1.0}, headers={SECRET_HEADER: SECRET})
+        assert wrong.status_code == 400
+        assert "grace_s" in wrong.json()["error"]["message"]
+
+
+class FakeControl:
+    """A job that only notes what it is told."""
+
+    secret = SECRET
+
+    def __init__(self) -> None:
+        self.drained: list[str] = []
+
+    def begin_change(self, plan: Plan) -> None:
+        raise AssertionError(plan)
+
+    def drain(self, node: str, *, undo: bool = False) -> None:
+        self.drained.append(node)
+
+    def wind_down(self, grace_s: float) -> None:
+        raise AssertionError(grace_s)

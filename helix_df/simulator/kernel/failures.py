@@ -228,7 +228,7 @@ def node_down(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
     if r.messages:
         regroup(f, s, r)
     elif not c.path_up:
-        reject_hopeless(f, s)
+        set_aside(f, s, r)
     c.admitting = c.drawing = True
 
 
@@ -289,13 +289,13 @@ def take_down(f: Fixed, s: State, r: Rules, stage: int) -> None:
     forget_paths(f, s, r, stage)
 
 
-def reject_hopeless(f: Fixed, s: State) -> None:
-    """Reject those who wait and fit no pipeline that is left; all others would wait behind them."""
+def set_aside(f: Fixed, s: State, r: Rules) -> None:
+    """Let those not wait with the others who fit no pipeline that is left, since all others would wait behind them."""
     c, left = s.counts[0], 0
     for index in range(c.waiting):
         request = s.waiting[(c.first_waiting + index) % len(s.waiting)]
         if f.requests[s.requests[request].wanted].most > c.largest:
-            reject(s, request)
+            strand(s, r, request)
         else:
             s.waiting[(c.first_waiting + left) % len(s.waiting)] = request
             left += 1
@@ -305,27 +305,14 @@ def reject_hopeless(f: Fixed, s: State) -> None:
         if row.delayed and f.requests[row.wanted].most > c.largest:
             c.delayed -= 1
             row.delayed = False
-            reject(s, request)
+            strand(s, r, request)
 
 
 def regroup(f: Fixed, s: State, r: Rules) -> None:
-    """Set those aside who fit no pipeline of what is up, since all others would wait behind them, and put those back to
-    the head of the queue, in the order of their arrival, who do again."""
-    c, left = s.counts[0], 0
-    for index in range(c.waiting):
-        request = s.waiting[(c.first_waiting + index) % len(s.waiting)]
-        if f.requests[s.requests[request].wanted].most > c.largest:
-            strand(s, r, request)
-        else:
-            s.waiting[(c.first_waiting + left) % len(s.waiting)] = request
-            left += 1
-    c.waiting = left
-    for request in range(c.requests if c.delayed else 0):
-        row = s.requests[request]
-        if row.delayed and f.requests[row.wanted].most > c.largest:
-            c.delayed -= 1
-            row.delayed = False
-            strand(s, r, request)
+    """Set those aside who fit nothing that is up, and put those back to the head of the queue, in the order of their
+    arrival, who do again."""
+    c = s.counts[0]
+    set_aside(f, s, r)
     for request in range(c.requests - 1 if c.stranded else -1, -1, -1):
         if s.requests[request].stranded and f.requests[s.requests[request].wanted].most <= c.largest:
             c.stranded -= 1
@@ -334,7 +321,10 @@ def regroup(f: Fixed, s: State, r: Rules) -> None:
 
 
 def strand(s: State, r: Rules, request: int) -> None:
-    """Let a request wait for nodes, for so long as the job says."""
+    """Let a request wait for nodes, for so long as the job says; by the artifact's rules it is rejected."""
+    if not r.messages:
+        reject(s, request)
+        return
     c, row = s.counts[0], s.requests[request]
     c.stranded += 1
     row.stranded = True
@@ -364,7 +354,7 @@ def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
     if r.messages:
         regroup(f, s, r)
     elif flow:
-        reject_hopeless(f, s)
+        set_aside(f, s, r)
     c.admitting = c.drawing = True
 
 
