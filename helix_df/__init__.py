@@ -14,7 +14,7 @@ from helix_df.extras import explained_imports
 if TYPE_CHECKING:
     from helix_df.benchmarking import bench
     from helix_df.check import check_job
-    from helix_df.deployment import apply, connect, deploy, down, status
+    from helix_df.deployment import apply, change, connect, deploy, down, drain, status
     from helix_df.errors import (
         DeploymentError,
         HelixError,
@@ -62,11 +62,13 @@ __all__ = [
     "__version__",
     "apply",
     "bench",
+    "change",
     "check_job",
     "connect",
     "deploy",
     "diff",
     "down",
+    "drain",
     "examples",
     "explain",
     "export_plan",
@@ -90,11 +92,13 @@ _HOMES = {
     "RunningJob": "helix_df.runtime.api.client",
     "apply": "helix_df.deployment",
     "bench": "helix_df.benchmarking",
+    "change": "helix_df.deployment",
     "check_job": "helix_df.check",
     "connect": "helix_df.deployment",
     "deploy": "helix_df.deployment",
     "diff": "helix_df.plan.diff",
     "down": "helix_df.deployment",
+    "drain": "helix_df.deployment",
     "examples": "helix_df.spec.shipped",
     "explain": "helix_df.explanation.explain",
     "export_plan": "helix_df.exporters.registry",
