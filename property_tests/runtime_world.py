@@ -26,6 +26,7 @@ from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     Heartbeat,
@@ -351,7 +352,9 @@ class World:
             if worker.recorded is None:
                 self._greet(worker)
             elif nodes[worker.node].state != "waiting":
-                self._send(worker.address, COORDINATOR, Heartbeat(worker.node))
+                if worker.greeting is not None:
+                    self._greet(worker)
+                self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
         return True
 
     def busy_wires(self) -> list[Wire]:
@@ -368,8 +371,8 @@ class World:
                 node = self.coordinator.nodes_state.nodes.get(message.node)
                 if node is not None and (node.address, node.life) == (message.address, message.life):
                     self.taken_in[message.node] = (message.address, message.life)
-        elif wire[1] in self.workers:
-            self._hear(self.workers[wire[1]], message)
+        elif (receiver := same_endpoint(wire[1])) in self.workers:
+            self._hear(self.workers[receiver], message)
 
     def compute(self, address: str) -> bool:
         worker = self.workers[address]

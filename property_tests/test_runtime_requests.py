@@ -194,7 +194,7 @@ class RestartMachine(RuntimeMachine):
             given_up = name in self.world.aborted or name in self.world.cancelled
             assert finished or given_up, f"{name} is lost"
             if name in self.world.aborted:
-                assert self.dead, f"{name} is aborted with every worker up: {self.world.aborted[name]}"
+                assert self.killed, f"{name} is aborted though nobody was killed: {self.world.aborted[name]}"
         # What workers still hold of attempts that nobody runs any more goes when room is short.
         assert not {name: kept for name, kept in self.world.leftovers().items() if name.startswith("used ")}
         assert self.world.coordinator.snapshot().running == 0

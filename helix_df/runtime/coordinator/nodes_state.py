@@ -6,6 +6,7 @@ Event and time in, actions out. Doesn't know requests: what it means for them th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -100,6 +101,9 @@ it was given up: it was stopped or cut off for a while, and doesn't know it."""
 HELLO_AFTER_S = 4 * HEARTBEAT_S
 """So long a worker must have been silent for another greeting from its address to mean that it begins again."""
 
+WELCOME_AGAIN_S = 0.75
+"""A greeting that was answered so lately isn't answered once more."""
+
 LOADS_SILENTLY_S = 30.0
 """So long a worker may be silent that isn't ready yet."""
 
@@ -128,6 +132,7 @@ NodeAction = Send | NodeUp | NodeDown
 @dataclass(slots=True)
 class ServedNode:
     """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
+    ``welcomed`` when its greeting was last answered,
     ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has. ``job``
     is what its worker is told of the job. One that is ``drained`` gets no new requests."""
 
@@ -145,6 +150,7 @@ class ServedNode:
     progress: float = 0.0
     detail: str = ""
     heard: float = 0.0
+    welcomed: float = -math.inf
     health: EngineHealth = NEW_ENGINE
     memory_bytes: int = 0
     illegal_events: int = 0
@@ -292,8 +298,14 @@ class NodesState:
         if refusal is not None:
             return [Send(hello.address, Failed(hello.node, refusal, hello.life))]
         node = self.nodes[hello.node]
+        answered = node.state == "ready" or (node.state not in _AWAY and now - node.welcomed < WELCOME_AGAIN_S)
+        if answered and node.life == hello.life:
+            # It was answered already, and comes once more or late: who begins anew has another life.
+            return [Send(hello.address, Heartbeat(hello.node))]
         is_new = node.state == "ready" or node.life not in (None, hello.life)
-        if is_new and node.state not in _AWAY and now - node.heard < HELLO_AFTER_S:
+        # A worker goes on at once when it is welcomed, unless it had the welcome of another greeting than its own.
+        last_s = node.welcomed if node.state == "joined" else node.heard
+        if is_new and node.state not in _AWAY and now - last_s < HELLO_AFTER_S:
             # Its worker lives and is known, so this is somebody else's; if it began anew, its former self falls silent.
             return [Send(hello.address, Heartbeat(hello.node))]
         # A worker that greets again has forgotten its requests, or will: they start over elsewhere.
@@ -303,7 +315,7 @@ class NodesState:
         if node.last_address is None or same_endpoint(node.last_address) != hello.address:
             node.last_address = hello.address
         node.address = node.last_address
-        node.life, node.heard = hello.life, now
+        node.life, node.heard, node.welcomed = hello.life, now, now
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(node.address, self._welcome(hello.node, node))]
 
@@ -364,8 +376,10 @@ class NodesState:
                 state = node.move("ready", message.node)
             case Heartbeat():
                 state = node.move("heartbeat", message.node)
-        if before == "lost" and state == "joined":
-            return self._take_back(message.node, node, now)
+        if isinstance(message, Heartbeat) and state == "joined":
+            called = before == "joined" and (node.life is not None or now - node.welcomed < WELCOME_AGAIN_S)
+            if not called:  # or the welcome that calls it back was lost
+                return self._take_back(message.node, node, now, message.life)
         if state in _AWAY or node.address is None:
             return []
         node.heard = now
@@ -425,13 +439,14 @@ class NodesState:
                 node.illegal_events = message.illegal_events
                 return [Send(address, Heartbeat(message.node))]
 
-    def _take_back(self, name: str, node: ServedNode, now: float) -> list[NodeAction]:
+    def _take_back(self, name: str, node: ServedNode, now: float, life: int) -> list[NodeAction]:
         """A worker that was given up is heard: what it holds of requests is over, its weights are not.
 
-        It is told to greet again, by a welcome to the life that it had.
+        It is told to greet again, by a welcome to the life that it says to have.
         """
         assert node.last_address is not None, f"{name} was lost before it had joined"
-        node.address, node.heard, node.detail = node.last_address, now, ""
+        node.address, node.heard, node.welcomed, node.detail = node.last_address, now, now, ""
+        node.life = life or node.life
         told = Stop(node.life or 0) if self.closed else self._welcome(name, node)
         node.life = None
         return [Send(node.address, told)]

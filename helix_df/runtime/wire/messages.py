@@ -149,7 +149,8 @@ class Failed:
 class Heartbeat:
     """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process.
 
-    ``illegal_events`` have come to me so far that my machine has no transition for.
+    ``illegal_events`` have come to me so far that my machine has no transition for. ``life`` is a worker's: that of the
+    greeting which was answered last.
     """
 
     TAG: ClassVar[str] = "heartbeat"
@@ -157,6 +158,7 @@ class Heartbeat:
     health: EngineHealth = NEW_ENGINE
     memory_bytes: int = 0
     illegal_events: int = 0
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +362,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "health": row(EngineHealth, cold_shapes=whole(), compiled_programs=whole(), kv_held_tokens=whole()),
         "memory_bytes": whole(),
         "illegal_events": whole(),
+        "life": whole(),
     },
     Forward: {
         "request": _NAME,

@@ -376,10 +376,12 @@ class Worker:
                 self._greet_once()
             else:
                 self._reconnected = False
+                if self._greeting is not None:
+                    self._greet_once()  # it hasn't been answered
                 self._say(self._heartbeat())
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events)
+        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events, self._life)
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
