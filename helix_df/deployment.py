@@ -29,7 +29,6 @@ from helix_df.plan.moves import Near
 from helix_df.plan.plan import Plan, read_plan, to_document
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
-from helix_df.planning import make_plan
 from helix_df.plans import plan_job, plan_to_run
 from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.access import Access
@@ -38,8 +37,6 @@ from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
 from helix_df.runtime.requests import GIVEN_UP, JobStatus
-from helix_df.solvers.choice import weighs_moves
-from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
 __all__ = [
@@ -186,10 +183,15 @@ def change(
 
 def near_to(running: Plan, job: Job, move_price: float = MOVE_PRICE) -> Near | None:
     """What keeps a new plan of a job near the one that runs; ``None`` if the job's solver doesn't weigh moves."""
+    from helix_df.solvers.choice import weighs_moves
+    from helix_df.solvers.registry import get_solver
+
     return stay_near(running, job, move_price) if weighs_moves(get_solver(job.solver.name)) else None
 
 
 def _plan_near(job: Job, move_price: float) -> Plan:
+    from helix_df.planning import make_plan  # who only runs plans has no solver
+
     running = running_plan(job.name)
     return plan_job(job) if running is None else make_plan(job, near=near_to(running, job, move_price))
 
