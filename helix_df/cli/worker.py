@@ -43,25 +43,14 @@ def worker(
     ] = None,
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
-    from helix_df.runtime.jobs.job_keys import read_worker_key
-    from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE
+    from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
     from helix_df.runtime.log_files import BoundedLog, write_output_to
-    from helix_df.runtime.wire.keys import with_key
     from helix_df.runtime.wire.transport import MOST_FRAME_BYTES, endpoint_keys
     from helix_df.runtime.wire.transport import listen as open_endpoint
     from helix_df.runtime.worker.build import build_engine
     from helix_df.runtime.worker.shell import Worker
 
-    token = os.environ.pop(TOKEN_VARIABLE, None)  # whatever this process starts needs no secret
-    if key_file is not None:
-        key = read_worker_key(key_file)
-        token, join = key.token, with_key(join, key.coordinator) if key.coordinator else join
-    if token is None:
-        raise DeploymentError(
-            "a worker needs the job's secret",
-            where="--key-file",
-            hint="`helix-df keys NAME`, on the coordinator's host, says which file to bring here",
-        )
+    token, join = _secret(key_file, join)
     encrypted = _encrypted(join, listen)
     handler = logging.StreamHandler() if log is None else BoundedLog(log)
     if log is not None:
@@ -83,6 +72,25 @@ def worker(
     keys = endpoint_keys(None, token) if encrypted else None
     endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
     Worker(node, endpoint, join, token, build_engine, alive=alive, events=events).run()
+
+
+def _secret(key_file: Path | None, join: str) -> tuple[str, str]:
+    """The job's secret, and the coordinator's address with its public key where the file has that."""
+    from helix_df.runtime.jobs.job_keys import read_worker_key
+    from helix_df.runtime.jobs.launchers.local import TOKEN_VARIABLE
+    from helix_df.runtime.wire.keys import with_key
+
+    token = os.environ.pop(TOKEN_VARIABLE, None)  # whatever this process starts needs no secret
+    if key_file is not None:
+        key = read_worker_key(key_file)
+        return key.token, with_key(join, key.coordinator) if key.coordinator else join
+    if token is None:
+        raise DeploymentError(
+            "a worker needs the job's secret",
+            where="--key-file",
+            hint="`helix-df keys NAME`, on the coordinator's host, says which file to bring here",
+        )
+    return token, join
 
 
 def _encrypted(join: str, listen: str) -> bool:

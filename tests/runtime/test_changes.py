@@ -156,3 +156,17 @@ def test_a_worker_that_still_compiles_is_waited_for():
     there.coordinator.on_message(Heartbeat("c", EngineHealth()), 1.0)
     assert there.coordinator.change is None
     assert states(there)["a.2"] == ("serving", "ready")
+
+
+def test_a_drain_that_is_refused_moves_nobody():
+    there = World(toy_plan({"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(0, 2)}, LAYERS, 12))
+    names = [there.submit((index, 1, 2, 3), 8) for index in range(6)]
+    queue = there.coordinator.requests_state.queue
+    queue.rotate(1)  # as when somebody was put back
+    before = list(queue)
+    assert len(before) > 1
+    with pytest.raises(DeploymentError):
+        there.drain("b", drained=True)
+    assert list(there.coordinator.requests_state.queue) == before
+    there.settle()
+    assert {name: there.answers[name] for name in names} == expected(there)

@@ -328,11 +328,13 @@ class NodesState:
             job: with the nodes of both plans.
         """
         told: list[Send] = []
+        document = document_of(job)
         for node in self.nodes.values():
-            node.job = document_of(job, serving=node.job)
+            node.job = {**document, "runtime": node.job["runtime"]}  # its rules stay
             if node.address is not None and node.life is not None:
                 told.append(Send(node.address, JobChanged(node.job, node.life)))
-        self.nodes.update(_nodes_of(plan, coming, document_of(job, serving=document_of(plan.served)), "coming"))
+        served = {**document, "runtime": document_of(plan.served)["runtime"]}
+        self.nodes.update(_nodes_of(plan, coming, served, "coming"))
         return told
 
     def switch(self, plan: Plan, serving: Collection[str]) -> None:
@@ -483,10 +485,9 @@ class NodesState:
         return node
 
 
-def document_of(job: Job, serving: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a worker is told of a job; ``serving`` is what one was told before, by whose rules it serves on."""
-    document: dict[str, Any] = job.model_dump(mode="json", exclude_none=True)
-    return document if serving is None else {**document, "runtime": serving["runtime"]}
+def document_of(job: Job) -> dict[str, Any]:
+    """What a worker is told of a job."""
+    return job.model_dump(mode="json", exclude_none=True)
 
 
 def _nodes_of(

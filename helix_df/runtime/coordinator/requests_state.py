@@ -540,6 +540,11 @@ class RequestsState:
         self._regroup(now)
         return [*releases, *self.admit()]
 
+    def still_ready(self) -> bool:
+        """Whether a full path is up by what nodes may be sent now; no request is moved."""
+        self._routing = None
+        return self.ready
+
     def on_drain(self, now: float) -> list[CoordinatorAction]:
         """A node gets no new requests any more, or does again."""
         self._routing = None

@@ -204,16 +204,17 @@ class CoordinatorState:
         known = self.nodes_state.nodes
         if node not in known:
             raise DeploymentError(f"there is no node {node}", expected=f"one of {', '.join(sorted(known))}")
+        before = known[node].drained
         self.nodes_state.drain(node, drained)
-        actions = self.requests_state.on_drain(now)
-        if drained and not self.ready:
-            self.nodes_state.drain(node, False)
-            actions += self.requests_state.on_drain(now)
+        if drained and not self.requests_state.still_ready():
+            # Nobody may have been moved yet: what a refusal does is done by no one.
+            self.nodes_state.drain(node, before)
+            self.requests_state.still_ready()
             raise DeploymentError(
                 f"without {node} no full path through the layers is up",
                 hint="a plan without it first: `limits.avoid` in the job, then `helix-df apply`",
             )
-        return actions
+        return self.requests_state.on_drain(now)
 
     def tick(self, now: float) -> list[CoordinatorAction]:
         """Notice workers that have been silent for too long."""
