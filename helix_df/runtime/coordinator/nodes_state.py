@@ -370,6 +370,8 @@ class NodesState:
         if message.node in self.former:
             return []
         node = self._node(message.node, message.TAG)
+        if isinstance(message, Heartbeat) and self._is_another(node, message):
+            return []
         before = node.state
         match message:
             case Loading():
@@ -470,9 +472,15 @@ class NodesState:
             return "the plan gives this node no layers to serve"
         if node.role == "leaving" and node.state in _AWAY:
             return "another plan has taken over"
-        if self._moved(hello) and now - node.heard < self._patience_s(node):
+        if self._moved(hello) and node.life is not None and now - node.heard < self._patience_s(node):
             return "another worker serves this node already"
         return None
+
+    @staticmethod
+    def _is_another(node: ServedNode, message: Heartbeat) -> bool:
+        """Whether a heartbeat is that of another worker than the one which was taken in, or of its life before: neither
+        says that this one lives."""
+        return node.state not in _AWAY and node.life is not None and message.life not in (0, node.life)
 
     def _moved(self, hello: Hello) -> bool:
         address = self.nodes[hello.node].address

@@ -380,7 +380,8 @@ class Coordinator:
                     self._launch(node)
                 except OSError as error:  # no process or descriptor left, or no room for its log: later, perhaps
                     self._on_exit(Exit(node, f"could not be started: {error}"))
-            self._perform(self._machines.tick(time.monotonic()))
+            if not self._embedded:  # a thread of this process is as silent as the process is busy; its end is told
+                self._perform(self._machines.tick(time.monotonic()))
             self._door.tell(time.monotonic())
             self.events.flush()
 
