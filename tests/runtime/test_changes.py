@@ -6,8 +6,9 @@ import pytest
 
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
+from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.requests import EngineHealth, TokenEvent
-from helix_df.runtime.wire.messages import Heartbeat, Hello, Loading, Ready
+from helix_df.runtime.wire.messages import Heartbeat, Hello, Loading, Ready, Send, Welcome
 from property_tests.runtime_world import World, toy_answer, toy_plan
 
 LAYERS = 4
@@ -170,3 +171,38 @@ def test_a_drain_that_is_refused_moves_nobody():
     assert list(there.coordinator.requests_state.queue) == before
     there.settle()
     assert {name: there.answers[name] for name in names} == expected(there)
+
+
+def test_a_late_greeting_of_a_dead_worker_keeps_nobody_out_for_long():
+    there = world()
+    nodes, tick_s = there.coordinator.nodes_state, 0.5
+    there.kill("a")
+    there.coordinator.on_message(Hello("a", "toy://a/gone", 70), 0.0)
+    seconds = 0.0
+    while nodes.nodes["a"].address != "toy://a/here":
+        seconds += tick_s
+        assert seconds < 40, "who is there is kept out by who isn't"
+        there.coordinator.on_message(Heartbeat("a", life=71), seconds)
+        there.coordinator.tick(seconds)
+        there.coordinator.on_message(Hello("a", "toy://a/here", 72), seconds)
+    assert nodes.nodes["a"].life == 72
+
+
+def welcomed(actions: list[CoordinatorAction]) -> list[int]:
+    """The lives that are welcomed."""
+    sent = (action.message for action in actions if isinstance(action, Send))
+    return [message.life for message in sent if isinstance(message, Welcome)]
+
+
+def test_a_worker_is_called_back_by_the_life_that_it_says_to_have():
+    there = world()
+    nodes = there.coordinator.nodes_state
+    for seconds in (4.0, 5.0):
+        there.coordinator.on_message(Heartbeat("b"), seconds)
+        there.coordinator.tick(seconds)
+    assert nodes.nodes["a"].state == "lost"
+    told = there.coordinator.on_message(Heartbeat("a", life=99), 6.0)
+    assert welcomed(told) == [99]
+    assert welcomed(there.coordinator.on_message(Heartbeat("a", life=99), 6.5)) == [], "it has just been called"
+    again = there.coordinator.on_message(Heartbeat("a", life=99), 7.0)
+    assert welcomed(again) == [99], "that may have been lost"
