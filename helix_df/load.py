@@ -62,7 +62,7 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
     try:
         job = Job.model_validate(document.data)
     except ValidationError as error:
-        raise one_or_all([document.error(mistake) for mistake in mistakes_of(error)]) from None
+        raise one_or_all([document.error(mistake) for mistake in mistakes_of(error, document.data)]) from None
     job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)

@@ -76,6 +76,12 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
     print_trimmed(console, _table(found))
     if found.change:
         console.print(f"\n{found.change}", soft_wrap=True)
+    if found.restarts:
+        console.print(
+            f"\nthe coordinator was started again {plural(found.restarts, 'time')} so far; the last time because it "
+            f"{found.last_restart}",
+            soft_wrap=True,
+        )
     for where, count in _illegal(found):
         console.print(
             f"\n{where} received {plural(count, 'illegal event')}; `helix-df logs {found.name}` shows them",

@@ -68,7 +68,7 @@ def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collecti
         taken: names that workers have, or ever had.
 
     Raises:
-        DeploymentError: when the two differ in something that only a new start can change, or workers are emulated.
+        DeploymentError: when the two differ in something that only a new start can change.
     """
     require_changeable(running.job, new.job)
     stays = {node: name for node, name in names.items() if _stays(running, name, new, node)}
@@ -105,10 +105,6 @@ def require_changeable(running: Job, new: Job) -> None:
             f"job {new.name} can't become this one while it runs",
             found=f"another {', '.join(fields)}",
             hint=f"`helix-df down {new.name}` first; `--name` runs this one beside it",
-        )
-    if new.runtime.emulate:
-        raise DeploymentError(
-            "a job whose nodes are emulated can't be changed while it runs", hint=f"`helix-df down {new.name}` first"
         )
 
 

@@ -136,6 +136,8 @@ class JobStatus:
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
+    ``restarts`` is how often the coordinator was started again after it had ended by itself, ``last_restart`` why it
+    last was.
     """
 
     name: str
@@ -156,6 +158,8 @@ class JobStatus:
     refused_frames: Mapping[str, int] = field(default_factory=dict)
     missing_layers: tuple[tuple[int, int], ...] = ()
     change: str = ""
+    restarts: int = 0
+    last_restart: str = ""
 
 
 GIVEN_UP = "another plan was given up"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
 
 from helix_df.spec.job import Job
@@ -33,11 +33,19 @@ _EXPECTED = {
     "missing_argument": "two names: [a, b]",
 }
 
+_LIMITS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+"""By pydantic's kind of error: where the limit is in its context, and how it limits."""
 
-def mistakes_of(error: ValidationError) -> list[Mistake]:
-    """Every mistake in the order of the file; a missing key that is only misspelt is told once."""
+
+def mistakes_of(error: ValidationError, data: object) -> list[Mistake]:
+    """Every mistake in ``data``, in the order of the file; a missing key that is only misspelt is told once."""
     details = error.errors(include_url=False)
-    mistakes = [_mistake(detail) for detail in details]
+    mistakes = [_mistake(detail, data) for detail in details]
     misspelt = {
         (*detail["loc"][:-1], near)
         for detail in details
@@ -50,7 +58,7 @@ def mistakes_of(error: ValidationError) -> list[Mistake]:
     ]
 
 
-def _mistake(detail: ErrorDetails) -> Mistake:
+def _mistake(detail: ErrorDetails, data: object) -> Mistake:
     loc, kind = detail["loc"], detail["type"]
     if loc and loc[-1] == "[key]":
         return _bad_name(loc[:-1])
@@ -62,21 +70,14 @@ def _mistake(detail: ErrorDetails) -> Mistake:
         return _refused(loc, detail)
     if kind == "literal_error":
         return _not_one_of(loc, detail)
+    if kind in _LIMITS:
+        return _out_of_range(loc, detail, data)
     problem, expected = _plain(kind, detail.get("ctx", {}), detail["msg"])
     found = None if kind == "too_short" else shown(detail["input"])
     return Mistake(loc, problem, found, expected, _advice(loc, kind, detail["input"]))
 
 
 def _plain(kind: str, context: Mapping[str, Any], message: str) -> tuple[str, str | None]:
-    limits = {
-        "greater_than": ("gt", "above"),
-        "greater_than_equal": ("ge", "at least"),
-        "less_than": ("lt", "below"),
-        "less_than_equal": ("le", "at most"),
-    }
-    if kind in limits:
-        key, word = limits[kind]
-        return "the number is out of range", f"{word} {context[key]:g}"
     if kind == "too_short" and context.get("min_length") == 1:
         return "at least one entry is needed", None
     if kind in ("too_short", "too_long", "missing_argument"):
@@ -88,6 +89,44 @@ def _plain(kind: str, context: Mapping[str, Any], message: str) -> tuple[str, st
     if kind in _EXPECTED:
         return "this is of the wrong kind", _EXPECTED[kind]
     return message, None
+
+
+def _out_of_range(loc: FieldPath, detail: ErrorDetails, data: object) -> Mistake:
+    """What has a unit is told in one: pydantic compares what was made of it."""
+    key, word = _LIMITS[detail["type"]]
+    limit = detail.get("ctx", {})[key]
+    in_its_unit = _writer_of(loc)
+    if in_its_unit is None:
+        return Mistake(loc, "the number is out of range", shown(detail["input"]), f"{word} {limit:g}")
+    found = _written(data, loc, in_its_unit(detail["input"]))
+    return Mistake(loc, "this is out of range", shown(found), f"{word} {in_its_unit(limit)}")
+
+
+def _written(data: Any, loc: FieldPath, otherwise: str) -> object:
+    """What stands at a path of the file."""
+    try:
+        for part in loc:
+            data = data[part]
+    except (LookupError, TypeError):
+        return otherwise
+    return data
+
+
+def _writer_of(loc: FieldPath) -> Callable[[float], str] | None:
+    """What writes the quantity at a path with its unit; none if it is a number."""
+    section = _section(loc[:-1])
+    field = None if section is None else section.model_fields.get(str(loc[-1]))
+    if field is None:
+        return None
+    found = (one for one in (*field.metadata, *_annotations(field.annotation)) if isinstance(one, PlainSerializer))
+    return next((one.func for one in found), None)  # type: ignore[return-value]  # each takes a number
+
+
+def _annotations(annotation: Any) -> tuple[Any, ...]:
+    """What a type is annotated with, also where ``None`` is allowed."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return tuple(annotation.__metadata__)
+    return tuple(one for argument in typing.get_args(annotation) for one in _annotations(argument))
 
 
 def _advice(loc: FieldPath, kind: str, value: object) -> str | None:

@@ -108,6 +108,10 @@ MISTAKES = [
          "  a: {gpu: A100-80GB, region: eu}\n  b: {gpu: A100-80GB, region: eu}\n  c: {gpu: A100-80GB, "
          "region: us}\n  d: {gpu: mine, region: us}", "  - {gpu: mine}", "nodes", "name the entries"),
     edit("a port out of range", "solver:", "runtime: {port: 70000}\nsolver:", "runtime.port", "range", "at most 65535"),
+    edit("too short a time", "solver:", "runtime: {lost_after: 100ms}\nsolver:", "runtime.lost_after", "out of range",
+         "'100ms'", "at least 500ms"),
+    edit("no time at all", "solver:", "runtime: {request_timeout: 0}\nsolver:", "runtime.request_timeout",
+         "out of range", "found:    0", "above 0s"),
     edit("a quoted number", "solver:", "runtime: {port: '80'}\nsolver:", "runtime.port", "whole number",
          "without quotes"),
     edit("another version", "solver:", "version: 2\nsolver:", "version", "another version", "expected: 1"),

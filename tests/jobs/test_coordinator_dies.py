@@ -89,6 +89,10 @@ def test_a_killed_coordinator_comes_back_and_its_workers_stay(monkeypatch: pytes
             status = fetch_status(record.url)
             assert status.state == "ready"
             assert [node.restarts for node in status.nodes] == [0, 0]
+            assert (status.restarts, status.last_restart) == (life, "was killed by signal 9")
+            metrics = httpx.get(f"{record.url}/metrics").text
+            assert f"helix_coordinator_restarts_total {life}.0" in metrics
+            assert 'helix_coordinator_last_restart{reason="was killed by signal 9"} 1.0' in metrics
         os.kill(before["b"], signal.SIGKILL)
         until(lambda: fetch_status(record.url).nodes[1].restarts == 1)
         until(lambda: fetch_status(record.url).state == "ready")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,11 +13,13 @@ import pytest
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.graph.problem import Link as Quality
 from helix_df.layers import LayerRange
+from helix_df.plan.plan import Plan
 from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, TokenEvent
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.messages import Forward, encode
+from helix_df.runtime.wire.pacing import Lane
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.paced_engine import BatchSeconds, Pace, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.steps import Step, StepResult
@@ -54,6 +57,35 @@ def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> No
     here.close()  # what is under way arrives at once
     assert [frames[0] for frames in take(slow, 20)] == expected
     for peer in (slow, quick, free):
+        peer.close()
+
+
+@pytest.mark.parametrize("latency_s", [0.0, 2.0, 20.0])
+def test_a_link_that_changes_lets_nothing_overtake(latency_s: float) -> None:
+    lane = Lane(bytes_per_s=100.0, latency_s=5.0)
+    before = lane.carry(200, 0.0)
+    assert before == 7.0
+    lane.become(bytes_per_s=1000.0, latency_s=latency_s)
+    after = lane.carry(100, 1.0)
+    assert after == max(2.0 + latency_s, 7.0) + 0.1
+
+
+def test_links_change_while_messages_are_under_way() -> None:
+    peers = {name: open_at("local://*") for name in "abc"}
+    here = EmulatedEndpoint(open_at("local://*"), COORDINATOR, links(a=Quality(1e9, AN_HOUR), b=Quality(1e9, AN_HOUR)))
+    for name, peer in peers.items():
+        here.place(name, peer.address)
+    gone = LinkTable({"a": "here", COORDINATOR: "here"}, default=Quality(1e9, 0.0))
+    here.send(peers["a"].address, [b"first"])
+    here.become(gone)
+    for peer in peers.values():
+        here.send(peer.address, [b"second"])
+    for name in "bc":  # they are of no plan any more, so nothing holds up what is said to them
+        assert take(peers[name], 1) == [[b"second"]]
+    assert peers["a"].receive(0.0) == [], "the first is an hour away, and nothing overtakes it"
+    here.close()
+    assert [bytes(frames[0]) for frames in take(peers["a"], 2)] == [b"first", b"second"]
+    for peer in peers.values():
         peer.close()
 
 
@@ -231,6 +263,38 @@ async def answers_of(codec: str, *, emulate: bool) -> list[list[TokenEvent]]:
 
 async def test_an_emulated_cluster_answers_as_a_plain_one() -> None:
     assert await answers_of("none", emulate=True) == await answers_of("none", emulate=False)
+
+
+async def test_an_emulated_cluster_is_changed_while_it_serves() -> None:
+    """Another plan, other links: workers that stay hold messages back as the new job says."""
+    runtime = {"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "emulate": True}
+
+    def plan(placement: dict[str, LayerRange], latency: str) -> Plan:
+        return tiny_plan(
+            placement,
+            nodes={name: {"gpu": "toy"} for name in placement},
+            links={"default": {"bandwidth": "100Mbps", "latency": latency}},
+            runtime=runtime,
+        )
+
+    coordinator = new_coordinator(plan({"a": LayerRange(0, 2), "b": LayerRange(2, 4)}, "1ms"), embedded=True)
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(120)
+        expected = await answer(coordinator, tiny_request(1, max_tokens=8))
+        later = {"a": LayerRange(0, 1), "b": LayerRange(2, 4), "c": LayerRange(1, 2)}
+        coordinator.begin_change(plan(later, "50ms"))
+        during = await answer(coordinator, tiny_request(1, id="during", max_tokens=8))
+        await coordinator.until_changed()
+        began_s = time.monotonic()
+        after = await answer(coordinator, tiny_request(1, id="after", max_tokens=8))
+        took_s = time.monotonic() - began_s
+        serving = {node.name for node in coordinator.snapshot().nodes if node.role == "serving"}
+    finally:
+        await coordinator.close()
+    assert serving == {"a.2", "b", "c"}
+    assert expected == during == after
+    assert took_s >= 8 * 4 * 50e-3, "each of eight tokens crosses four links, b's among them"
 
 
 @pytest.mark.parametrize("codec", ["bfloat16", "int8"])

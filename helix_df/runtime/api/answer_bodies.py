@@ -6,6 +6,8 @@ tests hold both together. Owns no words and no flow.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.requests import FinishReason
@@ -30,6 +32,12 @@ class ErrorBody(AnswerBody):
     """An error in OpenAI's shape."""
 
     error: ErrorDetails
+
+
+class DoneBody(AnswerBody):
+    """What a job was told is done, or on its way: ``/helix/status`` says how far it is."""
+
+    done: Literal[True]
 
 
 class ModelBody(AnswerBody):

@@ -78,7 +78,16 @@ def create_app(
     metrics = Metrics(text.snapshot, crowd)
     began = int(time.time()) if created is None else created
     bodies = BodyReader(max_body_bytes)
-    api = _Api(text, metrics, began, bodies, reconnects, max_queue, needs_key=keys is not None)
+    api = _Api(
+        text,
+        metrics,
+        began,
+        bodies,
+        reconnects,
+        max_queue,
+        needs_key=keys is not None,
+        is_controlled=control is not None,
+    )
     routes = [
         Route("/v1/models", api.models, methods=["GET"]),
         Route("/v1/models/{model:path}", api.model, methods=["GET"]),
@@ -141,6 +150,7 @@ class _Api:
         max_queue: int | None,
         *,
         needs_key: bool,
+        is_controlled: bool,
     ) -> None:
         self._reconnects = reconnects
         self._text = text
@@ -148,7 +158,12 @@ class _Api:
         self._created = created
         self._bodies = bodies
         self._max_queue = max_queue
-        self._document = openapi_document(text.model_name, needs_key=needs_key)
+        self._document = openapi_document(
+            text.model_name,
+            needs_key=needs_key,
+            keeps_answers=reconnects is not None,
+            is_controlled=is_controlled,
+        )
         self._drain = Drain()
 
     async def models(self, request: Request) -> Response:

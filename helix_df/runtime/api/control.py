@@ -50,24 +50,32 @@ class Control(Protocol):
         ...
 
 
-class _AskedChange(BaseModel):
+class ControlBody(BaseModel):
+    """What a job can be told."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-AnyAsked = TypeVar("AnyAsked", bound=_AskedChange)
+AnyAsked = TypeVar("AnyAsked", bound=ControlBody)
 
 
-class _PlanBody(_AskedChange):
+class ChangeBody(ControlBody):
+    """``POST /helix/control/plan``: another plan is to take over."""
+
     plan: dict[str, Any] = Field(description="a plan, as its file has it")
 
 
-class _DrainBody(_AskedChange):
+class DrainBody(ControlBody):
+    """``POST /helix/control/drain``: a node is to get no new requests, or some again."""
+
     node: str = Field(description="the name of a node", max_length=512)
-    undo: bool = Field(False, description="true or false")
+    undo: bool = Field(False, description="true to send it requests again")
 
 
-class _StopBody(_AskedChange):
-    grace_s: float = Field(ge=0, le=LONGEST_GRACE_S, description="seconds")
+class StopBody(ControlBody):
+    """``POST /helix/control/stop``: no new requests, and the end once those that there are have ended."""
+
+    grace_s: float = Field(ge=0, le=LONGEST_GRACE_S, description="seconds that they have")
 
 
 def control_routes(control: Control) -> list[Route]:
@@ -85,7 +93,7 @@ class _Doors:
         self._control = control
 
     async def plan(self, request: Request) -> Response:
-        body = await self._read(_PlanBody, request)
+        body = await self._read(ChangeBody, request)
         try:
             self._control.begin_change(await asyncio.to_thread(from_document, body.plan))
         except (DeploymentError, PlanError) as error:
@@ -93,7 +101,7 @@ class _Doors:
         return _done()
 
     async def drain(self, request: Request) -> Response:
-        body = await self._read(_DrainBody, request)
+        body = await self._read(DrainBody, request)
         try:
             self._control.drain(body.node, undo=body.undo)
         except DeploymentError as error:
@@ -101,7 +109,7 @@ class _Doors:
         return _done()
 
     async def stop(self, request: Request) -> Response:
-        body = await self._read(_StopBody, request)
+        body = await self._read(StopBody, request)
         self._control.wind_down(body.grace_s)
         return _done()
 

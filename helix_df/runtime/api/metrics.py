@@ -103,6 +103,7 @@ class _JobCollector(Collector):
         yield CounterMetricFamily(
             "helix_illegal_events", "Events the coordinator has no transition for", status.illegal_events
         )
+        yield from _restarts(status)
         refused = CounterMetricFamily("helix_refused_frames", "Messages that were not let in", labels=["fault"])
         for fault, count in status.refused_frames.items():
             refused.add_metric([fault], count)
@@ -126,6 +127,18 @@ class _CrowdCollector(Collector):
         for reason, count in self._crowd.refused.items():
             refused.add_metric([reason], count)
         yield refused
+
+
+def _restarts(status: JobStatus) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "helix_coordinator_restarts", "Times the coordinator was started again", value=status.restarts
+    )
+    reason = GaugeMetricFamily(
+        "helix_coordinator_last_restart", "1 for why the coordinator was last started again", labels=["reason"]
+    )
+    if status.restarts:
+        reason.add_metric([status.last_restart], 1.0)
+    yield reason
 
 
 def _node_metrics(status: JobStatus) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from helix_df.runtime.api.answer_bodies import (
     ChatChunk,
     CompletionAnswer,
     CompletionChunk,
+    DoneBody,
     ErrorBody,
     HealthBody,
     ModelBody,
@@ -35,6 +36,15 @@ from helix_df.runtime.api.bodies import (
     ChatBody,
     CompletionBody,
 )
+from helix_df.runtime.api.control import (
+    PREFIX,
+    SECRET_HEADER,
+    ChangeBody,
+    ControlBody,
+    DrainBody,
+    StopBody,
+)
+from helix_df.runtime.api.reconnect import NAME_HEADER, NAME_PATTERN
 from helix_df.runtime.requests import JobStatus, NodeStatus
 
 Json = dict[str, Any]
@@ -43,7 +53,17 @@ VERSION = "1"
 """Of the API, as in its paths."""
 
 _REF = "#/components/schemas/{model}"
-_ANSWERS = (ChatAnswer, ChatChunk, CompletionAnswer, CompletionChunk, ErrorBody, HealthBody, ModelBody, ModelsBody)
+_ANSWERS = (
+    ChatAnswer,
+    ChatChunk,
+    CompletionAnswer,
+    CompletionChunk,
+    DoneBody,
+    ErrorBody,
+    HealthBody,
+    ModelBody,
+    ModelsBody,
+)
 _REFUSALS = {
     400: "a field is wrong, the prompt exceeds the context, or the body isn't JSON",
     404: "there is no such model",
@@ -56,11 +76,32 @@ _REFUSALS = {
     503: "no full path through the layers is up",
     504: "the answer took longer than `timeout` or `runtime.request_timeout` allows",
 }
+_CONTROLS: Mapping[str, type[ControlBody]] = {"plan": ChangeBody, "drain": DrainBody, "stop": StopBody}
+_WHAT_IS_DONE = {
+    "plan": "Let another plan take over.",
+    "drain": "Send a node no new requests.",
+    "stop": "Take no new requests, and end once those that there are have ended.",
+}
+_NAME = {
+    "name": NAME_HEADER,
+    "in": "header",
+    "description": "what the client calls its request, so that it can come back for the answer",
+    "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
+}
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}}
 
 
-def openapi_document(model_name: str, *, needs_key: bool = False) -> Json:
-    """OpenAPI 3.1 of the API of a job that serves ``model_name``; ``needs_key`` if requests have to bring one."""
+def openapi_document(
+    model_name: str, *, needs_key: bool = False, keeps_answers: bool = False, is_controlled: bool = False
+) -> Json:
+    """OpenAPI 3.1 of the API of a job.
+
+    Args:
+        model_name: the model that it serves.
+        needs_key: whether requests have to bring a key.
+        keeps_answers: whether clients can come back for the rest of theirs.
+        is_controlled: whether who holds the job's secret can tell it something.
+    """
     schemas = {**_answer_schemas(), **_status_schemas()}
     for kind in (CompletionBody, ChatBody):
         schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
@@ -71,27 +112,39 @@ def openapi_document(model_name: str, *, needs_key: bool = False) -> Json:
             "version": VERSION,
             "description": "A job's API, as OpenAI's. A request may name a body field null: it is as if left out.",
         },
-        "paths": _paths(needs_key),
+        "paths": _paths(needs_key, keeps_answers),
         "components": {"schemas": schemas},
     }
+    schemes: Json = {}
     if needs_key:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schemes["key"] = {"type": "http", "scheme": "bearer"}
         document["security"] = [{"key": []}]
+    if is_controlled:
+        schemes["secret"] = {"type": "apiKey", "in": "header", "name": SECRET_HEADER, "description": "the job's"}
+        schemas |= {kind.__name__: kind.model_json_schema(ref_template=_REF) for kind in _CONTROLS.values()}
+        document["paths"] |= {f"{PREFIX}/{name}": _control(name, kind) for name, kind in _CONTROLS.items()}
+    if schemes:
+        document["components"]["securitySchemes"] = schemes
     return document
 
 
-def _paths(needs_key: bool) -> Json:
+def _paths(needs_key: bool, keeps_answers: bool) -> Json:
     refused = {401: "the API key is missing or unknown"} if needs_key else {}
     generating = {**_REFUSALS, **refused}
+    names: list[Json] = []
+    if keeps_answers:
+        generating[409] = f"there is a request of the name in {NAME_HEADER}"
+        names.append(_NAME)
     looking = {status: _REFUSALS[status] for status in (408, 431, 500, 503)} | refused
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/completions": _generation(
-            "completions", "Continue a text.", CompletionBody, CompletionAnswer, CompletionChunk, generating
+            "completions", "Continue a text.", CompletionBody, CompletionAnswer, CompletionChunk, generating, names
         ),
         "/v1/chat/completions": _generation(
-            "chat", "The next message of a chat.", ChatBody, ChatAnswer, ChatChunk, generating
+            "chat", "The next message of a chat.", ChatBody, ChatAnswer, ChatChunk, generating, names
         ),
+        **({"/helix/requests/{id}": {"get": _kept_answer(refused)}} if keeps_answers else {}),
         "/v1/models": _look("models", "The models that are served.", ModelsBody.__name__, looking),
         "/v1/models/{model}": _look(
             "model", "One of them.", ModelBody.__name__, looking | {404: _REFUSALS[404]}, [model]
@@ -130,6 +183,7 @@ def _generation(
     answer: type[WholeAnswer],
     chunk: type[WholeAnswer],
     refusals: Mapping[int, str],
+    parameters: list[Json],
 ) -> Json:
     done = _json("the answer; with `stream` as server-sent events", answer.__name__)
     done["content"]["text/event-stream"] = {"itemSchema": _event_schema(chunk)}
@@ -139,16 +193,64 @@ def _generation(
         "post": {
             "operationId": name,
             "summary": summary,
-            "parameters": [wait],
+            "parameters": [wait, *parameters],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
             "responses": {"200": done, **_errors(refusals)},
         }
     }
 
 
-def _event_schema(chunk: type[WholeAnswer]) -> Json:
+def _kept_answer(refused: Mapping[int, str]) -> Json:
+    """An answer that a client comes back for, in the form in which it was asked for."""
+    done = _json("what follows on what the client has", CompletionAnswer.__name__, ChatAnswer.__name__)
+    done["content"]["text/event-stream"] = {"itemSchema": _event_schema(CompletionChunk, ChatChunk)}
+    text: Json = {"schema": {"type": "string"}}
+    place = "the `id` of the last event that the client has; all of the answer without one"
+    refusals = {status: _REFUSALS[status] for status in (408, 429, 431, 500, 503, 504)} | refused
+    refusals |= {
+        400: "this is no place in the answer, or its request was wrong",
+        404: "there is no such request, or it is over for too long",
+        409: "another client is connected to it",
+        410: "its client left before it was finished",
+    }
+    return {
+        "operationId": "answer",
+        "summary": "The rest of an answer.",
+        "parameters": [
+            {
+                "name": "id",
+                "in": "path",
+                "required": True,
+                "description": f"the `id` of the answer, or its request's {NAME_HEADER}",
+                **text,
+            },
+            {"name": "Last-Event-ID", "in": "header", "description": place, **text},
+            {"name": "after", "in": "query", "description": f"the same: {place}", **text},
+        ],
+        "responses": {"200": done, **_errors(refusals)},
+    }
+
+
+def _control(name: str, body: type[ControlBody]) -> Json:
+    refusals = {status: _REFUSALS[status] for status in (408, 413, 415, 431, 500, 503)} | {
+        400: "a field is wrong, or the body isn't JSON",
+        403: "this isn't the job's secret",
+        409: "it can't be done; the message says why",
+    }
+    return {
+        "post": {
+            "operationId": name,
+            "summary": _WHAT_IS_DONE[name],
+            "security": [{"secret": []}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
+            "responses": {"202": _json("it is done, or on its way", DoneBody.__name__), **_errors(refusals)},
+        }
+    }
+
+
+def _event_schema(*chunks: type[WholeAnswer]) -> Json:
     """One event of a stream: a chunk, the end, or the error at which the answer broke off; as OpenAPI 3.2 writes it."""
-    document = {"anyOf": [_ref(chunk.__name__), _ref(ErrorBody.__name__)]}
+    document = {"anyOf": [*(_ref(chunk.__name__) for chunk in chunks), _ref(ErrorBody.__name__)]}
     data = [
         {"type": "string", "contentMediaType": "application/json", "contentSchema": document},
         {"const": "[DONE]"},

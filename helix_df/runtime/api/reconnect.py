@@ -33,7 +33,8 @@ NAME_HEADER = "X-Helix-Request-Id"
 KEY_NAME = "helix_df.api_key"
 """Where a request's scope has the name of its API key."""
 
-_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+NAME_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(slots=True)

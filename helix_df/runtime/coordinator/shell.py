@@ -90,8 +90,12 @@ class Coordinator:
         journal: Journal | None = None,
         keys: EndpointKeys | None = None,
         names: Mapping[str, str] | None = None,
+        restarts: int = 0,
+        last_restart: str = "",
     ) -> None:
         self.plan = plan
+        self._former = restarts
+        self._last_restart = last_restart
         self._listen_at = address
         self._journal = journal
         self._launcher_of = launcher_of
@@ -274,6 +278,8 @@ class Coordinator:
         """
         self._perform(self._machines.begin_change(plan))
         self._check_of_door.hosts = JobHosts.of(self._state.change_job, self._endpoint.address)
+        if self._emulated is not None:
+            self._emulated.become(link_table(self._state.change_job))
         self._launch_all()
 
     async def until_changed(self) -> TakenOver:
@@ -318,7 +324,13 @@ class Coordinator:
         refused = {} if self._ticker is None else dict(self._door.refusals.counts)
         if self._ticker is not None and self._endpoint.refused_connections:
             refused["connection"] = self._endpoint.refused_connections
-        return replace(status, nodes=tuple(nodes), refused_frames=refused)
+        return replace(
+            status,
+            nodes=tuple(nodes),
+            refused_frames=refused,
+            restarts=self._former,
+            last_restart=self._last_restart,
+        )
 
     # ------------------------------------------------------------------ events in, actions out
 

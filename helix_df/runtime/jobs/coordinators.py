@@ -35,6 +35,8 @@ def new_coordinator(
     journal: Journal | None = None,
     keys: KeyFiles | None = None,
     names: Mapping[str, str] | None = None,
+    restarts: int = 0,
+    last_restart: str = "",
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -49,6 +51,8 @@ def new_coordinator(
         journal: what coordinators before this one have left, and where this one leaves the same.
         keys: those of the job, and the file that goes to other hosts; fresh ones if None.
         names: of the workers by the nodes that they serve, where the plan has taken over from another.
+        restarts: coordinators before this one, each of which had ended by itself.
+        last_restart: why the last of them did.
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
@@ -70,6 +74,8 @@ def new_coordinator(
         journal=journal,
         keys=endpoint_keys(of_job.coordinator, of_job.token) if plan.job.encrypts else None,
         names=names,
+        restarts=restarts,
+        last_restart=last_restart,
     )
     if journal is not None and plan.job.runtime.journal:
         coordinator.answers = JournaledAnswers(coordinator, journal)

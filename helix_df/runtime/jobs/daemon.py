@@ -91,11 +91,12 @@ class Deployment(TokenService, Changeable, Protocol):
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Who watches over this daemon, if anybody does, and how many there were before it. ``identity`` is that of the one
-    before, if it ended by itself."""
+    before, if it ended by itself, and ``last_restart`` why it did."""
 
     supervisor: int | None = None
     restarts: int = 0
     identity: JobIdentity | None = None
+    last_restart: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,8 @@ def real_parts() -> Parts:
             keys=kept_keys(job),
             journal=Journal(job.journal_path, run_of(plan, lineage), keep_s=plan.job.runtime.keep_answers),
             names=None if before is None else before.names,
+            restarts=lineage.restarts,
+            last_restart=lineage.last_restart,
         )
 
     return Parts(
@@ -158,7 +161,8 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     try:
         with explained_files():
             job.write_record(record)
-            lineage = Lineage(options.supervisor, options.restarts, job.identity() if options.restarts else None)
+            before = job.identity() if options.restarts else None
+            lineage = Lineage(options.supervisor, options.restarts, before, record.detail)
             asyncio.run(_until_signal(_Daemon(job, parts(), record, lineage, options.start_timeout)))
     except HelixError as error:
         log.error("the job ended: %s", error)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from helix_df.graph.problem import LinkTable
+from helix_df.graph.problem import Link, LinkTable
 from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import Frames, Route
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
@@ -54,9 +54,22 @@ class EmulatedEndpoint:
         """Say that ``node`` listens at ``address``."""
         with self._changed:
             self._node_at[same_endpoint(address)] = node
-            link = self._links.find(self._node, node)
+            link = self._link_to(node)
             if link is not None and node not in self._lanes:
                 self._lanes[node] = Lane(link.bytes_per_s, link.latency_s)
+
+    def become(self, links: LinkTable) -> None:
+        """Go by other links from now on: another plan takes over. What is under way arrives as it would have."""
+        with self._changed:
+            self._links = links
+            for node in self._node_at.values():
+                link = self._link_to(node)
+                if link is None:
+                    self._lanes.pop(node, None)
+                elif node in self._lanes:
+                    self._lanes[node].become(link.bytes_per_s, link.latency_s)
+                else:
+                    self._lanes[node] = Lane(link.bytes_per_s, link.latency_s)
 
     def place_all(self, route: Route) -> None:
         """Learn where the nodes of a route listen."""
@@ -93,6 +106,10 @@ class EmulatedEndpoint:
                 "link to %s carried %d messages, %d bytes, in %.3f s", node, lane.messages, lane.bytes, lane.busy_s
             )
         self._endpoint.close()
+
+    def _link_to(self, node: str) -> Link | None:
+        known = self._links.regions
+        return self._links.find(self._node, node) if node in known and self._node in known else None
 
     def _carry(self) -> None:
         with self._changed:

@@ -29,6 +29,11 @@ class Lane:
     bytes: int = 0
     busy_s: float = 0.0
 
+    def become(self, bytes_per_s: float, latency_s: float) -> None:
+        """Carry what comes as another link does; nothing overtakes what is under way."""
+        self.free_s = max(self.free_s, self.free_s + self.latency_s - latency_s)
+        self.bytes_per_s, self.latency_s = bytes_per_s, latency_s
+
     def carry(self, size: int, now: float) -> float:
         """Take a message of ``size`` bytes at ``now``, and say when it arrives. ``now`` never goes back."""
         crossing_s = size / self.bytes_per_s

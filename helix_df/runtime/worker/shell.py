@@ -285,6 +285,8 @@ class Worker:
     def _change_job(self, document: Mapping[str, Any]) -> None:
         """Requests may go to other nodes from now on."""
         job = Job.model_validate(document)
+        if self._emulated is not None:
+            self._emulated.become(link_table(job))
         self._stage = replace(self._stage, job=job, hosts=self._hosts(job))
         self._door.check = self._stage
 
