@@ -137,6 +137,15 @@ def running_plan(name: str) -> Plan | None:
     return read_plan(directory.plan_path) if directory.is_running() else None
 
 
+def asked_plan(name: str) -> Plan | None:
+    """The plan that was asked for under a job's name and that runs here; where it lost nodes for long, another one does
+    (``running_plan``) until they are back."""
+    directory = job_directory(name)
+    identity = directory.identity()
+    replanned = identity is not None and identity.spares and directory.wanted_plan_path.is_file()
+    return read_plan(directory.wanted_plan_path) if replanned and directory.is_running() else running_plan(name)
+
+
 def is_same(running: Plan, job: Job, plan: Plan | None = None) -> bool:
     """Whether a plan that runs is this one; any plan of this very job, if none is given."""
     if plan is None:

@@ -7,7 +7,7 @@ without its past or with somebody else's changes the tokens that come out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -271,12 +271,15 @@ class World:
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
         self._coordinate(self.recorded.on_exit(node, "killed"))
 
-    def change(self, placement: dict[str, LayerRange], **runtime: float | bool | str) -> None:
-        """Let a plan with another placement take over, and start the workers that it needs beside those of now."""
+    def change(
+        self, placement: dict[str, LayerRange], without: Collection[str] = (), **runtime: float | bool | str
+    ) -> None:
+        """Let a plan with another placement take over, and start the workers that it needs beside those of now. It does
+        ``without`` some nodes for a while."""
         kv_tokens = self.plan.stages[0].kv_tokens
         try:
             actions = self.recorded.begin_change(
-                toy_plan(placement, self.plan.num_layers, kv_tokens, **self.runtime | runtime)
+                toy_plan(placement, self.plan.num_layers, kv_tokens, **self.runtime | runtime), without
             )
         except DeploymentError as refused:
             self.outcomes.append(refused)
@@ -286,6 +289,10 @@ class World:
         for node in self.coordinator.nodes:
             if node not in known:
                 self.join(node)
+
+    def give_up_change(self, why: str) -> None:
+        """Let no plan take over that was about to."""
+        self._coordinate(self.recorded.give_up_change(why))
 
     def drain(self, node: str, drained: bool) -> None:
         """Send no requests to a node any more, or do again."""

@@ -49,16 +49,16 @@ def apply(
     """
     # Imported first: a search must not end in what serving lacks here.
     from helix_df.cli.console import messages, output
-    from helix_df.deployment import is_same, running_plan
+    from helix_df.deployment import asked_plan, is_same, running_plan
     from helix_df.plans import job_and_plan
 
     def warn(note: str) -> None:
         messages().print(f"warning: {note}", soft_wrap=True)
 
     job, plan = job_and_plan(source, plan_file, solver=solver, name=name, force=force, on_note=warn)
-    running = running_plan(job.name)
-    if running is not None:
-        if is_same(running, job, plan):
+    running, asked = running_plan(job.name), asked_plan(job.name)
+    if running is not None and asked is not None:
+        if is_same(asked, job, plan):
             _say_running(job.name, output())
         else:
             _change(running, job, plan, wait, messages(), output())

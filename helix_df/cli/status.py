@@ -82,6 +82,8 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
             f"{found.last_restart}",
             soft_wrap=True,
         )
+    if found.replanned:
+        console.print(f"\n{found.replanned}", soft_wrap=True)
     for where, count in _illegal(found):
         console.print(
             f"\n{where} received {plural(count, 'illegal event')}; `helix-df logs {found.name}` shows them",

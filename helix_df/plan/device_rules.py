@@ -76,7 +76,8 @@ def _kinds(job: Job, problem: Problem, placement: Placement) -> list[tuple[Layer
         return []
     profiles = {node.name: node for node in problem.nodes}
     alike = Counter((profiles[name].gpu, len(layers)) for name, layers in placement.items())
-    kv_tokens = {profile.gpu: profile.kv_tokens for profile in problem.nodes}
+    # Of those alone: one that `limits.avoid` leaves out has none, whatever its GPU.
+    kv_tokens = {profiles[name].gpu: profiles[name].kv_tokens for name in placement}
     return [
         (stage_timing(job, origin.geometry, origin.requests, gpu, layers, kv_tokens[gpu][layers - 1]), nodes)
         for (gpu, layers), nodes in alike.items()

@@ -120,7 +120,7 @@ def stay_near(running: Plan, job: Job, tokens_per_s_per_gib: float) -> Near:
     placement = {
         name: layers
         for name, layers in running.placement.items()
-        if name in job.nodes and not _is_another_machine(running.job, job, name)
+        if name in job.nodes and name not in job.limits.avoid and not _is_another_machine(running.job, job, name)
     }
     return Near(placement, geometry, job.model.element_bytes, tokens_per_s_per_gib)
 

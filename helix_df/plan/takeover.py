@@ -7,11 +7,13 @@ that both can be told apart until the first has nothing left to do. Pure: doesn'
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
+from typing import Any
 
 from helix_df.errors import DeploymentError
-from helix_df.plan.plan import Plan
+from helix_df.layers import LayerRange
+from helix_df.plan.plan import Plan, Stage
 from helix_df.spec.addresses import host_of
 from helix_df.spec.job import Job, Limits, Links, Node, PairLink
 
@@ -28,6 +30,8 @@ APPLIED = frozenset(
         "request_timeout",
         "path_timeout",
         "lost_after",
+        "replan_after",
+        "replan_bytes",
     }
 )
 """Fields of ``runtime`` that a running job takes over; others need it to be started anew."""
@@ -37,28 +41,49 @@ OF_WORKERS = ("max_batch", "max_prefill_tokens", "event_log", "emulate")
 
 
 @dataclass(frozen=True, slots=True)
+class Spare:
+    """The worker of a node that was lost, and that the plan which runs does without: it may come back as it was.
+
+    ``stage`` is what it holds, under its own name; ``job`` the one it was told of, as it was served.
+    """
+
+    stage: Stage
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class Takeover:
     """How a plan takes over.
 
     ``plan`` is the new one with its nodes under the names of their workers, ``names`` says which node has which;
     ``coming`` are those that have to be started. ``job`` names the nodes of both plans, with all their links.
+    ``spares`` are workers by the nodes that the new plan does without until they are back.
     """
 
     plan: Plan
     names: Mapping[str, str]
     coming: tuple[str, ...]
     job: Job
+    spares: Mapping[str, Spare]
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """A plan with its nodes under the names of their workers, and which node's worker has which name."""
+    """A plan with its nodes under the names of their workers, which node's worker has which name, and who is spare."""
 
     plan: Plan
     names: Mapping[str, str]
+    spares: Mapping[str, Spare] = field(default_factory=dict)
 
 
-def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collection[str]) -> Takeover:
+def takeover(
+    running: Plan,
+    names: Mapping[str, str],
+    new: Plan,
+    taken: Collection[str],
+    spares: Mapping[str, Spare] | None = None,
+    without: Collection[str] = (),
+) -> Takeover:
     """How ``new`` takes over from ``running``.
 
     Args:
@@ -66,12 +91,16 @@ def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collecti
         names: the worker of each of its nodes.
         new: the plan that is to run.
         taken: names that workers have, or ever had.
+        spares: workers of nodes that ``running`` does without.
+        without: nodes that ``new`` does without until they are back.
 
     Raises:
         DeploymentError: when the two differ in something that only a new start can change.
     """
     require_changeable(running.job, new.job)
-    stays = {node: name for node, name in names.items() if _stays(running, name, new, node)}
+    spares = spares or {}
+    stays = {node: name for node, name in names.items() if _stays(_held(running, name), new, node)}
+    stays |= {node: spare.stage.node for node, spare in spares.items() if _stays(spare, new, node)}
     known = {*running.job.nodes, *new.job.nodes, *taken}
     found = {
         node: stays[node]
@@ -83,7 +112,31 @@ def takeover(running: Plan, names: Mapping[str, str], new: Plan, taken: Collecti
     }
     plan = renamed(new, found)
     coming = tuple(found[stage.node] for stage in new.stages if stage.node not in stays)
-    return Takeover(plan, found, coming, both(running.job, plan.job))
+    held = {node: spares.get(node) or _held(running, names[node]) for node in without}
+    left = {node: spare for node, spare in held.items() if spare is not None}
+    return Takeover(plan, found, coming, both(running.job, plan.job), left)
+
+
+def spares_document(spares: Mapping[str, Spare]) -> dict[str, Any]:
+    """Spare workers by their nodes as a JSON document."""
+    return {
+        node: {"stage": asdict(spare.stage), "job": spare.job.model_dump(mode="json", exclude_none=True)}
+        for node, spare in spares.items()
+    }
+
+
+def read_spares(document: Mapping[str, Any]) -> dict[str, Spare]:
+    """What ``spares_document`` made.
+
+    Raises:
+        ValueError, TypeError, KeyError: when it isn't that.
+    """
+    return {
+        node: Spare(
+            Stage(**{**one["stage"], "layers": LayerRange(**one["stage"]["layers"])}), Job.model_validate(one["job"])
+        )
+        for node, one in document.items()
+    }
 
 
 def require_changeable(running: Job, new: Job) -> None:
@@ -146,19 +199,25 @@ def both(running: Job, new: Job) -> Job:
     return new.model_copy(update={"nodes": {**gone, **new.nodes}, "links": links, "gpus": gpus})
 
 
-def _stays(running: Plan, name: str, new: Plan, node: str) -> bool:
+def _held(running: Plan, name: str) -> Spare | None:
+    """What a worker of a plan that runs holds, if it holds layers."""
+    stage = next((stage for stage in running.stages if stage.node == name), None)
+    return None if stage is None else Spare(stage, running.served)
+
+
+def _stays(worker: Spare | None, new: Plan, node: str) -> bool:
     """Whether the worker of a node can serve the new plan as it is."""
-    before = next((stage for stage in running.stages if stage.node == name), None)
     after = next((stage for stage in new.stages if stage.node == node), None)
-    if before is None or after is None:
+    if worker is None or after is None:
         return False
-    one, other = running.job.nodes[name], new.job.nodes[node]
+    before, job = worker.stage, worker.job
+    one, other = job.nodes[before.node], new.job.nodes[node]
     return (
         (before.layers, before.kv_tokens) == (after.layers, after.kv_tokens)
         and one.model_copy(update={"address": None}) == other.model_copy(update={"address": None})
         and _host(one) == _host(other)
-        and running.job.gpus.get(one.gpu) == new.job.gpus.get(other.gpu)
-        and all(getattr(running.served.runtime, it) == getattr(new.served.runtime, it) for it in OF_WORKERS)
+        and job.gpus.get(one.gpu) == new.job.gpus.get(other.gpu)
+        and all(getattr(job.runtime, it) == getattr(new.served.runtime, it) for it in OF_WORKERS)
     )
 
 

@@ -85,7 +85,7 @@ class EngineHealth:
 NEW_ENGINE = EngineHealth()
 
 NodeState = Literal["waiting", "joined", "loading", "compiling", "ready", "lost", "failed"]
-NodeRole = Literal["serving", "coming", "leaving"]
+NodeRole = Literal["serving", "coming", "leaving", "spare"]
 JobState = Literal["starting", "ready", "degraded", "failed", "stopping"]
 
 
@@ -100,8 +100,8 @@ class NodeStatus:
     ``memory_bytes`` that its process has, and ``illegal_events`` that its machine has no transition for. Of
     ``not_finite`` requests it computed numbers that aren't: 0, unless its weights or its device are damaged.
     ``restarts`` is how often its worker was started again after it had ended by itself. ``role``: ``coming`` for one of
-    a plan that is to take over, ``leaving`` for one that only ends what it began. One that is ``drained`` gets no new
-    requests.
+    a plan that is to take over, ``leaving`` for one that only ends what it began, ``spare`` for one that was lost, and
+    that the plan does without until it is back. One that is ``drained`` gets no new requests.
     """
 
     name: str
@@ -132,7 +132,8 @@ class JobStatus:
     """A running job at one moment. ``ready`` means that a full path through the layers is up.
 
     ``missing_layers`` are ranges, half-open, that no worker holds who is up; ``waiting`` counts requests that wait for
-    room and those that wait for nodes. ``change`` says how far another plan is that is to take over.
+    room and those that wait for nodes. ``change`` says how far another plan is that is to take over, ``replanned``
+    what was done, or can't be, about nodes that are lost for long.
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
@@ -160,6 +161,7 @@ class JobStatus:
     change: str = ""
     restarts: int = 0
     last_restart: str = ""
+    replanned: str = ""
 
 
 GIVEN_UP = "another plan was given up"

@@ -436,6 +436,17 @@ class Runtime(Section):
     lost_after: Duration = Field(
         default=3.0, ge=0.5, description="A ready worker that says nothing for so long counts as lost, until it does."
     )
+    replan_after: Duration | None = Field(
+        default=120.0,
+        gt=0,
+        description="Once a node has been lost for so long, a plan without it is made near the one that runs and takes "
+        "over, until the node is back; never if null.",
+    )
+    replan_bytes: Size | None = Field(
+        default=None,
+        gt=0,
+        description="Most bytes of weights that workers may load for such a plan; those of the whole model if null.",
+    )
 
 
 class Job(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 
 from helix_df.errors import DeploymentError, RequestError
@@ -27,8 +28,9 @@ class FakeDeployment(FakeService):
     answers: AnswerKeeper | None = None
     address = "tcp://127.0.0.1:1"
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, plan: Plan) -> None:
         super().__init__("Hello from a daemon")
+        self.taken = TakenOver(plan, {node: node for node in plan.job.nodes})
         self.kind = kind
         self.status = replace(READY, ready=kind != "fails")
         self.pause_after = 3 if kind == "pauses" else None
@@ -45,7 +47,15 @@ class FakeDeployment(FakeService):
         if self.kind == "stubborn":
             await asyncio.Event().wait()
 
-    def begin_change(self, plan: Plan) -> None:
+    replanned = ""
+
+    def running(self) -> TakenOver:
+        return self.taken
+
+    def give_up_change(self, why: str) -> None:
+        pass
+
+    def begin_change(self, plan: Plan, without: Collection[str] = ()) -> None:
         if plan.job.name == "refused":
             raise DeploymentError("this plan can't take over", hint="try another")
         self.taken = TakenOver(plan, {node: node for node in plan.job.nodes})
@@ -68,7 +78,7 @@ class FakeDeployment(FakeService):
 
 if __name__ == "__main__":
     fake = Parts(
-        lambda plan, job, lineage: FakeDeployment(sys.argv[1]),
+        lambda plan, job, lineage: FakeDeployment(sys.argv[1], plan),
         lambda plan: byte_tokenizer(TINY_VOCABULARY),
         lambda plan: 200,
     )

@@ -113,6 +113,56 @@ def test_a_change_whose_worker_ends_is_given_up_and_the_job_serves_on():
     there.settle()
 
 
+def test_a_plan_does_without_a_lost_node_until_it_is_back_with_what_it_holds():
+    there = world()
+    there.submit((1, 2), 9)
+    there.settle()
+    there.kill("b")
+    there.submit((3, 4), 9)
+    there.change({"a": LayerRange(0, 4)}, without=("b",))
+    there.settle()
+    assert states(there) == {"a.2": ("serving", "ready"), "b": ("spare", "failed")}
+    assert (there.coordinator.snapshot().state, there.coordinator.names) == ("ready", {"a": "a.2"})
+    there.join("b")
+    there.submit((5, 6), 9)
+    there.settle()
+    assert states(there) == {"a.2": ("serving", "ready"), "b": ("spare", "ready")}
+    assert {worker.node for worker in there.workers.values()} == {"a.2", "b"}
+    there.change(NOW)
+    assert states(there)["a.3"] == ("coming", "waiting")
+    there.submit((7, 8), 9)
+    there.settle()
+    assert states(there) == {"a.3": ("serving", "ready"), "b": ("serving", "ready")}
+    assert there.coordinator.spares == {}
+    assert there.answers == expected(there)
+    there.replay()
+
+
+def test_another_plan_without_a_lost_node_lets_its_worker_go():
+    there = world()
+    there.kill("b")
+    there.change({"a": LayerRange(0, 4)}, without=("b",))
+    there.settle()
+    there.join("b")
+    there.settle()
+    there.change({"a": LayerRange(0, 3), "c": LayerRange(3, 4)})
+    there.settle()
+    assert set(states(there)) == {"a.3", "c"}
+    assert {worker.node for worker in there.workers.values()} == {"a.3", "c"}
+
+
+def test_a_change_that_takes_too_long_is_given_up():
+    there = world()
+    there.change(THEN)
+    there.give_up_change("late")
+    assert there.coordinator.snapshot().change == "another plan was given up: late"
+    assert set(states(there)) == {"a", "b"}
+    there.submit((1, 2), 9)
+    there.settle()
+    assert there.answers == expected(there)
+    there.replay()
+
+
 def test_only_one_change_at_a_time_and_only_what_can_change():
     there = world()
     with pytest.raises(DeploymentError, match=r"another runtime\.prefix_cache"):

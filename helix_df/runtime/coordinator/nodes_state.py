@@ -15,6 +15,7 @@ from helix_df.graph.flow import Hop
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
+from helix_df.plan.takeover import Spare, both
 from helix_df.runtime.requests import (
     NEW_ENGINE,
     EngineHealth,
@@ -207,9 +208,16 @@ class NodesState:
     closed: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, serving: Collection[str]) -> NodesState:
-        """The nodes that requests may go through; nobody has joined yet."""
-        return cls(plan, _nodes_of(plan, serving, document_of(plan.served)))
+    def of(cls, plan: Plan, serving: Collection[str], spares: Collection[Spare] = ()) -> NodesState:
+        """The nodes that requests may go through, and those that they may go through again; nobody has joined yet."""
+        document = document_of(plan.served)
+        found = cls(plan, _nodes_of(plan, serving, document))
+        for spare in spares:
+            # Its host and links are in its own job alone, where it was renamed.
+            job = {**document_of(both(spare.job, plan.job)), "runtime": document_of(spare.job)["runtime"]}
+            stage = spare.stage
+            found.nodes[stage.node] = ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s, job, "spare")
+        return found
 
     # ------------------------------------------------------------------ what others ask
 
@@ -337,11 +345,12 @@ class NodesState:
         self.nodes.update(_nodes_of(plan, coming, served, "coming"))
         return told
 
-    def switch(self, plan: Plan, serving: Collection[str]) -> None:
-        """Let a plan take over: requests go to its workers alone from now on."""
+    def switch(self, plan: Plan, serving: Collection[str], spare: Collection[str] = ()) -> None:
+        """Let a plan take over: requests go to its workers alone from now on. ``spare`` are those that may stay, or
+        come back, without any."""
         self.plan = plan
         for name, node in self.nodes.items():
-            node.role = "serving" if name in serving else "leaving"
+            node.role = "serving" if name in serving else "spare" if name in spare else "leaving"
         self.leaving = {name for name, node in self.nodes.items() if node.role == "leaving"}
 
     def dismiss(self, names: Iterable[str]) -> list[Send]:

@@ -6,12 +6,13 @@ tokens are is in it, too. Owns what the events of a coordinator's log mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from helix_df.errors import DeploymentError, ProtocolError, RequestError
 from helix_df.plan.plan import Plan, from_document, to_document
+from helix_df.plan.takeover import read_spares, spares_document
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest
@@ -48,6 +49,7 @@ class RecordedCoordinator:
             "page_tokens": state.page_tokens,
             "life": state.life,
             "names": dict(state.names),
+            "spares": spares_document(state.spares),
         }
         self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 
@@ -83,11 +85,16 @@ class RecordedCoordinator:
         self.events.append(now, "exit", name, words)
         return self.state.on_exit(name, words, now)
 
-    def begin_change(self, plan: Plan) -> list[CoordinatorAction]:
+    def begin_change(self, plan: Plan, without: Collection[str] = ()) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
         now = self._clock()
-        self.events.append(now, "change", to_document(plan))
-        return self.state.begin_change(plan, now)
+        self.events.append(now, "change", to_document(plan), sorted(without))
+        return self.state.begin_change(plan, now, without)
+
+    def give_up_change(self, why: str) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        self.events.append(self._clock(), "give_up_change", why)
+        return self.state.give_up_change(why)
 
     def wind_down(self) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
@@ -126,8 +133,8 @@ def fresh_state(log: RecordedLog) -> CoordinatorState:
     """
     machine = log.machine
     plan = from_document(machine["plan"])
-    life, names = machine.get("life", 1), machine.get("names", {})
-    return CoordinatorState(plan, machine["context"], machine["page_tokens"], life=life, names=names)
+    life, names, spares = machine.get("life", 1), machine.get("names", {}), read_spares(machine.get("spares", {}))
+    return CoordinatorState(plan, machine["context"], machine["page_tokens"], life=life, names=names, spares=spares)
 
 
 def replay_events(
@@ -155,8 +162,10 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
             return state.on_exit(node, words, event.at_s)
         case "take_over", (str(node), str(address), int(life)):
             return state.take_over(node, address, life)
-        case "change", (document,):
-            return state.begin_change(from_document(document), event.at_s)
+        case "change", (document, list(without)):
+            return state.begin_change(from_document(document), event.at_s, without)
+        case "give_up_change", (str(why),):
+            return state.give_up_change(why)
         case "wind_down", ():
             return state.wind_down()
         case "drain", (str(node), bool(drained)):

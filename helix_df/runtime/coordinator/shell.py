@@ -20,7 +20,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
-from helix_df.plan.takeover import TakenOver
+from helix_df.plan.takeover import Spare, TakenOver
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
@@ -74,8 +74,9 @@ class Coordinator:
             Closed with this coordinator, and deleted then.
         keys: those of an encrypted endpoint; messages aren't encrypted if None.
         names: of the workers by the nodes that they serve, where the plan has taken over from another.
+        spares: workers of nodes that the plan does without until they are back.
 
-    ``answers`` are kept for clients that come back, where somebody has said how.
+    ``answers`` are kept for clients that come back, where somebody has said how. ``replanned`` is shown in the status.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Coordinator:
         names: Mapping[str, str] | None = None,
         restarts: int = 0,
         last_restart: str = "",
+        spares: Mapping[str, Spare] | None = None,
     ) -> None:
         self.plan = plan
         self._former = restarts
@@ -104,7 +106,13 @@ class Coordinator:
         self.token = token or secrets.token_hex(16)
         self._keys = keys
         self._owned = RecordedCoordinator(
-            CoordinatorState(plan, context_of(plan), life=1 if journal is None else journal.life, names=names or {}),
+            CoordinatorState(
+                plan,
+                context_of(plan),
+                life=1 if journal is None else journal.life,
+                names=names or {},
+                spares=spares or {},
+            ),
             time.monotonic,
             log_dir and log_dir / "coordinator.events",
             enabled=plan.job.runtime.event_log,
@@ -122,6 +130,7 @@ class Coordinator:
         self._restarts = Restarts()
         self.answers: AnswerKeeper | None = None
         self._kept: set[str] = set()
+        self.replanned = ""
 
     # ------------------------------------------------------------------ life
 
@@ -267,16 +276,17 @@ class Coordinator:
 
     # ------------------------------------------------------------------ what becomes of the job
 
-    def begin_change(self, plan: Plan) -> None:
+    def begin_change(self, plan: Plan, without: Collection[str] = ()) -> None:
         """Let another plan of the same model take over; what runs goes on meanwhile.
 
         Workers of nodes whose layers or rules change are started beside those that serve, and switched to once they are
-        ready. Until then nothing changes, so it does not if one of them fails.
+        ready. Until then nothing changes, so it does not if one of them fails. The workers of nodes that the plan does
+        ``without`` for a while may come back.
 
         Raises:
             DeploymentError: when it can't take over.
         """
-        self._perform(self._machines.begin_change(plan))
+        self._perform(self._machines.begin_change(plan, without))
         self._check_of_door.hosts = JobHosts.of(self._state.change_job, self._endpoint.address)
         if self._emulated is not None:
             self._emulated.become(link_table(self._state.change_job))
@@ -290,11 +300,19 @@ class Coordinator:
         """
         while self._state.change is not None:
             await self.changed()
+        self._orders = {name: order for name, order in self._orders.items() if name in self._state.nodes}
         if self._state.change_failure is not None:
             raise DeploymentError("the plan that was to take over was given up", found=self._state.change_failure)
         self.plan = self._state.plan
-        self._orders = {name: order for name, order in self._orders.items() if name in self._state.nodes}
-        return TakenOver(self.plan, self._state.names)
+        return self.running()
+
+    def give_up_change(self, why: str) -> None:
+        """Let no plan take over that was about to."""
+        self._perform(self._machines.give_up_change(why))
+
+    def running(self) -> TakenOver:
+        """The plan that requests go by."""
+        return TakenOver(self._state.plan, self._state.names, self._state.spares)
 
     async def until_done(self, grace_s: float) -> None:
         """Take no new requests, and wait until all there are have ended, ``grace_s`` seconds at most."""
@@ -330,6 +348,7 @@ class Coordinator:
             refused_frames=refused,
             restarts=self._former,
             last_restart=self._last_restart,
+            replanned=self.replanned,
         )
 
     # ------------------------------------------------------------------ events in, actions out

@@ -7,14 +7,14 @@ event is for, and that an illegal one changes nothing, is counted and told. What
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_df.errors import DeploymentError
 from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import Placement
 from helix_df.plan.plan import Plan
-from helix_df.plan.takeover import Takeover, takeover
+from helix_df.plan.takeover import Spare, Takeover, takeover
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.rules.routing import has_path
 from helix_df.runtime.coordinator.actions import CoordinatorAction
@@ -44,8 +44,9 @@ class CoordinatorState:
 
     ``context`` is the most tokens of a request, ``page_tokens`` those of a page in the workers' KV cache. ``ways`` are
     the hops that the placement makes possible, by default those of the plan's job. ``names`` are those of the workers
-    by the nodes that they serve, where another plan has taken over since the job began. ``life`` is 1 for the first
-    coordinator of a job and more for each that follows when one has died.
+    by the nodes that they serve, where another plan has taken over since the job began; ``spares`` those of nodes that
+    the plan does without until they are back. ``life`` is 1 for the first coordinator of a job and more for each that
+    follows when one has died.
     """
 
     plan: Plan
@@ -59,10 +60,11 @@ class CoordinatorState:
     change: PlanChange | None = None
     change_failure: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    spares: Mapping[str, Spare] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ways = self.ways or possible_ways(self.plan)
-        self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways))
+        self.nodes_state = NodesState.of(self.plan, serving_nodes(self.plan, ways), self.spares.values())
         self.requests_state = RequestsState(self.plan, self.context, self.page_tokens, self.nodes_state, ways)
         self.requests_state.begin_life(self.life)
         self.names = self.names or {node: node for node in self.plan.job.nodes}
@@ -178,8 +180,10 @@ class CoordinatorState:
         """Call back a worker that served a coordinator before this one."""
         return list(self.nodes_state.take_over(name, address, life))
 
-    def begin_change(self, plan: Plan, now: float) -> list[CoordinatorAction]:
+    def begin_change(self, plan: Plan, now: float, without: Collection[str] = ()) -> list[CoordinatorAction]:
         """Let another plan of the same model take over, once all workers that it needs beside those of now are up.
+
+        It does ``without`` some nodes until they are back: their workers are expected, and get no requests.
 
         Raises:
             DeploymentError: when the two differ in what only a new start can change, or one is on its way already.
@@ -189,11 +193,17 @@ class CoordinatorState:
         if not self.was_ready or self.nodes_state.closed:
             raise DeploymentError("only a job that has come up can be changed", found=f"it is {self._job_state()}")
         taken = {*self.nodes_state.nodes, *self.nodes_state.former}
-        how = takeover(self.plan, self.names, plan, taken)
+        how = takeover(self.plan, self.names, plan, taken, self.spares, without)
         ways = possible_ways(how.plan)
         self.change, self.change_failure = PlanChange(how, ways, serving_nodes(how.plan, ways)), None
         coming = [name for name in how.coming if name in self.change.serving]
         return [*self.nodes_state.make_way(how.plan, coming, how.job), *self._go_on(now)]
+
+    def give_up_change(self, why: str) -> list[CoordinatorAction]:
+        """Let no plan take over that was about to."""
+        if self.change is None:
+            return []
+        return self._give_up(why, [name for name in self.change.how.coming if name in self.nodes_state.nodes])
 
     def drain(self, node: str, drained: bool, now: float) -> list[CoordinatorAction]:
         """Send no new requests to a node, or do again; those that run there go on.
@@ -291,16 +301,18 @@ class CoordinatorState:
         coming = {name: nodes[name] for name in how.coming if name in nodes}
         ended = {name: node.detail for name, node in coming.items() if node.state in ("lost", "failed")}
         if ended:
-            self.change = None
-            self.change_failure = "; ".join(f"worker {name} ended: {words}" for name, words in ended.items())
-            return self._dismiss(coming)
+            return self._give_up("; ".join(f"worker {name} ended: {words}" for name, words in ended.items()), coming)
         # What is compiled only once requests ask for it would hold those up that come over from warm workers.
         warm = all(node.state == "ready" and not node.health.cold_shapes for node in coming.values())
         if not warm or not has_path(ways_of(how.plan, change.ways), self.nodes_state.is_up):
             return []
-        self.change, self.plan, self.names = None, how.plan, how.names
-        self.nodes_state.switch(how.plan, change.serving)
+        self.change, self.plan, self.names, self.spares = None, how.plan, how.names, how.spares
+        self.nodes_state.switch(how.plan, change.serving, [spare.stage.node for spare in how.spares.values()])
         return self.requests_state.on_plan(how.plan, change.ways, how.job, now)
+
+    def _give_up(self, why: str, coming: Iterable[str]) -> list[CoordinatorAction]:
+        self.change, self.change_failure = None, why
+        return self._dismiss(coming)
 
     def _dismiss(self, names: Iterable[str]) -> list[CoordinatorAction]:
         gone = list(names)

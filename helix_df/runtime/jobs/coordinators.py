@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_df.plan.plan import Plan
+from helix_df.plan.takeover import Spare
 from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
@@ -37,6 +38,7 @@ def new_coordinator(
     names: Mapping[str, str] | None = None,
     restarts: int = 0,
     last_restart: str = "",
+    spares: Mapping[str, Spare] | None = None,
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -53,6 +55,7 @@ def new_coordinator(
         names: of the workers by the nodes that they serve, where the plan has taken over from another.
         restarts: coordinators before this one, each of which had ended by itself.
         last_restart: why the last of them did.
+        spares: workers of nodes that the plan does without until they are back.
     """
     if embedded:
         launcher = EmbeddedLauncher(build_engine or _real_engine())
@@ -76,6 +79,7 @@ def new_coordinator(
         names=names,
         restarts=restarts,
         last_restart=last_restart,
+        spares=spares,
     )
     if journal is not None and plan.job.runtime.journal:
         coordinator.answers = JournaledAnswers(coordinator, journal)

@@ -36,6 +36,7 @@ from helix_df.runtime.api.keys import KeyRing
 from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
+from helix_df.runtime.jobs.replanner import Replannable, Replanner
 from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom
@@ -58,7 +59,7 @@ BACKLOG = 512
 LIMITS = ConnectionLimits()
 
 
-class Deployment(TokenService, Changeable, Protocol):
+class Deployment(TokenService, Changeable, Replannable, Protocol):
     """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send.
 
     ``answers`` are kept for clients that come back, if any are.
@@ -111,6 +112,7 @@ class Parts:
 def real_parts() -> Parts:
     """The coordinator, and the tokenizer of the plan's model."""
     from helix_df.models.tokenizer import load_tokenizer
+    from helix_df.plan.takeover import read_spares
     from helix_df.runtime.coordinator.journal import Journal
     from helix_df.runtime.coordinator.shell import context_of
     from helix_df.runtime.jobs.coordinators import new_coordinator
@@ -129,6 +131,7 @@ def real_parts() -> Parts:
             names=None if before is None else before.names,
             restarts=lineage.restarts,
             last_restart=lineage.last_restart,
+            spares=None if before is None else read_spares(before.spares),
         )
 
     return Parts(
@@ -211,6 +214,7 @@ class _Daemon:
                 deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
             )
             reconnects = None if deployment.answers is None else Reconnects(text, deployment.answers)
+            told = Told(deployment, self._job, stop, lambda: self._note_joins(deployment))
             keys = None if runtime.api_keys is None else KeyRing(Path(runtime.api_keys), deployment.token)
             server = api_server(
                 text,
@@ -220,9 +224,10 @@ class _Daemon:
                 max_queue=runtime.max_queue,
                 keys=keys,
                 tls=tls,
-                control=Told(deployment, self._job, stop, lambda: self._note_joins(deployment)),
+                control=told,
             )
             answering = asyncio.create_task(asyncio.sleep(0))
+            replanning = asyncio.create_task(asyncio.sleep(0))
             try:
                 await deployment.start()
                 port = listener.getsockname()[1]
@@ -230,6 +235,7 @@ class _Daemon:
                 if reconnects is not None:
                     reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
+                replanning = asyncio.create_task(Replanner(deployment, self._job, told).run())
                 await self._serve(plan, deployment, url_of(listener, "http" if tls is None else "https"), stop)
             except Exception as error:
                 if self._lineage.supervisor is not None and not isinstance(error, HelixError):
@@ -239,6 +245,7 @@ class _Daemon:
             finally:
                 self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
                 server.should_exit = True
+                replanning.cancel()
                 await asyncio.wait((answering,), timeout=DRAIN_S)
                 if reconnects is not None:
                     await reconnects.close()
@@ -247,8 +254,9 @@ class _Daemon:
         self._job.forget_identity()
 
     def _identity(self, plan: Plan, deployment: Deployment, port: int) -> JobIdentity:
-        names = None if self._lineage.identity is None else self._lineage.identity.names
-        return JobIdentity(deployment.token, deployment.address, port, run_of(plan, self._lineage), names)
+        before, run = self._lineage.identity, run_of(plan, self._lineage)
+        names, spares = (None, {}) if before is None else (before.names, before.spares)
+        return JobIdentity(deployment.token, deployment.address, port, run, names, spares)
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = _join_commands(deployment)

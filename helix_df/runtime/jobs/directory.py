@@ -82,13 +82,15 @@ class DaemonRecord:
 class JobIdentity:
     """What a coordinator needs to be taken for the one before it: the job's secret, the address that workers send to,
     and the port that clients connect to. ``run`` tells its journal from those of others; ``names`` are those of the
-    workers by their nodes, once another plan has taken over."""
+    workers by their nodes, once another plan has taken over, and ``spares`` those of nodes that it does without until
+    they are back (``plan.takeover``)."""
 
     token: str
     address: str
     port: int
     run: str = ""
     names: dict[str, str] | None = None
+    spares: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,11 @@ class JobDirectory:
     def live_plan_path(self) -> Path:
         """The same under the names of its workers, once it has taken over from another."""
         return self.path / "plan.live.json"
+
+    @property
+    def wanted_plan_path(self) -> Path:
+        """The plan that was asked for, while the one that runs does without nodes that are lost."""
+        return self.path / "plan.wanted.json"
 
     @property
     def log_dir(self) -> Path:
@@ -211,6 +218,7 @@ class JobDirectory:
         """The job was stopped: nobody comes after this coordinator."""
         (self.path / "identity.json").unlink(missing_ok=True)
         self.live_plan_path.unlink(missing_ok=True)
+        self.wanted_plan_path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget the last run: its record, its journal and its events. Its logs are put aside."""

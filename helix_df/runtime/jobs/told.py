@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol
 
 from helix_df.errors import DeploymentError
-from helix_df.plan.plan import Plan, write_plan
-from helix_df.plan.takeover import TakenOver
+from helix_df.plan.plan import Plan, read_plan, write_plan
+from helix_df.plan.takeover import TakenOver, spares_document
 from helix_df.runtime.jobs.directory import JobDirectory
 
 log = logging.getLogger("helix_df.daemon")
@@ -25,7 +25,15 @@ class Changeable(Protocol):
 
     token: str
 
-    def begin_change(self, plan: Plan) -> None:
+    def begin_change(self, plan: Plan, without: Collection[str] = ()) -> None:
+        """See ``Coordinator``."""
+        ...
+
+    def give_up_change(self, why: str) -> None:
+        """See ``Coordinator``."""
+        ...
+
+    def running(self) -> TakenOver:
         """See ``Coordinator``."""
         ...
 
@@ -57,13 +65,32 @@ class Told:
         self._stop = stop
         self._on_nodes = on_nodes
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether another plan is about to take over."""
+        return self._changing > 0
 
     def begin_change(self, plan: Plan) -> None:
         """See ``Control``."""
         self._deployment.begin_change(plan)
         log.info("another plan is to take over")
         self._on_nodes()
-        self._start(self._note_change(plan))
+        self._start(self._change(plan))
+
+    async def replace_plan(self, plan: Plan, without: frozenset[str]) -> None:
+        """See ``Changer``."""
+        self._deployment.begin_change(plan, without)
+        self._on_nodes()
+        timeout_s = plan.job.runtime.start_timeout
+        late = asyncio.get_running_loop().call_later(
+            timeout_s, self._deployment.give_up_change, f"its workers weren't up after {timeout_s:g} s"
+        )
+        try:
+            await self._until_changed(plan)
+        finally:
+            late.cancel()
 
     def drain(self, node: str, *, undo: bool = False) -> None:
         """See ``Control``."""
@@ -75,22 +102,39 @@ class Told:
         log.info("no new requests; those that there are have %g s", grace_s)
         self._start(self._end(grace_s))
 
-    async def _note_change(self, plan: Plan) -> None:
+    async def _change(self, plan: Plan) -> None:
         try:
-            taken = await self._deployment.until_changed()
+            await self._until_changed(plan)
         except DeploymentError as error:
             log.error("%s", error)
             return
         log.info("another plan has taken over")
-        self._on_nodes()
-        identity = self._job.identity()
+
+    async def _until_changed(self, plan: Plan) -> None:
+        """Wait until a plan has taken over, and write down that it has."""
+        self._changing += 1
         try:
-            write_plan(taken.plan, self._job.live_plan_path)
-            if identity is not None:
-                self._job.write_identity(replace(identity, names=dict(taken.names)))
-            write_plan(plan, self._job.plan_path)
+            taken = await self._deployment.until_changed()
+        finally:
+            self._changing -= 1
+            self._on_nodes()
+        try:
+            self._write_down(plan, taken)
         except OSError as error:
             log.error("the new plan can't be written down: %s", error)
+
+    def _write_down(self, plan: Plan, taken: TakenOver) -> None:
+        """A coordinator that dies in between leaves a plan and names that are those of before, or an older plan beside
+        them, by which workers are refused and start anew."""
+        job, identity = self._job, self._job.identity()
+        if taken.spares and (identity is None or not identity.spares):
+            write_plan(read_plan(job.plan_path), job.wanted_plan_path)
+        write_plan(taken.plan, job.live_plan_path)
+        if identity is not None:
+            job.write_identity(replace(identity, names=dict(taken.names), spares=spares_document(taken.spares)))
+        write_plan(plan, job.plan_path)
+        if not taken.spares:
+            job.wanted_plan_path.unlink(missing_ok=True)
 
     async def _end(self, grace_s: float) -> None:
         await self._deployment.until_done(grace_s)
