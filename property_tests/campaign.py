@@ -2,7 +2,7 @@
 
     python -m property_tests.campaign FILE [--examples 100000] [--machine NAME…] [--seed N]
 
-FILE gets a line of JSON a batch: the machine, its seed, how many examples ran, and what failed, if anything did. What is
+FILE gets a line of JSON a batch: machine, seed, how many examples ran, and what failed, if anything did. What is
 in it already counts, so a campaign that was stopped goes on where it was. Nothing is shrunk; ``--seed`` and
 ``--machine`` run one batch again.
 """
@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from property_tests.test_runtime_requests import (
+    LossyMachine,
+    LossyPrefixMachine,
     OneRouteMachine,
     PrefixMachine,
     RestartMachine,
@@ -32,7 +34,15 @@ from property_tests.test_runtime_requests import (
 
 MACHINES = {
     machine.__name__: machine
-    for machine in (RuntimeMachine, RestartMachine, PrefixMachine, RestartPrefixMachine, OneRouteMachine)
+    for machine in (
+        RuntimeMachine,
+        LossyMachine,
+        RestartMachine,
+        PrefixMachine,
+        LossyPrefixMachine,
+        RestartPrefixMachine,
+        OneRouteMachine,
+    )
 }
 BATCH = 100
 """Examples from one seed."""

@@ -22,6 +22,7 @@ from helix_df.plan.plan import Plan, SolverReport, assemble
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
@@ -31,6 +32,8 @@ from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     Heartbeat,
     Hello,
+    Locate,
+    Located,
     Message,
     Ready,
     Rejected,
@@ -202,12 +205,18 @@ def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, 
 
 @dataclass
 class World:
-    """Coordinator, workers, and the messages between them. Nothing moves unless a method is called."""
+    """Coordinator, workers, and the messages between them. Nothing moves unless a method is called.
+
+    A ``lossy`` one has messages that are lost, come twice or out of order; the machines may then be told what they have
+    no transition for.
+    """
 
     plan: Plan
     context: int = 10_000
     now: float = 0.0
     ways: FlowGraph | None = None
+    lossy: bool = False
+    steps: StepWatch = field(default_factory=StepWatch)
     coordinator: CoordinatorState = field(init=False)
     recorded: RecordedCoordinator = field(init=False)
     workers: dict[str, ToyWorker] = field(default_factory=dict)
@@ -317,7 +326,7 @@ class World:
             CoordinatorState(self.plan, self.context, PAGE, self.ways, self.life), lambda: self.now
         )
         self.coordinator = self.recorded.state
-        self.outcomes = []
+        self.outcomes, self.steps = [], StepWatch()
         if said_is_lost:
             self.wires = {wire: frames for wire, frames in self.wires.items() if wire[0] != COORDINATOR}
         for node, (address, life) in self.taken_in.items():
@@ -362,7 +371,31 @@ class World:
                 if worker.greeting is not None:
                     self._greet(worker)
                 self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
+                if worker.engine is not None and worker.greeting is None:
+                    self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
         return True
+
+    def _look_for_steps(self) -> bool:
+        """Some time passes, and workers are asked for steps that are late; whether there are any steps."""
+        running = list(self.coordinator.requests_state.steps())
+        self.now += self.plan.job.runtime.lost_after / 2
+        for worker in self.workers.values():
+            self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
+        for question in self.steps.look(running, self.now):
+            self._send(COORDINATOR, question.address, question.message)
+        return bool(running)
+
+    def lose(self, wire: Wire, at: int) -> None:
+        """A message never arrives."""
+        del self.wires[wire][at]
+
+    def repeat(self, wire: Wire, at: int) -> None:
+        """A message comes twice."""
+        self.wires[wire].append(self.wires[wire][at])
+
+    def hold_back(self, wire: Wire) -> None:
+        """The message that is the next to arrive does so last."""
+        self.wires[wire].rotate(-1)
 
     def busy_wires(self) -> list[Wire]:
         return sorted(wire for wire, frames in self.wires.items() if frames)
@@ -371,6 +404,10 @@ class World:
         frames = self.wires[wire].popleft()
         message = decode(frames, "secret")
         if wire[1] == COORDINATOR:
+            if isinstance(message, Located):
+                if self.steps.on_located(message, self.now):
+                    self._coordinate(self.recorded.on_lost_step(message.request, self.now))
+                return
             if isinstance(message, Rejected):
                 self.rejected.append(message.reason)
             self._coordinate(self.recorded.on_message(message, self.now))
@@ -390,7 +427,7 @@ class World:
             worker.outcomes.append([])
             results = worker.engine.run(steps)
             self._work(worker, worker.recorded.on_results(steps, results))
-            if self.life > 1 and any(result.kv_full for result in results):
+            if (self.life > 1 or self.lossy) and any(result.kv_full for result in results):
                 self._make_room(worker)
         return bool(steps)
 
@@ -413,16 +450,18 @@ class World:
                 moved = True
             for address in sorted(self.workers):
                 moved = self.compute(address) or moved
-            if not moved and self.life > 1:
+            if not moved and (self.life > 1 or self.lossy):
                 moved = self._let_go_on() or self._make_themselves_heard()
                 if self.coordinator.nodes_state.silent(self.now):
                     self._coordinate(self.recorded.tick(self.now))
                 rounds += 1
-                assert rounds < 100, f"nobody gets on: {self.coordinator.snapshot()}"
+                assert rounds < 200, f"nobody gets on: {self.coordinator.snapshot()}"
             if not moved and (due_s := self.coordinator.next_due_s) is not None:
                 self.now = max(self.now, due_s)
                 self._coordinate(self.recorded.on_due(self.now))
                 moved = True
+            if not moved and self.lossy:
+                moved = self._look_for_steps()
 
     def forget_prefix(self, address: str, request: str) -> None:
         """A worker loses what it was to keep, and nobody hears of it."""
@@ -501,6 +540,9 @@ class World:
                     self._work(worker, worker.recorded.on_forward(message))  # type: ignore[arg-type]
                 case "release":
                     self._work(worker, worker.recorded.on_release(message))  # type: ignore[arg-type]
+                case "locate":
+                    assert isinstance(message, Locate)
+                    self._send(worker.address, COORDINATOR, worker.recorded.state.located(message.request))
 
     def _coordinate(self, actions: list[CoordinatorAction]) -> None:
         self.coordinator.validate()
@@ -518,7 +560,7 @@ class World:
                     assert action.request not in self.aborted
                     self.aborted[action.request] = str(action.error)
                 case IllegalEventSeen():
-                    raise AssertionError(action.error)
+                    assert self.lossy, action.error
 
     def _work(self, worker: ToyWorker, actions: list[WorkerAction]) -> None:
         worker.outcomes.append(actions)
@@ -536,7 +578,7 @@ class World:
                 case Trim():
                     worker.engine.trim(action.request, action.tokens)
                 case IllegalEventSeen():
-                    raise AssertionError(action.error)
+                    assert self.lossy, action.error
         if worker.engine is not None:
             worker.engine.pool.validate()
 

@@ -41,6 +41,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Release("r/1", 48),
     m.Stop(),
     m.JobChanged({"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}, 12),
+    m.Locate("r/1"),
+    m.Located("r/1", "a", 17, 18),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 

@@ -46,12 +46,13 @@ class RuntimeMachine(RuleBasedStateMachine):
     """Requests, cancellations, deaths and births of workers, in any order."""
 
     prefix_cache = False
+    lossy = False
     placement = PLACEMENT
     kv_tokens = 60
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.plan())
+        self.world = World(self.plan(), lossy=self.lossy)
         self.dead: set[str] = set()
         self.robbed: set[str] = set()
         self.killed = False
@@ -206,6 +207,31 @@ class RestartPrefixMachine(RestartMachine):
     prefix_cache = True
 
 
+class LossyMachine(RestartMachine):
+    """Messages get lost, too, come twice or out of order."""
+
+    lossy = True
+
+    @precondition(lambda self: self.world.busy_wires())
+    @rule(data=st.data(), what=st.sampled_from(("lose", "repeat", "hold_back")))
+    def disturb(self, data: st.DataObject, what: str) -> None:
+        wire = data.draw(st.sampled_from(self.world.busy_wires()))
+        at = data.draw(st.integers(0, len(self.world.wires[wire]) - 1))
+        match what:
+            case "lose":
+                self.world.lose(wire, at)
+            case "repeat":
+                self.world.repeat(wire, at)
+            case _:
+                self.world.hold_back(wire)
+
+
+class LossyPrefixMachine(LossyMachine):
+    """The same with prefixes that are kept and shared."""
+
+    prefix_cache = True
+
+
 class OneRouteMachine(PrefixMachine):
     """All requests go the same way, so that many share, and releases race with what comes from worker to worker."""
 
@@ -223,4 +249,8 @@ TestOneRoute.settings = settings(max_examples=120, stateful_step_count=50, deadl
 TestRestarts = RestartMachine.TestCase
 TestRestarts.settings = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
 TestRestartPrefixes = RestartPrefixMachine.TestCase
+TestLossy = LossyMachine.TestCase
+TestLossy.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
+TestLossyPrefixes = LossyPrefixMachine.TestCase
+TestLossyPrefixes.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
 TestRestartPrefixes.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)

@@ -14,7 +14,7 @@ from helix_df.runtime.coordinator.nodes_state import ServedNode
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import same_endpoint
-from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled
+from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Located, Message, Ready, Rejected, Sampled
 
 GREETINGS_PER_S = 1.0
 """So many workers that can't be taken in are told so."""
@@ -53,9 +53,9 @@ class CoordinatorCheck:
                 self._sampled(message)
             case Hello():
                 self._hello(message)
-            case Loading() | Heartbeat() | Rejected() | Ready() | Failed() if message.node in self.former:
+            case Loading() | Heartbeat() | Rejected() | Located() | Ready() | Failed() if message.node in self.former:
                 pass  # its last words
-            case Loading() | Heartbeat() | Rejected():
+            case Loading() | Heartbeat() | Rejected() | Located():
                 self._node(message)
             case Ready():
                 self._ready(message, self._node(message))
@@ -65,7 +65,7 @@ class CoordinatorCheck:
             case _:
                 raise FrameError("a message that isn't for a coordinator", "unasked", found=message.TAG)
 
-    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Failed) -> ServedNode:
+    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Located | Failed) -> ServedNode:
         node = self.nodes.get(message.node)
         if node is None:
             raise _untrue(f"{message.TAG}.node", message.node, "a node with layers")

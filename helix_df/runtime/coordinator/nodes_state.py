@@ -396,6 +396,8 @@ class NodesState:
         if state in _AWAY or node.address is None:
             return []
         node.heard = now
+        if isinstance(message, Ready) and before == "ready":
+            return []  # it didn't know yet that it was heard
         return self._note(node, node.address, message)
 
     def on_exit(self, name: str, words: str) -> list[NodeAction]:
@@ -450,7 +452,8 @@ class NodesState:
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
                 node.illegal_events = message.illegal_events
-                return [Send(address, Heartbeat(message.node))]
+                known = node.life if node.state == "ready" else None
+                return [Send(address, Heartbeat(message.node, life=known or 0))]
 
     def _take_back(self, name: str, node: ServedNode, now: float, life: int) -> list[NodeAction]:
         """A worker that was given up is heard: what it holds of requests is over, its weights are not.

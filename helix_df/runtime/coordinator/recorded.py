@@ -79,6 +79,11 @@ class RecordedCoordinator:
         self.events.append(now, "malformed", request)
         return self.state.on_malformed(request, now)
 
+    def on_lost_step(self, request: str, now: float) -> list[CoordinatorAction]:
+        """See ``CoordinatorState``."""
+        self.events.append(now, "lost_step", request)
+        return self.state.on_lost_step(request, now)
+
     def on_exit(self, name: str, words: str) -> list[CoordinatorAction]:
         """See ``CoordinatorState``."""
         now = self._clock()
@@ -158,6 +163,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
             return state.on_due(event.at_s)
         case "malformed", (str(request),):
             return state.on_malformed(request, event.at_s)
+        case "lost_step", (str(request),):
+            return state.on_lost_step(request, event.at_s)
         case "exit", (str(node), str(words)):
             return state.on_exit(node, words, event.at_s)
         case "take_over", (str(node), str(address), int(life)):

@@ -99,6 +99,16 @@ def malformed() -> RequestError:
     )
 
 
+def steps_lost() -> RequestError:
+    """A request whose messages got lost again and again."""
+    return RequestError(
+        f"messages between this request's workers got lost at each of {MOST_REJECTIONS} tries",
+        code="lost",
+        status=503,
+        hint="can all of the job's hosts reach one another? `helix-df measure` tries each link",
+    )
+
+
 def no_room() -> RequestError:
     """A request that was tried often enough."""
     return RequestError(

@@ -22,7 +22,7 @@ KV cache can't be freed yet."""
 RequestEvent = Literal[
     "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
     "no_way", "way_back",
-    "token_out_of_turn", "not_finite", "malformed",
+    "token_out_of_turn", "not_finite", "malformed", "lost_step",
 ]  # fmt: skip
 
 REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
@@ -39,6 +39,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "cancel": "leaving",
             "no_prefix": "waiting",
             "lost": "waiting",
+            "lost_step": "waiting",
             "kv_full": "backing_off",
             "malformed": "backing_off",
             "give_up": "over",
@@ -50,6 +51,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "token": "over",
             "no_prefix": "over",
             "lost": "over",
+            "lost_step": "over",
             "kv_full": "over",
             "malformed": "over",
             "not_finite": "over",
@@ -67,10 +69,10 @@ class ServedRequest:
 
     ``attempt`` tells late messages of an earlier try apart, and one request from another whose id was used again.
     ``cautious`` ones reserve all that they may need, ``alone`` ones begin with nobody's KV cache; both have been
-    rejected once. ``rejections`` are those for want of KV cache or for
-    a message that was refused; after one it waits until ``due_s``, and a stranded one is given up then. ``deadline_s``
-    is when whoever asked wants no answer any more; times are in seconds of any monotonic clock. ``cached`` tokens it
-    didn't have to compute in this attempt.
+    rejected once. ``rejections`` are those for want of KV cache or for a message that was refused; after one it waits
+    until ``due_s``, and a stranded one is given up then. ``lost_steps`` never came home since its last token.
+    ``deadline_s`` is when whoever asked wants no answer any more; times are in seconds of any monotonic clock.
+    ``cached`` tokens it didn't have to compute in this attempt.
     """
 
     asked: GenerationRequest
@@ -82,6 +84,7 @@ class ServedRequest:
     alone: bool = False
     cached: int = 0
     rejections: int = 0
+    lost_steps: int = 0
     due_s: float = math.inf
     deadline_s: float = math.inf
 

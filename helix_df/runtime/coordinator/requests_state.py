@@ -40,10 +40,12 @@ from helix_df.runtime.coordinator.refusals import (
     malformed,
     no_room,
     not_finite,
+    steps_lost,
     too_late,
     unavailable,
 )
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
+from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import ways_of
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
@@ -52,6 +54,9 @@ from helix_df.spec.job import Job
 
 _MOST_STALE = 256
 """Times that may be noted of requests which are over, beside a few for each that isn't."""
+
+_MOST_DOUBLINGS = 3
+"""Of the time after which a step counts as lost: data may be under way on a slow link for long."""
 
 _MOST_DIGITS = 18
 """Of an attempt's number."""
@@ -288,6 +293,15 @@ class RequestsState:
             actions += self._start(request, pipeline, expected)
         return actions
 
+    def steps(self) -> Iterator[RunningStep]:
+        """Those under way, one a running request. Losses in a row are believed ever later, up to a bound."""
+        lost_after_s = self.plan.job.runtime.lost_after
+        for request in self.requests.values():
+            if request.pipeline is not None:
+                addresses = {hop.node: self.nodes.address(hop.node) for hop in request.pipeline}
+                patience_s = lost_after_s * 2.0 ** min(request.lost_steps, _MOST_DOUBLINGS)
+                yield RunningStep(request.key, len(request.tokens), addresses, patience_s)
+
     def on_due(self, now: float) -> list[CoordinatorAction]:
         """Do the first thing whose time has come: give somebody up who has waited for nodes, or for an answer, for too
         long, or put somebody back to the head of the queue who was rejected."""
@@ -379,6 +393,7 @@ class RequestsState:
         cached = 0 if request.generated else request.cached
         if message.token in request.asked.stop_ids:
             return self._finish(request, TokenEvent(None, "stop", cached_tokens=cached), message.position)
+        request.lost_steps = 0
         request.tokens.append(message.token)
         self.counters.generated_tokens += 1
         if request.generated >= request.asked.max_tokens:
@@ -420,6 +435,19 @@ class RequestsState:
         if request is None:
             return []
         return [*self._back_off(request, "malformed", now), *self.admit()]
+
+    def on_lost_step(self, key: str) -> list[CoordinatorAction]:
+        """A step of an attempt is nowhere any more: its request is tried again, or has been tried enough."""
+        request = self._attempt(key)
+        if request is None:
+            return []
+        request.lost_steps += 1
+        if request.state == "running" and gives_up(request.lost_steps):
+            request.move("give_up")
+            self.counters.failed += 1
+            words = Abort(request.asked.id, steps_lost())
+            return [*self._leave(request), *self._forget(request), words, *self.admit()]
+        return [*self._start_over(request, "lost_step"), *self.admit()]
 
     def dismiss(self, key: str) -> list[CoordinatorAction]:
         """Free what workers hold of an attempt at a request that nobody made here; somebody else began it."""

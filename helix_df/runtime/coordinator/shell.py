@@ -28,6 +28,7 @@ from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
+from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
@@ -41,6 +42,7 @@ from helix_df.runtime.wire.messages import (
     MOST_HEAD_BYTES,
     Frames,
     Hello,
+    Located,
     Message,
     Send,
     bundles,
@@ -128,6 +130,7 @@ class Coordinator:
         self._due_timer: asyncio.TimerHandle | None = None
         self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
         self._restarts = Restarts()
+        self._steps = StepWatch()
         self.answers: AnswerKeeper | None = None
         self._kept: set[str] = set()
         self.replanned = ""
@@ -384,6 +387,9 @@ class Coordinator:
     def _on(self, message: Message | Malformed, now: float) -> list[CoordinatorAction]:
         if isinstance(message, Malformed):
             return self._machines.on_malformed(message.request, now)
+        if isinstance(message, Located):
+            lost = self._steps.on_located(message, now)
+            return self._machines.on_lost_step(message.request, now) if lost else []
         if self._emulated is not None and isinstance(message, Hello) and message.node in self._state.nodes_state.nodes:
             self._emulated.place(message.node, message.address)
         actions = self._machines.on_message(message, now)
@@ -412,7 +418,9 @@ class Coordinator:
                 except OSError as error:  # no process or descriptor left, or no room for its log: later, perhaps
                     self._on_exit(Exit(node, f"could not be started: {error}"))
             if not self._embedded:  # a thread of this process is as silent as the process is busy; its end is told
-                self._perform(self._machines.tick(time.monotonic()))
+                now = time.monotonic()
+                self._perform(self._machines.tick(now))
+                self._perform(self._steps.look(self._state.requests_state.steps(), now))
             self._door.tell(time.monotonic())
             self.events.flush()
 

@@ -169,6 +169,10 @@ class CoordinatorState:
         """A message that names an attempt at a request was refused; ``now`` as for ``on_message``."""
         return self.requests_state.on_malformed(request, now)
 
+    def on_lost_step(self, request: str, now: float) -> list[CoordinatorAction]:
+        """A step of an attempt at a request is nowhere any more (``StepWatch``); ``now`` as for ``on_message``."""
+        return [*self.requests_state.on_lost_step(request), *self._go_on(now)]
+
     def on_exit(self, name: str, words: str, now: float) -> list[CoordinatorAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it."""
         try:

@@ -150,7 +150,7 @@ class Heartbeat:
     """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process.
 
     ``illegal_events`` have come to me so far that my machine has no transition for. ``life`` is a worker's: that of the
-    greeting which was answered last.
+    greeting which was answered last. The coordinator's names it only once it knows that this worker serves.
     """
 
     TAG: ClassVar[str] = "heartbeat"
@@ -234,6 +234,28 @@ class Stop:
     life: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Coordinator → worker: how far is this attempt at a request with you?"""
+
+    TAG: ClassVar[str] = "locate"
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Worker → coordinator: so far; ``computed`` tokens of it are in the KV cache, and its next step comes at ``due``.
+
+    A step of it waits or is computed where ``due`` is more. Both are 0 if it isn't here.
+    """
+
+    TAG: ClassVar[str] = "located"
+    request: str
+    node: str
+    computed: int
+    due: int
+
+
 Message = (
     Hello
     | Welcome
@@ -248,6 +270,8 @@ Message = (
     | Release
     | Probe
     | Stop
+    | Locate
+    | Located
 )
 
 
@@ -382,6 +406,8 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
     Release: {"request": _NAME, "keep": whole(0, MOST_TOKENS)},
     Probe: {"number": whole(), "path": many(_ADDRESS, 64), "payload": whole(0, PROBE_BYTES)},
     Stop: {"life": whole()},
+    Locate: {"request": _NAME},
+    Located: {"request": _NAME, "node": _NAME, "computed": whole(0, MOST_TOKENS), "due": whole(0, MOST_TOKENS)},
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
 

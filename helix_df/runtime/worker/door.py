@@ -19,6 +19,7 @@ from helix_df.runtime.wire.messages import (
     Forward,
     Heartbeat,
     JobChanged,
+    Locate,
     Message,
     Probe,
     Release,
@@ -89,7 +90,7 @@ class StageCheck:
                 _check_job(message, self.welcome.node)
             case Release():
                 _expect(message.keep % self.page_tokens == 0, "release.keep", message.keep, "whole pages")
-            case Heartbeat() | Failed() | Stop():
+            case Heartbeat() | Failed() | Stop() | Locate():
                 return
             case _:
                 raise FrameError("a message that isn't for a worker", "unasked", found=message.TAG)

@@ -43,6 +43,7 @@ from helix_df.runtime.wire.messages import (
     Hello,
     JobChanged,
     Loading,
+    Locate,
     Message,
     Probe,
     Ready,
@@ -160,6 +161,7 @@ class Worker:
         self._patience_s = math.inf
         self._done = threading.Event()
         self._reconnected = False
+        self._unheard: Ready | None = None
 
     def run(self) -> None:
         """Serve until the coordinator says stop or ``alive`` says no.
@@ -182,7 +184,7 @@ class Worker:
             self._speed = _speed(engine, welcome)
             self._health = engine.health
             self._say(self._heartbeat())
-            self._say(Ready(self._node, engine.kv_tokens, self._speed))
+            self._say_ready(engine)
             state = _state(welcome, job, links, self._coordinator)
             geometry = read_geometry(job.model.parsed_source)
             self._patience_s = job.runtime.coordinator_timeout
@@ -307,6 +309,8 @@ class Worker:
                     self._last_step_s[message.request] = time.monotonic()
             case Release():
                 self._act(engine, machine.on_release(message))
+            case Locate():
+                self._say(machine.state.located(message.request))
             case Malformed():
                 self._act(engine, machine.on_malformed(message.request))
             case Probe() if message.path:
@@ -318,7 +322,7 @@ class Worker:
                 self._require_same_work(message)
                 self._change_job(message.job)
                 self._act(engine, machine.forget_all())
-                self._say(Ready(self._node, engine.kv_tokens, self._speed))
+                self._say_ready(engine)
             case Welcome() if message.life == self._life:
                 self._greet_once()  # the coordinator may have given us up, or this is somebody else's
             case Failed() if message.life == self._greeting:
@@ -327,8 +331,10 @@ class Worker:
                 self._door.refusals.note(
                     FrameError("a message to another life than this", "unasked", where=message.TAG)
                 )
+            case Heartbeat() if message.life == self._life:
+                self._unheard = None
             case _:
-                pass  # a heartbeat, or a probe at its end
+                pass  # a heartbeat that says nothing, or a probe at its end
 
     def _act(self, engine: StepEngine, actions: Iterable[WorkerAction]) -> None:
         done = list(actions)
@@ -381,6 +387,13 @@ class Worker:
                 if self._greeting is not None:
                     self._greet_once()  # it hasn't been answered
                 self._say(self._heartbeat())
+                if self._unheard is not None and self._greeting is None:
+                    self._say(self._unheard)
+
+    def _say_ready(self, engine: StepEngine) -> None:
+        """Say it, and again until the coordinator knows."""
+        self._unheard = Ready(self._node, engine.kv_tokens, self._speed)
+        self._say(self._unheard)
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events, self._life)

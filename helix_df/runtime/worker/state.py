@@ -19,7 +19,7 @@ from helix_df.codecs import Codec
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
-from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
+from helix_df.runtime.wire.messages import Forward, Located, Rejected, Release, Route, Sampled, Send
 from helix_df.runtime.worker.steps import Step, StepResult
 
 HeldState = Literal["unknown", "held", "computing", "kept", "released"]
@@ -206,6 +206,13 @@ class WorkerState:
         if HELD.after(was, "malformed", request) == was:
             return []
         return [*self._drop(request, 0), Send(self.coordinator, Rejected(request, self.node, "malformed"))]
+
+    def located(self, request: str) -> Located:
+        """How far a request is here."""
+        held = self._held.get(request)
+        return (
+            Located(request, self.node, 0, 0) if held is None else Located(request, self.node, held.computed, held.due)
+        )
 
     def first_layer(self, request: str) -> int | None:
         """The first layer that a request runs through here; None if it isn't here."""
