@@ -385,6 +385,14 @@ class World:
             self._send(COORDINATOR, question.address, question.message)
         return bool(running)
 
+    def under_way(self) -> list[tuple[tuple[Wire, int], str]]:
+        """Where each message is that hasn't arrived, and of which kind it is."""
+        return [
+            ((wire, at), decode(frames, "secret").TAG)
+            for wire in self.busy_wires()
+            for at, frames in enumerate(self.wires[wire])
+        ]
+
     def lose(self, wire: Wire, at: int) -> None:
         """A message never arrives."""
         del self.wires[wire][at]

@@ -34,6 +34,9 @@ LATER = (
 )
 
 
+OF_NODES = frozenset({"hello", "welcome", "ready", "heartbeat"})
+
+
 # Lengths around the 16 tokens of a prompt's pieces, where the last piece is as short as a decode step.
 LENGTHS = st.sampled_from((1, 5, 16, 17, 33))
 PROMPTS = LENGTHS.flatmap(lambda length: st.lists(st.integers(0, 63), min_size=length, max_size=length))
@@ -212,11 +215,20 @@ class LossyMachine(RestartMachine):
 
     lossy = True
 
+    @rule(data=st.data(), rarely=st.integers(0, 3))
+    def kill(self, data: st.DataObject, rarely: int) -> None:
+        if rarely == 0:
+            super().kill(data)
+
     @precondition(lambda self: self.world.busy_wires())
-    @rule(data=st.data(), what=st.sampled_from(("lose", "repeat", "hold_back")))
-    def disturb(self, data: st.DataObject, what: str) -> None:
-        wire = data.draw(st.sampled_from(self.world.busy_wires()))
-        at = data.draw(st.integers(0, len(self.world.wires[wire]) - 1))
+    @rule(data=st.data(), what=st.sampled_from(("lose", "repeat", "hold_back")), of_nodes=st.integers(0, 3))
+    def disturb(self, data: st.DataObject, what: str, of_nodes: int) -> None:
+        """Of the many messages about nodes no more than of those about requests."""
+        under_way = self.world.under_way()
+        chosen = [place for place, tag in under_way if (tag in OF_NODES) == (of_nodes == 0)] or [
+            at for at, _ in under_way
+        ]
+        wire, at = data.draw(st.sampled_from(chosen))
         match what:
             case "lose":
                 self.world.lose(wire, at)
