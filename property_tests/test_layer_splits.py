@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.layers import LayerRange
+from helix_df.models.decoder import DecoderShard
 from helix_df.models.linear import Layout
-from helix_df.models.llama import LlamaShard
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
@@ -30,7 +30,7 @@ HELD = (LayerRange(0, 7), LayerRange(3, 12), LayerRange(9, 16))
 
 
 @functools.cache
-def shard(layers: LayerRange, layout: Layout = "panels") -> LlamaShard:
+def shard(layers: LayerRange, layout: Layout = "panels") -> DecoderShard:
     return load_shard(SOURCE, GEOMETRY, layers, seed=7, layout=layout)
 
 

@@ -4,6 +4,8 @@ Owns the arithmetic of attention and the layout of KV pages. Doesn't know projec
 which page. Keys and values are laid out with the head before the token, because that order multiplies 2 to 7 times
 faster on a CPU than token-major and costs nothing on a GPU.
 
+What a layer looks at and how it weighs scores is a ``View``: scale, cap and window.
+
 Pages are read all at once, as many as the batch's shape has, or stretch by stretch, only as many as the longest context
 needs. Stretches stay in a CPU's cache and make the shape of a batch independent of contexts; on an accelerator, the
 host would have to be asked after each whether there is another.
@@ -20,13 +22,41 @@ from jax import Array
 _MASKED = -1e30
 
 
+class View(NamedTuple):
+    """How the queries of a layer look at keys.
+
+    ``scale`` multiplies scores; with ``softcap``, they are ``cap * tanh(score / cap)`` then. ``window`` [] is how many
+    tokens a query sees, itself included; ``None`` for all. It is an array, so that layers of either kind share a
+    program: one that sees everything then has a window longer than any context.
+    """
+
+    scale: float
+    softcap: float | None = None
+    window: Array | None = None
+
+    def scored(self, products: Array) -> Array:
+        """Scores for products of queries and keys."""
+        scores = products * self.scale
+        return scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
+
+    def sees(self, keys_at: Array, queries_at: Array) -> Array:
+        """Which keys a query may look at, by positions that broadcast: none after it, none before its window."""
+        seen = keys_at <= queries_at
+        return seen if self.window is None else seen & (keys_at > queries_at - self.window)
+
+
+WHOLE_CONTEXT = 2**30
+"""A window that no context reaches."""
+
+
 class PagedBatch(NamedTuple):
     """Where the tokens of one padded batch ``[B, T]`` stand, and where their context lies.
 
-    ``positions`` [B, T] are absolute; ``cos`` and ``sin`` [B, T, head_dim / 2] follow from them. ``write_rows``
+    ``positions`` [B, T] are absolute; ``cos`` and ``sin`` [B, T, kinds, dims / 2] follow from them. ``write_rows``
     [kv_heads, B * T] are rows of the flattened pool ``[kv_heads * pages * page_tokens, head_dim]`` (padding goes to
     page 0); ``read_pages`` [B, kv_heads, P] are rows of the pool seen as ``[kv_heads * pages, page_tokens *
-    head_dim]``. ``longest`` [] is the longest context, the batch's own tokens included.
+    head_dim]``. ``longest`` [] is the longest context, the batch's own tokens included, and ``earliest`` [] the first
+    position of any row that is real.
     """
 
     positions: Array
@@ -35,6 +65,7 @@ class PagedBatch(NamedTuple):
     write_rows: Array
     read_pages: Array
     longest: Array
+    earliest: Array
 
 
 class PagedCache(NamedTuple):
@@ -67,7 +98,7 @@ def page_rows(
     return write_rows, read_pages
 
 
-def attend(queries: Array, keys: Array, values: Array, mask: Array) -> Array:
+def attend(queries: Array, keys: Array, values: Array, mask: Array, view: View) -> Array:
     """Softmax attention, in float32 inside.
 
     Args:
@@ -75,18 +106,19 @@ def attend(queries: Array, keys: Array, values: Array, mask: Array) -> Array:
         keys: [B, kv_heads, S, head_dim].
         values: [B, kv_heads, S, head_dim].
         mask: [B, T, S], true where a query may look.
+        view: of the layer.
 
     Returns:
         [B, T, heads * head_dim].
     """
-    batch, tokens, heads, head_dim = queries.shape
+    batch, tokens, heads, _ = queries.shape
     kv_heads, context = keys.shape[1], keys.shape[2]
     group = heads // kv_heads
     grouped = _by_key_head(queries, kv_heads)
     scores = jax.lax.dot_general(
         keys, grouped, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
     )  # [B, kv_heads, S, group * T]: keys first, because they are the long side
-    scores = scores.transpose(0, 1, 3, 2).reshape(batch, kv_heads, group, tokens, context) * head_dim**-0.5
+    scores = view.scored(scores.transpose(0, 1, 3, 2).reshape(batch, kv_heads, group, tokens, context))
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1)
     weights = weights.reshape(batch, kv_heads, group * tokens, context).astype(values.dtype)
     return _by_token(jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1)))), tokens)
@@ -105,26 +137,28 @@ def _by_token(mixed: Array, tokens: int) -> Array:
     return mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
-def attend_causally(queries: Array, keys: Array, values: Array, positions: Array) -> Array:
+def attend_causally(queries: Array, keys: Array, values: Array, view: View, positions: Array) -> Array:
     """Attention among the given tokens only: nobody looks at a later position.
 
     Args:
         queries: [B, T, heads, head_dim].
         keys: [B, T, kv_heads, head_dim].
         values: [B, T, kv_heads, head_dim].
+        view: of the layer.
         positions: [B, T].
 
     Returns:
         [B, T, heads * head_dim].
     """
-    mask = positions[:, None, :] <= positions[:, :, None]
-    return attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask)
+    mask = view.sees(positions[:, None, :], positions[:, :, None])
+    return attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask, view)
 
 
 def attend_in_pages(
     queries: Array,
     keys: Array,
     values: Array,
+    view: View,
     batch: PagedBatch,
     cache: PagedCache,
     pages_at_once: int | None = None,
@@ -138,7 +172,7 @@ def attend_in_pages(
         [B, T, heads * head_dim] and the cache with the new tokens in it.
     """
     cache = write_pages(keys, values, batch.write_rows, cache)
-    return attend_to_pages(queries, batch, cache, pages_at_once), cache
+    return attend_to_pages(queries, view, batch, cache, pages_at_once), cache
 
 
 def write_pages(keys: Array, values: Array, write_rows: Array, cache: PagedCache) -> PagedCache:
@@ -149,23 +183,25 @@ def write_pages(keys: Array, values: Array, write_rows: Array, cache: PagedCache
     return PagedCache(_write(cache.keys, keys, write_rows), _write(cache.values, values, write_rows))
 
 
-def attend_to_pages(queries: Array, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None) -> Array:
+def attend_to_pages(
+    queries: Array, view: View, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None
+) -> Array:
     """Attend to everything in the context's pages, where the batch's own keys and values are already.
 
     Returns:
         [B, T, heads * head_dim].
     """
     if pages_at_once is not None:
-        return _attend_by_stretches(queries, batch, cache, pages_at_once)
+        return _attend_by_stretches(queries, view, batch, cache, pages_at_once)
     context_keys, context_values = _read(cache.keys, batch.read_pages), _read(cache.values, batch.read_pages)
-    mask = jnp.arange(context_keys.shape[2])[None, None, :] <= batch.positions[:, :, None]
-    return attend(queries, context_keys, context_values, mask)
+    mask = view.sees(jnp.arange(context_keys.shape[2])[None, None, :], batch.positions[:, :, None])
+    return attend(queries, context_keys, context_values, mask, view)
 
 
-def _attend_by_stretches(queries: Array, batch: PagedBatch, cache: PagedCache, pages: int) -> Array:
+def _attend_by_stretches(queries: Array, view: View, batch: PagedBatch, cache: PagedCache, pages: int) -> Array:
     """Softmax over stretches of ``pages`` pages, corrected by each new maximum (arXiv 1805.02867, 2205.14135)."""
     tokens, heads = queries.shape[1:3]
-    kv_heads, _, page_tokens, head_dim = cache.keys.shape
+    kv_heads, _, page_tokens, _ = cache.keys.shape
     grouped = _by_key_head(queries, kv_heads)  # [B, kv_heads, group * T, head_dim]
     positions = jnp.tile(batch.positions, heads // kv_heads)[:, None, :, None]  # [B, 1, group * T, 1]
 
@@ -173,10 +209,11 @@ def _attend_by_stretches(queries: Array, batch: PagedBatch, cache: PagedCache, p
         most, total, mixed = so_far
         rows = jax.lax.dynamic_slice_in_dim(batch.read_pages, index * pages, pages, axis=2)
         keys, values = _read(cache.keys, rows), _read(cache.values, rows)
-        scores = _product(grouped, keys, 3) * head_dim**-0.5  # [B, kv_heads, group * T, S]
+        scores = view.scored(_product(grouped, keys, 3))  # [B, kv_heads, group * T, S]
         at = index * pages * page_tokens + jnp.arange(pages * page_tokens)
-        scores = jnp.where(at <= positions, scores, _MASKED)
-        # The first stretch holds position 0, at which every query may look: from there on the maximum is a real one.
+        scores = jnp.where(view.sees(at, positions), scores, _MASKED)
+        # What a query gathers before the first stretch that it sees counts nothing: ``kept`` is 0 at its first real
+        # maximum. Every query sees itself, so there is one.
         larger = jnp.maximum(most, scores.max(axis=3, keepdims=True))
         weights, kept = jnp.exp(scores - larger), jnp.exp(most - larger)
         total = total * kept + weights.sum(axis=3, keepdims=True)
@@ -185,8 +222,14 @@ def _attend_by_stretches(queries: Array, batch: PagedBatch, cache: PagedCache, p
     nothing = jnp.zeros((*grouped.shape[:3], 1), jnp.float32)
     start = (nothing + _MASKED, nothing, jnp.zeros(grouped.shape, jnp.float32))
     stretches = (batch.longest - 1) // (pages * page_tokens) + 1
-    _, total, mixed = jax.lax.fori_loop(0, stretches, stretch, start)
+    first = jnp.int32(0) if view.window is None else _first_seen(view.window, batch) // (pages * page_tokens)
+    _, total, mixed = jax.lax.fori_loop(first, stretches, stretch, start)
     return _by_token((mixed / total).astype(queries.dtype), tokens)
+
+
+def _first_seen(window: Array, batch: PagedBatch) -> Array:
+    """The first position that any query of the batch sees."""
+    return jnp.maximum(batch.earliest - window + 1, 0)
 
 
 def _product(left: Array, right: Array, axis: int) -> Array:

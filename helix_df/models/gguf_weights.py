@@ -1,6 +1,6 @@
 """Weights of a GGUF file, turned back into what the Hugging Face checkpoint held.
 
-Owns the row order that GGUF uses for Llama, and dequantizing. Doesn't know the block. The file is mapped, and only
+Owns the row order that GGUF uses for some families, what it adds to norms, and dequantizing. Doesn't know the block. The file is mapped, and only
 the tensors that are asked for are dequantized.
 """
 
@@ -14,6 +14,7 @@ from gguf.quants import dequantize
 
 from helix_df.errors import ModelError
 from helix_df.models.reader import missing_tensor, require_shape
+from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
 from helix_df.profiles.tensor_names import gguf_name
@@ -25,20 +26,28 @@ class GgufReader:
     def __init__(self, path: Path, geometry: ModelGeometry) -> None:
         self._path = path
         self._geometry = geometry
+        self._family = family_of(geometry.family, str(path))
         self._tensors = read_gguf_header(path).tensors
         self._bytes = np.memmap(path, mode="r")
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """See ``WeightReader``. Always float32."""
-        stored = gguf_name(name)
+        stored = gguf_name(name, self._family)
         if stored not in self._tensors:
             raise missing_tensor(f"{stored} ({name})", str(self._path))
         array = require_shape(self._dequantize(self._tensors[stored]), shape, name, str(self._path))
-        if name.endswith("q_proj.weight"):
-            return unpermute(array, self._geometry.num_heads)
-        if name.endswith("k_proj.weight"):
-            return unpermute(array, self._geometry.num_kv_heads)
-        return array
+        if self._family.norm_offset and name.endswith("norm.weight"):
+            # GGUF stores what multiplies, Hugging Face that less the offset.
+            return array - np.float32(self._family.norm_offset)
+        return self._halves(name, array)
+
+    def _halves(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Rows of queries and keys with the halves of each head one after the other."""
+        gguf, projection = self._family.gguf, name.rpartition(".")[0]
+        if gguf is None or not gguf.interleaved or not projection.endswith(("q_proj", "k_proj")):
+            return array
+        heads = self._geometry.num_heads if projection.endswith("q_proj") else self._geometry.num_kv_heads
+        return unpermute(array, heads)
 
     def _dequantize(self, tensor: GgufTensor) -> np.ndarray:
         where = f"{self._path}: {tensor.name}"
@@ -60,8 +69,8 @@ def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
     """Undo GGUF's interleaving of rotary pairs.
 
     Within each head GGUF stores dimension i beside i + head_dim / 2; Hugging Face stores the halves one after the
-    other. ``rows`` is [heads * head_dim, hidden].
+    other. ``rows`` is [heads * head_dim, …].
     """
     head_dim = rows.shape[0] // heads
-    pairs = rows.reshape(heads, head_dim // 2, 2, rows.shape[1])
+    pairs = rows.reshape(heads, head_dim // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

@@ -20,7 +20,7 @@ class RandomReader:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """See ``WeightReader``. float32; any name and shape exist."""
-        if len(shape) == 1:
+        if len(shape) == 1 and not name.endswith(".bias"):
             return np.ones(shape, np.float32)
         digest = hashlib.blake2b(f"{self._seed}:{name}".encode(), digest_size=16).digest()
         generator = np.random.Generator(np.random.SFC64(int.from_bytes(digest, "little")))

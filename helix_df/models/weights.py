@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
+from helix_df.models.decoder import DecoderShard
 from helix_df.models.gguf_weights import GgufReader
 from helix_df.models.linear import Layout
-from helix_df.models.llama import LlamaShard
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
 from helix_df.models.registry import family_builder
@@ -45,7 +45,7 @@ def load_shard(
     seed: int = 0,
     base: Path | None = None,
     layout: Layout = "rows",
-) -> LlamaShard:
+) -> DecoderShard:
     """Read the weights of ``layers`` (default: all), and nothing else, onto the default device.
 
     Args:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
+from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.gguf_config import DIVISORS
+from helix_df.profiles.gguf_config import DIVISORS, LONG_DIVISORS, SHORT_DIVISORS
 from helix_df.profiles.gguf_header import GgufHeader, GgufTensor
 from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
 from helix_df.profiles.tensor_names import HEAD, gguf_name, in_layers, model_tensors
@@ -71,8 +72,10 @@ def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange |
         ModelError: with the tensors at fault.
     """
     where, size = str(header.path), header.path.stat().st_size
-    held = {gguf_name(name): shape for name, shape in model_tensors(geometry, layers).items()}
-    all_names = {gguf_name(name) for name in model_tensors(geometry)} | {DIVISORS}
+    family = family_of(geometry.family, where)
+    held = {gguf_name(name, family): shape for name, shape in model_tensors(geometry, layers).items()}
+    all_names = {gguf_name(name, family) for name in model_tensors(geometry)}
+    all_names |= {DIVISORS, SHORT_DIVISORS, LONG_DIVISORS}
     unread = (name for name in header.tensors.keys() - all_names if in_layers(name, layers))
     _check_names(sorted(held.keys() - header.tensors.keys()), sorted(unread), where)
     for name, shape in held.items():
@@ -154,7 +157,7 @@ def _check_names(missing: list[str], unread: list[str], where: str) -> None:
             "the weights hold tensors that nobody would read, so the model computes something else",
             where=where,
             found=_some(unread),
-            expected="the tensors of a plain Llama: no scales, biases, experts or further layers",
+            expected="the tensors of this family as config.json describes it: no scales, adapters or further layers",
         )
     if missing:
         raise ModelError("a tensor is missing from the weights", where=where, expected=_some(missing))

@@ -2,23 +2,20 @@
 
 Owns the lists of keys. A key on none of them stops everything too, unless it says nothing (null, false, empty): an
 option that nobody reads may change the computation, and then the answers would be wrong without anybody being told.
-Doesn't know what the honoured numbers mean (``read_geometry``, ``rope_options``).
+What a family honours or takes beside is in its description. Doesn't know what the honoured numbers mean
+(``read_geometry``, ``rope_options``, ``families``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from helix_df.errors import ModelError
-
-ONLY_LLAMA = (
-    "only the Llama architecture is supported (config.json: model_type llama; GGUF: general.architecture llama)"
-)
-ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM")
-"""Values of ``architectures``; the second is how the first conversions spelt it."""
+from helix_df.profiles.families.family import Family
+from helix_df.profiles.rope_options import WINDOW_THETA, check_window_rotation, rotates_a_part
 
 HONOURED = frozenset(
     {
@@ -31,6 +28,7 @@ HONOURED = frozenset(
         "num_attention_heads",
         "num_hidden_layers",
         "num_key_value_heads",
+        "original_max_position_embeddings",
         "rms_norm_eps",
         "rope_parameters",
         "rope_scaling",
@@ -39,7 +37,7 @@ HONOURED = frozenset(
         "vocab_size",
     }
 )
-"""Keys that ``read_geometry`` and ``rope_options`` read."""
+"""Keys that ``read_geometry`` and ``rope_options`` read, of all families."""
 
 ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
@@ -49,6 +47,7 @@ ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "embedding_multiplier": (1,),
         "final_logit_softcapping": (),
         "hidden_act": ("silu", "swish"),
+        "hidden_activation": ("silu", "swish"),
         "is_decoder": (False, True),
         "logit_scale": (1,),
         "logits_scaling": (1,),
@@ -57,6 +56,7 @@ ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "residual_multiplier": (1,),
         "rope_interleaved": (False,),
         "rope_ratio": (1,),
+        "use_bidirectional_attention": (False,),
     }
 )
 """Keys that change the computation, and the values by which they don't. Null always is one."""
@@ -122,25 +122,37 @@ SIDECARS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 _UNQUANTIZED = "a checkpoint in float32, float16 or bfloat16; quantized weights are read from GGUF (gguf:FILE)"
 
 
-def check_options(config: Mapping[str, Any], where: str) -> None:
+def check_options(config: Mapping[str, Any], family: Family, where: str) -> None:
     """Stop at what would change the computation and isn't honoured.
 
     Raises:
         ModelError: with the options at fault.
     """
-    _check_architecture(config, where)
-    for key, supported in ONLY.items():
+    _check_architecture(config, family, where)
+    only = {key: values for key, values in ONLY.items() if key not in family.honoured} | dict(family.only)
+    for key, supported in only.items():
         value = config.get(key)
         if value is not None and value not in supported:
             raise ModelError(
-                f"this Llama variant sets {key}, which isn't supported",
+                f"this model sets {key}, which isn't supported in a {family.name}",
                 where=where,
                 found=value,
                 expected=" | ".join(map(str, supported)) or "null",
             )
-    _check_window(config, where)
-    _check_layer_types(config, where)
-    unknown = sorted(key for key, value in config.items() if not _is_known(key) and not _says_nothing(value))
+    if "sliding_window" not in family.honoured:
+        _check_window(config, family, where)
+    if "layer_types" not in family.honoured:
+        _check_layer_types(config, family, where)
+    if "partial_rotary_factor" not in family.honoured and rotates_a_part(config):
+        raise ModelError(
+            f"this model rotates a part of each head, which isn't supported in a {family.name}",
+            where=where,
+            found="partial_rotary_factor",
+            expected="1",
+        )
+    check_window_rotation(config, WINDOW_THETA in family.honoured, where)
+    known = HONOURED | family.honoured | only.keys() | BOOKKEEPING
+    unknown = sorted(key for key, value in config.items() if not _is_known(key, known) and not _says_nothing(value))
     if unknown:
         raise ModelError(
             "the model's config has options that helix-df doesn't know, and so can't honour",
@@ -183,16 +195,19 @@ def _method(entry: object) -> str:
     return str(method)
 
 
-def _check_architecture(config: Mapping[str, Any], where: str) -> None:
+def _check_architecture(config: Mapping[str, Any], family: Family, where: str) -> None:
     named = config.get("architectures") or []
-    wrong = [name for name in named if name not in ARCHITECTURES]
+    wrong = [name for name in named if name not in family.architectures]
     if wrong:
         raise ModelError(
-            "this model's architecture isn't supported", where=where, found=wrong[0], expected=" | ".join(ARCHITECTURES)
+            "this model's architecture isn't supported",
+            where=where,
+            found=wrong[0],
+            expected=" | ".join(family.architectures),
         )
 
 
-def _check_window(config: Mapping[str, Any], where: str) -> None:
+def _check_window(config: Mapping[str, Any], family: Family, where: str) -> None:
     """A sliding window that is never shorter than the context is none."""
     window = config.get("sliding_window")
     if window is None or config.get("use_sliding_window") is False:
@@ -200,25 +215,33 @@ def _check_window(config: Mapping[str, Any], where: str) -> None:
     context = config.get("max_position_embeddings", 2048)
     if not isinstance(window, int) or not isinstance(context, int) or window < context:
         raise ModelError(
-            "this Llama variant sets sliding_window, which isn't supported", where=where, found=window, expected="null"
+            f"this model sets sliding_window, which isn't supported in a {family.name}",
+            where=where,
+            found=window,
+            expected="null",
         )
 
 
-def _check_layer_types(config: Mapping[str, Any], where: str) -> None:
+def _check_layer_types(config: Mapping[str, Any], family: Family, where: str) -> None:
     kinds = config.get("layer_types") or []
-    wrong = [kind for kind in kinds if kind != "full_attention"]
+    if config.get("sliding_window") is not None and "sliding_window" in family.honoured:
+        wrong = [kind for kind in kinds if kind != "sliding_attention"]
+    else:
+        wrong = [kind for kind in kinds if kind != "full_attention"]
     if wrong:
         raise ModelError(
-            "this Llama variant has layers of several kinds, which aren't supported",
+            f"this model has layers of several kinds, which aren't supported in a {family.name}",
             where=where,
             found=wrong[0],
-            expected="layer_types of full_attention alone",
+            expected="layer_types that are all the same",
         )
 
 
-def _is_known(key: str) -> bool:
-    known = key in HONOURED or key in ONLY or key in BOOKKEEPING or key in QUANTIZED
-    return known or key in ("sliding_window", "use_sliding_window", "layer_types") or key.startswith("_")
+def _is_known(key: str, known: Set[str]) -> bool:
+    return key in known or key in QUANTIZED or key in _WINDOWED or key.startswith("_")
+
+
+_WINDOWED = ("sliding_window", "use_sliding_window", "layer_types")
 
 
 def _says_nothing(value: object) -> bool:

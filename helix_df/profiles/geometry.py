@@ -1,22 +1,35 @@
 """The shape of a model: every number that planning and the runtime need before a weight is read.
 
-Owns the dimensions, and the counts of parameters and bytes that follow from them. Doesn't know how weights are stored
-in a device or computed with.
+Owns the dimensions, what a family's layers do beyond a Llama's as options with Llama's values for defaults, the shapes
+of the parts that follow, and their counts of parameters and bytes. Doesn't know how weights are stored or named, or
+computed with.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Shape = tuple[int, ...]
+ROPE_KINDS = ("linear", "llama3", "divisors", "yarn", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How rotary frequencies are stretched beyond the trained context.
 
-    ``kind`` is ``linear`` (all frequencies divided by ``factor``) or ``llama3`` (Llama 3.1: low frequencies divided by
-    ``factor``, high ones kept, a smooth ramp between wavelengths ``original_context / high_freq_factor`` and
-    ``original_context / low_freq_factor``) or ``divisors`` (each frequency divided by its own of ``divisors``, one for
-    each of the ``head_dim / 2`` pairs, as GGUF stores them; ``factor`` is 1).
+    Attributes:
+        kind: ``linear`` (all frequencies divided by ``factor``), ``llama3`` (Llama 3.1: low frequencies divided by
+            ``factor``, high ones kept, a smooth ramp between wavelengths ``original_context / high_freq_factor`` and
+            ``original_context / low_freq_factor``), ``divisors`` (each frequency divided by its own, as GGUF stores
+            them; ``factor`` is 1), ``yarn`` (arXiv 2309.00071: a ramp between the dimensions that turn ``beta_fast``
+            and ``beta_slow`` times in the original context) or ``longrope`` (arXiv 2402.13753: ``divisors`` where no
+            request is longer than the original context, else ``long_divisors``).
+        divisors: one for each pair of rotated dimensions.
+        attention_factor: cosines and sines are multiplied by it.
+        truncated: whether the ends of YaRN's ramp are whole dimensions.
     """
 
     kind: str
@@ -25,13 +38,83 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     original_context: int = 8192
     divisors: tuple[float, ...] = ()
+    long_divisors: tuple[float, ...] = ()
+    attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What the attention of some families does.
+
+    Attributes:
+        scale: of scores; ``None``: ``head_dim ** -0.5``.
+        softcap: scores are ``cap * tanh(score / cap)``.
+        bias: of the query, key and value projections.
+        output_bias: of the output projection.
+        query_key_norm: an RMS norm of queries and keys before they are rotated, of each head or over all of them.
+        windows: for each layer the tokens that a query sees, itself included; 0 for all. Empty: all, in every layer.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+    bias: bool = False
+    output_bias: bool = False
+    query_key_norm: Literal["none", "head", "projection"] = "none"
+    windows: tuple[int, ...] = ()
+
+    def window(self, layer: int) -> int:
+        """Tokens that a query of ``layer`` sees; 0 for all."""
+        return self.windows[layer] if self.windows else 0
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryOptions:
+    """Which layers rotate queries and keys how, where not all do alike.
+
+    Attributes:
+        dims: rotated dimensions of each head, from the first on; 0 for all.
+        window_theta: the base of layers with a window, whose frequencies aren't scaled; ``None``: as all others.
+        unrotated: layers without rotary positions.
+    """
+
+    dims: int = 0
+    window_theta: float | None = None
+    unrotated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOptions:
+    """Norms, activation and scales of a layer.
+
+    Attributes:
+        norms: of what goes into attention and MLP, of what comes out before it is added, or of both.
+        activation: of the gate: SiLU, or GELU by its tanh approximation.
+        residual_scale: what attention and MLP add is multiplied by it.
+    """
+
+    norms: Literal["before", "after", "both"] = "before"
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    residual_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndOptions:
+    """What is done to embeddings, and to logits: divided first, then ``cap * tanh(logit / cap)``."""
+
+    embedding_scale: float = 1.0
+    logits_divisor: float = 1.0
+    logits_softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelGeometry:
-    """Dimensions of a Llama-architecture decoder.
+    """Dimensions of a decoder with gated MLPs, and what its layers do.
 
-    Lengths are in elements, not bytes. ``context_length`` is the trained maximum in tokens.
+    Lengths are in elements, not bytes. ``context_length`` is the trained maximum in tokens. ``family`` names the
+    description in ``profiles/families``.
     """
 
     family: str
@@ -47,17 +130,25 @@ class ModelGeometry:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False
+    attention: AttentionOptions = field(default_factory=AttentionOptions)
+    rotary: RotaryOptions = field(default_factory=RotaryOptions)
+    block: BlockOptions = field(default_factory=BlockOptions)
+    ends: EndOptions = field(default_factory=EndOptions)
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one decoder layer: q, k, v, o projections, the gated MLP and two norms."""
-        attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        """Parameters of one decoder layer."""
+        return sum(math.prod(shape) for shapes in layer_parts(self).values() for shape in shapes)
 
     @property
     def embedding_parameters(self) -> int:
         """Parameters of one vocabulary matrix (the input embedding, or the output head)."""
         return self.vocab_size * self.hidden_size
+
+    @property
+    def rotated_dims(self) -> int:
+        """Dimensions of each head that are rotated, in layers that rotate."""
+        return self.rotary.dims or self.head_dim
 
     def activation_bytes(self, element_bytes: int) -> int:
         """Bytes of one token's hidden state between two layers."""
@@ -66,3 +157,31 @@ class ModelGeometry:
     def kv_bytes_per_token_layer(self, element_bytes: int) -> int:
         """Bytes that one token keeps in the KV cache of one layer."""
         return 2 * self.num_kv_heads * self.head_dim * element_bytes
+
+
+def layer_parts(geometry: ModelGeometry) -> Mapping[str, tuple[Shape, ...]]:
+    """The parts of a layer by name, each with the shapes of the tensors that lie one after the other in it.
+
+    Matrices are [out, in]: ``qkv`` is queries, keys and values, ``gate_up`` the gate and what it lets through.
+    """
+    hidden, inner, options = geometry.hidden_size, geometry.intermediate_size, geometry.attention
+    query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
+    parts: dict[str, tuple[Shape, ...]] = {
+        "qkv": ((query, hidden), (key_value, hidden), (key_value, hidden)),
+        "output": ((hidden, query),),
+        "gate_up": ((inner, hidden), (inner, hidden)),
+        "down": ((hidden, inner),),
+    }
+    if options.bias:
+        parts["qkv_bias"] = ((query,), (key_value,), (key_value,))
+    if options.output_bias:
+        parts["output_bias"] = ((hidden,),)
+    if options.query_key_norm != "none":
+        whole = options.query_key_norm == "projection"
+        parts["query_norm"] = ((query if whole else geometry.head_dim,),)
+        parts["key_norm"] = ((key_value if whole else geometry.head_dim,),)
+    if geometry.block.norms in ("before", "both"):
+        parts |= {"attention_norm": ((hidden,),), "mlp_norm": ((hidden,),)}
+    if geometry.block.norms in ("after", "both"):
+        parts |= {"attention_post_norm": ((hidden,),), "mlp_post_norm": ((hidden,),)}
+    return parts

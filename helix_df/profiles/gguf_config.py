@@ -1,7 +1,7 @@
-"""GGUF metadata of a Llama in the words of Hugging Face's config, or a refusal of what these words can't say.
+"""GGUF metadata in the words of Hugging Face's config, or a refusal of what these words can't say.
 
-Owns the keys (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). A key under ``llama.`` that nobody reads
-stops everything, unless it says nothing. Doesn't know geometry or weights.
+Owns the keys (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). A key under the
+architecture's name that nobody reads stops everything, unless it says nothing. Doesn't know geometry or weights.
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ from types import MappingProxyType
 from typing import Any
 
 from helix_df.errors import ModelError
-from helix_df.profiles.config_options import ONLY_LLAMA
+from helix_df.profiles.families.family import PLAIN_GGUF_WORDS, Gguf
+from helix_df.profiles.families.registry import family_of_gguf
 from helix_df.profiles.gguf_header import GgufHeader
 
-DIVISORS = "rope_freqs.weight"
+DIVISORS, SHORT_DIVISORS, LONG_DIVISORS = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 _READ = frozenset(
     {
-        "attention.head_count",
-        "attention.head_count_kv",
         "attention.key_length",
-        "attention.layer_norm_rms_epsilon",
         "attention.value_length",
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "feed_forward_length",
         "rope.dimension_count",
-        "rope.freq_base",
         "rope.scale_linear",
+        "rope.scaling.attn_factor",
         "rope.scaling.factor",
+        "rope.scaling.original_context_length",
         "rope.scaling.type",
+        "rope.scaling.yarn_attn_factor",
+        "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow",
     }
 )
-_HARMLESS = frozenset({"rope.scaling.finetuned", "rope.scaling.original_context_length", "vocab_size"})
+_HARMLESS = frozenset({"rope.scaling.finetuned", "vocab_size"})
 _ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
         "attention.causal": (True,),
@@ -42,12 +40,15 @@ _ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "attention.max_alibi_bias": (0,),
         "attention.scale": (0,),
         "attention.sliding_window": (0,),
+        "attn_logit_softcapping": (0,),
         "embedding_scale": (0, 1),
         "expert_count": (0,),
         "expert_used_count": (0,),
+        "final_logit_softcapping": (0,),
         "logit_scale": (0, 1),
         "residual_scale": (0, 1),
-        "rope.scaling.attn_factor": (0, 1),
+        "rope.scaling.yarn_ext_factor": (0, 1, -1),
+        "rope.scaling.yarn_log_multiplier": (0,),
         "tensor_data_layout": ("", "reference", "Meta AI original pth"),
         "use_parallel_residual": (False,),
     }
@@ -56,51 +57,51 @@ _ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
 
 
 def gguf_config(header: GgufHeader) -> dict[str, Any]:
-    """What the file says, as a Llama config.
+    """What the file says, as a config of its family.
 
     Raises:
         ModelError: for one file of several, another architecture or use, or options that can't be honoured.
     """
     where = str(header.path)
     _check_whole(header, where)
-    family = header.metadata.get("general.architecture")
-    if family != "llama":
-        raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=ONLY_LLAMA)
-    llama = {key.removeprefix("llama."): value for key, value in header.metadata.items() if key.startswith("llama.")}
-    _check_options(llama, {key for key in header.array_lengths if key.startswith("llama.")}, where)
-    biases = [name for name in header.tensors if name.endswith(".bias")]
-    if biases:
-        raise ModelError("this Llama variant has biases, which aren't supported", where=where, found=biases[0])
+    family, name = family_of_gguf(header.metadata.get("general.architecture"), where)
+    gguf, prefix = family.gguf, f"{name}."
+    assert gguf is not None
+    said = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
+    arrays = {key.removeprefix(prefix) for key in header.array_lengths if key.startswith(prefix)}
+    _check_options(said, arrays, gguf, where)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None:
         raise ModelError("the GGUF file has no token embedding", where=where, expected="a tensor token_embd.weight")
-    heads = llama.get("attention.head_count")
-    return {
-        "hidden_size": llama.get("embedding_length"),
-        "num_hidden_layers": llama.get("block_count"),
-        "intermediate_size": llama.get("feed_forward_length"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": llama.get("attention.head_count_kv", heads),
-        "head_dim": _head_dim(llama, where),
+    read = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048}
+    words = {**PLAIN_GGUF_WORDS, **gguf.words}
+    config = {
+        "model_type": family.name,
+        **read,
+        **gguf.means,
+        **{words[key]: _shortest(value) for key, value in said.items() if key in words},
+        "head_dim": _head_dim(said, prefix, where),
         "vocab_size": embedding.shape[0],
-        "max_position_embeddings": llama.get("context_length", 2048),
-        "rms_norm_eps": _shortest(llama.get("attention.layer_norm_rms_epsilon", 1e-5)),
-        "rope_theta": _shortest(llama.get("rope.freq_base", 10000.0)),
-        "rope_scaling": _scaling(llama),
+        "rope_scaling": _scaling(said, header),
         "tie_word_embeddings": "output.weight" not in header.tensors,
+        "attention_bias": "blk.0.attn_output.bias" in header.tensors,
     }
+    if config["head_dim"] is None:
+        config["head_dim"] = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    config |= _rotated_share(said, int(config["head_dim"]))
+    return dict(gguf.restated({key: value for key, value in config.items() if value is not None}))
 
 
-def rope_divisors(header: GgufHeader) -> tuple[float, ...] | None:
-    """The tensor that divides the rotary frequencies, one number for each; None where there is none.
+def rope_divisors(header: GgufHeader, name: str = DIVISORS) -> tuple[float, ...] | None:
+    """The tensor ``name`` that divides the rotary frequencies, one number for each; None where there is none.
 
     Raises:
         ModelError: when it is cut short or not in float32.
     """
-    tensor = header.tensors.get(DIVISORS)
+    tensor = header.tensors.get(name)
     if tensor is None:
         return None
-    where, size = f"{header.path}: {DIVISORS}", 4 * math.prod(tensor.shape)
+    where, size = f"{header.path}: {name}", 4 * math.prod(tensor.shape)
     if tensor.ggml_type != 0 or size > header.path.stat().st_size - tensor.offset:
         raise ModelError(
             "the divisors of the rotary frequencies can't be read",
@@ -129,63 +130,95 @@ def _check_whole(header: GgufHeader, where: str) -> None:
         raise ModelError("this GGUF file holds no model", where=where, found=f"general.type = {kind}", expected="model")
 
 
-def _check_options(llama: Mapping[str, Any], arrays: set[str], where: str) -> None:
-    if llama.get("expert_count"):
+def _check_options(said: Mapping[str, Any], arrays: set[str], gguf: Gguf, where: str) -> None:
+    name = gguf.architecture
+    if said.get("expert_count") and "expert_count" not in gguf.words:
         raise ModelError(
             "this model is a mixture of experts, which isn't supported",
             where=where,
-            found=f"llama.expert_count = {llama['expert_count']}",
-            expected="a dense Llama",
+            found=f"{name}.expert_count = {said['expert_count']}",
+            expected=f"a dense {name}",
         )
-    for key, supported in _ONLY.items():
-        if key in llama and llama[key] not in supported:
+    only = {**{key: values for key, values in _ONLY.items() if key not in gguf.words}, **gguf.only}
+    for key, supported in only.items():
+        if key in said and said[key] not in supported:
             raise ModelError(
-                f"this GGUF file sets llama.{key}, which isn't supported",
+                f"this GGUF file sets {name}.{key}, which isn't supported",
                 where=where,
-                found=llama[key],
+                found=said[key],
                 expected=" | ".join(map(str, supported)),
             )
-    known = _READ | _HARMLESS | _ONLY.keys()
-    unknown = sorted(
-        f"llama.{key}" for key, value in llama.items() if key not in known and value not in (None, False, 0, "")
-    )
-    unknown += sorted(key for key in arrays if key.removeprefix("llama.") not in known)
+    known = _READ | _HARMLESS | only.keys() | PLAIN_GGUF_WORDS.keys() | gguf.words.keys()
+    unknown = sorted(key for key, value in said.items() if key not in known and value not in (None, False, 0, ""))
+    unknown += sorted(arrays - known)
     if unknown:
         raise ModelError(
             "the GGUF file has options that helix-df doesn't know, and so can't honour",
             where=where,
-            found=", ".join(unknown),
+            found=", ".join(f"{name}.{key}" for key in unknown),
         )
 
 
-def _head_dim(llama: Mapping[str, Any], where: str) -> Any:
-    """Keys, values and rotation all span a whole head here."""
-    sizes = {
-        key: llama[key]
-        for key in ("attention.key_length", "attention.value_length", "rope.dimension_count")
-        if key in llama
-    }
+def _head_dim(said: Mapping[str, Any], prefix: str, where: str) -> Any:
+    """Keys and values span a whole head here."""
+    sizes = {key: said[key] for key in ("attention.key_length", "attention.value_length") if key in said}
     if len(set(sizes.values())) > 1:
         raise ModelError(
-            "this Llama variant has heads of several sizes, or rotates only a part of each, which isn't supported",
+            "this model has keys and values of different sizes, which isn't supported",
             where=where,
-            found=", ".join(f"llama.{key} = {size}" for key, size in sizes.items()),
-            expected="the same for all of them",
+            found=", ".join(f"{prefix}{key} = {size}" for key, size in sizes.items()),
+            expected="the same for both",
         )
-    if sizes:
-        return next(iter(sizes.values()))
-    return None
+    return next(iter(sizes.values()), None)
 
 
-def _shortest(single: float) -> float:
+def _rotated_share(said: Mapping[str, Any], head_dim: int) -> dict[str, float]:
+    """Which share of each head is rotated, where it isn't all of it."""
+    dims = int(said.get("rope.dimension_count") or head_dim)
+    return {} if dims == head_dim else {"partial_rotary_factor": dims / head_dim}
+
+
+def _shortest(value: Any) -> Any:
     """The shortest decimal that is this float32, so that 9.99999975e-06 reads as 1e-05 again."""
-    return float(f"{single:.7g}")
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _scaling(llama: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Rope scaling in Hugging Face's words; without a type, a factor is a linear one (0 is none)."""
-    factor = float(llama.get("rope.scaling.factor", llama.get("rope.scale_linear", 0.0)))
-    kind = llama.get("rope.scaling.type", "linear" if factor not in (0.0, 1.0) else "none")
+def _scaling(said: Mapping[str, Any], header: GgufHeader) -> dict[str, Any] | None:
+    """Rope scaling in Hugging Face's words; without a type, a factor is a linear one (0 is none).
+
+    Two tensors of divisors are LongRoPE, whatever the type.
+    """
+    original = said.get("rope.scaling.original_context_length")
+    grows = said.get("rope.scaling.attn_factor")
+    short, long = rope_divisors(header, SHORT_DIVISORS), rope_divisors(header, LONG_DIVISORS)
+    if short is not None and long is not None:
+        return {
+            "rope_type": "longrope",
+            "short_factor": list(short),
+            "long_factor": list(long),
+            "attention_factor": 1.0 if grows is None else _shortest(grows),
+            **_given(original_max_position_embeddings=original),
+        }
+    factor = float(said.get("rope.scaling.factor", said.get("rope.scale_linear", 0.0)))
+    kind = said.get("rope.scaling.type", "linear" if factor not in (0.0, 1.0) else "none")
     if kind == "none" or (kind == "linear" and factor == 0.0):
         return None
-    return {"rope_type": kind, "factor": _shortest(factor)}
+    scaling = {"rope_type": kind, "factor": _shortest(factor)}
+    if kind != "yarn":
+        return scaling
+    return scaling | _given(
+        original_max_position_embeddings=original,
+        attention_factor=_yarn_factor(said, factor),
+        beta_fast=said.get("rope.scaling.yarn_beta_fast"),
+        beta_slow=said.get("rope.scaling.yarn_beta_slow"),
+    )
+
+
+def _yarn_factor(said: Mapping[str, Any], factor: float) -> float | None:
+    """llama.cpp multiplies the factor in the file by what grows with the factor of the context."""
+    given = said.get("rope.scaling.yarn_attn_factor", said.get("rope.scaling.attn_factor"))
+    return None if given is None else float(given) * (1 + 0.1 * math.log(factor))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}

@@ -19,11 +19,13 @@ from typing import Any
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.profiles.checkpoint import check_checkpoint, check_gguf
-from helix_df.profiles.config_options import ONLY_LLAMA, check_options, check_unquantized
-from helix_df.profiles.geometry import ModelGeometry, RopeScaling
+from helix_df.profiles.config_options import check_options, check_unquantized
+from helix_df.profiles.families.family import Family
+from helix_df.profiles.families.registry import family_of
+from helix_df.profiles.geometry import ModelGeometry, RopeScaling, RotaryOptions
 from helix_df.profiles.gguf_config import gguf_config, rope_divisors
 from helix_df.profiles.gguf_header import read_gguf_header
-from helix_df.profiles.rope_options import rope_scaling, rope_theta
+from helix_df.profiles.rope_options import rope_scaling, rope_theta, rotated_dims
 from helix_df.profiles.vocabulary import check_ids, doubt_about_tokens, highest_id
 from helix_df.spec.source import ModelSource
 from helix_df.suggestions import closest
@@ -35,7 +37,7 @@ def read_geometry(source: ModelSource, base: Path | None = None) -> ModelGeometr
     """The geometry of the model at ``source``; relative paths start at ``base`` (default: the working directory).
 
     Raises:
-        ModelError: when the source is missing, unreadable or not of the Llama architecture.
+        ModelError: when the source is missing, unreadable or of a family that isn't supported.
     """
     if source.kind == "hf":
         folder = model_directory(source, base)
@@ -127,7 +129,7 @@ def doubt_about_tokenizer(source: ModelSource, base: Path | None = None) -> str 
 def geometry_from_config(
     config: Mapping[str, Any], where: str, *, divisors: tuple[float, ...] | None = None
 ) -> ModelGeometry:
-    """The geometry that a Hugging Face Llama config describes.
+    """The geometry that a Hugging Face config describes.
 
     Args:
         config: the options.
@@ -137,36 +139,64 @@ def geometry_from_config(
     Raises:
         ModelError: for another architecture, a missing or malformed number, or an unsupported option.
     """
-    family = config.get("model_type", "llama")
-    if family != "llama":
-        raise ModelError("this model's architecture isn't supported", where=where, found=family, expected=ONLY_LLAMA)
-    check_options(config, where)
+    family = family_of(config.get("model_type", "llama"), where)
+    check_options(config, family, where)
+    full = {**family.defaults, **config}
     try:
-        geometry = _read_numbers(config, where)
+        geometry = _checked(_read_numbers(full, family, where), where)
+        geometry = family.options(full, geometry)
     except KeyError as error:
         raise ModelError("the model's config lacks a number", where=where, expected=str(error.args[0])) from error
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ModelError("the model's config has a malformed number", where=where, found=str(error)) from error
-    return _with_divisors(_checked(geometry, where), divisors, where)
+    return _with_divisors(_fitting(geometry, where), divisors, where)
 
 
-def _read_numbers(config: Mapping[str, Any], where: str) -> ModelGeometry:
+def _read_numbers(config: Mapping[str, Any], family: Family, where: str) -> ModelGeometry:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or hidden // heads)
     return ModelGeometry(
-        family="llama",
+        family=family.name,
         num_layers=int(config["num_hidden_layers"]),
         hidden_size=hidden,
         intermediate_size=int(config["intermediate_size"]),
         num_heads=heads,
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or hidden // heads),
+        head_dim=head_dim,
         vocab_size=int(config["vocab_size"]),
         context_length=int(config.get("max_position_embeddings", 2048)),
         rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         rope_theta=rope_theta(config),
         rope_scaling=rope_scaling(config, where),
         tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        rotary=RotaryOptions(dims=rotated_dims(config, head_dim)),
     )
+
+
+def _fitting(geometry: ModelGeometry, where: str) -> ModelGeometry:
+    """The geometry, if what it says of single layers and dimensions fits.
+
+    Raises:
+        ModelError: when it doesn't.
+    """
+    windows, still, dims = geometry.attention.windows, geometry.rotary.unrotated, geometry.rotated_dims
+    scaling = geometry.rope_scaling
+    each = () if scaling is None or scaling.kind != "longrope" else (scaling.divisors, scaling.long_divisors)
+    wrong = {
+        "layer_types": windows and len(windows) != geometry.num_layers,
+        "no_rope_layers": still and still[-1] >= geometry.num_layers,
+        "partial_rotary_factor": dims % 2 or not 0 < dims <= geometry.head_dim,
+        "rope_scaling": any(len(divisors) != dims // 2 for divisors in each),
+    }
+    for option, found in wrong.items():
+        if found:
+            raise ModelError(
+                f"the model's {option} doesn't fit its dimensions",
+                where=where,
+                found=str(geometry)[:200],
+                expected="an entry for each layer, or for each pair of rotated dimensions",
+            )
+    return geometry
 
 
 def _with_divisors(geometry: ModelGeometry, divisors: tuple[float, ...] | None, where: str) -> ModelGeometry:
@@ -174,12 +204,12 @@ def _with_divisors(geometry: ModelGeometry, divisors: tuple[float, ...] | None, 
     if divisors is None:
         return geometry
     factor = 1.0 if geometry.rope_scaling is None else geometry.rope_scaling.factor
-    if len(divisors) != geometry.head_dim // 2 or not all(math.isfinite(one) and one > 0 for one in divisors):
+    if len(divisors) != geometry.rotated_dims // 2 or not all(math.isfinite(one) and one > 0 for one in divisors):
         raise ModelError(
             "the divisors of the rotary frequencies don't fit the model",
             where=f"{where}: rope_freqs.weight",
             found=f"{len(divisors)} numbers from {min(divisors, default=0)} to {max(divisors, default=0)}",
-            expected=f"{geometry.head_dim // 2} numbers over 0",
+            expected=f"{geometry.rotated_dims // 2} numbers over 0",
         )
     scaling = RopeScaling("divisors", 1.0, divisors=tuple(factor * one for one in divisors))
     return replace(geometry, rope_scaling=scaling)

@@ -16,7 +16,7 @@ import pytest
 from helix_df.errors import SpecError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
-from helix_df.models.llama import build_llama
+from helix_df.models.decoder import build_decoder
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.weights import load_shard
 from helix_df.profiles.config_options import BOOKKEEPING
@@ -146,7 +146,7 @@ def test_the_tensors_that_are_checked_are_those_that_are_read():
     geometry = catalogue()["tiny"]
     for layers in (None, LayerRange(0, 2), LayerRange(1, 3), LayerRange(2, 4)):
         read: dict[str, tuple[int, ...]] = {}
-        build_llama(Noting(0), geometry, layers or LayerRange(0, 4), jnp.float32, "rows")
+        build_decoder(Noting(0), geometry, layers or LayerRange(0, 4), jnp.float32, "rows")
         assert read == model_tensors(geometry, layers)
 
 

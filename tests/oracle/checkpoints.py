@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, name: str) -> Path:
     config, path = CONFIGS[name], folder / name
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
-    tensors = {key: _values(f"{name}:{key}", shape) for key, shape in _shapes(config).items()}
+    tensors = {key: values(f"{name}:{key}", shape) for key, shape in _shapes(config).items()}
     if name != "sharded-bf16":
         save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
         return path
@@ -90,8 +90,8 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Large enough that attention is far from uniform and the best token far from the second."""
+def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor: large enough that attention is far from uniform and the best token far from the second."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     normal = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape).astype(np.float32)
     return 1 + 0.1 * normal if len(shape) == 1 else 0.25 * normal

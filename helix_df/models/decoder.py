@@ -1,0 +1,241 @@
+"""The decoder that all built-in families share, over any range of its layers: which parts are there, a geometry says.
+
+Owns the block (norms, grouped-query attention with rotary positions, a gated MLP), the shard that holds some blocks, and
+which checkpoint tensor goes where in them. Doesn't know where tensors come from, how tokens are batched, or who
+owns the KV pages: attention is handed in, so the cache-less and the paged path run the same block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from helix_df.layers import LayerRange
+from helix_df.models.attention import WHOLE_CONTEXT, View, attend_causally
+from helix_df.models.gated_mlp import gated_mlp
+from helix_df.models.linear import Layout, lay_out, linear, take_rows
+from helix_df.models.norms import rms_norm
+from helix_df.models.reader import WeightReader
+from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
+from helix_df.profiles.families.registry import family_of
+from helix_df.profiles.geometry import ModelGeometry, layer_parts
+from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
+
+_Cache = TypeVar("_Cache")
+Attention = Callable[[Array, Array, Array, View], tuple[Array, _Cache]]
+"""Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
+
+_MATRICES = ("qkv", "output", "gate_up", "down")
+
+
+class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
+    """One decoder layer.
+
+    Query, key and value projections lie in one matrix [(heads + 2 kv_heads) * head_dim, hidden], gate and up in
+    another [2 * intermediate, hidden]: fewer, larger products. Each may lie in rows or in panels (``linear``).
+
+    Args:
+        geometry: of the model.
+        layer: its number.
+        parts: arrays by the names of ``layer_parts``.
+    """
+
+    def __init__(self, geometry: ModelGeometry, layer: int, parts: dict[str, Array]) -> None:
+        self.geometry = geometry
+        for name, array in parts.items():
+            setattr(self, name, nnx.Param(array))
+        # Where layers differ by these alone they are arrays, so that all share a program.
+        if geometry.attention.windows:
+            self.window = nnx.Param(jnp.int32(geometry.attention.window(layer) or WHOLE_CONTEXT))
+        if len(attention_factors(geometry)) > 1:
+            self.rotary_kind = nnx.Param(jnp.int32(rotary_kind(geometry, layer)))
+
+    def __call__(self, hidden: Array, cos: Array, sin: Array, attention: Attention[_Cache]) -> tuple[Array, _Cache]:
+        """``hidden`` [B, T, hidden] through this layer; ``cos`` and ``sin`` as ``rope_tables`` gives them."""
+        scale = self.geometry.block.residual_scale
+        queries, keys, values = self._project(self._normed("attention_norm", hidden))
+        cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
+        mixed, cache = attention(rotate(queries, cos, sin), rotate(keys, cos, sin), values, self._view())
+        mixed = linear(mixed, self.output[...])
+        if self._holds("output_bias"):
+            mixed = mixed + self.output_bias[...]
+        hidden = _added(hidden, self._normed("attention_post_norm", mixed), scale)
+        passed = self._mlp(self._normed("mlp_norm", hidden))
+        return _added(hidden, self._normed("mlp_post_norm", passed), scale), cache
+
+    def _mlp(self, normed: Array) -> Array:
+        return gated_mlp(normed, self.gate_up[...], self.down[...], self.geometry.block.activation)
+
+    def _project(self, normed: Array) -> tuple[Array, Array, Array]:
+        shape, batch = self.geometry, normed.shape[:2]
+        flat = linear(normed, self.qkv[...])
+        if self._holds("qkv_bias"):
+            flat = flat + self.qkv_bias[...]
+        heads = flat.reshape(*batch, -1, shape.head_dim)
+        queries, keys, values = jnp.split(heads, (shape.num_heads, shape.num_heads + shape.num_kv_heads), axis=2)
+        return self._normed_heads("query_norm", queries), self._normed_heads("key_norm", keys), values
+
+    def _normed(self, name: str, hidden: Array) -> Array:
+        """Through a norm, where this family has it."""
+        if not self._holds(name):
+            return hidden
+        return rms_norm(hidden, getattr(self, name)[...], self.geometry.rms_norm_eps)
+
+    def _normed_heads(self, name: str, heads: Array) -> Array:
+        """[B, T, n, head_dim] through a norm of each head, or of all as one vector."""
+        if self.geometry.attention.query_key_norm == "projection":
+            return self._normed(name, heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)
+        return self._normed(name, heads)
+
+    def _of_this_kind(self, table: Array) -> Array:
+        """[B, T, kinds, dims / 2] → [B, T, dims / 2]."""
+        return table[:, :, self.rotary_kind[...]] if self._holds("rotary_kind") else table[:, :, 0]
+
+    def _view(self) -> View:
+        options = self.geometry.attention
+        window = self.window[...] if self._holds("window") else None
+        return View(options.scale or self.geometry.head_dim**-0.5, options.softcap, window)
+
+    def _holds(self, name: str) -> bool:
+        return hasattr(self, name)
+
+
+def _added(hidden: Array, passed: Array, scale: float) -> Array:
+    return hidden + (passed if scale == 1 else passed * scale)
+
+
+class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
+    """The layers ``layers`` of a model, with the embedding if they start it and the head if they end it.
+
+    ``embedding`` [vocab, hidden] is held by the first shard, and by the last one too when the head is tied to it;
+    ``final_norm`` and ``head`` [vocab, hidden] by the last. Otherwise they are None. Both may lie in panels.
+    """
+
+    def __init__(
+        self,
+        geometry: ModelGeometry,
+        layers: LayerRange,
+        blocks: tuple[DecoderBlock, ...],
+        *,
+        embedding: Array | None = None,
+        final_norm: Array | None = None,
+        head: Array | None = None,
+    ) -> None:
+        self.geometry = geometry
+        self.layers = layers
+        self.blocks = nnx.List(blocks)
+        self.embedding = None if embedding is None else nnx.Param(embedding)
+        self.final_norm = None if final_norm is None else nnx.Param(final_norm)
+        self.head = None if head is None else nnx.Param(head)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this shard starts from token ids."""
+        return self.layers.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this shard ends in logits."""
+        return self.layers.stop == self.geometry.num_layers
+
+    def embed(self, tokens: Array) -> Array:
+        """Token ids [B, T] → hidden [B, T, hidden]. Only on the first shard."""
+        rows = take_rows(_held(self.embedding, "embedding"), tokens)
+        scale = self.geometry.ends.embedding_scale
+        return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
+
+    def logits(self, hidden: Array) -> Array:
+        """Hidden [..., hidden] → float32 logits [..., vocab]. Only on the last shard."""
+        ends = self.geometry.ends
+        normed = rms_norm(hidden, _held(self.final_norm, "final norm"), self.geometry.rms_norm_eps)
+        head = self.embedding if self.head is None else self.head
+        logits = linear(normed, _held(head, "head")).astype(jnp.float32)
+        if ends.logits_divisor != 1:
+            logits = logits / ends.logits_divisor
+        return logits if ends.logits_softcap is None else ends.logits_softcap * jnp.tanh(logits / ends.logits_softcap)
+
+    def __call__(self, inputs: Array, positions: Array | None = None) -> Array:
+        """The shard without a cache: for tests, notebooks and as the standard that the engine is held to.
+
+        Args:
+            inputs: token ids [B, T] on the first shard, hidden [B, T, hidden] on the others.
+            positions: [B, T]; default 0, 1, …
+
+        Returns:
+            logits [B, T, vocab] on the last shard, hidden [B, T, hidden] on the others.
+        """
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape[:2])
+        hidden = self.embed(inputs) if self.is_first else inputs
+        cos, sin = rope_tables(rope_frequencies(self.geometry), positions, attention_factors(self.geometry))
+        for block in self.blocks:
+            hidden, _ = block(hidden, cos, sin, lambda q, k, v, view: (attend_causally(q, k, v, view, positions), None))
+        return self.logits(hidden) if self.is_last else hidden
+
+
+def _held(parameter: Any, name: str) -> Array:
+    if parameter is None:
+        raise ValueError(f"this shard doesn't hold the {name}")
+    weight: Array = parameter[...]
+    return weight
+
+
+def build_decoder(
+    reader: WeightReader, geometry: ModelGeometry, layers: LayerRange, dtype: DTypeLike, layout: Layout
+) -> DecoderShard:
+    """The shard of ``layers``, reading only the tensors that it holds, with its matrices in ``layout``.
+
+    Raises:
+        ModelError: when a tensor is missing or of another shape.
+        ValueError: when ``layers`` reaches beyond the model.
+    """
+    if layers.stop > geometry.num_layers:
+        raise ValueError(f"layers {layers} of a model with {geometry.num_layers}")
+    shapes = model_tensors(geometry, layers)
+    offset = family_of(geometry.family, "geometry").norm_offset
+
+    def read(name: str) -> np.ndarray:
+        return reader.tensor(name, shapes[name])
+
+    def matrix(name: str, layout: Layout) -> Array | None:
+        return jnp.asarray(lay_out(read(name), layout), dtype) if name in shapes else None
+
+    as_head = layers.stop == geometry.num_layers and geometry.tie_embeddings
+    return DecoderShard(
+        geometry,
+        layers,
+        tuple(_build_block(read, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)),
+        # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
+        embedding=matrix(EMBEDDING, layout if as_head else "rows"),
+        final_norm=_norm(read(FINAL_NORM), offset, dtype) if FINAL_NORM in shapes else None,
+        head=matrix(HEAD, layout),
+    )
+
+
+def _build_block(
+    read: Callable[[str], np.ndarray], geometry: ModelGeometry, layer: int, dtype: DTypeLike, layout: Layout
+) -> DecoderBlock:
+    offset = family_of(geometry.family, "geometry").norm_offset
+    parts: dict[str, Array] = {}
+    for part in layer_parts(geometry):
+        tensors = [read(f"model.layers.{layer}.{name}") for name in layer_names(geometry)[part]]
+        if part in _MATRICES:
+            parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
+        elif part.endswith("_norm"):
+            parts[part] = _norm(tensors[0], offset, dtype)
+        else:
+            parts[part] = jnp.asarray(np.concatenate(tensors), dtype)
+    return DecoderBlock(geometry, layer, parts)
+
+
+def _norm(weight: np.ndarray, offset: float, dtype: DTypeLike) -> Array:
+    """A norm's weight; one that is stored less an offset keeps float32, in which its family adds and multiplies."""
+    if not offset:
+        return jnp.asarray(weight, dtype)
+    return jnp.asarray(weight.astype(np.float32) + np.float32(offset), jnp.float32)

@@ -1,0 +1,84 @@
+"""Model families by the name in ``config.json`` and in GGUF: those built in, and entry points ``helix_df.families``.
+
+Each entry point is a ``Family``. A new family of ours is one file and one line here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from helix_df.errors import ModelError
+from helix_df.profiles.families.family import Family
+from helix_df.profiles.families.gemma import GEMMA2, GEMMA3
+from helix_df.profiles.families.granite import GRANITE
+from helix_df.profiles.families.llama import LLAMA
+from helix_df.profiles.families.mistral import MISTRAL
+from helix_df.profiles.families.olmo import OLMO2
+from helix_df.profiles.families.phi import PHI3
+from helix_df.profiles.families.qwen import QWEN2, QWEN3
+from helix_df.profiles.families.smollm import SMOLLM3
+
+GROUP = "helix_df.families"
+BUILT_IN = {
+    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GRANITE, OLMO2, SMOLLM3)
+}
+
+
+@cache
+def families() -> dict[str, Family]:
+    """All families by name. A name that is built in can't be taken.
+
+    Raises:
+        ModelError: when an entry point can't be loaded or is no ``Family``.
+    """
+    found = dict(BUILT_IN)
+    for entry in entry_points(group=GROUP):
+        try:
+            family = entry.load()
+        except Exception as error:  # whatever a package does when it is imported
+            raise _broken(entry.name, entry.value, f"{type(error).__name__}: {error}") from error
+        if not isinstance(family, Family) or family.name in found:
+            raise _broken(entry.name, entry.value, repr(family)[:80])
+        found[family.name] = family
+    return found
+
+
+def family_of(name: object, where: str) -> Family:
+    """The family that ``config.json`` calls ``name``.
+
+    Raises:
+        ModelError: for one that nobody describes.
+    """
+    known = families()
+    if not isinstance(name, str) or name not in known:
+        raise _unsupported(name, "config.json: model_type", sorted(known), where)
+    return known[name]
+
+
+def family_of_gguf(architecture: object, where: str) -> tuple[Family, str]:
+    """The family of a GGUF file, and the name that its keys begin with.
+
+    Raises:
+        ModelError: for an architecture that nobody describes.
+    """
+    known = {family.gguf.architecture: family for family in families().values() if family.gguf is not None}
+    if not isinstance(architecture, str) or architecture not in known:
+        raise _unsupported(architecture, "GGUF: general.architecture", sorted(known), where)
+    return known[architecture], architecture
+
+
+def _unsupported(found: object, key: str, known: list[str], where: str) -> ModelError:
+    return ModelError(
+        "this model's architecture isn't supported", where=where, found=found, expected=f"{key} {' | '.join(known)}"
+    )
+
+
+def _broken(name: str, value: str, found: str) -> ModelError:
+    return ModelError(
+        f"the model family {name} of another package can't be used",
+        where=f"entry point {GROUP}: {value}",
+        found=found,
+        expected="a helix_df.profiles.families.family.Family with a name of its own",
+        hint="remove that package, or mend it",
+    )

@@ -1,0 +1,137 @@
+"""Small checkpoints of every family in Hugging Face's format, made from a seed without torch, the same everywhere.
+
+Whether names and shapes of the tensors are right, transformers says when the recordings are made: it must miss none, and
+know all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from helix_df.profiles.read_geometry import geometry_from_config
+from helix_df.profiles.tensor_names import model_tensors
+from tests.oracle.checkpoints import values
+
+LENGTHS = (1, 23, 150)
+_SIZES: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 112,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 320,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+_YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
+
+
+def _config(model_type: str, architecture: str, **options: Any) -> dict[str, Any]:
+    return {**_SIZES, "model_type": model_type, "architectures": [architecture], **options}
+
+
+def _llama(**options: Any) -> dict[str, Any]:
+    return _config("llama", "LlamaForCausalLM", **options)
+
+
+def _gemma(kind: str, architecture: str, **options: Any) -> dict[str, Any]:
+    sizes = {"num_hidden_layers": 7, "num_attention_heads": 4, "sliding_window": 32, "query_pre_attn_scalar": 20}
+    return _config(kind, architecture, **sizes, tie_word_embeddings=True, **options)
+
+
+def _phi(**options: Any) -> dict[str, Any]:
+    return _config("phi3", "Phi3ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1, **options)
+
+
+_LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + 0.01 * pair for pair in range(8)],
+    "long_factor": [1.0 + 0.5 * pair for pair in range(8)],
+}
+_QWEN2 = ("qwen2", "Qwen2ForCausalLM")
+FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-biases": _llama(attention_bias=True),
+    "llama-dynamic": _llama(rope_scaling={"rope_type": "dynamic", "factor": 4.0}),
+    "llama-yarn": _llama(rope_scaling={**_YARN, "mscale": 1.0, "mscale_all_dim": 0.5}),
+    "mistral-window": _config("mistral", "MistralForCausalLM", sliding_window=32),
+    "mistral": _config("mistral", "MistralForCausalLM", sliding_window=None),
+    "qwen2": _config(*_QWEN2, head_dim=None, num_attention_heads=3, num_key_value_heads=1),
+    "qwen2-window": _config(
+        *_QWEN2,
+        head_dim=None,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        use_sliding_window=True,
+        sliding_window=32,
+        max_window_layers=2,
+    ),
+    "qwen2-yarn": _config(*_QWEN2, head_dim=None, num_attention_heads=3, num_key_value_heads=1, rope_scaling=_YARN),
+    "qwen3": _config("qwen3", "Qwen3ForCausalLM", tie_word_embeddings=True),
+    "gemma2": _gemma("gemma2", "Gemma2ForCausalLM"),
+    "gemma3": _gemma("gemma3_text", "Gemma3ForCausalLM", rope_theta=1e6, rope_local_base_freq=1e4),
+    "gemma3-linear": _gemma(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+        },
+        layer_types=["sliding_attention", "full_attention", *["sliding_attention"] * 4, "full_attention"],
+    ),
+    "phi3": _phi(sliding_window=40),
+    "phi3-longrope": _phi(rope_scaling=_LONGROPE, original_max_position_embeddings=64),
+    "phi3-partial": _phi(partial_rotary_factor=0.75),
+    "granite": _config(
+        "granite",
+        "GraniteForCausalLM",
+        head_dim=None,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        attention_multiplier=0.2,
+        embedding_multiplier=3.0,
+        logits_scaling=1.5,
+        residual_multiplier=0.6,
+    ),
+    "olmo2": _config("olmo2", "Olmo2ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1),
+    "smollm3": _config("smollm3", "SmolLM3ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1),
+    "smollm3-yarn": _config(
+        "smollm3", "SmolLM3ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1, rope_scaling=_YARN
+    ),
+}
+"""By name; dimensions are odd enough that a wrong one shows, and windows shorter than the longest prompt."""
+
+ONLY_LONG = frozenset({"phi3-longrope"})
+"""transformers takes other frequencies for what is short, although keys of before stay: helix-df asks the context."""
+
+
+def written_config(name: str) -> dict[str, Any]:
+    """``config.json`` of ``FAMILY_CONFIGS[name]``."""
+    return {key: value for key, value in FAMILY_CONFIGS[name].items() if value is not None or key == "sliding_window"}
+
+
+def write_family(folder: Path, name: str) -> Path:
+    """Write ``FAMILY_CONFIGS[name]`` with its weights to ``folder / name`` and return that directory."""
+    config, path = written_config(name), folder / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    shapes = model_tensors(geometry_from_config(config, name))
+    tensors = {key: values(f"{name}:{key}", shape) for key, shape in shapes.items()}
+    if "gemma" in name:
+        tensors |= {key: array - 1 for key, array in tensors.items() if key.endswith("norm.weight")}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def lengths_of(name: str) -> tuple[int, ...]:
+    """Of the prompts that are recorded."""
+    return tuple(length for length in LENGTHS if length > 64 or name not in ONLY_LONG)
