@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -10,7 +11,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helix_df.models.attention import PagedBatch, PagedCache, attend, attend_in_pages, page_rows
+from helix_df.models.attention import (
+    WHOLE_CONTEXT,
+    PagedBatch,
+    PagedCache,
+    View,
+    attend,
+    attend_in_pages,
+    page_rows,
+)
 
 PAGE_TOKENS = 4
 HEAD_DIM = 8
@@ -22,21 +31,35 @@ CONTEXT = 60
 
 PAGES = 1 + ROWS * CONTEXT // PAGE_TOKENS
 
-attend_at_hand = jax.jit(attend)
-attend_paged = jax.jit(attend_in_pages, static_argnames="pages_at_once")
+SCALE = HEAD_DIM**-0.5
+
+
+@partial(jax.jit, static_argnames="softcap")
+def attend_at_hand(queries, keys, values, mask, softcap):
+    return attend(queries, keys, values, mask, View(SCALE, softcap))
+
+
+@partial(jax.jit, static_argnames=("softcap", "pages_at_once"))
+def attend_paged(queries, keys, values, window, batch, cache, *, softcap, pages_at_once):
+    return attend_in_pages(queries, keys, values, View(SCALE, softcap, window), batch, cache, pages_at_once)
+
+
+
 rows_of = jax.jit(page_rows, static_argnames=("kv_heads", "pages", "page_tokens"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     cached=st.tuples(*[st.integers(0, CONTEXT - TOKENS)] * ROWS),
     new=st.tuples(*[st.integers(1, TOKENS)] * ROWS),
     kv_heads=st.sampled_from((1, 2, HEADS)),
     pages_at_once=st.sampled_from((None, 1, 5)),
     dtype=st.sampled_from((jnp.float32, jnp.bfloat16)),
+    window=st.sampled_from((None, 1, 3, 17, WHOLE_CONTEXT)),
+    softcap=st.sampled_from((None, 2.0)),
     seed=st.integers(0, 99),
 )
-def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, dtype, seed):
+def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, dtype, window, softcap, seed):
     chance = np.random.default_rng(seed)
     queries = jnp.asarray(chance.normal(size=(ROWS, TOKENS, HEADS, HEAD_DIM)), dtype)
     keys, values = chance.normal(size=(2, ROWS, CONTEXT, kv_heads, HEAD_DIM))
@@ -54,13 +77,19 @@ def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, d
             jnp.asarray(np.take_along_axis(all_of, cast(Any, positions[:, :, None, None]), axis=1), dtype)
             for all_of in (keys, values)
         ),
-        PagedBatch(jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(longest)),
+        None if window is None else jnp.int32(window),
+        PagedBatch(
+            jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(longest), jnp.int32(min(cached))
+        ),
         PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), dtype) for all_of in (keys, values))),
+        softcap=softcap,
         pages_at_once=pages_at_once,
     )
 
     at_hand = (jnp.asarray(all_of.transpose(0, 2, 1, 3), dtype) for all_of in (keys, values))
-    expected = attend_at_hand(queries, *at_hand, np.arange(CONTEXT) <= positions[:, :, None])
+    at = np.arange(CONTEXT)
+    seen = (at <= positions[:, :, None]) & (at > positions[:, :, None] - (window or CONTEXT))
+    expected = attend_at_hand(queries, *at_hand, seen, softcap)
     for row, count in enumerate(new):
         np.testing.assert_allclose(
             np.asarray(mixed[row, :count], np.float32),
