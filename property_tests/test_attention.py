@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from helix_df.models.attention import (
     WHOLE_CONTEXT,
+    AttentionView,
     PagedBatch,
     PagedCache,
-    View,
     attend,
     attend_in_pages,
     page_rows,
@@ -36,13 +36,12 @@ SCALE = HEAD_DIM**-0.5
 
 @partial(jax.jit, static_argnames="softcap")
 def attend_at_hand(queries, keys, values, mask, softcap):
-    return attend(queries, keys, values, mask, View(SCALE, softcap))
+    return attend(queries, keys, values, mask, AttentionView(SCALE, softcap))
 
 
 @partial(jax.jit, static_argnames=("softcap", "pages_at_once"))
 def attend_paged(queries, keys, values, window, batch, cache, *, softcap, pages_at_once):
-    return attend_in_pages(queries, keys, values, View(SCALE, softcap, window), batch, cache, pages_at_once)
-
+    return attend_in_pages(queries, keys, values, AttentionView(SCALE, softcap, window), batch, cache, pages_at_once)
 
 
 rows_of = jax.jit(page_rows, static_argnames=("kv_heads", "pages", "page_tokens"))

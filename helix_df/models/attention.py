@@ -4,7 +4,7 @@ Owns the arithmetic of attention and the layout of KV pages. Doesn't know projec
 which page. Keys and values are laid out with the head before the token, because that order multiplies 2 to 7 times
 faster on a CPU than token-major and costs nothing on a GPU.
 
-What a layer looks at and how it weighs scores is a ``View``: scale, cap and window.
+What a layer looks at and how it weighs scores is a ``AttentionView``: scale, cap and window.
 
 Pages are read all at once, as many as the batch's shape has, or stretch by stretch, only as many as the longest context
 needs. Stretches stay in a CPU's cache and make the shape of a batch independent of contexts; on an accelerator, the
@@ -22,7 +22,7 @@ from jax import Array
 _MASKED = -1e30
 
 
-class View(NamedTuple):
+class AttentionView(NamedTuple):
     """How the queries of a layer look at keys.
 
     ``scale`` multiplies scores; with ``softcap``, they are ``cap * tanh(score / cap)`` then. ``window`` [] is how many
@@ -98,7 +98,7 @@ def page_rows(
     return write_rows, read_pages
 
 
-def attend(queries: Array, keys: Array, values: Array, mask: Array, view: View) -> Array:
+def attend(queries: Array, keys: Array, values: Array, mask: Array, view: AttentionView) -> Array:
     """Softmax attention, in float32 inside.
 
     Args:
@@ -137,7 +137,7 @@ def _by_token(mixed: Array, tokens: int) -> Array:
     return mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
-def attend_causally(queries: Array, keys: Array, values: Array, view: View, positions: Array) -> Array:
+def attend_causally(queries: Array, keys: Array, values: Array, view: AttentionView, positions: Array) -> Array:
     """Attention among the given tokens only: nobody looks at a later position.
 
     Args:
@@ -158,7 +158,7 @@ def attend_in_pages(
     queries: Array,
     keys: Array,
     values: Array,
-    view: View,
+    view: AttentionView,
     batch: PagedBatch,
     cache: PagedCache,
     pages_at_once: int | None = None,
@@ -184,7 +184,7 @@ def write_pages(keys: Array, values: Array, write_rows: Array, cache: PagedCache
 
 
 def attend_to_pages(
-    queries: Array, view: View, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None
+    queries: Array, view: AttentionView, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None
 ) -> Array:
     """Attend to everything in the context's pages, where the batch's own keys and values are already.
 
@@ -198,7 +198,9 @@ def attend_to_pages(
     return attend(queries, context_keys, context_values, mask, view)
 
 
-def _attend_by_stretches(queries: Array, view: View, batch: PagedBatch, cache: PagedCache, pages: int) -> Array:
+def _attend_by_stretches(
+    queries: Array, view: AttentionView, batch: PagedBatch, cache: PagedCache, pages: int
+) -> Array:
     """Softmax over stretches of ``pages`` pages, corrected by each new maximum (arXiv 1805.02867, 2205.14135)."""
     tokens, heads = queries.shape[1:3]
     kv_heads, _, page_tokens, _ = cache.keys.shape

@@ -1,7 +1,7 @@
 """The decoder that all built-in families share, over any range of its layers: which parts are there, a geometry says.
 
-Owns the block (norms, grouped-query attention with rotary positions, a gated MLP), the shard that holds some blocks, and
-which checkpoint tensor goes where in them. Doesn't know where tensors come from, how tokens are batched, or who
+Owns the block (norms, grouped-query attention with rotary positions, a gated MLP), the shard that holds some blocks,
+and which checkpoint tensor goes where in them. Doesn't know where tensors come from, how tokens are batched, or who
 owns the KV pages: attention is handed in, so the cache-less and the paged path run the same block.
 """
 
@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
-from helix_df.models.attention import WHOLE_CONTEXT, View, attend_causally
+from helix_df.models.attention import WHOLE_CONTEXT, AttentionView, attend_causally
 from helix_df.models.gated_mlp import gated_mlp
 from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
@@ -28,7 +28,7 @@ from helix_df.profiles.geometry import ModelGeometry, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
 
 _Cache = TypeVar("_Cache")
-Attention = Callable[[Array, Array, Array, View], tuple[Array, _Cache]]
+Attention = Callable[[Array, Array, Array, AttentionView], tuple[Array, _Cache]]
 """Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
 
 _MATRICES = ("qkv", "output", "gate_up", "down")
@@ -97,10 +97,10 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         """[B, T, kinds, dims / 2] → [B, T, dims / 2]."""
         return table[:, :, self.rotary_kind[...]] if self._holds("rotary_kind") else table[:, :, 0]
 
-    def _view(self) -> View:
+    def _view(self) -> AttentionView:
         options = self.geometry.attention
         window = self.window[...] if self._holds("window") else None
-        return View(options.scale or self.geometry.head_dim**-0.5, options.softcap, window)
+        return AttentionView(options.scale or self.geometry.head_dim**-0.5, options.softcap, window)
 
     def _holds(self, name: str) -> bool:
         return hasattr(self, name)

@@ -1,7 +1,7 @@
 """Weights of a GGUF file, turned back into what the Hugging Face checkpoint held.
 
-Owns the row order that GGUF uses for some families, what it adds to norms, and dequantizing. Doesn't know the block. The file is mapped, and only
-the tensors that are asked for are dequantized.
+Owns the row order that GGUF uses for some families, what it adds to norms, and dequantizing. Doesn't know the block.
+The file is mapped, and only the tensors that are asked for are dequantized.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
         "head_dim": _head_dim(said, prefix, where),
         "vocab_size": embedding.shape[0],
         "rope_scaling": _scaling(said, header),
+        "original_max_position_embeddings": said.get("rope.scaling.original_context_length"),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "attention_bias": "blk.0.attn_output.bias" in header.tensors,
     }
@@ -188,16 +189,21 @@ def _scaling(said: Mapping[str, Any], header: GgufHeader) -> dict[str, Any] | No
 
     Two tensors of divisors are LongRoPE, whatever the type.
     """
-    original = said.get("rope.scaling.original_context_length")
     grows = said.get("rope.scaling.attn_factor")
     short, long = rope_divisors(header, SHORT_DIVISORS), rope_divisors(header, LONG_DIVISORS)
+    if (short is None) != (long is None):
+        raise ModelError(
+            "the GGUF file has divisors of rotary frequencies for some contexts only",
+            where=str(header.path),
+            found=SHORT_DIVISORS if long is None else LONG_DIVISORS,
+            expected=f"{SHORT_DIVISORS} and {LONG_DIVISORS}",
+        )
     if short is not None and long is not None:
         return {
             "rope_type": "longrope",
             "short_factor": list(short),
             "long_factor": list(long),
             "attention_factor": 1.0 if grows is None else _shortest(grows),
-            **_given(original_max_position_embeddings=original),
         }
     factor = float(said.get("rope.scaling.factor", said.get("rope.scale_linear", 0.0)))
     kind = said.get("rope.scaling.type", "linear" if factor not in (0.0, 1.0) else "none")
@@ -207,7 +213,6 @@ def _scaling(said: Mapping[str, Any], header: GgufHeader) -> dict[str, Any] | No
     if kind != "yarn":
         return scaling
     return scaling | _given(
-        original_max_position_embeddings=original,
         attention_factor=_yarn_factor(said, factor),
         beta_fast=said.get("rope.scaling.yarn_beta_fast"),
         beta_slow=said.get("rope.scaling.yarn_beta_slow"),

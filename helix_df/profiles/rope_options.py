@@ -89,26 +89,27 @@ def settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_window_rotation(config: Mapping[str, Any], own_base: bool, where: str) -> None:
-    """Stop where layers with a window are rotated in a way that isn't honoured.
+    """Stop where kinds of layers are rotated in ways that aren't honoured.
 
     Args:
         config: the options.
-        own_base: whether this family gives them a base of their own; otherwise they rotate as all others.
+        own_base: whether layers with a window have a base of their own in this family; otherwise all rotate alike.
         where: names the config in errors.
 
     Raises:
-        ModelError: with their settings.
+        ModelError: with the settings.
     """
     if not _by_kind(config):
         return
-    windowed = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
-    scaled = _kind(windowed) != "default" or windowed.get("partial_rotary_factor") not in (None, 1)
-    if scaled if own_base else windowed and dict(windowed) != dict(_newer(config)):
+    settings_of = config["rope_parameters"]
+    windowed = settings_of.get("sliding_attention") or {}
+    unscaled = _kind(windowed) == "default" and windowed.get("partial_rotary_factor") in (None, 1)
+    if not (own_base and unscaled):
         raise ModelError(
-            "the rotary positions of layers with a window aren't supported",
-            where=f"{where}: rope_parameters.sliding_attention",
-            found=str(dict(windowed))[:120],
-            expected="rope_type default, with a rope_theta" if own_base else "those of full_attention",
+            "these rotary positions of different kinds of layers aren't supported",
+            where=f"{where}: rope_parameters",
+            found=str(dict(settings_of))[:120],
+            expected="sliding_attention with rope_type default" if own_base else "the same for all layers",
         )
 
 

@@ -156,7 +156,7 @@ def test_the_tensors_that_are_checked_are_those_that_are_read():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"attention_bias": True}, "attention_bias"),
+        ({"attention_bias": True}, "self_attn.k_proj.bias"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"hidden_act": "relu2"}, "hidden_act"),
@@ -223,12 +223,13 @@ def test_rope_settings_wherever_they_stand_equal_transformers(tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
-        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}}, "longrope"),
-        ({"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}}, "su"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": -4.0}}, "factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attn_factor": 1.0}}, "attn_factor"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4}}, "long_factor"),
         ({"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}, "proportional"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "attention_factor": 0.7}}, "attention_factor"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
@@ -301,11 +302,12 @@ def test_a_linear_factor_and_divisors_multiply(tmp_path):
     [
         ({"llama.expert_count": 4, "llama.expert_used_count": 2}, {}, "mixture of experts"),
         ({"llama.expert_used_count": 2}, {}, "expert_used_count"),
-        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, {}, "yarn"),
-        ({"llama.rope.scaling.type": "longrope"}, {}, "longrope"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": -4.0}, {}, "factor"),
+        ({"llama.rope.scaling.type": "longrope"}, {}, "short_factor"),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.alpha": 2.0}, {}, "rope.scaling.alpha"),
         ({"llama.attention.sliding_window": 128}, {}, "sliding_window"),
         ({"llama.attention.key_length": 8, "llama.attention.value_length": 16}, {}, "value_length"),
-        ({"llama.attention.key_length": 8, "llama.rope.dimension_count": 4}, {}, "rope.dimension_count"),
+        ({"llama.attention.key_length": 8, "llama.rope.dimension_count": 4}, {}, "partial_rotary_factor"),
         ({"llama.attention.key_length": 16}, {}, "(96, 48)"),
         ({"llama.attention.scale": 0.1}, {}, "attention.scale"),
         ({"llama.logit_scale": 0.5}, {}, "logit_scale"),

@@ -1,7 +1,7 @@
 """Small checkpoints of every family in Hugging Face's format, made from a seed without torch, the same everywhere.
 
-Whether names and shapes of the tensors are right, transformers says when the recordings are made: it must miss none, and
-know all.
+Whether names and shapes of the tensors are right, transformers says when the recordings are made: it must miss none,
+and know all.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _llama(**options: Any) -> dict[str, Any]:
 
 
 def _gemma(kind: str, architecture: str, **options: Any) -> dict[str, Any]:
-    sizes = {"num_hidden_layers": 7, "num_attention_heads": 4, "sliding_window": 32, "query_pre_attn_scalar": 20}
-    return _config(kind, architecture, **sizes, tie_word_embeddings=True, **options)
+    sizes = {"num_hidden_layers": 7, "num_attention_heads": 4, "sliding_window": 32, "query_pre_attn_scalar": 16}
+    return _config(kind, architecture, **{**sizes, "tie_word_embeddings": True, **options})
 
 
 def _phi(**options: Any) -> dict[str, Any]:
@@ -78,6 +78,7 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2-yarn": _config(*_QWEN2, head_dim=None, num_attention_heads=3, num_key_value_heads=1, rope_scaling=_YARN),
     "qwen3": _config("qwen3", "Qwen3ForCausalLM", tie_word_embeddings=True),
     "gemma2": _gemma("gemma2", "Gemma2ForCausalLM"),
+    "gemma2-scaled": _gemma("gemma2", "Gemma2ForCausalLM", query_pre_attn_scalar=20, final_logit_softcapping=None),
     "gemma3": _gemma("gemma3_text", "Gemma3ForCausalLM", rope_theta=1e6, rope_local_base_freq=1e4),
     "gemma3-linear": _gemma(
         "gemma3_text",

@@ -1,6 +1,6 @@
 """Record what transformers computes. Needs the oracle extra: ``python -m tests.oracle.make_recordings``.
 
-Writes ``recorded/checkpoints.npz``, ``recorded/families.npz``, ``recorded/smollm2.npz`` and ``recorded/tokenizer.json``.
+Writes ``checkpoints.npz``, ``families.npz``, ``smollm2.npz`` and ``tokenizer.json`` in ``recorded``.
 """
 
 from __future__ import annotations

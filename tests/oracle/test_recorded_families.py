@@ -14,6 +14,7 @@ from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.spec.source import ModelSource
 from tests.oracle.cases import NEW_TOKENS, RECORDED, prompt_ids
 from tests.oracle.family_checkpoints import FAMILY_CONFIGS, LENGTHS, lengths_of, write_family
+from tests.oracle.family_gguf import GGUF_NAMES, write_family_gguf
 
 
 @pytest.mark.parametrize("name", FAMILY_CONFIGS)
@@ -31,3 +32,15 @@ def test_families(tmp_path, name):
         np.testing.assert_allclose(logits[length - 1], recorded[f"{name}.logits.{length}"], atol=1e-3)
         tokens = list(generate_in_process(engine, ids[:length].tolist(), NEW_TOKENS))
         assert tokens == recorded[f"{name}.tokens.{length}"].tolist()
+
+
+@pytest.mark.parametrize("name", GGUF_NAMES)
+def test_families_in_gguf(tmp_path, name):
+    recorded = np.load(RECORDED / "families.npz")
+    source = ModelSource("gguf", str(write_family_gguf(tmp_path, name)))
+    geometry = read_geometry(source)
+    check_weights(source, geometry)
+    ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
+    logits = np.asarray(jax.jit(load_shard(source, geometry))(jnp.asarray(ids[None])))[0]
+    for length in lengths_of(name):
+        np.testing.assert_allclose(logits[length - 1], recorded[f"{name}.logits.{length}"], atol=1e-3)

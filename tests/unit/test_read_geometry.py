@@ -66,10 +66,10 @@ def test_paths_are_relative_to_base(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "mistral"}, "mistral"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"model_type": "mamba"}, "mamba"),
+        ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "mrope"),
         ({"hidden_size": "wide"}, "wide"),
         ({"num_key_value_heads": 4}, "multiple"),
     ],
@@ -96,9 +96,9 @@ def test_no_model_type_is_no_llama(tmp_path):
 
 def test_other_gguf_architecture_is_named(tmp_path):
     path = write_gguf(
-        tmp_path / "m.gguf", write_checkpoint(tmp_path, "grouped"), CONFIGS["grouped"], architecture="qwen2"
+        tmp_path / "m.gguf", write_checkpoint(tmp_path, "grouped"), CONFIGS["grouped"], architecture="mamba"
     )
-    with pytest.raises(ModelError, match="qwen2"):
+    with pytest.raises(ModelError, match="mamba"):
         read_geometry(ModelSource("gguf", str(path)))
 
 

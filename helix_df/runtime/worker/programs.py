@@ -19,9 +19,9 @@ from jax import Array
 
 from helix_df.layers import LayerRange
 from helix_df.models.attention import (
+    AttentionView,
     PagedBatch,
     PagedCache,
-    View,
     attend_in_pages,
     attend_to_pages,
     page_rows,
@@ -212,7 +212,7 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
 
             def attention(
-                q: Array, k: Array, v: Array, view: View, cache: PagedCache = cache
+                q: Array, k: Array, v: Array, view: AttentionView, cache: PagedCache = cache
             ) -> tuple[Array, PagedCache]:
                 # All is written before anything is read: in between, the whole pool would be copied.
                 cache = write_pages(k, v, write_rows, cache)
