@@ -138,7 +138,8 @@ def find_lengths(
             if types.tables[t, k] > 0:
                 nodes = program.new_int_var(0, count, "")
                 held[t].append(nodes)
-                served.append(int(min(types.tables[t, k] / target, 1.0) * UNITS) * nodes)
+                rate = types.tables[t, k]
+                served.append((UNITS if rate >= target else int(rate / target * UNITS)) * nodes)
         program.add(sum(served) >= (UNITS - ROUNDED) * times)
     for count, nodes in zip(types.have, held, strict=True):
         program.add(sum(nodes) <= count)

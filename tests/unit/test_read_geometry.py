@@ -38,6 +38,18 @@ def test_parameters_of_known_models():
     assert parameters("llama-3.2-1b") == 1_235_814_400
     assert parameters("smollm2-135m") == 134_515_008
     assert round(parameters("llama-125m") / 1e6, 1) == 124.7
+    # As published; of Gemma 3 without what sees.
+    assert parameters("mistral-7b") == 7_241_732_096
+    assert parameters("qwen2.5-7b") == 7_615_616_512
+    assert parameters("qwen2.5-72b") == 72_706_203_648
+    assert parameters("qwen3-8b") == 8_190_735_360
+    assert parameters("qwen3-32b") == 32_762_123_264
+    assert parameters("gemma-2-27b") == 27_227_128_320
+    assert parameters("gemma-3-27b") == 27_009_346_304
+    assert parameters("phi-4") == 14_659_507_200
+    assert parameters("granite-3.3-8b") == 8_170_864_640
+    assert parameters("olmo-2-32b") == 32_234_279_936
+    assert parameters("smollm3-3b") == 3_075_098_624
 
 
 def test_hf_config_with_llama3_rope(tmp_path):
