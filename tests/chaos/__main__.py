@@ -41,7 +41,9 @@ class Outcome:
 async def measure(row: Row, streams: int, **runtime: Any) -> Outcome:
     """Run one row, in a sandbox."""
     with tempfile.TemporaryDirectory() as folder:
-        async with scene(Path(folder) / "logs", REPLICATED, tells=row.tells, **runtime) as stage:
+        said = {**row.runtime, **runtime}
+        logs = Path(folder) / "logs"
+        async with scene(logs, REPLICATED, tells=row.tells, faults=row.faults, **said) as stage:
             await stage.rehearse(streams)
             await stage.begin()
             since = await row.act(stage)

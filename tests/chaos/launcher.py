@@ -9,6 +9,7 @@ import sys
 
 from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE, one_thread_each, worker_arguments
 from helix_df.runtime.launcher import Exit, WorkerOrder
+from tests.chaos import faults
 from tests.chaos.hosts import Hosts
 
 
@@ -33,7 +34,8 @@ class HostLauncher:
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
         assert order.log_file is not None, "workers on hosts write logs"
-        worker = [sys.executable, "-m", "helix_df", *worker_arguments(order)]
+        program = "tests.chaos.faults" if faults.VARIABLE in os.environ else "helix_df"
+        worker = [sys.executable, "-m", program, *worker_arguments(order)]
         secrets = {TOKEN_VARIABLE: order.token, PARENT_VARIABLE: str(os.getpid())}
         with order.log_file.open("ab") as output:
             self.processes[order.node] = subprocess.Popen(

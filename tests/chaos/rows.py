@@ -9,16 +9,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
+from helix_df.runtime.requests import GenerationRequest
 from tests.chaos.scene import REPLICATED, Scene, scene_plan
+from tests.runtime.tiny import answer, tiny_request
 
 CHANGED = {**REPLICATED, "a1": LayerRange(0, 2), "b1": LayerRange(2, 3)}
 """Other layers on two of the six, and each still on two."""
+
+LONG = 24
+"""Long prompts that come at once, and the number of the first of their streams."""
+
+LONG_FROM = 1000
 
 AFTER_S = 3.0
 """So long streams go on once all is over."""
@@ -26,12 +33,14 @@ AFTER_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``tells`` as for ``HostLauncher``."""
+    """``tells`` as for ``HostLauncher``, ``faults`` as for ``scene``; ``runtime`` is what its job says so."""
 
     name: str
     words: str
     act: Callable[[Scene], Awaitable[float]]
     tells: bool = True
+    faults: str | None = None
+    runtime: Mapping[str, object] = field(default_factory=dict)
 
 
 async def _nothing(_scene: Scene) -> float:
@@ -44,6 +53,74 @@ def _kill(*nodes: str) -> Callable[[Scene], Awaitable[float]]:
             scene.launcher.signal(node, signal.SIGKILL)
         at = time.monotonic()
         await _healed(scene)
+        return at
+
+    return act
+
+
+async def _kill_in_prefill(scene: Scene) -> float:
+    """A worker is killed that has computed the first of many long prompts, which come in pieces, and is at the next."""
+    longs = [_long_request(number) for number in range(LONG)]
+    expected = await asyncio.gather(*(answer(scene.coordinator, request) for request in longs))
+    longs = [replace(request, id=f"{request.id}-again") for request in longs]
+    asked = [asyncio.create_task(scene.ask(request, LONG_FROM + n)) for n, request in enumerate(longs)]
+    held = scene.coordinator._state.requests_state.requests
+    names = [request.id for request in longs]
+
+    def begun(on: str) -> dict[str, str]:
+        """Attempts at long requests which a worker is to compute, or does, and that have no token yet."""
+        requests = [held[name] for name in names if name in held and not held[name].generated]
+        return {one.asked.id: one.key for one in requests if any(hop.node == on for hop in one.pipeline or ())}
+
+    async with asyncio.timeout(120):
+        while len(before := begun("b1")) < 3:
+            await scene.coordinator.changed()
+        while not 2 <= len(now := begun("b1")) < len(before):
+            before |= now
+            await scene.coordinator.changed()
+    scene.launcher.signal("b1", signal.SIGKILL)
+    at = time.monotonic()
+    await _reaches(scene, "degraded")
+    began_again = [name for name, key in now.items() if name in held and held[name].key != key]
+    assert began_again, "it was in no prompt when it was killed"
+    answers = await asyncio.gather(*asked)
+    await _reaches(scene, "ready")
+    scene.seen.compare(answers, expected)
+    return at
+
+
+def _long_request(number: int) -> GenerationRequest:
+    """Of four pieces."""
+    prompt = tuple((11 * number + 5 * position) % 256 for position in range(220))
+    return tiny_request(number, id=f"long{number}", prompt=prompt, max_tokens=8)
+
+
+async def _kill_in_loading(scene: Scene) -> float:
+    """A worker is killed, and again while it loads."""
+    scene.launcher.signal("b1", signal.SIGKILL)
+    at = time.monotonic()
+    await _reaches(scene, "degraded")
+    async with asyncio.timeout(120):
+        while _state_of(scene, "b1") not in ("loading", "compiling"):
+            await scene.coordinator.changed()
+    scene.launcher.signal("b1", signal.SIGKILL)
+    async with asyncio.timeout(120):
+        while _state_of(scene, "b1") != "failed":
+            await scene.coordinator.changed()
+    await _reaches(scene, "ready")
+    return at
+
+
+def _state_of(scene: Scene, node: str) -> str:
+    return next(one.state for one in scene.coordinator.snapshot().nodes if one.name == node)
+
+
+def _disturbed(seconds: float) -> Callable[[Scene], Awaitable[float]]:
+    async def act(scene: Scene) -> float:
+        scene.faults.touch()
+        at = time.monotonic()
+        await asyncio.sleep(seconds)
+        scene.faults.unlink()
         return at
 
     return act
@@ -118,12 +195,18 @@ ROWS = {
         Row("nothing", "nothing", _nothing),
         Row("kill-one", "kill -9 of one worker", _kill("b1")),
         Row("kill-two", "kill -9 of two workers", _kill("a1", "c2")),
+        Row("kill-prefill", "kill -9 of one in prefill", _kill_in_prefill, runtime={"prefix_cache": False}),
+        Row("kill-loading", "kill -9 of one, and again while it loads", _kill_in_loading),
         Row("kill-all-copies", "kill -9 of all workers of a layer", _kill("b1", "b2")),
         Row("change", "another plan takes over, and back", _change),
         Row("kill-newcomer", "kill -9 of a worker that a change starts", _kill_a_newcomer),
         Row("stop", "SIGSTOP for 8 s, SIGCONT", _stop("b2", 8.0)),
         Row("cut-10", "link cut for 10 s", _cut("b1", 10.0)),
         Row("cut-60", "link cut for 60 s", _cut("c1", 60.0)),
+        Row("delayed", "messages 50 to 200 ms late for 20 s", _disturbed(20.0), faults="delayed"),
+        Row("duplicated", "a tenth of messages come twice for 20 s", _disturbed(20.0), faults="duplicated"),
+        Row("reordered", "a tenth of messages out of order for 20 s", _disturbed(20.0), faults="reordered"),
+        Row("dropped", "one message in 200 lost for 20 s", _disturbed(20.0), faults="dropped"),
         Row("host-gone", "a host gone", _gone, tells=False),
     )
 }

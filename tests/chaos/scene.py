@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.job_keys import new_keys
-from helix_df.runtime.requests import TokenEvent
+from helix_df.runtime.requests import GenerationRequest, TokenEvent
 from helix_df.runtime.wire.transport import endpoint_keys
+from tests.chaos.faults import faulty
 from tests.chaos.hosts import HOME, Hosts
 from tests.chaos.launcher import HostLauncher
 from tests.runtime.tiny import answer, tiny_plan, tiny_request
@@ -43,6 +44,12 @@ class Seen:
     changed: int = 0
     came_s: dict[int, list[float]] = field(default_factory=dict)
 
+    def compare(self, answers: Sequence[list[TokenEvent] | None], expected: Sequence[list[TokenEvent]]) -> None:
+        """Count answers, and those that are others than expected; ``None`` for those that were lost."""
+        whole = [pair for pair in zip(answers, expected, strict=True) if pair[0] is not None]
+        self.answers += len(whole)
+        self.changed += sum(said != meant for said, meant in whole)
+
     def resumed_s(self, since: float) -> list[float]:
         """Of each stream the longest wait for a token that ended after ``since``, in ascending order."""
         waits = []
@@ -54,12 +61,16 @@ class Seen:
 
 @dataclass
 class Scene:
-    """A ready job, the hosts that its workers are on, and what its clients see; ``runtime`` is what its job says so."""
+    """A ready job, the hosts that its workers are on, and what its clients see; ``runtime`` is what its job says so.
+
+    While the file ``faults`` is there, messages are disturbed.
+    """
 
     hosts: Hosts
     coordinator: Coordinator
     launcher: HostLauncher
     runtime: Mapping[str, object] = field(default_factory=dict)
+    faults: Path = Path()
     expected: dict[int, list[TokenEvent]] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     _over: bool = False
@@ -92,17 +103,22 @@ class Scene:
             if self._over:
                 return
             request = tiny_request(index, max_tokens=TOKENS, id=f"stream{index}-{turn}")
-            events: list[TokenEvent] = []
-            try:
-                async for event in self.coordinator.submit(request):
-                    events.append(event)
-                    self.seen.came_s.setdefault(index, []).append(time.monotonic())
-            except HelixError as error:
-                self.seen.lost.append(str(error))
+            events = await self.ask(request, index)
+            self.seen.compare([events], [self.expected[index]])
+            if events is None:
                 await asyncio.sleep(0.2)
-                continue
-            self.seen.answers += 1
-            self.seen.changed += events != self.expected[index]
+
+    async def ask(self, request: GenerationRequest, index: int) -> list[TokenEvent] | None:
+        """What is said to a request, each token's time noted; ``None`` for one that is lost."""
+        events: list[TokenEvent] = []
+        try:
+            async for event in self.coordinator.submit(request):
+                events.append(event)
+                self.seen.came_s.setdefault(index, []).append(time.monotonic())
+        except HelixError as error:
+            self.seen.lost.append(str(error))
+            return None
+        return events
 
 
 def scene_plan(hosts: Hosts, placement: dict[str, LayerRange], **runtime: object) -> Plan:
@@ -119,18 +135,22 @@ async def scene(
     *,
     tells: bool = True,
     hosts: Hosts | None = None,
+    faults: str | None = None,
+    seed: int = 1,
     **runtime: object,
 ) -> AsyncIterator[Scene]:
-    """A ready job on hosts; ``tells`` as for ``HostLauncher``."""
+    """A ready job on hosts; ``tells`` as for ``HostLauncher``, ``faults`` are of a kind, and begin later."""
     hosts = hosts or Hosts(list(placement))
     plan = scene_plan(hosts, placement, **runtime)
     launcher, keys = HostLauncher(hosts, tells=tells), new_keys()
     encryption = endpoint_keys(keys.coordinator, keys.token) if plan.job.encrypts else None
     folder.mkdir(parents=True, exist_ok=True)
     job = Coordinator(plan, lambda _declared: launcher, log_dir=folder, token=keys.token, keys=encryption)
-    await job.start()
-    try:
-        await job.wait_ready(240)
-        yield Scene(hosts, job, launcher, runtime)
-    finally:
-        await job.close()
+    switch = folder / "faults"
+    with nullcontext() if faults is None else faulty(faults, seed, switch):
+        await job.start()
+        try:
+            await job.wait_ready(240)
+            yield Scene(hosts, job, launcher, runtime, switch)
+        finally:
+            await job.close()

@@ -27,12 +27,13 @@ def ran(module: str, *arguments: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("row", ["cut-10", "host-gone"])
+@pytest.mark.parametrize("row", ["kill-prefill", "dropped", "cut-10", "host-gone"])
 def test_where_the_layers_survive_no_answer_is_lost_or_changed(row: str) -> None:
     done = ran("tests.chaos", row, "--streams", "8")
     assert done["answers"] >= 8
     assert (done["lost"], done["changed"], done["why"]) == (0, 0, "")
-    assert done["most_s"] < RESUMED_S
+    # A message may be lost again while a request starts over, which is noticed as late once more.
+    assert done["most_s"] < RESUMED_S or row == "dropped"
 
 
 def test_a_spy_finds_all_of_a_job_that_is_not_encrypted_and_nothing_of_one_that_is() -> None:

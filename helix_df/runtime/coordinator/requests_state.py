@@ -299,7 +299,7 @@ class RequestsState:
         for request in self.requests.values():
             if request.pipeline is not None:
                 addresses = {hop.node: self.nodes.address(hop.node) for hop in request.pipeline}
-                patience_s = lost_after_s * 2.0 ** min(request.lost_steps, _MOST_DOUBLINGS)
+                patience_s = lost_after_s * 2.0 ** min(max(0, request.lost_steps - 1), _MOST_DOUBLINGS)
                 yield RunningStep(request.key, len(request.tokens), addresses, patience_s)
 
     def on_due(self, now: float) -> list[CoordinatorAction]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from helix_df.runtime.wire.messages import Locate, Located, Send
 
-LOOKS = 3
+LOOKS = 4
 """So many times in the time after which a step counts as lost its workers are asked."""
 
 
