@@ -275,6 +275,14 @@ class World:
             worker.greeting = self.born
         self._send(worker.address, COORDINATOR, Hello(worker.node, worker.address, worker.greeting))
 
+    def says(self, node: str, message: Message) -> None:
+        """A worker sends something, which arrives at once."""
+        self._coordinate(self.recorded.on_message(message, self.now))
+
+    def life_of(self, node: str) -> int:
+        """What tells the worker of a node from others."""
+        return next(worker.life for worker in self.workers.values() if worker.node == node)
+
     def kill(self, node: str) -> None:
         """The process ends; what it sent may still arrive, what was sent to it does not."""
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}

@@ -32,7 +32,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
     m.Failed("a", "no weights"),
     m.Probe(3, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), b"weight"),
-    m.Heartbeat("a", EngineHealth(3, 40, 1024), 1 << 31, 2),
+    m.Heartbeat("a", EngineHealth(3, 40, 1024), 1 << 31, 2, 5, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1")),
     m.Forward("r/1", 32, True, ROUTE, np.arange(6, dtype=np.int32)),
     m.Forward("r/1", 38, False, None, np.ones((2, 64), np.float32)),
     m.Forward("r/1", 40, True, None, np.ones((1, 64), np.float32), "int8"),

@@ -56,6 +56,18 @@ def test_a_maximum_flow_over_what_is_up(placed, random):
 
 
 @given(placed_problems(), st.randoms(use_true_random=False))
+def test_nothing_goes_over_a_hop_that_is_cut(placed, random):
+    graph = build_graph(*placed)
+    planned = solve_max_flow(graph).edges
+    cut = {ends(edge) for edge in graph.edges if random.random() < 0.3}
+    edges = mended_flow(graph, planned, lambda _: True, cut)
+    assert cut.isdisjoint(map(ends, edges))
+    left = replace(graph, edges=tuple(edge for edge in graph.edges if ends(edge) not in cut))
+    carried = sum(edge.tokens_per_s for edge in edges if edge.tail == COORDINATOR)
+    assert carried == pytest.approx(solve_max_flow(left).value, rel=1e-9, abs=1e-5)
+
+
+@given(placed_problems(), st.randoms(use_true_random=False))
 def test_the_plans_hops_come_first(placed, random):
     graph = build_graph(*placed)
     planned = solve_max_flow(graph).edges

@@ -82,6 +82,8 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
             f"{found.last_restart}",
             soft_wrap=True,
         )
+    for tail, head in found.cut_hops:
+        console.print(f"\n{tail} doesn't reach {head}, so requests go by other ways")
     if found.replanned:
         console.print(f"\n{found.replanned}", soft_wrap=True)
     for where, count in _illegal(found):
@@ -110,7 +112,7 @@ def _missing(found: JobStatus) -> str:
     from helix_df.runtime.requests import what_is_missing
 
     states = {node.name: node.state for node in found.nodes if node.role == "serving"}
-    return what_is_missing(states, found.missing_layers)
+    return what_is_missing(states, found.missing_layers, found.cut_hops)
 
 
 def _state(node: NodeStatus) -> str:

@@ -8,7 +8,8 @@ Knows nothing of requests, sockets or clocks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from helix_df.graph.flow import RESOLUTION, EdgeFlow
 from helix_df.graph.flow_graph import FlowGraph
@@ -19,7 +20,12 @@ _SOURCE, _SINK = 0, 1
 _MOST_UNITS = 2**62
 
 
-def mended_flow(ways: FlowGraph, planned: Iterable[EdgeFlow], is_up: Callable[[str], bool]) -> tuple[EdgeFlow, ...]:
+def mended_flow(
+    ways: FlowGraph,
+    planned: Iterable[EdgeFlow],
+    is_up: Callable[[str], bool],
+    cut: Collection[tuple[str, str]] = (),
+) -> tuple[EdgeFlow, ...]:
     """A maximum flow over the nodes that are up, next to the plan's.
 
     First as much as the plan's own hops carry with the flow that it gave them, so that requests keep their ways; then
@@ -29,13 +35,15 @@ def mended_flow(ways: FlowGraph, planned: Iterable[EdgeFlow], is_up: Callable[[s
         ways: every possible hop of the placement, with capacities in tokens/s.
         planned: the plan's flow.
         is_up: whether a node serves.
+        cut: hops, tail and head, that carry nothing now though both of their nodes are up.
 
     Returns:
         The hops that carry something, in the order of ``ways``.
     """
     planned = tuple(planned)
-    if all(is_up(node.name) for node in ways.nodes):
+    if not cut and all(is_up(node.name) for node in ways.nodes):
         return planned
+    ways = replace(ways, edges=tuple(edge for edge in ways.edges if (edge.tail, edge.head) not in cut))
     network = _Network(ways, is_up)
     network.allow({(edge.tail, edge.head): _units(edge.tokens_per_s) for edge in planned})
     network.augment()

@@ -131,7 +131,8 @@ class NodeStatus:
 class JobStatus:
     """A running job at one moment. ``ready`` means that a full path through the layers is up.
 
-    ``missing_layers`` are ranges, half-open, that no worker holds who is up; ``waiting`` counts requests that wait for
+    ``missing_layers`` are ranges, half-open, that no worker holds who is up; ``cut_hops`` are pairs of nodes that are
+    up, of which the first doesn't reach the second; ``waiting`` counts requests that wait for
     room and those that wait for nodes. ``change`` says how far another plan is that is to take over, ``replanned``
     what was done, or can't be, about nodes that are lost for long.
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
@@ -162,15 +163,20 @@ class JobStatus:
     restarts: int = 0
     last_restart: str = ""
     replanned: str = ""
+    cut_hops: tuple[tuple[str, str], ...] = ()
 
 
 GIVEN_UP = "another plan was given up"
 """How ``JobStatus.change`` begins if the plan that was to take over will not."""
 
 
-def what_is_missing(nodes: Mapping[str, NodeState], gaps: Iterable[tuple[int, int]]) -> str:
-    """Why no full path through the layers is up, in words: ``gaps`` are layers, half-open, that nobody holds."""
+def what_is_missing(
+    nodes: Mapping[str, NodeState], gaps: Iterable[tuple[int, int]], cut: Iterable[tuple[str, str]] = ()
+) -> str:
+    """Why no full path through the layers is up, in words: ``gaps`` are layers, half-open, that nobody holds, ``cut``
+    hops that carry nothing."""
     away = [f"{name} is {state}" for name, state in nodes.items() if state != "ready"]
+    away += [f"{tail} doesn't reach {head}" for tail, head in cut]
     layers = [f"layers {start} to {stop - 1}" for start, stop in gaps]
     what = f"nobody who is up holds {', '.join(layers)}" if layers else "no full path through the layers is up"
     return f"{what} ({', '.join(away)})"

@@ -137,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without", action="append", default=[], metavar="NODE")
     parser.add_argument("--most-bytes", type=int)
     options = parser.parse_args(arguments)
-    os.nice(NICE)
     try:
         wanted, running = read_plan(options.wanted), read_plan(options.running)
         found = plan_without(wanted, running, options.without, options.most_bytes)
@@ -150,4 +149,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.nice(NICE)
     sys.exit(main())

@@ -105,6 +105,12 @@ class Network:
         self.hop_s, self.byte_s, self.lossy = hop_s, byte_s, lossy
         self.home: list[Frames] = []
 
+    def watch(self, patience_s: float) -> None:
+        pass
+
+    def unreachable(self) -> frozenset[str]:
+        return frozenset()
+
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         probe = decode(frames, "t")
         assert isinstance(probe, Probe)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -44,6 +46,13 @@ def take(endpoint: Endpoint, count: int) -> list[list[bytes]]:
         assert more, f"only {len(received)} of {count} messages came"
         received += [[bytes(frame) for frame in frames] for frames in more]
     return received
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("address", SCHEMES)
@@ -110,6 +119,43 @@ def test_sending_to_nobody_neither_blocks_nor_raises() -> None:
     for _ in range(20_001):
         here.send(gone.address, [b"x"])
     here.close()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", ENCRYPTED])
+def test_who_is_gone_is_unreachable_until_somebody_listens_there_again(address: str) -> None:
+    keys = endpoint_keys(None, TOKEN) if address == ENCRYPTED else None
+    here, there, other = open_at(address), listen(address, keys=keys), open_at(address)
+    here.watch(0.5)
+    here.send(there.address, [b"x"])
+    here.send(other.address, [b"x"])
+    take(there, 1)
+    take(other, 1)
+    assert here.unreachable() == frozenset()
+    there.close()
+    until(lambda: here.unreachable() == {there.address})
+    again = listen(without_key(there.address), keys=keys)
+    until(lambda: here.unreachable() == frozenset())
+    here.send(there.address, [b"y"])
+    assert take(again, 1) == [[b"y"]]
+    for endpoint in (here, other, again):
+        endpoint.close()
+
+
+def test_who_was_never_there_is_unreachable_after_a_while_and_each_end_is_told_once() -> None:
+    here, gone = listen("tcp://127.0.0.1:*"), listen("tcp://127.0.0.1:*")
+    gone.close()
+    here.watch(0.3)
+    here.send(gone.address, [b"x"])
+    assert here.unreachable() == frozenset()
+    until(lambda: here.unreachable() == {gone.address})
+    there = listen(gone.address)
+    until(lambda: here.unreachable() == frozenset())
+    there.close()
+    again = listen(gone.address)
+    until(lambda: here.unreachable() == {gone.address})
+    until(lambda: here.unreachable() == frozenset())
+    here.close()
+    again.close()
 
 
 def test_an_unknown_scheme_names_the_known_ones() -> None:

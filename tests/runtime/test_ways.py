@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -11,8 +12,10 @@ from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
+from helix_df.runtime.coordinator.request import ServedRequest
 from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes
-from property_tests.runtime_world import World, toy_plan, toy_problem
+from helix_df.runtime.wire.messages import Heartbeat
+from property_tests.runtime_world import World, toy_answer, toy_plan, toy_problem
 
 THIRDS = {"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(4, 6)}
 TWICE = {f"{third}{copy}": layers for third, layers in THIRDS.items() for copy in (1, 2)}
@@ -68,6 +71,47 @@ def test_while_all_are_up_requests_keep_to_the_plans_hops(plan):
         tuple(hop.node for hop in one.pipeline or ()) for one in world.coordinator.requests_state.requests.values()
     }
     assert pipelines == set(CHAINS)
+
+
+def test_a_hop_that_carries_nothing_is_left_out_until_it_does_again(plan):
+    world = world_of(plan)
+    names = [world.submit((1, 2, number), 12) for number in range(6)]
+    c2 = world.coordinator.nodes_state.address("c2")
+    assert any(("b1", "c2") in hops_of(one) for one in world.coordinator.requests_state.requests.values())
+    world.says("b1", Heartbeat("b1", life=world.life_of("b1"), unreachable=("toy://elsewhere", c2)))
+    assert world.coordinator.snapshot().cut_hops == (("b1", "c2"),)
+    assert all(("b1", "c2") not in hops_of(one) for one in world.coordinator.requests_state.requests.values())
+    world.settle()
+    assert "c2" not in world.coordinator.requests_state.adjacency.get("b1", ())
+    assert world.answers == {name: toy_answer(world.asked[name], 6) for name in names}
+    world.says("b1", Heartbeat("b1", life=world.life_of("b1")))
+    assert world.coordinator.requests_state.adjacency["b1"] == ("c2",)
+    world.submit((1, 2, 3), 4)
+    world.settle()
+    assert not world.leftovers()
+
+
+def test_where_a_cut_leaves_no_way_requests_wait_and_it_is_said_why():
+    world = World(toy_plan({"a": LayerRange(0, 2), "b": LayerRange(2, 4)}, 4, 200, scheduler="random"))
+    for node in "ab":
+        world.join(node)
+    world.settle()
+    name = world.submit((1, 2), 5)
+    b = world.coordinator.nodes_state.address("b")
+    world.says("a", Heartbeat("a", life=world.life_of("a"), unreachable=(b,)))
+    assert not world.coordinator.ready
+    assert "a doesn't reach b" in world.coordinator.nodes_state.what_is_missing()
+    assert world.coordinator.requests_state.stranded == [name]
+    world.kill("b")
+    world.join("b")
+    world.settle()
+    assert world.coordinator.ready
+    assert world.answers[name] == toy_answer(world.asked[name], 4)
+    world.replay()
+
+
+def hops_of(request: ServedRequest) -> set[tuple[str, str]]:
+    return set(pairwise(hop.node for hop in request.pipeline or ()))
 
 
 def test_back_again_the_plans_hops_are_taken_again(plan):

@@ -281,7 +281,8 @@ def status_from_json(document: dict[str, Any]) -> JobStatus:
     """The status that ``/helix/status`` sent."""
     nodes = tuple(_node_from_json(node) for node in document["nodes"])
     gaps = tuple((start, stop) for start, stop in document.get("missing_layers", ()))
-    return JobStatus(**{**document, "nodes": nodes, "missing_layers": gaps})
+    cut = tuple((tail, head) for tail, head in document.get("cut_hops", ()))
+    return JobStatus(**{**document, "nodes": nodes, "missing_layers": gaps, "cut_hops": cut})
 
 
 def _node_from_json(document: dict[str, Any]) -> NodeStatus:

@@ -127,7 +127,12 @@ class NodeDown:
     why: str
 
 
-NodeAction = Send | NodeUp | NodeDown
+@dataclass(frozen=True, slots=True)
+class HopsChanged:
+    """Other hops than before carry nothing, though their nodes are up."""
+
+
+NodeAction = Send | NodeUp | NodeDown | HopsChanged
 
 
 @dataclass(slots=True)
@@ -135,7 +140,8 @@ class ServedNode:
     """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
     ``welcomed`` when its greeting was last answered,
     ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has. ``job``
-    is what its worker is told of the job. One that is ``drained`` gets no new requests."""
+    is what its worker is told of the job. One that is ``drained`` gets no new requests. What its worker
+    sends doesn't reach the addresses that are ``unreachable``."""
 
     layers: LayerRange
     kv_tokens: int
@@ -157,6 +163,7 @@ class ServedNode:
     illegal_events: int = 0
     not_finite: int = 0
     speed: StageSpeed | None = None
+    unreachable: frozenset[str] = frozenset()
 
     def move(self, event: NodeEvent, name: str) -> NodeState:
         """Take an event, and say what it makes of the node.
@@ -269,7 +276,15 @@ class NodesState:
     def what_is_missing(self) -> str:
         """Why no full path is up, in words."""
         states = {name: node.state for name, node in self.nodes.items() if node.role == "serving"}
-        return what_is_missing(states, self.missing_layers())
+        return what_is_missing(states, self.missing_layers(), sorted(self.cut_hops()))
+
+    def cut_hops(self) -> frozenset[tuple[str, str]]:
+        """Pairs of nodes that are up, of which the first doesn't reach the second."""
+        tails = [(name, node.unreachable) for name, node in self.nodes.items() if node.unreachable]
+        if not tails:
+            return frozenset()
+        heads = [(name, node.address) for name, node in self.nodes.items() if node.address is not None]
+        return frozenset((tail, head) for tail, away in tails for head, address in heads if address in away)
 
     def step_s(self, hop: Hop) -> float:
         """Seconds of a decode step, as its worker timed one before it served; else what the plan makes of a token."""
@@ -323,7 +338,7 @@ class NodesState:
         if node.last_address is None or same_endpoint(node.last_address) != hello.address:
             node.last_address = hello.address
         node.address = node.last_address
-        node.life, node.heard, node.welcomed = hello.life, now, now
+        node.life, node.heard, node.welcomed, node.unreachable = hello.life, now, now, frozenset()
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(node.address, self._welcome(hello.node, node))]
 
@@ -452,8 +467,12 @@ class NodesState:
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
                 node.illegal_events = message.illegal_events
-                known = node.life if node.state == "ready" else None
-                return [Send(address, Heartbeat(message.node, life=known or 0))]
+                known, away = node.life if node.state == "ready" else None, frozenset(message.unreachable)
+                answer = Send(address, Heartbeat(message.node, life=known or 0))
+                if node.unreachable == away:
+                    return [answer]
+                node.unreachable = away
+                return [answer, HopsChanged()]
 
     def _take_back(self, name: str, node: ServedNode, now: float, life: int) -> list[NodeAction]:
         """A worker that was given up is heard: what it holds of requests is over, its weights are not.
@@ -471,7 +490,7 @@ class NodesState:
         node = self.nodes[name]
         if node.address is not None:
             node.last_address = newly_connected(node.address)  # those of now may be stuck, on a link that was cut
-        node.detail, node.address = why, None
+        node.detail, node.address, node.unreachable = why, None, frozenset()
         return [NodeDown(name, why)]
 
     def _welcome(self, name: str, node: ServedNode) -> Welcome:

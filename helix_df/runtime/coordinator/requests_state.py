@@ -102,6 +102,7 @@ class RequestsState:
     _links: LinkTable = field(init=False)
     _routing: tuple[Adjacency, Router] | None = None
     _whole: Adjacency = field(init=False)
+    _cut: frozenset[tuple[str, str]] = frozenset()
     _attempts: int = 0
     _due: DueTimes = field(default_factory=DueTimes)
 
@@ -134,10 +135,11 @@ class RequestsState:
     def _found_routes(self) -> tuple[Adjacency, Router]:
         """By the flow over what is up, where the scheduler goes by one; turns begin anew."""
         scheduler, edges = self.plan.served.runtime.scheduler, self.plan.edges
+        self._cut = self.nodes.cut_hops()
         if mends_flow(scheduler):
-            edges = mended_flow(self.ways, edges, lambda name: name not in self.nodes.nodes or self.nodes.takes(name))
+            edges = mended_flow(self.ways, edges, self._may_carry, self._cut)
         hops = edges if follows_flow(scheduler) else self.ways.edges
-        adjacency = leading_to_sink([(hop.tail, hop.head) for hop in hops])
+        adjacency = leading_to_sink([hop for it in hops if (hop := (it.tail, it.head)) not in self._cut])
         view = View(
             placement=self.plan.placement,
             adjacency=adjacency,
@@ -148,8 +150,11 @@ class RequestsState:
         )
         return adjacency, get_scheduler(scheduler)(view)
 
+    def _may_carry(self, name: str) -> bool:
+        return name not in self.nodes.nodes or self.nodes.takes(name)
+
     def _node_changed(self) -> None:
-        if mends_flow(self.plan.served.runtime.scheduler):
+        if self._cut or mends_flow(self.plan.served.runtime.scheduler):
             self._routing = None
 
     @property
@@ -554,6 +559,16 @@ class RequestsState:
         self._regroup(now)
         return [*actions, *self.drop_prefixes(node), *self.admit()]
 
+    def on_hops(self, now: float) -> list[CoordinatorAction]:
+        """Other hops than before carry nothing: what runs over one starts over on another way."""
+        self._routing, cut = None, self.nodes.cut_hops()
+        over_cut = [request for request in self.requests.values() if not cut.isdisjoint(_hops(request))]
+        actions: list[CoordinatorAction] = []
+        for request in reversed(over_cut):
+            actions += self._start_over(request, "lost")
+        self._regroup(now)
+        return [*actions, *self.admit()]
+
     def on_plan(self, plan: Plan, ways: FlowGraph, job: Job, now: float) -> list[CoordinatorAction]:
         """Another plan takes over: what runs goes on where it is, all others go by the new one.
 
@@ -633,3 +648,8 @@ class RequestsState:
             for request in self.requests.values()
             if request.pipeline is not None and any(hop.node == node for hop in request.pipeline)
         ]
+
+
+def _hops(request: ServedRequest) -> Iterator[tuple[str, str]]:
+    """From which node to which a request's steps go, the coordinator left out."""
+    return pairwise(hop.node for hop in request.pipeline or ())

@@ -18,7 +18,7 @@ from helix_df.plan.takeover import Spare, Takeover, takeover
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.rules.routing import has_path
 from helix_df.runtime.coordinator.actions import CoordinatorAction
-from helix_df.runtime.coordinator.nodes_state import NodeAction, NodeDown, NodesState, NodeUp
+from helix_df.runtime.coordinator.nodes_state import HopsChanged, NodeAction, NodeDown, NodesState, NodeUp
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
@@ -137,6 +137,7 @@ class CoordinatorState:
             illegal_events=self.illegal.total,
             missing_layers=self.nodes_state.missing_layers(),
             change=self._change_words(),
+            cut_hops=tuple(sorted(self.nodes_state.cut_hops())),
         )
 
     # ------------------------------------------------------------------ events
@@ -282,6 +283,8 @@ class CoordinatorState:
                     actions += self.requests_state.on_up(outcome.node, outcome.kv_tokens, now)
                 case NodeDown():
                     actions += self.requests_state.on_down(outcome.node, now)
+                case HopsChanged():
+                    actions += self.requests_state.on_hops(now)
         return actions
 
     # ------------------------------------------------------------------ another plan

@@ -87,6 +87,14 @@ class EmulatedEndpoint:
             self._queue.put(lane, size, (address, frames, bulk), time.monotonic(), bulk=bulk)
             self._changed.notify()
 
+    def watch(self, patience_s: float) -> None:
+        """See ``Endpoint``."""
+        self._endpoint.watch(patience_s)
+
+    def unreachable(self) -> frozenset[str]:
+        """See ``Endpoint``."""
+        return self._endpoint.unreachable()
+
     def receive(self, timeout_s: float | None) -> list[Frames]:
         """See ``Endpoint``."""
         return self._endpoint.receive(timeout_s)

@@ -150,7 +150,8 @@ class Heartbeat:
     """Worker → coordinator, and back: I am alive, and this is how I am; ``memory_bytes`` are those of my process.
 
     ``illegal_events`` have come to me so far that my machine has no transition for. ``life`` is a worker's: that of the
-    greeting which was answered last. The coordinator's names it only once it knows that this worker serves.
+    greeting which was answered last. The coordinator's names it only once it knows that this worker serves. What a
+    worker sends doesn't reach those who listen at ``unreachable`` addresses.
     """
 
     TAG: ClassVar[str] = "heartbeat"
@@ -159,6 +160,7 @@ class Heartbeat:
     memory_bytes: int = 0
     illegal_events: int = 0
     life: int = 0
+    unreachable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +303,7 @@ MOST_WORDS = 16_384
 
 MOST_HOPS = 4096
 MOST_LAYERS = 100_000
+MOST_UNREACHABLE = 64
 MOST_TOKENS = 2**31 - 1
 MOST_HEAD_BYTES = 2**18
 """Of a message without its tensor; those that carry a job may have more."""
@@ -387,6 +390,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "memory_bytes": whole(),
         "illegal_events": whole(),
         "life": whole(),
+        "unreachable": many(_ADDRESS, MOST_UNREACHABLE),
     },
     Forward: {
         "request": _NAME,

@@ -21,6 +21,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import zmq
@@ -55,6 +56,14 @@ class Endpoint(Protocol):
 
     def send(self, address: str, frames: Frames, *, bulk: bool = False) -> None:
         """Queue frames for ``address``; never blocks, and drops them when nobody is there. ``bulk`` may be passed."""
+        ...
+
+    def watch(self, patience_s: float) -> None:
+        """From now on, notice when what is sent isn't acknowledged by the system of its receiver for so long."""
+        ...
+
+    def unreachable(self) -> frozenset[str]:
+        """Addresses that what is sent doesn't reach, or for a moment didn't since this was asked last."""
         ...
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
@@ -163,6 +172,30 @@ def who_answers(address: str, timeout_s: float = 2.0) -> str:
     return "somebody listens there: a coordinator of another job, or with other keys, or another version of helix-df"
 
 
+@dataclass(slots=True)
+class _Link:
+    """A connection that is watched: whether it is there, since when (s) it is or isn't, and whether it broke lately."""
+
+    events: zmq.Socket[bytes]
+    since_s: float
+    is_up: bool = False
+    broke: bool = False
+
+    def look(self, now: float, patience_s: float) -> bool:
+        """Whether what is sent over it arrives, by what ZeroMQ has told since this was last asked."""
+        try:
+            while True:
+                event = parse_monitor_message(self.events.recv_multipart(flags=zmq.NOBLOCK))["event"]
+                self.is_up, self.since_s = event == zmq.EVENT_HANDSHAKE_SUCCEEDED, now
+                self.broke = self.broke or not self.is_up
+        except zmq.Again:
+            pass
+        arrives = not self.broke and (self.is_up or now - self.since_s < patience_s)
+        # A moment is told once; one that is never there again stays as it is.
+        self.broke = self.broke and not self.is_up
+        return arrives
+
+
 class _Doorkeeper:
     """Lets those connect to an encrypted socket who have the job's client key, and counts others.
 
@@ -224,7 +257,7 @@ class ZmqEndpoint:
     def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys | None = None) -> None:
         self._keys: Final = keys
         self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, 2 * MOST_PEERS)
+        self._context.set(zmq.MAX_SOCKETS, 4 * MOST_PEERS)
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, RECEIVE_LIMIT)
         self._inbox.setsockopt(zmq.MAXMSGSIZE, most_bytes + (0 if keys is None else _CURVE_BYTES))
@@ -248,7 +281,9 @@ class ZmqEndpoint:
         self._poller.register(self._wakeable, zmq.POLLIN)
         self._peers: OrderedDict[tuple[str, bool], zmq.Socket[bytes]] = OrderedDict()
         self._used_s: dict[tuple[str, bool], float] = {}
-        self._unreachable = 0
+        self._patience_s: float | None = None
+        self._links: dict[tuple[str, bool], _Link] = {}
+        self._failures = 0
 
     @property
     def refused_connections(self) -> int:
@@ -274,8 +309,27 @@ class ZmqEndpoint:
             try:
                 peer.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                peer.close(linger=0)
-                del self._peers[address, bulk], self._used_s[address, bulk]
+                self._drop((address, bulk), linger_ms=0)
+
+    def watch(self, patience_s: float) -> None:
+        """See ``Endpoint``; connections that there are already aren't watched.
+
+        It is the system that notices, by what it waits for anyway (``TCP_USER_TIMEOUT``, RFC 5482), and begins a new
+        connection until there is one: no message is sent for it. A receiver that is busy or stopped is no reason, since
+        its system acknowledges what it gets.
+        """
+        with self._lock:
+            self._patience_s = patience_s
+
+    def unreachable(self) -> frozenset[str]:
+        """See ``Endpoint``."""
+        now = time.monotonic()
+        with self._lock:
+            if self._context.closed or self._patience_s is None:
+                return frozenset()
+            patience_s = self._patience_s
+            arrives = [(name[0], link.look(now, patience_s)) for name, link in self._links.items()]
+        return frozenset(address for address, does in arrives if not does)
 
     def _drop_idle(self) -> None:
         """Close what was used least recently, as far as it is idle or there is too much of it."""
@@ -284,8 +338,15 @@ class ZmqEndpoint:
             name = next(iter(self._peers))
             if len(self._peers) < MOST_PEERS and self._used_s[name] > idle_s:
                 return
-            self._peers.pop(name).close(linger=500)
-            del self._used_s[name]
+            self._drop(name, linger_ms=500)
+
+    def _drop(self, name: tuple[str, bool], linger_ms: int) -> None:
+        peer, link = self._peers.pop(name), self._links.pop(name, None)
+        del self._used_s[name]
+        if link is not None:
+            peer.disable_monitor()
+            link.events.close(linger=0)
+        peer.close(linger=linger_ms)
 
     def _connect(self, address: str, bulk: bool) -> zmq.Socket[bytes] | None:
         """A connection to a peer; none where nobody can be: an address may be no address, and descriptors run out."""
@@ -297,13 +358,18 @@ class ZmqEndpoint:
             peer.setsockopt(zmq.IPV6, _is_ipv6(address))
             peer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MOST_MS)
             peer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MOST_MS)
+            if self._patience_s is not None:
+                self._links[address, bulk] = _watched(peer, self._patience_s)
             peer.connect(self._secured(peer, address))
         except (zmq.ZMQError, ValueError) as error:
+            link = self._links.pop((address, bulk), None)
+            if link is not None:
+                link.events.close(linger=0)
             if peer is not None:
                 peer.close(linger=0)
-            self._unreachable += 1
-            if self._unreachable & (self._unreachable - 1) == 0:  # ever more rarely, so that it fills no log
-                log.warning("no connection to %.100s: %s (the %d. time)", address, error, self._unreachable)
+            self._failures += 1
+            if self._failures & (self._failures - 1) == 0:  # ever more rarely, so that it fills no log
+                log.warning("no connection to %.100s: %s (the %d. time)", address, error, self._failures)
             return None
         self._peers[address, bulk] = peer
         return peer
@@ -354,6 +420,12 @@ class ZmqEndpoint:
             self._context.destroy(linger=500)
 
 
+def _watched(peer: zmq.Socket[bytes], patience_s: float) -> _Link:
+    peer.setsockopt(zmq.TCP_MAXRT, int(patience_s * 1000))
+    events = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+    return _Link(events, time.monotonic())
+
+
 class LocalEndpoint:
     """Queues inside one process, for embedding and tests: no socket, no thread, no port."""
 
@@ -377,6 +449,13 @@ class LocalEndpoint:
         peer = self._network.get(same_endpoint(address))
         if peer is not None:
             peer._queue.put([_own(frame) for frame in frames])
+
+    def watch(self, patience_s: float) -> None:
+        """See ``Endpoint``: nothing is lost in one process."""
+
+    def unreachable(self) -> frozenset[str]:
+        """See ``Endpoint``."""
+        return frozenset()
 
     def receive(self, timeout_s: float | None) -> list[Frames]:
         """See ``Endpoint``."""

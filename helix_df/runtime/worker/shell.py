@@ -36,6 +36,7 @@ from helix_df.runtime.wire.keys import newly_connected, same_endpoint, without_k
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
+    MOST_UNREACHABLE,
     MOST_WORDS,
     Failed,
     Forward,
@@ -188,6 +189,7 @@ class Worker:
             state = _state(welcome, job, links, self._coordinator)
             geometry = read_geometry(job.model.parsed_source)
             self._patience_s = job.runtime.coordinator_timeout
+            self._endpoint.watch(job.runtime.lost_after)
             self._stage = StageCheck(welcome, job, geometry, self._hosts(job), state.first_layer)
             self._door = Door(self._token, self._stage)
             self._serve(engine, RecordedWorker(state, time.monotonic, self._events, enabled=job.runtime.event_log))
@@ -287,6 +289,7 @@ class Worker:
     def _change_job(self, document: Mapping[str, Any]) -> None:
         """Requests may go to other nodes from now on."""
         job = Job.model_validate(document)
+        self._endpoint.watch(job.runtime.lost_after)
         if self._emulated is not None:
             self._emulated.become(link_table(job))
         self._stage = replace(self._stage, job=job, hosts=self._hosts(job))
@@ -396,7 +399,16 @@ class Worker:
         self._say(self._unheard)
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._node, self._health, _memory_bytes(), self._illegal_events, self._life)
+        coordinator = same_endpoint(self._coordinator)
+        away = sorted(it for it in self._endpoint.unreachable() if same_endpoint(it) != coordinator)
+        return Heartbeat(
+            self._node,
+            self._health,
+            _memory_bytes(),
+            self._illegal_events,
+            self._life,
+            tuple(away[:MOST_UNREACHABLE]),
+        )
 
     def _say(self, message: Message) -> None:
         self._endpoint.send(self._coordinator, encode(message, self._token))
