@@ -22,6 +22,8 @@ HOME = "10.77.0.254"
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount")
 _IP = "/usr/sbin/ip" if os.path.exists("/usr/sbin/ip") else "ip"
 _ETH_P_ALL = 3
+_NOBODY = "02:00:00:00:00:01"
+"""An address on the switch that nobody listens to."""
 
 
 @cache
@@ -78,6 +80,16 @@ class Hosts:
     def mend(self, host: str) -> None:
         """Undo ``cut``."""
         _ip("link", "set", self._link(host), "up")
+
+    def cut_between(self, one: str, other: str) -> None:
+        """Nothing gets through between two hosts any more, and nobody is told; both reach all others."""
+        for here, there in ((one, other), (other, one)):
+            _ip("-n", here, *f"neigh replace {self.address[there]} lladdr {_NOBODY} nud permanent dev eth0".split())
+
+    def mend_between(self, one: str, other: str) -> None:
+        """Undo ``cut_between``."""
+        for here, there in ((one, other), (other, one)):
+            _ip("-n", here, *f"neigh del {self.address[there]} dev eth0".split())
 
     def _link(self, host: str) -> str:
         return f"to{self.address[host].rpartition('.')[2]}"

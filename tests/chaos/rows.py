@@ -150,6 +150,24 @@ def _cut(node: str, seconds: float) -> Callable[[Scene], Awaitable[float]]:
     return act
 
 
+def _cut_between(tail: str, seconds: float) -> Callable[[Scene], Awaitable[float]]:
+    """The link from a node to one that it sends requests to."""
+
+    async def act(scene: Scene) -> float:
+        head = scene.coordinator._state.requests_state.adjacency[tail][0]
+        scene.hosts.cut_between(tail, head)
+        at = time.monotonic()
+        await asyncio.sleep(seconds)
+        assert (tail, head) in scene.coordinator.snapshot().cut_hops
+        scene.hosts.mend_between(tail, head)
+        async with asyncio.timeout(60):
+            while scene.coordinator.snapshot().cut_hops:
+                await scene.coordinator.changed()
+        return at
+
+    return act
+
+
 async def _change(scene: Scene) -> float:
     """A plan with other layers takes over, and then that of before."""
     at = time.monotonic()
@@ -208,5 +226,6 @@ ROWS = {
         Row("reordered", "a tenth of messages out of order for 20 s", _disturbed(20.0), faults="reordered"),
         Row("dropped", "one message in 200 lost for 20 s", _disturbed(20.0), faults="dropped"),
         Row("host-gone", "a host gone", _gone, tells=False),
+        Row("cut-between", "link between two workers cut for 10 s", _cut_between("b1", 10.0)),
     )
 }
