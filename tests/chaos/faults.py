@@ -105,6 +105,12 @@ class FaultyEndpoint:
                     self._endpoint.send(address, list(frames), bulk=bulk)
                 self._changed.wait(self._late[0][0] - time.monotonic() if self._late else None)
 
+    def watch(self, patience_s: float) -> None:
+        self._endpoint.watch(patience_s)
+
+    def unreachable(self) -> frozenset[str]:
+        return self._endpoint.unreachable()
+
     def receive(self, timeout_s: float | None) -> list[Frames]:
         return self._endpoint.receive(timeout_s)
 
