@@ -81,6 +81,7 @@ def run_batch(name: str, number: int) -> Batch:
                 phases=[Phase.generate],
                 database=None,
                 deadline=None,
+                print_blob=True,
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -107,9 +107,10 @@ class RuntimeMachine(RuleBasedStateMachine):
             self.dead.add(node)
 
     @precondition(lambda self: self.dead)
-    @rule()
-    def revive(self) -> None:
-        node = self.dead.pop()
+    @rule(data=st.data())
+    def revive(self, data: st.DataObject) -> None:
+        node = data.draw(st.sampled_from(sorted(self.dead)))
+        self.dead.remove(node)
         if node in self.world.coordinator.nodes:
             self.world.join(node)
 

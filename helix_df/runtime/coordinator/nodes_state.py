@@ -108,6 +108,9 @@ WELCOME_AGAIN_S = 0.75
 LOADS_SILENTLY_S = 30.0
 """So long a worker may be silent that isn't ready yet."""
 
+_MOST_PLACES = 8
+"""Workers of a node whose addresses are remembered."""
+
 _AWAY: frozenset[NodeState] = frozenset({"waiting", "lost", "failed"})
 
 
@@ -138,10 +141,10 @@ NodeAction = Send | NodeUp | NodeDown | HopsChanged
 @dataclass(slots=True)
 class ServedNode:
     """One node: what it is to hold, and its worker. ``heard`` (s, monotonic) is when it last spoke,
-    ``welcomed`` when its greeting was last answered,
-    ``life`` what tells it from others that say to be this node's, ``said_kv_tokens`` the KV cache that it has. ``job``
-    is what its worker is told of the job. One that is ``drained`` gets no new requests. What its worker
-    sends doesn't reach the addresses that are ``unreachable``."""
+    ``welcomed`` when its greeting was last answered, ``life`` what tells it from others that say to be this node's;
+    ``places`` are where those listen that did lately, by their lives. ``said_kv_tokens`` is the KV cache that it has,
+    ``job`` what its worker is told of the job. One that is ``drained`` gets no new requests. What its worker sends
+    doesn't reach the addresses that are ``unreachable``."""
 
     layers: LayerRange
     kv_tokens: int
@@ -152,6 +155,7 @@ class ServedNode:
     state: NodeState = "waiting"
     address: str | None = None
     last_address: str | None = None
+    places: dict[int, str] = field(default_factory=dict)
     life: int | None = None
     said_kv_tokens: int | None = None
     progress: float = 0.0
@@ -164,6 +168,13 @@ class ServedNode:
     not_finite: int = 0
     speed: StageSpeed | None = None
     unreachable: frozenset[str] = frozenset()
+
+    def place(self, life: int, address: str) -> None:
+        """Note where a worker listens: a late word of one that is gone may take the place of one that lives."""
+        self.places.pop(life, None)
+        self.places[life] = address
+        if len(self.places) > _MOST_PLACES:
+            del self.places[next(iter(self.places))]
 
     def move(self, event: NodeEvent, name: str) -> NodeState:
         """Take an event, and say what it makes of the node.
@@ -339,6 +350,7 @@ class NodesState:
             node.last_address = hello.address
         node.address = node.last_address
         node.life, node.heard, node.welcomed, node.unreachable = hello.life, now, now, frozenset()
+        node.place(hello.life, hello.address)
         down: list[NodeAction] = [NodeDown(hello.node, "joined again")] if starts_over else []
         return [*down, Send(node.address, self._welcome(hello.node, node))]
 
@@ -446,6 +458,7 @@ class NodesState:
         node = self._node(name, "take_over")
         node.move("take_over", name)
         node.last_address, node.life, node.detail = address, life, "was taken over, and isn't heard yet"
+        node.place(life, address)
         self.was_ready = True
         return [Send(address, self._welcome(name, node))]
 
@@ -480,6 +493,9 @@ class NodesState:
         It is told to greet again, by a welcome to the life that it says to have.
         """
         assert node.last_address is not None, f"{name} was lost before it had joined"
+        place = node.places.get(life)
+        if place is not None and same_endpoint(place) != same_endpoint(node.last_address):
+            node.last_address = place
         node.address, node.heard, node.welcomed, node.detail = node.last_address, now, now, ""
         node.life = life or node.life
         told = Stop(node.life or 0) if self.closed else self._welcome(name, node)
