@@ -68,8 +68,8 @@ class EndingEngine(IdleEngine):
         return StepResult(step.request, token=self._end if ends else 65)
 
 
-def crowd_plan() -> Plan:
-    """``PIPELINES`` times ``STAGES`` of a tiny model, planned by hand."""
+def crowd_plan(*, emulate: bool = False, **changes: object) -> Plan:
+    """``PIPELINES`` times ``STAGES`` of a tiny model, planned by hand; ``changes`` replace sections of the job."""
     placement = {f"n{way}{stage}": layers for way in range(PIPELINES) for stage, layers in enumerate(STAGES)}
     profile = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [KV_TOKENS] * 4}
     job = Job.model_validate(
@@ -79,8 +79,9 @@ def crowd_plan() -> Plan:
             "gpus": {"toy": {"memory": "1GiB", "profile": profile}},
             "nodes": {name: {"gpu": "toy"} for name in placement},
             "links": {"default": {"bandwidth": "10Gbps", "latency": "1ms"}},
-            "runtime": {"max_batch": 64, "port": 0, "max_queue": 10_000},
+            "runtime": {"max_batch": 64, "port": 0, "max_queue": 10_000, "emulate": emulate},
         }
+        | changes
     )
     problem = compile_problem(job)
     report = SolverReport("hand", None, "finished", "", None, 0.0)

@@ -103,6 +103,7 @@ def apply(
     on_note: OnNote = warn,
     on_serving: Callable[[DaemonRecord], None] = lambda record: None,
     on_status: Callable[[JobStatus], None] | None = None,
+    on_down: Callable[[], None] = lambda: None,
 ) -> DaemonRecord:
     """Run a plan (or a job, or either's file) as a daemon that outlives this process, until ``down``.
 
@@ -114,6 +115,7 @@ def apply(
         on_note: called where the plan can't say which model it was made for, or ``force`` lets another pass.
         on_serving: called once the API is up, with the commands of workers that people start.
         on_status: called a few times a second until the job is ready.
+        on_down: called when it was started, and is down again.
 
     Raises:
         HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
@@ -128,13 +130,22 @@ def apply(
     except BaseException:
         stop_daemon(directory)
         process.wait()
+        on_down()
         raise
 
 
 def running_plan(name: str) -> Plan | None:
-    """The plan that runs here under a job's name, or that is about to take over there; ``None`` if nothing runs."""
+    """The plan that runs here under a job's name, or that is about to take over there; ``None`` if nothing runs.
+
+    Raises:
+        DeploymentError: when somebody is starting it at this very moment.
+    """
     directory = job_directory(name)
-    return read_plan(directory.plan_path) if directory.is_running() else None
+    if not directory.is_running():
+        return None
+    if not directory.plan_path.exists():
+        raise DeploymentError(f"job {name} is only starting", hint="try again in a moment")
+    return read_plan(directory.plan_path)
 
 
 def asked_plan(name: str) -> Plan | None:

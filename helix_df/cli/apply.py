@@ -138,20 +138,17 @@ def _start(plan: Plan, wait: bool, timeout: float | None, force: bool, console: 
         for node, command in record.join_commands.items():
             console.print(f"{node} waits for this command on its host:\n  {command}", soft_wrap=True)
 
-    try:
-        with display(console) as show:
-            return deployment.apply(
-                plan,
-                wait=wait,
-                timeout_s=timeout,
-                force=force,
-                on_note=lambda note: None,  # told when the plan was read
-                on_serving=show_joins,
-                on_status=show,
-            )
-    except BaseException:
-        console.print(f"job {plan.job.name} is down again")
-        raise
+    with display(console) as show:
+        return deployment.apply(
+            plan,
+            wait=wait,
+            timeout_s=timeout,
+            force=force,
+            on_note=lambda note: None,  # told when the plan was read
+            on_serving=show_joins,
+            on_status=show,
+            on_down=lambda: console.print(f"job {plan.job.name} is down again"),
+        )
 
 
 def _warn(name: str, console: Console) -> None:

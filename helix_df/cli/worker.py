@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -54,7 +55,8 @@ def worker(
     encrypted = _encrypted(join, listen)
     handler = logging.StreamHandler() if log is None else BoundedLog(log)
     if log is not None:
-        write_output_to(log)
+        with contextlib.suppress(OSError):  # a log that can't be written is no reason not to serve
+            write_output_to(log)
     logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     parents = tuple(map(int, filter(None, os.environ.get(PARENT_VARIABLE, "").split(","))))
     asked_to_end = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +28,10 @@ _MOST_KINDS = 1000
 
 
 class BoundedLog(logging.StreamHandler):  # type: ignore[type-arg]  # it writes to whatever standard error is
-    """Writes to standard error, and puts the file aside that it goes to, where that is ``path``, once it is full."""
+    """Writes to standard error, and puts the file aside that it goes to, where that is ``path``, once it is full.
+
+    A file that somebody has deleted is begun anew.
+    """
 
     def __init__(self, path: Path, most_bytes: int = MOST_LOG_BYTES) -> None:
         super().__init__()
@@ -36,8 +40,12 @@ class BoundedLog(logging.StreamHandler):  # type: ignore[type-arg]  # it writes 
 
     def emit(self, record: logging.LogRecord) -> None:
         """See ``logging.Handler``; called by one thread at a time."""
-        super().emit(record)
         with contextlib.suppress(OSError):  # a disk that is full or read-only ends no process
+            now = os.fstat(2)
+            if now.st_nlink == 0 and stat.S_ISREG(now.st_mode):
+                write_output_to(self._path)
+        super().emit(record)
+        with contextlib.suppress(OSError):
             if os.fstat(2).st_size > self._most_bytes and is_standard_error(self._path):
                 put_aside(self._path)
                 write_output_to(self._path)

@@ -68,8 +68,8 @@ def test_the_docs_draw_the_tables(table: TransitionTable, states: object) -> Non
 
 
 def test_an_illegal_event_names_role_state_and_event() -> None:
-    with pytest.raises(IllegalEvent, match=r"node a is waiting(.|\n)*found:\s+ready(.|\n)*hello or exit"):
-        NODE.after("waiting", "ready", "a")
+    with pytest.raises(IllegalEvent, match=r"node a is waiting(.|\n)*found:\s+silence(.|\n)*hello or exit"):
+        NODE.after("waiting", "silence", "a")
 
 
 def two_stages() -> World:

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from helix_df.errors import FileError
 from helix_df.file_errors import explained_files
 from helix_df.paths import cache_folder
+from helix_df.runtime.coordinator.journal import open_journal
 from helix_df.spec.shipped import find_example
 
 QUICKSTART = str(find_example("quickstart"))
@@ -73,6 +75,20 @@ def test_a_full_cache_serves_no_more(full_disk: Path, monkeypatch: pytest.Monkey
     folder = cache_folder("compiled")
     assert full_disk not in folder.parents
     (folder / "program").write_bytes(bytes(1 << 20))
+
+
+def test_a_journal_that_has_no_place_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert open_journal(tmp_path / "nowhere" / "journal.sqlite", "plan") is None
+    assert "THERE IS NO JOURNAL" in caplog.text
+
+
+def test_a_librarys_refusal_is_told_with_the_place_where_it_happened(tmp_path: Path) -> None:
+    with pytest.raises(FileError) as raised, explained_files(tmp_path):
+        raise zmq.ZMQError(errno.ENOSPC)
+    assert raised.value.where == str(tmp_path)
+    with pytest.raises(FileError, match="ulimit -n") as raised, explained_files(tmp_path):
+        raise zmq.ZMQError(errno.EMFILE)
+    assert raised.value.where is None, "it isn't the folder's fault"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EMFILE])

@@ -111,6 +111,7 @@ def create_app(
             Exception: _on_error,
         },
     )
+    app.router.redirect_slashes = False  # a path that there isn't is told so, and sends nobody to whatever Host says
     if keys is not None:
         app.add_middleware(_Keyed, keys=keys)
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))

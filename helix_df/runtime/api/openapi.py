@@ -206,7 +206,7 @@ def _kept_answer(refused: Mapping[int, str]) -> Json:
     done["content"]["text/event-stream"] = {"itemSchema": _event_schema(CompletionChunk, ChatChunk)}
     text: Json = {"schema": {"type": "string"}}
     place = "the `id` of the last event that the client has; all of the answer without one"
-    refusals = {status: _REFUSALS[status] for status in (408, 429, 431, 500, 503, 504)} | refused
+    refusals = {status: _REFUSALS[status] for status in (408, 429, 431, 500, 503, 504)} | dict(refused)
     refusals |= {
         400: "this is no place in the answer, or its request was wrong",
         404: "there is no such request, or it is over for too long",
@@ -314,7 +314,8 @@ def _body_schema(kind: type[Body], model_name: str, schemas: Json) -> Json:
         fields[name] = {"description": "accepted, since it can't change an answer here"}
     for name, nothing in sorted(UNSUPPORTED.items()):
         fields[name] = {"enum": [None, *nothing], "description": "not supported: taken only where it asks for nothing"}
-    return {**schema, "properties": fields}
+    others: Json = {"type": "null"}  # whatever else a client names, as long as it asks for nothing
+    return {**schema, "properties": fields, "additionalProperties": others}
 
 
 def _nullable(field: Json) -> Json:

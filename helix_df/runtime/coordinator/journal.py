@@ -126,7 +126,7 @@ class Journal:
         path: the file, which is made if it isn't there. Prompts are in it: only the user reads it.
         plan: what tells the plan from others; a journal of another plan is put aside.
         keep_s: seconds that an answer is kept once it is over.
-        clock: Unix seconds.
+        clock: seconds of a clock that goes on from one process to the next, and doesn't jump as the time of day may.
         most_bytes: of the file.
     """
 
@@ -136,7 +136,7 @@ class Journal:
         plan: str,
         *,
         keep_s: float = KEEP_S,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self.path: Final = path
@@ -152,6 +152,7 @@ class Journal:
         self._answer_of: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._connection = _open_or_begin(path, plan, most_bytes)
+        self._file = path.stat()
         self.answers: tuple[KeptAnswer, ...] = self._read_back()
         self.nodes: tuple[KeptNode, ...] = tuple(
             KeptNode(name, address, life, LayerRange(start, stop))
@@ -220,9 +221,13 @@ class Journal:
         """What is written of an answer; from any thread."""
         if self.given_up is not None:
             return None
-        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
-            connection.execute("BEGIN")  # all of it at one moment, whatever is written meanwhile
-            found = next(read_answers(connection, id_or_name), None)
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
+                connection.execute("BEGIN")  # all of it at one moment, whatever is written meanwhile
+                found = next(read_answers(connection, id_or_name), None)
+        except sqlite3.OperationalError as error:
+            log.warning("the journal can't be read: %s", error)
+            return None
         return found if isinstance(found, KeptAnswer) else None
 
     def _run(self) -> None:
@@ -241,6 +246,8 @@ class Journal:
             now = time.monotonic()
             if now - self._tidied_s > TIDY_EVERY_S:
                 self._tidied_s = now
+                with contextlib.suppress(OSError):  # where there is no folder for it now there may be one later
+                    self._put_back()
                 self.tidy()
         except Exception as error:  # whatever it is, the job goes on
             self._on_failure(error)
@@ -259,6 +266,30 @@ class Journal:
         self._waiting.clear()
         log.error("THE JOURNAL IS GIVEN UP: a coordinator that ends takes its requests with it from now on: %s", error)
         _remove(self.path)  # what is in it goes on without it: nobody must take it for the truth
+
+    def _put_back(self) -> None:
+        """Write the file anew if somebody has deleted it, of which this connection has all still.
+
+        Raises:
+            OSError: when it can't be written.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self.path.stat(), self._file):
+                return
+            self.path.unlink()
+        _remove(self.path)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        copy = _connected(self.path, self._most_bytes)
+        try:
+            self._connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = WAL").fetchall()
+        except sqlite3.Error:
+            copy.close()
+            raise
+        former, self._connection = self._connection, copy
+        former.close()
+        self._file = self.path.stat()
+        log.warning("the journal was deleted, and is written anew")
 
     # ------------------------------------------------------------------ writing
 
@@ -343,7 +374,7 @@ class Journal:
         self._connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     def _over(self, before: float) -> list[str]:
-        """Answers whose last request ended before some Unix second, the longest over first."""
+        """Answers whose last request ended before some second, the longest over first."""
         found = self._connection.execute(
             "SELECT answers.id FROM answers JOIN endings ON answers.id = endings.answer GROUP BY answers.id "
             "HAVING count(*) = answers.requests AND max(endings.at) < ? ORDER BY max(endings.at)",
@@ -394,6 +425,15 @@ class Journal:
             )
         (life,) = self._connection.execute("SELECT value FROM facts WHERE name = 'life'").fetchone()
         return int(life)
+
+
+def open_journal(path: Path, plan: str, *, keep_s: float = KEEP_S) -> Journal | None:
+    """As ``Journal``; none where no file can be: a job doesn't need one to serve."""
+    try:
+        return Journal(path, plan, keep_s=keep_s)
+    except (OSError, sqlite3.Error) as error:
+        log.error("THERE IS NO JOURNAL: a coordinator that ends takes its requests with it: %s: %s", path, error)
+        return None
 
 
 def _open_or_begin(path: Path, plan: str, most_bytes: int) -> sqlite3.Connection:

@@ -49,7 +49,16 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
     "node",
     "waiting",
     {
-        "waiting": {"hello": "joined", "exit": "failed", "take_over": "lost"},
+        # Who served a coordinator that left no journal greets once nobody has answered for a while.
+        "waiting": {
+            "hello": "joined",
+            "exit": "failed",
+            "take_over": "lost",
+            "heartbeat": "waiting",
+            "loading": "waiting",
+            "compiling": "waiting",
+            "ready": "waiting",
+        },
         "joined": {
             "hello": "joined",
             "heartbeat": "joined",

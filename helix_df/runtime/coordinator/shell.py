@@ -107,14 +107,9 @@ class Coordinator:
         self._embedded = embedded
         self.token = token or secrets.token_hex(16)
         self._keys = keys
+        life = 1 + restarts if journal is None else journal.life
         self._owned = RecordedCoordinator(
-            CoordinatorState(
-                plan,
-                context_of(plan),
-                life=1 if journal is None else journal.life,
-                names=names or {},
-                spares=spares or {},
-            ),
+            CoordinatorState(plan, context_of(plan), life=life, names=names or {}, spares=spares or {}),
             time.monotonic,
             log_dir and log_dir / "coordinator.events",
             enabled=plan.job.runtime.event_log,

@@ -113,7 +113,7 @@ def real_parts() -> Parts:
     """The coordinator, and the tokenizer of the plan's model."""
     from helix_df.models.tokenizer import load_tokenizer
     from helix_df.plan.takeover import read_spares
-    from helix_df.runtime.coordinator.journal import Journal
+    from helix_df.runtime.coordinator.journal import open_journal
     from helix_df.runtime.coordinator.shell import context_of
     from helix_df.runtime.jobs.coordinators import new_coordinator
     from helix_df.runtime.jobs.job_keys import kept_keys
@@ -127,7 +127,7 @@ def real_parts() -> Parts:
             address=None if before is None else before.address,
             supervisor=lineage.supervisor,
             keys=kept_keys(job),
-            journal=Journal(job.journal_path, run_of(plan, lineage), keep_s=plan.job.runtime.keep_answers),
+            journal=open_journal(job.journal_path, run_of(plan, lineage), keep_s=plan.job.runtime.keep_answers),
             names=None if before is None else before.names,
             restarts=lineage.restarts,
             last_restart=lineage.last_restart,
@@ -162,8 +162,8 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     lock = job.lock() if options.lock is None else options.lock
     record = _first_record(job, options.supervisor, options.restarts)
     try:
-        with explained_files():
-            job.write_record(record)
+        with explained_files(job.path):
+            _begin_record(job, record)
             before = job.identity() if options.restarts else None
             lineage = Lineage(options.supervisor, options.restarts, before, record.detail)
             asyncio.run(_until_signal(_Daemon(job, parts(), record, lineage, options.start_timeout)))
@@ -229,9 +229,9 @@ class _Daemon:
             answering = asyncio.create_task(asyncio.sleep(0))
             replanning = asyncio.create_task(asyncio.sleep(0))
             try:
-                await deployment.start()
-                port = listener.getsockname()[1]
-                self._job.write_identity(self._identity(plan, deployment, port))
+                with explained_files(self._job.path):
+                    await deployment.start()
+                self._write_identity(plan, deployment, listener.getsockname()[1])
                 if reconnects is not None:
                     reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
@@ -251,12 +251,16 @@ class _Daemon:
                     await reconnects.close()
                 await deployment.close()  # tells whoever still waits for an answer
                 await answering
-        self._job.forget_identity()
+        with contextlib.suppress(OSError):  # a folder that can't be written ends nothing
+            self._job.forget_identity()
 
-    def _identity(self, plan: Plan, deployment: Deployment, port: int) -> JobIdentity:
+    def _write_identity(self, plan: Plan, deployment: Deployment, port: int) -> None:
         before, run = self._lineage.identity, run_of(plan, self._lineage)
         names, spares = (None, {}) if before is None else (before.names, before.spares)
-        return JobIdentity(deployment.token, deployment.address, port, run, names, spares)
+        try:
+            self._job.write_identity(JobIdentity(deployment.token, deployment.address, port, run, names, spares))
+        except OSError as error:
+            log.error("a coordinator after this one could not take its place: %s", error)
 
     async def _serve(self, plan: Plan, deployment: Deployment, url: str, stop: asyncio.Event) -> None:
         joins = _join_commands(deployment)
@@ -453,6 +457,18 @@ def _first_record(job: JobDirectory, supervisor: int | None, restarts: int) -> D
     return replace(
         record, pid=supervisor or os.getpid(), coordinator=os.getpid(), restarts=restarts, url=None, failure=None
     )
+
+
+def _begin_record(job: JobDirectory, record: DaemonRecord) -> None:
+    """Whoever starts a job waits for its word; one that has served goes on without.
+
+    Raises:
+        OSError: when the first daemon of a run can't say anything.
+    """
+    if record.restarts:
+        _write_record(job, record)
+    else:
+        job.write_record(record)
 
 
 def _record_failure(job: JobDirectory, error: HelixError) -> None:

@@ -6,6 +6,7 @@ process id. Doesn't start or stop anything (``lifecycle``).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,10 @@ from helix_df.runtime.log_files import put_aside
 
 LOCK_ATTEMPTS = 20
 LOCK_PAUSE_S = 0.02
+READ_ATTEMPTS = 3
+RESERVED_BYTES = 8192
+"""Of the record and of the identity, so that they can be written when a disk has no room left."""
+
 LAST_WORDS_LINES = 12
 _TAIL_BYTES = 65536
 
@@ -175,14 +180,21 @@ class JobDirectory:
             hint=f"`helix-df down {self.name}` stops it; `--name` starts this one beside it",
         )
 
+    def is_of(self, lock: int) -> bool:
+        """Whether the folder is that of whoever holds a lock, and not gone or made anew."""
+        try:
+            return os.path.samestat((self.path / "lock").stat(), os.fstat(lock))
+        except OSError:
+            return False
+
     def record(self) -> DaemonRecord | None:
         """What the daemon said last; ``None`` if there was none or it hasn't said anything yet."""
         try:
-            document = json.loads((self.path / "daemon.json").read_text(encoding="utf-8"))
+            document = self._read("daemon.json")
+            if document is None:
+                return None
             failure = document.pop("failure")
             return DaemonRecord(**document, failure=Failure(**failure) if failure else None)
-        except FileNotFoundError:
-            return None
         except (ValueError, TypeError, KeyError) as error:
             raise DeploymentError("the daemon's record is damaged", where=str(self.path / "daemon.json")) from error
 
@@ -190,11 +202,46 @@ class JobDirectory:
         """Replace the record in one step, so that a reader never sees half of it."""
         self._replace("daemon.json", asdict(record))
 
+    def reserve(self) -> None:
+        """Take the room that a run needs to say what becomes of it, before it begins.
+
+        Raises:
+            OSError: when there is none.
+        """
+        for name in ("daemon.json", "identity.json"):
+            _write_privately(self.path / name, b" " * RESERVED_BYTES)
+
     def _replace(self, name: str, document: dict[str, Any]) -> None:
+        """In one step; in place, where the disk has no room for both."""
+        text = (json.dumps(document, indent=1) + "\n").encode().ljust(RESERVED_BYTES)
         scratch = self.path / f"{name}.tmp"
-        scratch.touch(mode=0o600)
-        scratch.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self.path / name)
+        try:
+            _write_privately(scratch, text)
+            scratch.replace(self.path / name)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            scratch.unlink(missing_ok=True)
+            with (self.path / name).open("r+b", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size < len(text):
+                    raise
+                file.write(text)
+                file.truncate()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """The document of a file; ``None`` if there is none, or nothing in it yet."""
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                text = (self.path / name).read_text(encoding="utf-8").strip()
+                document: dict[str, Any] | None = json.loads(text) if text else None
+                return document
+            except FileNotFoundError:
+                return None
+            except ValueError:  # it may be written in place just now
+                if attempt + 1 == READ_ATTEMPTS:
+                    raise
+                time.sleep(LOCK_PAUSE_S)
+        raise AssertionError
 
     @property
     def journal_path(self) -> Path:
@@ -204,9 +251,8 @@ class JobDirectory:
     def identity(self) -> JobIdentity | None:
         """That of the coordinator which runs, or ran last and wasn't stopped."""
         try:
-            return JobIdentity(**json.loads((self.path / "identity.json").read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
+            document = self._read("identity.json")
+            return None if document is None else JobIdentity(**document)
         except (ValueError, TypeError) as error:
             raise DeploymentError("the job's identity is damaged", where=str(self.path / "identity.json")) from error
 
@@ -221,7 +267,8 @@ class JobDirectory:
         self.wanted_plan_path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget the last run: its record, its journal and its events. Its logs are put aside."""
+        """Forget the last run: its plan, its record, its journal and its events. Its logs are put aside."""
+        self.plan_path.unlink(missing_ok=True)
         (self.path / "daemon.json").unlink(missing_ok=True)
         self.forget_identity()
         for file in self.path.glob(f"{self.journal_path.name}*"):
@@ -231,6 +278,11 @@ class JobDirectory:
         for pattern in ("*.events", "*.events.older"):
             for log in self.log_dir.glob(pattern):
                 log.unlink()
+
+
+def _write_privately(path: Path, text: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(text)
 
 
 def state_root() -> Path:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import helix_df.errors
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.file_errors import explained_files
 from helix_df.plan.plan import Plan, write_plan
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, last_words
@@ -37,23 +38,30 @@ def start_daemon(
 
     Raises:
         DeploymentError: when the job runs already.
+        FileError: when its folder can't be written.
     """
-    lock = job.lock()
-    try:
-        job.clear()
-        write_plan(plan, job.plan_path)
-        timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
-        with job.log_path().open("ab") as log:
-            return subprocess.Popen(
-                [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *command, *timeout],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
-    finally:
-        os.close(lock)
+    with explained_files(job.path):
+        lock = job.lock()
+        try:
+            _prepare(job, plan)
+            timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
+            with job.log_path().open("ab") as log:
+                return subprocess.Popen(
+                    [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *command, *timeout],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(lock)
+
+
+def _prepare(job: JobDirectory, plan: Plan) -> None:
+    job.clear()
+    write_plan(plan, job.plan_path)
+    job.reserve()
 
 
 def run_here(job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = None) -> NoReturn:
@@ -62,14 +70,14 @@ def run_here(job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = N
     Raises:
         DeploymentError: when the job runs already.
     """
-    lock = job.lock()
-    job.clear()
-    write_plan(plan, job.plan_path)
-    os.set_inheritable(lock, True)
-    timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
-    with contextlib.suppress(PermissionError):  # it leads one already
-        os.setsid()
-    write_output_to(job.log_path())
+    with explained_files(job.path):
+        lock = job.lock()
+        _prepare(job, plan)
+        os.set_inheritable(lock, True)
+        timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
+        with contextlib.suppress(PermissionError):  # it leads one already
+            os.setsid()
+        write_output_to(job.log_path())
     os.execv(SUPERVISOR[0], [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *DAEMON, *timeout])
 
 
@@ -85,6 +93,8 @@ def check_alive(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRe
         return record
     if record is not None and record.failure is not None:
         raise revive(record.failure)
+    if record is not None and record.state == "stopped":
+        raise DeploymentError(f"job {job.name} was taken down before it was ready")
     raise DeploymentError(
         "the coordinator ended",
         where=str(job.log_path()),

@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from helix_df.errors import DeploymentError
 from helix_df.runtime.coordinator.restarts import Restarts
-from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory
+from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
+from helix_df.runtime.jobs.kept_folder import KeptFolder
 from helix_df.runtime.jobs.processes import children_of
 from helix_df.runtime.log_files import BoundedLog, is_standard_error, write_output_to
 
@@ -31,6 +33,7 @@ log = logging.getLogger("helix_df.supervisor")  # not __name__, which is __main_
 STOP_GRACE_S = 10.0
 """Seconds that what a daemon has left behind gets to go by itself, once the job ends."""
 
+KEEP_EVERY_S = 1.0
 _LOOK_S = 0.05
 _SET_CHILD_SUBREAPER = 36
 """``PR_SET_CHILD_SUBREAPER`` of Linux's ``prctl``."""
@@ -74,8 +77,35 @@ class _Supervisor:
         self._ended: asyncio.Future[int] | None = None
         self._asked_to_end = asyncio.Event()
         self._restarts = Restarts()
+        self._folder = KeptFolder(job, lock)
 
     async def run(self) -> int:
+        keeping = asyncio.create_task(self._keep_folder())
+        try:
+            return await self._run()
+        finally:
+            keeping.cancel()
+
+    async def _keep_folder(self) -> None:
+        """Put the job's folder back when it is deleted, so that it can be seen and ended."""
+        told = ""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            try:
+                if await asyncio.to_thread(self._folder.look):
+                    self._write_to_log()
+                    log.warning("the job's folder was deleted while it runs, and is put back")
+                told = ""
+            except DeploymentError as error:
+                log.error("%s: this run ends", error)
+                self._end()
+                return
+            except OSError as error:
+                if str(error) != told:
+                    log.error("the job's folder can't be kept: %s", error)
+                told = str(error)
+
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,6 +138,9 @@ class _Supervisor:
             )
         except OSError as error:  # no process or descriptor left: later, perhaps
             log.error("the coordinator can't be started: %s", error)
+            if not times:
+                why = Failure("DeploymentError", "the coordinator can't be started", found=str(error))
+                self._write(DaemonRecord(os.getpid(), "failed", time.time(), failure=why))
             return 1
         process.returncode = 0  # it is reaped here, with all others
         self._daemon = process.pid
@@ -122,12 +155,17 @@ class _Supervisor:
             with contextlib.suppress(OSError):
                 write_output_to(self._job.log_path())
 
+    def _restore_folder(self) -> None:
+        with contextlib.suppress(OSError, DeploymentError):  # `_keep_folder` tells
+            self._folder.look()
+
     def _is_to_go_on(self, code: int) -> bool:
         """A job that has served is brought up again until it is taken down; one that never did has failed."""
         if code == 0 or self._asked_to_end.is_set():
             return False
         if self._restarts.counts[_DAEMON]:
             return True
+        self._restore_folder()  # what it says there is asked next
         record = self._record()
         return record is not None and record.url is not None
 

@@ -107,10 +107,11 @@ class EventLog:
         self._count = 0
         self._flushed_s = -math.inf
         self._out: IO[bytes] | None = None
-        if path is not None:
-            older(path).unlink(missing_ok=True)
-        if enabled:
-            self._begin_segment()
+        with self._giving_up():
+            if path is not None:
+                older(path).unlink(missing_ok=True)
+            if enabled:
+                self._begin_segment()
 
     def append(self, at_s: float, name: str, *values: Any) -> None:
         """Take an event down."""

@@ -48,7 +48,7 @@ VERSION = 4
 HEARTBEAT_S = 0.5
 """How often a worker says that it lives, from a thread that no batch holds up."""
 
-LOST_AFTER_S = 30.0
+LOST_AFTER_S = 10.0
 """Silence of the coordinator after which a worker greets it again."""
 
 TENSOR_DTYPES = frozenset({"int32", "float32", "float16", "bfloat16"})

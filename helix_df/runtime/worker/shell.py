@@ -149,8 +149,6 @@ class Worker:
         self._build_engine = build_engine
         self._alive = alive
         self._events = events
-        self._heard = time.monotonic()
-        self._busy = False
         self._illegal_events = 0
         self._door = Door(token, lambda message: check_greeting(message, node))
         self._greeting: int | None = _new_life()
@@ -180,7 +178,6 @@ class Worker:
             if job.runtime.emulate:
                 self._emulate(links)
             beating.start()
-            self._busy = True
             engine = self._build_engine(welcome, self._report)
             self._speed = _speed(engine, welcome)
             self._health = engine.health
@@ -254,7 +251,6 @@ class Worker:
                 if isinstance(message, Stop) and message.life == self._life:
                     return
                 self._take(message, engine, machine)
-            self._busy = True
             steps = machine.next_batch()
             if steps:
                 results = engine.run(steps)
@@ -361,15 +357,11 @@ class Worker:
             self._endpoint.send(self._coordinator if is_home else bundle.address, frames, bulk=bundle.bulk)
 
     def _hear(self, timeout_s: float) -> Iterator[Message | Malformed]:
-        # Counted in waits, not by a clock: while this process is stopped nobody can be heard.
+        # Counted in waits, not by a clock: while this process is stopped or busy nobody can be heard.
         self._silent_s += timeout_s
-        if self._busy:
-            # Whatever came in while we were busy is about to be read: silence is counted from here.
-            self._heard = time.monotonic()
-            self._busy = False
         for frames in self._endpoint.receive(timeout_s):
             for message in self._door.open(frames):
-                self._heard, self._silent_s = time.monotonic(), 0.0
+                self._silent_s = 0.0
                 yield message
         self._door.tell(time.monotonic())
 
@@ -378,8 +370,7 @@ class Worker:
             if not self._alive():
                 self._endpoint.wake()
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
-            forgotten = not self._busy and time.monotonic() - self._heard > LOST_AFTER_S
-            if forgotten:
+            if self._silent_s > LOST_AFTER_S:
                 if not self._reconnected:
                     # Or the link was cut; what there is of a connection would notice late that it is back.
                     self._coordinator = newly_connected(self._coordinator)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line
 from helix_df.runtime.launcher import Exit, WorkerOrder
@@ -56,7 +57,7 @@ class LocalLauncher:
             return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
         command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
-        output = open(order.log_file, "ab") if order.log_file else None  # noqa: SIM115 - the child keeps it
+        output = None if order.log_file is None else _opened(order.log_file)
         try:
             process = subprocess.Popen(
                 command,
@@ -156,6 +157,15 @@ def _left_over(supervisor: int, coordinator: str) -> dict[str, AdoptedProcess]:
             else:
                 process.kill()
     return found
+
+
+def _opened(path: Path) -> IO[bytes] | None:
+    """A log to write to; none where there can't be one: a worker is worth more."""
+    try:
+        return path.open("ab")
+    except OSError as error:
+        log.warning("there is no log of this worker: %s", error)
+        return None
 
 
 def _wait(process: subprocess.Popen[bytes] | AdoptedProcess, seconds: float) -> None:
