@@ -53,7 +53,8 @@ def explained_files(where: Path | None = None) -> Iterator[None]:
 
 def file_error(error: Exception, where: Path | None = None) -> FileError | None:
     """What to tell about a refusal; None for what isn't about files, such as a connection."""
-    number = getattr(error, "errno", None)
+    is_no_thread = isinstance(error, RuntimeError) and "start new thread" in str(error)  # Python gives it no number
+    number = errno.EAGAIN if is_no_thread else getattr(error, "errno", None)
     if number not in REFUSALS or isinstance(error, ConnectionError):
         return None
     problem, hint = REFUSALS[number]

@@ -13,6 +13,9 @@ import typer
 
 from helix_df.errors import DeploymentError
 
+THREADS = 16
+"""That a worker needs at the least."""
+
 
 def worker(
     join: Annotated[
@@ -46,6 +49,7 @@ def worker(
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
     from helix_df.runtime.log_files import BoundedLog, write_output_to
+    from helix_df.runtime.threads import require_threads
     from helix_df.runtime.wire.transport import MOST_FRAME_BYTES, endpoint_keys
     from helix_df.runtime.wire.transport import listen as open_endpoint
     from helix_df.runtime.worker.build import build_engine
@@ -71,6 +75,7 @@ def worker(
         return not asked_to_end and (not parents or os.getppid() in parents)
 
     signal.signal(signal.SIGTERM, end)
+    require_threads(THREADS)
     keys = endpoint_keys(None, token) if encrypted else None
     endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
     Worker(node, endpoint, join, token, build_engine, alive=alive, events=events).run()

@@ -164,7 +164,11 @@ def test_a_state_folder_that_can_not_be_written(machine: Machine, disk: Path) ->
     assert found.returncode == FileError.exit_code
     assert f"{disk}/jobs: the file system is read-only" in found.stderr
     assert "HELIX_DF_STATE" in found.stderr
-    assert "down again" not in found.stdout, "it never was up"
+    assert "down again" not in found.stderr, "it never was up"
+    places = {"HOME": str(disk), "XDG_STATE_HOME": ""}
+    found = machine.run("apply", str(machine.job), before="unset HELIX_DF_STATE", **places)
+    assert found.returncode == FileError.exit_code
+    assert f"error: {disk}/" in found.stderr
 
 
 def test_shared_memory_is_not_needed(machine: Machine, disk: Path) -> None:
@@ -246,6 +250,20 @@ def test_too_few_descriptors_are_told(machine: Machine, most: int) -> None:
     assert "oo many files are open" in found.stderr or "Too many open files" in found.stderr
 
 
+def test_too_few_threads_are_told(machine: Machine) -> None:
+    """As another user, since root has no such limit; it may read all files, so that it finds Python."""
+    may = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    other = ["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups", *may]
+    if os.getuid() != 0 or subprocess.run([*other, sys.executable, "-c", ""], capture_output=True).returncode:
+        pytest.skip("there is no other user here")
+    machine.path.chmod(0o777)
+    command = [*other, "prlimit", "--nproc=8", sys.executable, "-m", "helix_df", "apply", machine.job.name]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=machine.path, env=machine.environment)
+    assert found.returncode == FileError.exit_code, found.stderr
+    assert "no more processes or threads can be started" in found.stderr
+    assert "ulimit -u" in found.stderr
+
+
 # ------------------------------------------------------------------ commands at the same time
 
 
@@ -254,9 +272,9 @@ def test_two_that_apply_the_same_job_at_once(machine: Machine) -> None:
     told = [process.communicate(timeout=120) for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 0], [0, DeploymentError.exit_code]), told
-    for (out, err), process in zip(told, both, strict=True):
+    for (_, err), process in zip(told, both, strict=True):
         assert is_clear(err), err
-        assert "down again" not in out
+        assert "down again" not in err
         if process.returncode:
             assert "job tiny is" in err
             assert "already running" in err or "only starting" in err

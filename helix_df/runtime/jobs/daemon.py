@@ -41,6 +41,7 @@ from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom
 from helix_df.runtime.requests import TokenService
+from helix_df.runtime.threads import require_threads
 from helix_df.spec.checks import lets_anyone_in
 from helix_df.spec.job import Runtime
 
@@ -48,6 +49,9 @@ log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ he
 
 CRASHED = 70
 """Exit code of a daemon that has a bug; ``EX_SOFTWARE`` of BSD's ``sysexits.h``."""
+
+THREADS = 16
+"""That a coordinator may need."""
 
 DRAIN_S = 3.0
 """Seconds that answers in flight get to finish when the job is stopped; what is left is told so."""
@@ -163,6 +167,7 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     record = _first_record(job, options.supervisor, options.restarts)
     try:
         with explained_files(job.path):
+            require_threads(THREADS)
             _begin_record(job, record)
             before = job.identity() if options.restarts else None
             lineage = Lineage(options.supervisor, options.restarts, before, record.detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ PARENT_VARIABLE = "HELIX_DF_PARENT"
 """Processes, one of which a local worker must be a child of to live on: who started it, and who gets it after that."""
 
 LAST_WORDS_LINES = 12
+_FRAME = re.compile(r"\s*@\s+0x[0-9a-f]+")
+"""A frame of a stack of C++, which says nothing to anybody here; what is wrong stands before."""
 
 
 class LocalLauncher:
@@ -184,5 +187,6 @@ def _last_words(code: int | None, log_file: Path | None) -> str:
     ending = "ended" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     if log_file is None or not log_file.exists():
         return ending
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS_LINES:]
-    return "\n".join([ending, *lines])
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = [line for line in lines if not _FRAME.match(line)]
+    return "\n".join([ending, *told[-LAST_WORDS_LINES:]])
