@@ -393,6 +393,20 @@ class World:
             self._send(COORDINATOR, question.address, question.message)
         return bool(running)
 
+    def serving(self) -> list[str]:
+        """Where the workers listen that serve and are known to."""
+        nodes = self.coordinator.nodes_state.nodes
+        return sorted(
+            address
+            for address, worker in self.workers.items()
+            if worker.node in nodes and nodes[worker.node].state == "ready" and nodes[worker.node].life == worker.life
+        )
+
+    def reach_all_but(self, address: str, unreachable: tuple[str, ...] = ()) -> None:
+        """A worker says whom it doesn't reach."""
+        worker = self.workers[address]
+        self._send(address, COORDINATOR, Heartbeat(worker.node, life=worker.life, unreachable=unreachable))
+
     def under_way(self) -> list[tuple[tuple[Wire, int], str]]:
         """Where each message is that hasn't arrived, and of which kind it is."""
         return [

@@ -125,9 +125,23 @@ class RuntimeMachine(RuleBasedStateMachine):
         with suppress(DeploymentError):
             self.world.drain(data.draw(st.sampled_from(self.world.coordinator.nodes)), drained)
 
+    @precondition(lambda self: self.world.serving())
+    @rule(data=st.data())
+    def cut(self, data: st.DataObject) -> None:
+        """A worker doesn't reach some others."""
+        serving = self.world.serving()
+        away = data.draw(st.lists(st.sampled_from(serving), max_size=3, unique=True))
+        self.world.reach_all_but(data.draw(st.sampled_from(serving)), tuple(away))
+
     @rule()
     def settle(self) -> None:
+        self.mend()
         self.world.settle()
+
+    def mend(self) -> None:
+        """All workers reach one another."""
+        for address in self.world.serving():
+            self.world.reach_all_but(address)
 
     @invariant()
     def answers_are_right_so_far(self) -> None:
@@ -135,6 +149,7 @@ class RuntimeMachine(RuleBasedStateMachine):
             assert events == toy_answer(self.world.asked[name], LAYERS)[: len(events)], name
 
     def teardown(self) -> None:
+        self.mend()
         self.world.settle()
         self.world.replay()
         for node, tokens in self.world.pages().items():
@@ -185,6 +200,9 @@ class RestartMachine(RuntimeMachine):
 
     def drain(self) -> None:
         """No rule here, either."""
+
+    def cut(self) -> None:
+        """Nor here: who comes after doesn't know when workers will say that all is well again."""
 
     @rule(unwritten=st.integers(0, 3), said_is_lost=st.booleans())
     def restart_coordinator(self, unwritten: int, said_is_lost: bool) -> None:
