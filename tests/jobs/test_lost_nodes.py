@@ -91,6 +91,7 @@ def test_a_plan_without_a_lost_node_takes_over_until_the_node_is_back(monkeypatc
         until(lambda: roles(record).get("a.2") == ("serving", "ready"))
         assert roles(record)["b"] == ("spare", "lost")
         assert [one.result() for one in waiting] == expected
+        until(lambda: "has taken over" in fetch_status(record.url).replanned)
         said = fetch_status(record.url).replanned
         assert said.startswith("b is lost: a plan without has taken over (a [0, 2) → [0, 4)")
         assert said.endswith("the plan of before does again once all of its nodes have served for 2 s")
@@ -106,7 +107,7 @@ def test_a_plan_without_a_lost_node_takes_over_until_the_node_is_back(monkeypatc
         until(lambda: serving(record) == {(0, 2), (2, 4)})
         assert roles(record)["b"] == ("serving", "ready"), "it loads nothing again"
         assert [answer(record.url, number) for number in range(2)] == expected
-        assert fetch_status(record.url).replanned == ""
+        until(lambda: fetch_status(record.url).replanned == "")
         assert read_plan(job.plan_path).placement == HALVES
         assert not job.wanted_plan_path.exists()
         assert deployment.asked_plan("tiny") == deployment.running_plan("tiny")

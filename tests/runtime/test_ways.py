@@ -99,9 +99,10 @@ def test_where_a_cut_leaves_no_way_requests_wait_and_it_is_said_why():
     name = world.submit((1, 2), 5)
     b = world.coordinator.nodes_state.address("b")
     world.says("a", Heartbeat("a", life=world.life_of("a"), unreachable=(b,)))
-    assert not world.coordinator.ready
+    assert (world.coordinator.ready, world.coordinator.snapshot().state) == (False, "degraded")
     assert "a doesn't reach b" in world.coordinator.nodes_state.what_is_missing()
-    assert world.coordinator.requests_state.stranded == [name]
+    later = world.submit((3, 4), 5)
+    assert world.coordinator.requests_state.stranded == [name, later]
     world.kill("b")
     world.join("b")
     world.settle()

@@ -179,7 +179,7 @@ def why_not_ready(status: JobStatus) -> str:
     if status.detail:
         return status.detail.partition("\n")[0]
     states = {node.name: node.state for node in status.nodes if node.role == "serving"}
-    return what_is_missing(states, status.missing_layers)
+    return what_is_missing(states, status.missing_layers, status.cut_hops)
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> Json:

@@ -341,7 +341,7 @@ class CoordinatorState:
             return "stopping"
         if self.failure is not None:
             return "failed"
-        if self.all_up:
+        if self.all_up and not self.nodes_state.cut_hops():
             return "ready"
         return "degraded" if self.nodes_state.was_ready else "starting"
 
