@@ -15,13 +15,15 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.hosts import enter, inside, why_not
 from tests.chaos.rows import AFTER_S, ROWS, Row
-from tests.chaos.scene import REPLICATED, STREAMS, scene
+from tests.chaos.scene import REPLICATED, STREAMS, Scene, Seen, scene
+from tests.chaos.supervised import kill_the_coordinator
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,28 @@ class Outcome:
 async def measure(row: Row, streams: int, **runtime: Any) -> Outcome:
     """Run one row, in a sandbox."""
     with tempfile.TemporaryDirectory() as folder:
-        said = {**row.runtime, **runtime}
-        logs = Path(folder) / "logs"
-        async with scene(logs, REPLICATED, tells=row.tells, faults=row.faults, **said) as stage:
-            await stage.rehearse(streams)
-            await stage.begin()
-            since = await row.act(stage)
-            await asyncio.sleep(AFTER_S)
-            await stage.end()
-            waits, seen = stage.seen.resumed_s(since), stage.seen
+        if row.act is None:
+            seen, since = await kill_the_coordinator(Path(folder), REPLICATED, streams, **runtime)
+        else:
+            seen, since = await _disturbed(row, row.act, Path(folder) / "logs", streams, **runtime)
+    waits = seen.resumed_s(since)
     why = seen.lost[0].partition("\n")[0] if seen.lost else ""
     return Outcome(
         row.name, streams, seen.answers, len(seen.lost), seen.changed, waits[len(waits) // 2], waits[-1], why
     )
+
+
+async def _disturbed(
+    row: Row, act: Callable[[Scene], Awaitable[float]], logs: Path, streams: int, **runtime: Any
+) -> tuple[Seen, float]:
+    said = {**row.runtime, **runtime}
+    async with scene(logs, REPLICATED, tells=row.tells, faults=row.faults, **said) as stage:
+        await stage.rehearse(streams)
+        await stage.begin()
+        since = await act(stage)
+        await asyncio.sleep(AFTER_S)
+        await stage.end()
+        return stage.seen, since
 
 
 def main(arguments: list[str]) -> int:

@@ -33,11 +33,14 @@ AFTER_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``tells`` as for ``HostLauncher``, ``faults`` as for ``scene``; ``runtime`` is what its job says so."""
+    """``tells`` as for ``HostLauncher``, ``faults`` as for ``scene``; ``runtime`` is what its job says so.
+
+    What has no act is done to the coordinator (``tests.chaos.supervised``).
+    """
 
     name: str
     words: str
-    act: Callable[[Scene], Awaitable[float]]
+    act: Callable[[Scene], Awaitable[float]] | None
     tells: bool = True
     faults: str | None = None
     runtime: Mapping[str, object] = field(default_factory=dict)
@@ -216,6 +219,7 @@ ROWS = {
         Row("kill-prefill", "kill -9 of one in prefill", _kill_in_prefill, runtime={"prefix_cache": False}),
         Row("kill-loading", "kill -9 of one, and again while it loads", _kill_in_loading),
         Row("kill-all-copies", "kill -9 of all workers of a layer", _kill("b1", "b2")),
+        Row("kill-coordinator", "kill -9 of the coordinator, twice", None),
         Row("change", "another plan takes over, and back", _change),
         Row("kill-newcomer", "kill -9 of a worker that a change starts", _kill_a_newcomer),
         Row("stop", "SIGSTOP for 8 s, SIGCONT", _stop("b2", 8.0)),
