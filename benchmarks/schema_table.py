@@ -248,7 +248,10 @@ def run(count: int, connections: int, of_each: int, seed: int) -> bool:
         alive, before, logged = set(members(session)), memory_of(session), log_bytes(directory)
         started = time.perf_counter()
         with watched(url, "beside the requests"):
-            asyncio.run(campaign.run(count - first, connections))
+            course = []
+            for quarter in (1, 2, 3, 4):
+                asyncio.run(campaign.run(first + quarter * (count - first) // 4 - campaign.sent, connections))
+                course.append(memory_of(session)["daemon"])
         seconds = time.perf_counter() - started
         with watched(url, "alone again"):
             time.sleep(QUIET_S)
@@ -260,6 +263,7 @@ def run(count: int, connections: int, of_each: int, seed: int) -> bool:
         for name in sorted(after):
             early, late = before.get(name, 0) / 1e6, after[name] / 1e6
             print(f"memory of the {name}: {early:.0f} MB after {first:,} requests, then {late:.0f} MB")
+        print(f"of the daemon by quarters: {', '.join(f'{one / 1e6:.0f}' for one in course)} MB")
         events = sum(file.stat().st_size for file in directory.log_dir.glob("*.events*"))
         journal = sum(file.stat().st_size for file in directory.path.glob("journal.sqlite*"))
         print(f"logs: {logged / 1e3:.0f} kB, then {log_bytes(directory) / 1e3:.0f} kB", end="")

@@ -6,6 +6,7 @@ back; doesn't know what the files say. The journal sees to itself, and so do log
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ class KeptFolder:
     def _note(self) -> None:
         found: dict[str, _File] = {}
         for entry in os.scandir(self.job.path):
-            if self._is_kept(entry):
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                if not self._is_kept(entry):
+                    continue
                 status = entry.stat()
                 changed = (status.st_mtime_ns, status.st_size, status.st_ino)
                 known = self._files.get(entry.name)
