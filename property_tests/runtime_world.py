@@ -244,9 +244,9 @@ class World:
 
     # what hypothesis (or a test) does
 
-    def submit(self, prompt: tuple[int, ...], max_tokens: int) -> str:
+    def submit(self, prompt: tuple[int, ...], max_tokens: int, owner: str | None = None) -> str:
         request = GenerationRequest(
-            f"r{len(self.asked)}", prompt, max_tokens, SamplingParams(), frozenset({STOP_TOKEN})
+            f"r{len(self.asked)}", prompt, max_tokens, SamplingParams(), frozenset({STOP_TOKEN}), owner=owner
         )
         try:
             actions = self.recorded.submit(request)

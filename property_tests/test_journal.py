@@ -55,7 +55,10 @@ class Told:
     def accept(self, count: int, form: str, sampling: SamplingParams, prompt: list[int]) -> None:
         name = f"answer{len(self.accepted)}"
         requests = tuple(
-            GenerationRequest(f"{name}-{at}", tuple(prompt), 7, sampling, frozenset({2, 5})) for at in range(count)
+            GenerationRequest(
+                f"{name}-{at}", tuple(prompt), 7, sampling, frozenset({2, 5}), owner=("a key", None)[at % 2]
+            )
+            for at in range(count)
         )
         self.accepted[name] = AcceptedAnswer(name, form, requests, f"my {name}")
         self.events |= {asked.id: [] for asked in requests}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-WAITS, NO_PATH, TOO_LARGE, QUEUE_FULL, STRANDED = 0, 1, 2, 3, 4
+WAITS, NO_PATH, TOO_LARGE, QUEUE_FULL, STRANDED, KEY_QUEUE_FULL = 0, 1, 2, 3, 4, 5
 """What ``on_arrival`` makes of a request: it joins the queue, is refused and why, or waits for nodes that are away."""
 
 
@@ -45,7 +45,7 @@ def admits(used: float, expected: int, most: int, capacity: float, high_water: f
     return most <= capacity and (used == 0 or used + expected <= high_water * capacity)
 
 
-def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_queue: int) -> int:
+def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_queue: int, has_share: bool = True) -> int:
     """Whether a request joins the queue, or waits beside it for nodes that are away; else why it is refused.
 
     Args:
@@ -54,6 +54,7 @@ def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_que
         fits_whole: whether it fits some path once all nodes are up.
         waiting: requests that wait, for room or for nodes.
         max_queue: most that may wait.
+        has_share: whether its API key may have one more wait (``rules.fair_queue``).
     """
     if not serves:
         return NO_PATH
@@ -61,4 +62,6 @@ def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_que
         return TOO_LARGE
     if waiting >= max_queue:
         return QUEUE_FULL
+    if not has_share:
+        return KEY_QUEUE_FULL
     return WAITS if fits else STRANDED

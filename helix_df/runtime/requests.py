@@ -20,7 +20,8 @@ class GenerationRequest:
 
     ``stop_ids`` end the generation and are not part of the answer. Whoever asks waits ``timeout_s`` seconds at most for
     the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows. ``so_far`` are tokens of the
-    answer that there are already, by a coordinator that has died, say; they count for ``max_tokens``.
+    answer that there are already, by a coordinator that has died, say; they count for ``max_tokens``. ``owner`` is the
+    name of the API key that it came with, if it did: requests of several are started in turn.
     """
 
     id: str
@@ -30,6 +31,7 @@ class GenerationRequest:
     stop_ids: frozenset[int] = frozenset()
     timeout_s: float | None = None
     so_far: tuple[int, ...] = ()
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,10 @@ class TokenService(Protocol):
         Raises:
             RequestError: when the request can never be served, the queue is full, or no full path is up.
         """
+        ...
+
+    def waiting(self, owner: str | None = None) -> int:
+        """Requests that wait now: all, or those of the API key of this name. Costs little."""
         ...
 
     def snapshot(self) -> JobStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,6 +53,10 @@ class FakeService:
         self.ended = asyncio.Event()
         self.open = 0
         self.asking_threads: set[int] = set()
+        self.waiting_of: Counter[str] = Counter()
+
+    def waiting(self, owner: str | None = None) -> int:
+        return self.status.waiting if owner is None else self.waiting_of[owner]
 
     def snapshot(self) -> JobStatus:
         self.asking_threads.add(threading.get_ident())

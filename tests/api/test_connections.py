@@ -48,11 +48,13 @@ class Raw:
 
 
 @asynccontextmanager
-async def serving(service: FakeService, limits: ConnectionLimits) -> AsyncIterator[Callable[[], asyncio.Future[Raw]]]:
-    """A server with these limits, and what opens a connection to it."""
+async def serving(
+    service: FakeService, limits: ConnectionLimits, **more: Any
+) -> AsyncIterator[Callable[[], asyncio.Future[Raw]]]:
+    """A server with these limits, and what opens a connection to it; ``more`` is as for ``api_server``."""
     opened: list[Raw] = []
     with bound_socket("127.0.0.1", 0) as listener:
-        server = api_server(text_service(service), limits=limits)
+        server = api_server(text_service(service), limits=limits, **more)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         address = urlsplit(url_of(listener))
 

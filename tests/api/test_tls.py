@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from helix_df.runtime.api.client import RemoteJob, fetch_status, http_client
 from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.daemon import api_server, bound_socket, url_of
 from tests.api.fakes import FakeService, text_service
+from tests.api.test_connections import HEALTH, QUICK, serving
 
 
 def make_certificate(folder: Path, name: str, *more: str) -> tuple[str, str]:
@@ -66,3 +69,25 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(DeploymentError, match=words) as raised:
             server_context(*files)
         assert raised.value.where == where
+
+
+async def test_handshakes_that_are_not_completed_are_connections_and_end(tmp_path: Path, service: FakeService) -> None:
+    certificate, key = make_certificate(tmp_path, "own")
+    async with serving(service, QUICK, tls=server_context(certificate, key)) as connect:
+        silent, half = await connect(), await connect()
+        half.send(b"\x16\x03\x01\x02\x00\x01\x00")
+        assert [await silent.rest(), await half.rest()] == ["", ""]
+
+
+async def test_handshakes_give_way_and_what_comes_with_their_end_is_read(tmp_path: Path, service: FakeService) -> None:
+    certificate, key = make_certificate(tmp_path, "own")
+    trusting = ssl.create_default_context(cafile=certificate)
+    trusting.check_hostname = False
+    async with serving(service, replace(QUICK, head_s=1000), tls=server_context(certificate, key)) as connect:
+        silent = [await connect() for _ in range(4)]
+        for raw in silent[:2]:
+            late = await connect()
+            await late.writer.start_tls(trusting)
+            late.send(HEALTH)
+            assert "200 OK" in await late.head()
+            assert await raw.rest() == ""

@@ -40,8 +40,9 @@ from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextReque
 from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
-from helix_df.runtime.api.overload import Drain, whole_seconds
+from helix_df.runtime.api.overload import Drain, QueueRoom, whole_seconds
 from helix_df.runtime.api.parsing import BodyReader
+from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.requests import GenerationRequest
@@ -63,7 +64,7 @@ def create_app(
     keys: KeyRing | None = None,
     control: Control | None = None,
 ) -> Starlette:
-    """The HTTP application of a job.
+    """The HTTP application of a job; its ``state.quick`` refuses what needn't come as far (``QuickRefusals``).
 
     Args:
         text: what answers.
@@ -76,6 +77,7 @@ def create_app(
         control: of the job, for who holds its secret; nobody can tell it anything if None.
     """
     metrics = Metrics(text.snapshot, crowd)
+    room = QueueRoom(text.waiting, max_queue, Drain())
     began = int(time.time()) if created is None else created
     bodies = BodyReader(max_body_bytes)
     api = _Api(
@@ -84,7 +86,7 @@ def create_app(
         began,
         bodies,
         reconnects,
-        max_queue,
+        room,
         needs_key=keys is not None,
         is_controlled=control is not None,
     )
@@ -112,6 +114,7 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False  # a path that there isn't is told so, and sends nobody to whatever Host says
+    app.state.quick = QuickRefusals(room, keys, metrics)
     if keys is not None:
         app.add_middleware(_Keyed, keys=keys)
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
@@ -148,7 +151,7 @@ class _Api:
         created: int,
         bodies: BodyReader,
         reconnects: Reconnects | None,
-        max_queue: int | None,
+        room: QueueRoom,
         *,
         needs_key: bool,
         is_controlled: bool,
@@ -158,14 +161,13 @@ class _Api:
         self._metrics = metrics
         self._created = created
         self._bodies = bodies
-        self._max_queue = max_queue
+        self._room = room
         self._document = openapi_document(
             text.model_name,
             needs_key=needs_key,
             keeps_answers=reconnects is not None,
             is_controlled=is_controlled,
         )
-        self._drain = Drain()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -193,12 +195,12 @@ class _Api:
         return HTMLResponse(docs_page(self._document))
 
     async def completions(self, request: Request) -> Response:
-        self._require_room()
+        self._require_room(request)
         body = await self._bodies.read(CompletionBody, request)
         return await self._answer(request, await self._ask(request, body, CompletionDialect.prefix, echo=body.echo))
 
     async def chat(self, request: Request) -> Response:
-        self._require_room()
+        self._require_room(request)
         body = await self._bodies.read(ChatBody, request)
         return await self._answer(request, await self._ask(request, body, ChatDialect.prefix))
 
@@ -207,7 +209,9 @@ class _Api:
         limits = self._require_ready()
         # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
         requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
-        prompts = tuple(replace(prompt, timeout_s=timeout_of(request.headers, body)) for prompt in prompts)
+        owner = request.scope.get(KEY_NAME)
+        timeout_s = timeout_of(request.headers, body)
+        prompts = tuple(replace(prompt, timeout_s=timeout_s, owner=owner) for prompt in prompts)
         form = Form(
             dialect=dialect,
             id=f"{dialect}-{uuid.uuid4().hex}",
@@ -221,7 +225,7 @@ class _Api:
             echoes=tuple(self._echo(item) if echo else "" for item in requests for _ in range(body.n)),
             stops=tuple(prompt.stop for prompt in prompts),
             prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
-            owner=request.scope.get(KEY_NAME),
+            owner=owner,
         )
         name = None if self._reconnects is None else await self._reconnects.name_of(request)
         return _Asked(prompts, form, name)
@@ -261,7 +265,7 @@ class _Api:
             first = True
             async for piece in pieces:
                 if first:
-                    self._drain.note()
+                    self._room.drain.note()
                     first = False
                 yield piece
 
@@ -286,18 +290,17 @@ class _Api:
                 status=404,
             )
 
-    def _require_room(self) -> None:
+    def _require_room(self, request: Request) -> None:
         """Refuse before anything is read: under overload, refusals are most of the work."""
-        if self._max_queue is not None:
-            waiting = self._text.snapshot().waiting
-            if waiting >= self._max_queue:
-                raise self._drain.queue_full(waiting)
+        full = self._room.refusal(request.scope.get(KEY_NAME))
+        if full is not None:
+            raise full
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         """The answer that says an error."""
         assert isinstance(error, HelixError)
-        if isinstance(error, RequestError) and error.code == "queue_full" and not isinstance(error, LimitReached):
-            error = self._drain.queue_full(self._text.snapshot().waiting)
+        if isinstance(error, RequestError) and not isinstance(error, LimitReached):
+            error = self._room.reworded(error, request.scope.get(KEY_NAME)) or error
         return _refusal(request, error)
 
     def _require_ready(self) -> TokenLimits:

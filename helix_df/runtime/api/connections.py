@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 from uvicorn.config import Config
@@ -34,6 +34,9 @@ SPARE_DESCRIPTORS = 128
 """File descriptors that connections leave to everything else."""
 
 FEWEST_CONNECTIONS = 16
+
+MOST_UNWANTED = 64 * 1024
+"""Bytes of a body that nobody wants which are read all the same, so that the connection can go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,20 @@ def raise_descriptor_limit() -> int:
     return 65_536 if soft == resource.RLIM_INFINITY else soft
 
 
+class Droppable(Protocol):
+    """A connection that can be ended."""
+
+    def drop(self) -> None:
+        """Close it at once."""
+        ...
+
+
 @dataclass(slots=True)
 class Crowd:
     """All connections of one server: those that haven't said (all) yet what they want, the oldest first, those that
     were refused and are still there, and how many were, by reason."""
 
-    unheard: dict[BoundedProtocol, None] = field(default_factory=dict)
+    unheard: dict[Droppable, None] = field(default_factory=dict)
     lingering: set[BoundedProtocol] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -94,9 +105,27 @@ class Crowd:
         return True
 
 
-def bounded_protocol(limits: ConnectionLimits, crowd: Crowd) -> Any:
+@dataclass(frozen=True, slots=True)
+class QuickRefusal:
+    """The whole answer to a request of which ``unread`` bytes of the body haven't come; the client ``closes`` after."""
+
+    answer: bytes
+    closing_answer: bytes
+    unread: int
+    closes: bool
+
+
+class Refuses(Protocol):
+    """Who refuses requests by their first bytes (``QuickRefusals``)."""
+
+    def refusal(self, data: bytes, most_bytes: int, most_headers: int) -> QuickRefusal | None:
+        """What to answer, if that is clear already."""
+        ...
+
+
+def bounded_protocol(limits: ConnectionLimits, crowd: Crowd, quick: Refuses | None = None) -> Any:
     """What uvicorn makes a protocol with, for each connection."""
-    return partial(BoundedProtocol, limits=limits, crowd=crowd)
+    return partial(BoundedProtocol, limits=limits, crowd=crowd, quick=quick)
 
 
 class CheckedConnection(h11.Connection):
@@ -148,10 +177,13 @@ class BoundedProtocol(H11Protocol):
         *,
         limits: ConnectionLimits,
         crowd: Crowd,
+        quick: Refuses | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
         self._crowd = crowd
+        self._quick = quick
+        self._unwanted = 0
         self._checked = CheckedConnection(limits, self._on_event)
         self.conn = self._checked
         self._deadline: asyncio.TimerHandle | None = None
@@ -176,6 +208,10 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take in what a client sends, unless it was refused."""
         if self._refused:
+            return
+        if self._unwanted:
+            data = self._skipped(data)
+        if not data or self._refused_at_once(data):
             return
         if self.conn.their_state is h11.IDLE:
             self._head_begun = True
@@ -265,6 +301,51 @@ class BoundedProtocol(H11Protocol):
 
     # ------------------------------------------------------------------ refusals
 
+    def _refused_at_once(self, data: bytes) -> bool:
+        """Whether a request was refused by its first bytes, before h11 has seen any of it."""
+        if self._quick is None or self._head_begun or self.conn.their_state is not h11.IDLE:
+            return False
+        if self.conn.our_state is not h11.IDLE or self.conn.trailing_data[0] or self.flow.write_paused:
+            return False  # an answer before this one must come first, or the client doesn't read
+        found = self._quick.refusal(data, self._limits.head_bytes, self._limits.headers)
+        if found is None:
+            return False
+        self._at_ease()
+        self._unset_keepalive_if_required()
+        if found.unread > MOST_UNWANTED or (found.unread and found.closes):
+            self._refused = True
+            self._end_with(found.closing_answer)
+        elif found.closes:
+            self.transport.write(found.closing_answer)
+            self.transport.close()
+        else:
+            self.transport.write(found.answer)
+            self._unwanted = found.unread
+            self._crowd.unheard.pop(self, None)
+            self._crowd.unheard[self] = None
+            if found.unread:
+                self._within(self._limits.body_s, self._on_unwanted)
+            else:
+                self._await_next()
+        return True
+
+    def _skipped(self, data: bytes) -> bytes:
+        """What follows on a body that nobody wants."""
+        rest = data[self._unwanted :]
+        self._unwanted = max(0, self._unwanted - len(data))
+        if not self._unwanted:
+            self._at_ease()
+            self._await_next()
+        return rest
+
+    def _await_next(self) -> None:
+        """Let the connection be idle for as long as it may."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _on_unwanted(self) -> None:
+        self._crowd.refused["late_body"] += 1
+        self.drop()
+
     def _turn_away(self, status: int, why: str, code: str, reason: str) -> None:
         """Say why, and end the connection once the client could have read it."""
         self._crowd.refused[reason] += 1
@@ -274,7 +355,11 @@ class BoundedProtocol(H11Protocol):
         if begun:  # an answer is under way, and nothing else can be said
             self.transport.close()
             return
-        self.transport.write(_answer(status, why, code))
+        self._end_with(_answer(status, why, code))
+
+    def _end_with(self, answer: bytes) -> None:
+        """Say a last thing, and close."""
+        self.transport.write(answer)
         if len(self._crowd.lingering) >= MOST_LINGERING or not self.transport.can_write_eof():
             self.transport.close()
             return

@@ -70,7 +70,7 @@ class TokenLimits:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that was found servable: the prompt's token ids, the most tokens to generate, how to draw them, and the
-    seconds that its answer may take, if that was said."""
+    seconds that its answer may take, if that was said; and the name of its API key, if it came with one."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -78,6 +78,7 @@ class Prepared:
     stop: tuple[str, ...]
     stop_ids: frozenset[int]
     timeout_s: float | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,10 @@ class TextService:
         """The job at this moment."""
         return self._service.snapshot()
 
+    def waiting(self, owner: str | None = None) -> int:
+        """See ``TokenService``."""
+        return self._service.waiting(owner)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""
         return self._tokenizer.decode(token_ids)
@@ -207,6 +212,7 @@ class TextService:
             sampling=replace(prepared.sampling, seed=(prepared.sampling.seed + sample) % _SEEDS),
             stop_ids=prepared.stop_ids,
             timeout_s=prepared.timeout_s,
+            owner=prepared.owner,
         )
 
     async def read(

@@ -1,6 +1,7 @@
 """What an API says that can't take more: what is full, and when to come again.
 
-Owns the rate at which requests have left the queue lately. Doesn't know who waits there.
+Owns the rate at which requests have left the queue lately, and whether there is room for more. Doesn't know who waits
+there, or how a refusal is sent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from helix_df.errors import RequestError
+from helix_df.rules.fair_queue import key_may_wait
 from helix_df.runtime.api.keys import LimitReached
 
 LATELY_S = 30.0
@@ -47,6 +50,54 @@ class Drain:
             "queue_full",
             self.retry_after_s(waiting),
         )
+
+    def key_queue_full(self, owner: str, own: int, waiting: int) -> LimitReached:
+        """What a client is told whose API key has its share of the queue."""
+        return LimitReached(
+            f"The API key '{owner}' has its share of the queue: {own} requests of {waiting} that wait.",
+            "key_queue_full",
+            self.retry_after_s(waiting),
+        )
+
+
+class QueueRoom:
+    """Whether the queue takes one more.
+
+    Args:
+        waiting: how many wait, all or of the API key of a name.
+        max_queue: most that may; no limit if None.
+        drain: says when to come again.
+    """
+
+    def __init__(self, waiting: Callable[[str | None], int], max_queue: int | None, drain: Drain) -> None:
+        self._waiting = waiting
+        self._max_queue = max_queue
+        self.drain = drain
+
+    @property
+    def is_ample(self) -> bool:
+        """Whether there is room for whoever comes; looked at first, since it costs least."""
+        return self._max_queue is None or 2 * self._waiting(None) < self._max_queue
+
+    def refusal(self, owner: str | None) -> LimitReached | None:
+        """Why a request that came with this API key, or without one, can't join now; None if it can."""
+        waiting = self._waiting(None)
+        if self._max_queue is None or 2 * waiting < self._max_queue:
+            return None
+        if waiting >= self._max_queue:
+            return self.drain.queue_full(waiting)
+        own = 0 if owner is None else self._waiting(owner)
+        if owner is None or key_may_wait(own, waiting, self._max_queue):
+            return None
+        return self.drain.key_queue_full(owner, own, waiting)
+
+    def reworded(self, error: RequestError, owner: str | None) -> LimitReached | None:
+        """The same refusal with when to come again, if it is one that the queue's machine gave."""
+        if error.code == "queue_full":
+            return self.drain.queue_full(self._waiting(None))
+        if error.code == "key_queue_full" and owner is not None:
+            return self.drain.key_queue_full(owner, self._waiting(owner), self._waiting(None))
+        return None
 
 
 def whole_seconds(seconds: float) -> str:

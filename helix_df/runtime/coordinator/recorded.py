@@ -189,7 +189,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
     drawn = asked.sampling
     sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed, drawn.logprobs]
-    return asked.id, asked.prompt, asked.max_tokens, sampling, sorted(asked.stop_ids), asked.timeout_s, asked.so_far
+    stop_ids = sorted(asked.stop_ids)
+    return asked.id, asked.prompt, asked.max_tokens, sampling, stop_ids, asked.timeout_s, asked.so_far, asked.owner
 
 
 def _request(
@@ -200,6 +201,9 @@ def _request(
     stop_ids: list[int],
     timeout_s: float | None = None,
     so_far: Sequence[int] = (),
+    owner: str | None = None,
 ) -> GenerationRequest:
     params = SamplingParams(*sampling)
-    return GenerationRequest(name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far))
+    return GenerationRequest(
+        name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far), owner
+    )

@@ -6,7 +6,7 @@ Doesn't decide: ``rules.admission`` and ``requests_state`` do.
 from __future__ import annotations
 
 from helix_df.errors import RequestError
-from helix_df.rules.admission import NO_PATH, QUEUE_FULL, TOO_LARGE
+from helix_df.rules.admission import KEY_QUEUE_FULL, NO_PATH, QUEUE_FULL, TOO_LARGE
 from helix_df.rules.retries import MOST_REJECTIONS
 from helix_df.runtime.requests import GenerationRequest
 
@@ -61,6 +61,10 @@ def check_arrival(verdict: int, asked: GenerationRequest, context: int, room: in
         )
     if verdict == QUEUE_FULL:
         raise RequestError("too many requests wait", code="queue_full", status=429, hint="try again later")
+    if verdict == KEY_QUEUE_FULL:
+        raise RequestError(
+            "too many requests of this API key wait", code="key_queue_full", status=429, hint="try again later"
+        )
 
 
 def too_late(generated: int) -> RequestError:

@@ -7,7 +7,7 @@ is ``nodes_state``'s to say; this only asks.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +23,7 @@ from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import STRANDED, on_arrival
 from helix_df.rules.batching import longest_piece, piece_tokens
+from helix_df.rules.fair_queue import FairQueue, key_may_wait
 from helix_df.rules.mended_flow import mended_flow
 from helix_df.rules.micro_batches import UNDIVIDED, MicroBatches, micro_batches
 from helix_df.rules.retries import backoff_s, gives_up
@@ -96,7 +97,7 @@ class RequestsState:
     closed: bool = False
     winding_down: bool = False
     requests: dict[str, ServedRequest] = field(default_factory=dict)
-    queue: deque[str] = field(default_factory=deque)
+    queue: FairQueue = field(default_factory=FairQueue)
     backing_off: list[str] = field(default_factory=list)
     stranded: list[str] = field(default_factory=list)
     _links: LinkTable = field(init=False)
@@ -167,6 +168,11 @@ class RequestsState:
         """Requests that wait to be started, or started again."""
         return len(self.queue) + len(self.backing_off) + len(self.stranded)
 
+    def waiting_of(self, owner: str) -> int:
+        """Requests of an API key that wait for room or for nodes, by the key's name."""
+        stranded = sum(self.requests[name].asked.owner == owner for name in self.stranded)
+        return self.queue.count(owner) + stranded
+
     @property
     def running(self) -> int:
         """Requests that have a pipeline."""
@@ -217,7 +223,7 @@ class RequestsState:
         verdict = self._judge(asked)
         request = self.requests[asked.id] = ServedRequest(asked, [*asked.prompt, *asked.so_far])
         request.move("submit")
-        self.queue.append(asked.id)
+        self.queue.join(asked.id, asked.owner, request.expected(self.plan.served))
         self.counters.prompt_tokens += len(asked.prompt)
         self._set_deadline(request, now)
         if verdict == STRANDED:
@@ -241,23 +247,11 @@ class RequestsState:
         request = self.requests.get(name)
         if request is None:
             return []  # it is over
-        place = self._place_of(request)
-        if request.move("cancel") == "leaving" or place is None:
+        if request.move("cancel") == "leaving":
             return []
-        place.remove(name)
+        self._leave_places([name])
         del self.requests[name]
         return self.admit()
-
-    def _place_of(self, request: ServedRequest) -> deque[str] | list[str] | None:
-        """Where it waits, if it does."""
-        match request.state:
-            case "waiting":
-                return self.queue
-            case "backing_off":
-                return self.backing_off
-            case "stranded":
-                return self.stranded
-        return None
 
     def close(self, why: str) -> list[CoordinatorAction]:
         """Abort what runs and waits, for good."""
@@ -269,9 +263,10 @@ class RequestsState:
         most = len(asked.prompt) + asked.max_tokens
         ends = self.closed or self.winding_down
         serves = self.nodes.failure is None and not ends and (self.nodes.was_ready or self.ready)
-        waiting = len(self.queue) + len(self.stranded)
+        waiting, limit = len(self.queue) + len(self.stranded), self.plan.job.runtime.max_queue
+        has_share = asked.owner is None or key_may_wait(self.waiting_of(asked.owner), waiting, limit)
         fits, fits_whole = self._fits(most), self._fits_whole(most)
-        verdict = on_arrival(serves, fits, fits_whole, waiting, self.plan.job.runtime.max_queue)
+        verdict = on_arrival(serves, fits, fits_whole, waiting, limit, has_share)
         check_arrival(verdict, asked, self.context, room=self.nodes.largest_cache)
         return verdict
 
@@ -286,15 +281,15 @@ class RequestsState:
     # ------------------------------------------------------------------ starts
 
     def admit(self) -> list[CoordinatorAction]:
-        """Start waiting requests, first come first served, for as long as pipelines have room."""
+        """Start waiting requests, in turn by API key (``rules.fair_queue``), for as long as pipelines have room."""
         actions: list[CoordinatorAction] = []
         while self.queue:
-            request = self.requests[self.queue[0]]
+            request = self.requests[self.queue.head()]
             expected = request.expected(self.plan.served)
             pipeline = self._routes()[1].route(self._has_room(expected, request.most))
             if pipeline is None:
                 break
-            self.queue.popleft()
+            self.queue.take()
             actions += self._start(request, pipeline, expected)
         return actions
 
@@ -320,7 +315,7 @@ class RequestsState:
             return self._abort([request.asked.id], self._stranded_words())
         request.move("due")
         self.backing_off.remove(request.asked.id)
-        self.queue.appendleft(request.asked.id)
+        self.queue.join_first(request.asked.id, request.asked.owner)
         return self.admit()
 
     def _is_due(self, name: str, due_s: float) -> bool:
@@ -519,7 +514,7 @@ class RequestsState:
         actions = self._leave(request)
         if state == "over":
             return [*actions, *self._forget(request)]
-        self.queue.appendleft(request.asked.id)
+        self.queue.join_first(request.asked.id, request.asked.owner)
         return actions
 
     def _leave(self, request: ServedRequest, computed: int = 0) -> list[CoordinatorAction]:
@@ -614,8 +609,10 @@ class RequestsState:
         back = [name for name, request in self.requests.items() if request.state == "stranded" and fits(request.most)]
         self._leave_places(back)
         for name in reversed(back):
-            self.requests[name].move("way_back")
-            self.queue.appendleft(name)
+            request = self.requests[name]
+            request.move("way_back")
+            cost = 0.0 if request.attempt else request.expected(self.plan.served)
+            self.queue.join_first(name, request.asked.owner, cost)
 
     def _strand(self, names: list[str], now: float) -> None:
         """Let requests wait for nodes, for so long as the job says."""
@@ -633,7 +630,7 @@ class RequestsState:
         if gone:
             self.backing_off = [name for name in self.backing_off if name not in gone]
             self.stranded = [name for name in self.stranded if name not in gone]
-            self.queue = deque(name for name in self.queue if name not in gone)
+            self.queue.remove(gone)
 
     def _abort(self, names: list[str], error: RequestError) -> list[CoordinatorAction]:
         self._leave_places(names)

@@ -330,6 +330,11 @@ class Coordinator:
 
     # ------------------------------------------------------------------ the job at this moment
 
+    def waiting(self, owner: str | None = None) -> int:
+        """See ``TokenService``."""
+        requests = self._state.requests_state
+        return requests.waiting if owner is None else requests.waiting_of(owner)
+
     def snapshot(self) -> JobStatus:
         """See ``TokenService``."""
         status = self._state.snapshot()

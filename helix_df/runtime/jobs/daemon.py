@@ -32,6 +32,7 @@ from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
 from helix_df.runtime.api.control import Control
 from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.api.handshakes import after_handshake
 from helix_df.runtime.api.keys import KeyRing
 from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.tls import server_context
@@ -58,6 +59,11 @@ DRAIN_S = 3.0
 
 
 BACKLOG = 512
+"""Connections that wait to be accepted."""
+
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted before tokens and everything else has its turn."""
+
 """Connections that wait to be accepted, and most that are at a time."""
 
 LIMITS = ConnectionLimits()
@@ -367,24 +373,25 @@ def api_server(
     """
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
+    app = create_app(
+        text,
+        max_body_bytes=max_body_bytes,
+        crowd=crowd,
+        reconnects=reconnects,
+        max_queue=max_queue,
+        keys=keys,
+        control=control,
+    )
+    protocol = bounded_protocol(limits, crowd, app.state.quick)
     return _Server(
         uvicorn.Config(
-            create_app(
-                text,
-                max_body_bytes=max_body_bytes,
-                crowd=crowd,
-                reconnects=reconnects,
-                max_queue=max_queue,
-                keys=keys,
-                control=control,
-            ),
-            http=bounded_protocol(limits, crowd),
-            ssl_context_factory=None if tls is None else (lambda _config, _default: tls),
+            app,
+            http=protocol if tls is None else after_handshake(protocol, tls, limits, crowd),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
-            backlog=BACKLOG,
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=limits.idle_s,
             timeout_graceful_shutdown=grace_s,
         )
@@ -393,6 +400,12 @@ def api_server(
 
 class _Server(uvicorn.Server):
     """Uvicorn without its signal handlers: the daemon decides when to stop."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Asyncio accepts as many at once as may wait, which a flood makes use of."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
