@@ -3,8 +3,8 @@
     python -m benchmarks.refusal_table [--requests 4000]
 
 A server of the API over a job whose queue is full, in a process of its own, is asked for completions one after another
-by a few clients: on connections that go on, and on a new one for each. Requests for ``/health`` on a new connection each
-are beside it: what a connection costs, and a small answer.
+by a few clients: on connections that go on, and on a new one for each. Requests for ``/health`` on a new connection
+each are beside it: what a connection costs, and a small answer.
 """
 
 from __future__ import annotations

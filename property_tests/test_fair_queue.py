@@ -43,12 +43,12 @@ def test_keys_that_wait_get_the_same_within_one_request_of_each(costs):
     queue, given_to = FairQueue(), Counter[str]()
     sizes = {f"k{key}": sizes for key, sizes in enumerate(costs)}
     waiting = {key: list(enumerate(line)) for key, line in sizes.items()}
-    for key, line in waiting.items():
+    for name, line in waiting.items():
         for number, cost in line:
-            queue.join(f"{key}/{number}", key, cost)
+            queue.join(f"{name}/{number}", name, cost)
     while all(queue.count(key) for key in sizes):
-        key, number = queue.take().split("/")
-        given_to[key] += sizes[key][int(number)]
+        key, _, place = queue.take().partition("/")
+        given_to[key] += sizes[key][int(place)]
         totals = [given_to[one] for one in sizes]
         assert max(totals) - min(totals) <= max(map(max, costs))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from helix_df.errors import RequestError
@@ -10,6 +12,7 @@ from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.messages import Forward, Sampled, Send
+from helix_df.runtime.worker.state import WorkerAction
 from property_tests.runtime_world import World, toy_plan
 
 WHOLE = {"a": LayerRange(0, 2)}
@@ -24,7 +27,7 @@ def long(name: str, owner: str | None) -> GenerationRequest:
     return GenerationRequest(name, tuple(range(40)), 1, SamplingParams(), owner=owner)
 
 
-def started(actions: list[CoordinatorAction]) -> list[str]:
+def started(actions: Iterable[CoordinatorAction | WorkerAction]) -> list[str]:
     sent = (action.message for action in actions if isinstance(action, Send))
     return [message.request for message in sent if isinstance(message, Forward) and message.route]
 
