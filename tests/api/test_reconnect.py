@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class FakeKeeper:
         self.refused.append(answer)
 
     async def find(self, id_or_name: str) -> KeptAnswer | None:
+        await asyncio.sleep(0)  # as a file makes one wait
         return next((one for one in self.left if id_or_name in (one.id, one.name)), None)
 
     async def go_on(self, kept: KeptRequest) -> AsyncGenerator[TokenEvent, None]:
@@ -152,3 +154,13 @@ async def test_what_was_refused_is_not_kept_and_what_broke_off_says_why() -> Non
     wrong = await http.post("/v1/completions", json=body, headers={"X-Helix-Request-Id": "no name"})
     assert wrong.status_code == 400
     assert keeper.refused == []
+
+
+async def test_of_two_that_take_a_name_at_once_one_gets_it() -> None:
+    service = FakeService()
+    _, client = client_of(service, FakeKeeper(service))
+    body = {"model": "tiny", "prompt": "p"}
+    async with client as http:
+        posts = (http.post("/v1/completions", json=body, headers={"X-Helix-Request-Id": "mine"}) for _ in range(3))
+        assert sorted(one.status_code for one in await asyncio.gather(*posts)) == [200, 409, 409]
+    assert len(service.requests) == 1

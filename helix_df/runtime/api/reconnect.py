@@ -99,14 +99,15 @@ class Reconnects:
                 code="invalid_value",
                 expected="1 to 128 letters, digits, dots, colons, dashes or underscores",
             )
-        if name in self._names or await self._keeper.find(name) is not None:
-            raise RequestError(
-                f"there is a request of this name; GET /helix/requests/{name} has its answer",
-                param=NAME_HEADER,
-                code="request_exists",
-                status=409,
-            )
+        if name in self._names:
+            raise _taken(name)
         self._names.add(name)  # until the journal has it, and for as long as its client is there
+        try:
+            if await self._keeper.find(name) is not None:
+                raise _taken(name)
+        except BaseException:
+            self._names.discard(name)
+            raise
         return name
 
     async def keep(
@@ -230,6 +231,15 @@ class Reconnects:
                     yield document
         finally:
             self._connected.discard(answer)
+
+
+def _taken(name: str) -> RequestError:
+    return RequestError(
+        f"there is a request of this name; GET /helix/requests/{name} has its answer",
+        param=NAME_HEADER,
+        code="request_exists",
+        status=409,
+    )
 
 
 async def _recorded(kept: KeptRequest) -> AsyncGenerator[TokenEvent, None]:
