@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.attention import WHOLE_CONTEXT, AttentionView, attend_causally
+from helix_df.models.experts import mix_experts, route
 from helix_df.models.gated_mlp import gated_mlp
 from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
@@ -32,6 +33,7 @@ Attention = Callable[[Array, Array, Array, AttentionView], tuple[Array, _Cache]]
 """Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
 
 _MATRICES = ("qkv", "output", "gate_up", "down")
+_STACKED = ("expert_gate_up", "expert_down")
 
 
 class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
@@ -70,6 +72,11 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         return _added(hidden, self._normed("mlp_post_norm", passed), scale), cache
 
     def _mlp(self, normed: Array) -> Array:
+        options = self.geometry.experts
+        if options.count:
+            routed = route(normed, self.router[...], options)
+            weights = (self.expert_gate_up[...], self.expert_down[...])
+            return mix_experts(normed, routed, *weights, self.geometry.block.activation)
         return gated_mlp(normed, self.gate_up[...], self.down[...], self.geometry.block.activation)
 
     def _project(self, normed: Array) -> tuple[Array, Array, Array]:
@@ -224,7 +231,13 @@ def _build_block(
     offset = family_of(geometry.family, "geometry").norm_offset
     parts: dict[str, Array] = {}
     for part in layer_parts(geometry):
-        tensors = [read(f"model.layers.{layer}.{name}") for name in layer_names(geometry)[part]]
+        names = [f"model.layers.{layer}.{name}" for name in layer_names(geometry)[part]]
+        if part in _STACKED:
+            each = range(geometry.experts.count)
+            stacked = [np.concatenate([read(name.format(expert)) for name in names]) for expert in each]
+            parts[part] = jnp.asarray(np.stack(stacked), dtype)
+            continue
+        tensors = [read(name) for name in names]
         if part in _MATRICES:
             parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
         elif part.endswith("_norm"):

@@ -17,7 +17,7 @@ from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
-from helix_df.profiles.tensor_names import gguf_name
+from helix_df.profiles.tensor_names import expert_of, gguf_name
 
 
 class GgufReader:
@@ -35,7 +35,7 @@ class GgufReader:
         stored = gguf_name(name, self._family)
         if stored not in self._tensors:
             raise missing_tensor(f"{stored} ({name})", str(self._path))
-        array = require_shape(self._dequantize(self._tensors[stored]), shape, name, str(self._path))
+        array = require_shape(self._dequantize(self._tensors[stored], expert_of(name)), shape, name, str(self._path))
         if self._family.norm_offset and name.endswith("norm.weight"):
             # GGUF stores what multiplies, Hugging Face that less the offset.
             return array - np.float32(self._family.norm_offset)
@@ -49,20 +49,23 @@ class GgufReader:
         heads = self._geometry.num_heads if projection.endswith("q_proj") else self._geometry.num_kv_heads
         return unpermute(array, heads)
 
-    def _dequantize(self, tensor: GgufTensor) -> np.ndarray:
+    def _dequantize(self, tensor: GgufTensor, expert: int | None) -> np.ndarray:
+        """The tensor, or one expert's of it."""
         where = f"{self._path}: {tensor.name}"
         try:
             kind = GGMLQuantizationType(tensor.ggml_type)
             block, block_bytes = GGML_QUANT_SIZES[kind]
             row_bytes = tensor.shape[-1] // block * block_bytes
-            rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-            raw = self._bytes[tensor.offset : tensor.offset + rows * row_bytes].reshape(rows, row_bytes)
+            shape, first = (tensor.shape, 0) if expert is None else (tensor.shape[1:], expert)
+            rows = int(np.prod(shape[:-1], dtype=np.int64))
+            start = tensor.offset + first * rows * row_bytes
+            raw = self._bytes[start : start + rows * row_bytes].reshape(rows, row_bytes)
             flat: np.ndarray = dequantize(np.ascontiguousarray(raw), kind)
         except (NotImplementedError, KeyError) as error:
             raise ModelError("this quantization isn't supported", where=where, found=str(error)) from error
         except ValueError as error:
             raise ModelError("the tensor's data is cut short or damaged", where=where, found=str(error)) from error
-        return flat.astype(np.float32, copy=False).reshape(tensor.shape)
+        return flat.astype(np.float32, copy=False).reshape(shape)
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_config import DIVISORS, LONG_DIVISORS, SHORT_DIVISORS
 from helix_df.profiles.gguf_header import GgufHeader, GgufTensor
 from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
-from helix_df.profiles.tensor_names import HEAD, gguf_name, in_layers, model_tensors
+from helix_df.profiles.tensor_names import HEAD, gguf_tensors, in_layers, model_tensors
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -73,8 +73,8 @@ def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange |
     """
     where, size = str(header.path), header.path.stat().st_size
     family = family_of(geometry.family, where)
-    held = {gguf_name(name, family): shape for name, shape in model_tensors(geometry, layers).items()}
-    all_names = {gguf_name(name, family) for name in model_tensors(geometry)}
+    held = gguf_tensors(geometry, layers, family)
+    all_names = set(gguf_tensors(geometry, None, family))
     all_names |= {DIVISORS, SHORT_DIVISORS, LONG_DIVISORS}
     unread = (name for name in header.tensors.keys() - all_names if in_layers(name, layers))
     _check_names(sorted(held.keys() - header.tensors.keys()), sorted(unread), where)

@@ -101,6 +101,23 @@ class BlockOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertOptions:
+    """A mixture of experts in place of the MLP: for each token a router picks some of them and weighs their outputs.
+
+    Attributes:
+        count: experts of a layer; 0 where there is one MLP.
+        used: of them, those that a token passes.
+        inner: their inner width.
+        normalized: whether the weights of those that are used sum to one.
+    """
+
+    count: int = 0
+    used: int = 0
+    inner: int = 0
+    normalized: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class EndOptions:
     """What is done to embeddings, and to logits: divided first, then ``cap * tanh(logit / cap)``."""
 
@@ -133,12 +150,36 @@ class ModelGeometry:
     attention: AttentionOptions = field(default_factory=AttentionOptions)
     rotary: RotaryOptions = field(default_factory=RotaryOptions)
     block: BlockOptions = field(default_factory=BlockOptions)
+    experts: ExpertOptions = field(default_factory=ExpertOptions)
     ends: EndOptions = field(default_factory=EndOptions)
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one decoder layer."""
+        """Parameters of one decoder layer, of all its experts."""
         return sum(math.prod(shape) for shapes in layer_parts(self).values() for shape in shapes)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one expert; 0 where there are none."""
+        return 3 * self.hidden_size * self.experts.inner
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters of one decoder layer that a token is multiplied with."""
+        return self.layer_parameters - (self.experts.count - self.experts.used) * self.expert_parameters
+
+    def read_parameters(self, tokens: float) -> float:
+        """Parameters of a layer that a pass of so many tokens is expected to read.
+
+        Of experts those that some token uses, where each token picks ``used`` of ``count`` by chance:
+        ``count * (1 - (1 - used / count) ** tokens)``. Trained routers aren't far from that, since they are trained to
+        load experts evenly.
+        """
+        experts = self.experts
+        if not experts.count:
+            return self.layer_parameters
+        missed = (1 - experts.used / experts.count) ** max(tokens, 1.0)
+        return self.layer_parameters - experts.count * missed * self.expert_parameters
 
     @property
     def embedding_parameters(self) -> int:
@@ -162,16 +203,25 @@ class ModelGeometry:
 def layer_parts(geometry: ModelGeometry) -> Mapping[str, tuple[Shape, ...]]:
     """The parts of a layer by name, each with the shapes of the tensors that lie one after the other in it.
 
-    Matrices are [out, in]: ``qkv`` is queries, keys and values, ``gate_up`` the gate and what it lets through.
+    Matrices are [out, in]: ``qkv`` is queries, keys and values, ``gate_up`` the gate and what it lets through. Experts
+    are stacked, [experts, out, in].
     """
     hidden, inner, options = geometry.hidden_size, geometry.intermediate_size, geometry.attention
     query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
     parts: dict[str, tuple[Shape, ...]] = {
         "qkv": ((query, hidden), (key_value, hidden), (key_value, hidden)),
         "output": ((hidden, query),),
-        "gate_up": ((inner, hidden), (inner, hidden)),
-        "down": ((hidden, inner),),
     }
+    experts = geometry.experts
+    if experts.count:
+        up = (experts.count, experts.inner, hidden)
+        parts |= {
+            "router": ((experts.count, hidden),),
+            "expert_gate_up": (up, up),
+            "expert_down": ((experts.count, hidden, experts.inner),),
+        }
+    else:
+        parts |= {"gate_up": ((inner, hidden), (inner, hidden)), "down": ((hidden, inner),)}
     if options.bias:
         parts["qkv_bias"] = ((query,), (key_value,), (key_value,))
     if options.output_bias:

@@ -64,9 +64,9 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     """
     where = str(header.path)
     _check_whole(header, where)
-    family, name = family_of_gguf(header.metadata.get("general.architecture"), where)
-    gguf, prefix = family.gguf, f"{name}."
-    assert gguf is not None
+    name = header.metadata.get("general.architecture")
+    prefix = f"{name}."
+    family, gguf = family_of_gguf(name, bool(header.metadata.get(f"{prefix}expert_count")), where)
     said = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
     arrays = {key.removeprefix(prefix) for key in header.array_lengths if key.startswith(prefix)}
     _check_options(said, arrays, gguf, where)
@@ -133,13 +133,6 @@ def _check_whole(header: GgufHeader, where: str) -> None:
 
 def _check_options(said: Mapping[str, Any], arrays: set[str], gguf: Gguf, where: str) -> None:
     name = gguf.architecture
-    if said.get("expert_count") and "expert_count" not in gguf.words:
-        raise ModelError(
-            "this model is a mixture of experts, which isn't supported",
-            where=where,
-            found=f"{name}.expert_count = {said['expert_count']}",
-            expected=f"a dense {name}",
-        )
     only = {**{key: values for key, values in _ONLY.items() if key not in gguf.words}, **gguf.only}
     for key, supported in only.items():
         if key in said and said[key] not in supported:

@@ -15,6 +15,7 @@ from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 
 EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 _LAYER_NAME = re.compile(r"(?:model\.layers|blk)\.(\d+)\.(.+)")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _OUTSIDE = MappingProxyType({EMBEDDING: "token_embd.weight", FINAL_NORM: "output_norm.weight", HEAD: "output.weight"})
 
 
@@ -55,16 +56,35 @@ def gguf_name(name: str, family: Family | None = None) -> str:
     match = _LAYER_NAME.fullmatch(name)
     if match is None:
         return _OUTSIDE.get(name, name)
-    stem, _, kind = match[2].rpartition(".")
+    stem, _, kind = _EXPERT.sub(".experts.{}.", match[2]).rpartition(".")
     own = {} if family is None or family.gguf is None else family.gguf.names
     return f"blk.{match[1]}.{own.get(stem) or PLAIN_GGUF_NAMES.get(stem, stem)}.{kind}"
 
 
+def gguf_tensors(geometry: ModelGeometry, layers: LayerRange | None, family: Family) -> dict[str, Shape]:
+    """As ``model_tensors``, by GGUF's names: the same tensors of all experts are one there, [experts, out, in]."""
+    tensors: dict[str, Shape] = {}
+    for name, shape in model_tensors(geometry, layers).items():
+        stacked = (geometry.experts.count, *shape) if expert_of(name) is not None else shape
+        tensors[gguf_name(name, family)] = stacked
+    return tensors
+
+
+def expert_of(name: str) -> int | None:
+    """The number of the expert that a tensor in Hugging Face's naming belongs to, if it belongs to one."""
+    match = _EXPERT.search(name)
+    return None if match is None else int(match[1])
+
+
 def _layer_tensors(geometry: ModelGeometry) -> dict[str, Shape]:
-    """Shapes by name within a layer; several shapes under one name are one tensor, its rows one after the other."""
+    """Shapes by name within a layer; several shapes under one name are one tensor, its rows one after the other, and
+    experts are tensors of their own."""
     names, tensors = layer_names(geometry), dict[str, Shape]()
     for part, shapes in layer_parts(geometry).items():
-        if len(names[part]) == len(shapes):
+        if "{}" in names[part][0]:
+            for expert in range(geometry.experts.count):
+                tensors |= {name.format(expert): shape[1:] for name, shape in zip(names[part], shapes, strict=True)}
+        elif len(names[part]) == len(shapes):
             tensors |= dict(zip(names[part], shapes, strict=True))
         else:
             (name,) = names[part]

@@ -14,7 +14,8 @@ The model of a request of ``in`` prompt and ``out`` generated tokens on a device
 
 Roofline: ``P = max(2·params·in / F, layer_bytes / W)`` and ``D(B) = max(2·params·B / F, (layer_bytes + B·(in + out/2)
 ·kv_bytes) / W)`` with ``F`` and ``W`` the reached compute and memory bandwidth, ``params`` those of one layer, and
-``in + out/2`` the mean context over a request's decode.
+``in + out/2`` the mean context over a request's decode. With experts, ``params`` are those that a token passes, and
+``layer_bytes`` those that a pass of so many tokens is expected to read (``geometry.read_parameters``).
 
 More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never grow with ``k``.
 """
@@ -135,17 +136,17 @@ def from_roofline(
     geometry: ModelGeometry, element_bytes: int, roofline: Roofline, kv_tokens: tuple[int, ...], requests: Requests
 ) -> Throughput:
     """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries."""
-    layer_bytes = geometry.layer_parameters * element_bytes
     kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
-    flop = 2 * geometry.layer_parameters
+    flop = 2 * geometry.active_parameters
     context = requests.input_tokens + requests.output_tokens / 2
     prefill_s = max(
         flop * requests.input_tokens / roofline.flop_per_s,
-        layer_bytes / roofline.bytes_per_s,
+        geometry.read_parameters(requests.input_tokens) * element_bytes / roofline.bytes_per_s,
     )
 
     def decode_s(layers: int) -> float:
         batch = _concurrent(kv_tokens[layers - 1], requests, requests.max_batch)
+        layer_bytes = geometry.read_parameters(batch) * element_bytes
         return max(
             flop / roofline.flop_per_s,
             (layer_bytes / batch + context * kv_bytes) / roofline.bytes_per_s,

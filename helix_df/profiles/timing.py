@@ -128,15 +128,21 @@ def _from_zero(curve_ms: Sequence[tuple[int, float]]) -> tuple[tuple[float, floa
 
 def roofline_timing(geometry: ModelGeometry, element_bytes: int, roofline: Roofline, requests: Requests) -> LayerTiming:
     """Timing from compute and memory bandwidth, with the mean context of the workload."""
-    layer_bytes = geometry.layer_parameters * element_bytes
-    floor_s = layer_bytes / roofline.bytes_per_s
-    compute_s = 2 * geometry.layer_parameters / roofline.flop_per_s
+    compute_s = 2 * geometry.active_parameters / roofline.flop_per_s
     context = requests.input_tokens + requests.output_tokens / 2
     cache_s = context * geometry.kv_bytes_per_token_layer(element_bytes) / roofline.bytes_per_s
 
-    def decode_s(batch: float) -> float:
-        return max(batch * compute_s, floor_s + batch * cache_s)
+    def reading_s(tokens: float) -> float:
+        return geometry.read_parameters(tokens) * element_bytes / roofline.bytes_per_s
 
+    def decode_s(batch: float) -> float:
+        return max(batch * compute_s, reading_s(batch) + batch * cache_s)
+
+    if geometry.experts.count:  # more tokens read more of them: no corner in closed form
+        sizes = [0.0, *(float(2**power) for power in range(LARGEST_BATCH.bit_length()))]
+        prefill = tuple((size, max(size * compute_s, reading_s(size))) for size in sizes)
+        return LayerTiming(prefill, tuple((size, decode_s(size)) for size in sizes))
+    floor_s = reading_s(1)
     corner = floor_s / compute_s
     crossing = floor_s / (compute_s - cache_s) if compute_s > cache_s else 0.0
     batches = sorted({0.0, float(LARGEST_BATCH), *([crossing] if 0 < crossing < LARGEST_BATCH else [])})

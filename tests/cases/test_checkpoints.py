@@ -182,7 +182,7 @@ def test_the_tensors_that_are_checked_are_those_that_are_read():
         ({"norm_type": "layernorm"}, "norm_type"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"architectures": ["LlamaForCausalLMEagle"]}, "LlamaForCausalLMEagle"),
-        ({"model_type": "mixtral"}, "mixtral"),
+        ({"model_type": "mixtral"}, "MixtralForCausalLM"),
         ({"head_dim": 16}, "(96, 48)"),
         ({"vocab_size": 300}, "(300, 48)"),
         ({"tie_word_embeddings": True, "vocab_size": 319}, "(319, 48)"),
@@ -300,7 +300,7 @@ def test_a_linear_factor_and_divisors_multiply(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "extra", "named"),
     [
-        ({"llama.expert_count": 4, "llama.expert_used_count": 2}, {}, "mixture of experts"),
+        ({"llama.expert_count": 4, "llama.expert_used_count": 2}, {}, "blk.0.ffn_down.weight"),
         ({"llama.expert_used_count": 2}, {}, "expert_used_count"),
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": -4.0}, {}, "factor"),
         ({"llama.rope.scaling.type": "longrope"}, {}, "short_factor"),

@@ -103,6 +103,25 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
         logits_scaling=1.5,
         residual_multiplier=0.6,
     ),
+    "mixtral": _config(
+        "mixtral", "MixtralForCausalLM", num_local_experts=6, num_experts_per_tok=2, intermediate_size=64
+    ),
+    "qwen3-moe": _config(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        num_experts=8,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        norm_topk_prob=True,
+    ),
+    "qwen3-moe-unscaled": _config(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        num_experts=8,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        norm_topk_prob=False,
+    ),
     "olmo2": _config("olmo2", "Olmo2ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1),
     "smollm3": _config("smollm3", "SmolLM3ForCausalLM", head_dim=None, num_attention_heads=3, num_key_value_heads=1),
     "smollm3-yarn": _config(

@@ -5,6 +5,7 @@ What the package doesn't know, llama.cpp's converter does to the rows of some ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from safetensors.numpy import load_file
 from tests.oracle.family_checkpoints import write_family, written_config
 from tests.unit.gguf_files import permute
 
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma3_text": "gemma3"}
+_ARCHITECTURES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "gemma3_text": "gemma3",
+    "qwen3_moe": "qwen3moe",
+}
 _INTERLEAVED = ("llama", "granite", "smollm3")
 
 GGUF_NAMES = (
@@ -30,6 +37,8 @@ GGUF_NAMES = (
     "phi3",
     "phi3-longrope",
     "granite",
+    "mixtral",
+    "qwen3-moe",
     "olmo2",
     "smollm3",
 )
@@ -47,7 +56,7 @@ def write_family_gguf(folder: Path, name: str, **more: Any) -> Path:
         writer.add_float32(f"{architecture}.{key}", value)
     kind = next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for tensor, array in _with_factors(tensors, config).items():
+    for tensor, array in _stacked(_with_factors(tensors, config)).items():
         stored = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         assert stored is not None, tensor
         writer.add_tensor(stored, _stored(tensor, array, architecture, config))
@@ -71,6 +80,11 @@ def _write_keys(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str,
     writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
+    if config.get("num_experts_per_tok"):
+        writer.add_expert_count(config.get("num_experts") or config["num_local_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if config.get("moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if architecture == "gemma2":
@@ -91,6 +105,19 @@ def _write_keys(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str,
         factor = config["max_position_embeddings"] / original
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(factor) / np.log(original))))
+
+
+def _stacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors of all experts as one, by the names that the package has for that."""
+    experts: dict[str, dict[int, np.ndarray]] = {}
+    others: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        match = re.search(r"\.experts\.(\d+)\.", name)
+        if match is None:
+            others[name] = array
+        else:
+            experts.setdefault(name.replace(match[0], ".experts."), {})[int(match[1])] = array
+    return others | {name: np.stack([each[number] for number in sorted(each)]) for name, each in experts.items()}
 
 
 def _with_factors(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:

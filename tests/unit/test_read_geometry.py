@@ -50,6 +50,8 @@ def test_parameters_of_known_models():
     assert parameters("granite-3.3-8b") == 8_170_864_640
     assert parameters("olmo-2-32b") == 32_234_279_936
     assert parameters("smollm3-3b") == 3_075_098_624
+    assert parameters("mixtral-8x7b") == 46_702_792_704
+    assert parameters("qwen3-30b-a3b") == 30_532_122_624
 
 
 def test_hf_config_with_llama3_rope(tmp_path):

@@ -28,9 +28,14 @@ PLAIN_NAMES: Names = MappingProxyType(
         "mlp_norm": ("post_attention_layernorm.weight",),
         "gate_up": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         "down": ("mlp.down_proj.weight",),
+        "router": ("mlp.gate.weight",),
+        "expert_gate_up": ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"),
+        "expert_down": ("mlp.experts.{}.down_proj.weight",),
     }
 )
-"""Tensors of a layer by part (``geometry.layer_parts``), in order; one name for several shapes is a tensor of all."""
+"""Tensors of a layer by part (``geometry.layer_parts``), in order; one name for several shapes is a tensor of all.
+
+A name with braces stands for a tensor of each expert."""
 
 PLAIN_GGUF_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -47,6 +52,10 @@ PLAIN_GGUF_NAMES: Mapping[str, str] = MappingProxyType(
         "mlp.up_proj": "ffn_up",
         "mlp.gate_up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
+        "mlp.gate": "ffn_gate_inp",
+        "mlp.experts.{}.gate_proj": "ffn_gate_exps",
+        "mlp.experts.{}.up_proj": "ffn_up_exps",
+        "mlp.experts.{}.down_proj": "ffn_down_exps",
     }
 )
 """GGUF's names in a layer for Hugging Face's, without ``.weight`` and ``.bias``."""
@@ -78,6 +87,7 @@ class Gguf:
         interleaved: whether the rotated pairs of queries and keys lie side by side.
         means: what a file of this architecture means without saying so, in Hugging Face's words.
         restated: the options, changed where GGUF says something else by the same words.
+        of_experts: whether this is the family of files of that architecture that have experts, and not of the others.
     """
 
     architecture: str
@@ -87,6 +97,7 @@ class Gguf:
     interleaved: bool = False
     means: Mapping[str, Any] = field(default_factory=dict)
     restated: Callable[[Config], Config] = dict
+    of_experts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Llama 2 to 3.3 (arXiv 2302.13971, 2307.09288, 2407.21783), and the many models that are Llamas by another name."""
+"""Llama 2 to 3.3 (arXiv 2302.13971, 2307.09288, 2407.21783), and the many models that are Llamas by another name.
+
+In GGUF a Mixtral is one of them, with a number of experts (``mixtral``).
+"""
 
 from __future__ import annotations
 

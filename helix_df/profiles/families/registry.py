@@ -9,19 +9,21 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from helix_df.errors import ModelError
-from helix_df.profiles.families.family import Family
+from helix_df.profiles.families.family import Family, Gguf
 from helix_df.profiles.families.gemma import GEMMA2, GEMMA3
 from helix_df.profiles.families.granite import GRANITE
 from helix_df.profiles.families.llama import LLAMA
 from helix_df.profiles.families.mistral import MISTRAL
+from helix_df.profiles.families.mixtral import MIXTRAL
 from helix_df.profiles.families.olmo import OLMO2
 from helix_df.profiles.families.phi import PHI3
-from helix_df.profiles.families.qwen import QWEN2, QWEN3
+from helix_df.profiles.families.qwen import QWEN2, QWEN3, QWEN3_MOE
 from helix_df.profiles.families.smollm import SMOLLM3
 
 GROUP = "helix_df.families"
 BUILT_IN = {
-    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GRANITE, OLMO2, SMOLLM3)
+    family.name: family
+    for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GRANITE, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE)
 }
 
 
@@ -56,16 +58,18 @@ def family_of(name: object, where: str) -> Family:
     return known[name]
 
 
-def family_of_gguf(architecture: object, where: str) -> tuple[Family, str]:
-    """The family of a GGUF file, and the name that its keys begin with.
+def family_of_gguf(architecture: object, experts: bool, where: str) -> tuple[Family, Gguf]:
+    """The family of a GGUF file that has ``experts`` or not, and how GGUF stores it.
 
     Raises:
         ModelError: for an architecture that nobody describes.
     """
-    known = {family.gguf.architecture: family for family in families().values() if family.gguf is not None}
-    if not isinstance(architecture, str) or architecture not in known:
-        raise _unsupported(architecture, "GGUF: general.architecture", sorted(known), where)
-    return known[architecture], architecture
+    known = [(family, family.gguf) for family in families().values() if family.gguf is not None]
+    named = [(family, gguf) for family, gguf in known if gguf.architecture == architecture]
+    if not named:
+        names = sorted({gguf.architecture for _, gguf in known})
+        raise _unsupported(architecture, "GGUF: general.architecture", names, where)
+    return next(((family, gguf) for family, gguf in named if gguf.of_experts == experts), named[0])
 
 
 def _unsupported(found: object, key: str, known: list[str], where: str) -> ModelError:
