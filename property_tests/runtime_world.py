@@ -380,7 +380,9 @@ class World:
                     self._greet(worker)
                 self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
                 if worker.engine is not None and worker.greeting is None:
-                    self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
+                    self._send(
+                        worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, life=worker.life)
+                    )
         return True
 
     def _look_for_steps(self) -> bool:
@@ -490,7 +492,7 @@ class World:
                 self.now = max(self.now, due_s)
                 self._coordinate(self.recorded.on_due(self.now))
                 moved = True
-            if not moved and self.lossy:
+            if not moved and (self.life > 1 or self.lossy):
                 moved = self._look_for_steps()
 
     def forget_prefix(self, address: str, request: str) -> None:
@@ -561,7 +563,7 @@ class World:
                 worker.node, COORDINATOR, message.num_layers, 4, 8, apart=frozenset(apart)
             )
             worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
-            self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens))
+            self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, life=worker.life))
         elif isinstance(message, Stop):
             del self.workers[worker.address]
         elif worker.recorded is not None:

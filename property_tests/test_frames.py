@@ -29,7 +29,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Hello("a", "tcp://127.0.0.1:5", 12),
     m.Welcome("a", LayerRange(0, 3), 8, 1024, {"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}),
     m.Loading("a", "compiling", 0.5, "8 x 1"),
-    m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125)),
+    m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125), 12),
     m.Failed("a", "no weights"),
     m.Probe(3, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), b"weight"),
     m.Heartbeat("a", EngineHealth(3, 40, 1024), 1 << 31, 2, 5, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1")),

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +128,13 @@ class FaultyEndpoint:
 @contextmanager
 def faulty(kind: str, seed: int, switch: Path) -> Iterator[None]:
     """Let endpoints that this process opens, and those of workers that it starts, be faulty while ``switch`` exists."""
-    before, opened = os.environ.get(VARIABLE), (transport.listen, shell.listen)
+    before, opened = os.environ.get(VARIABLE), transport.listen
     os.environ[VARIABLE] = f"{kind}:{seed}:{switch}"
     _open_faulty_ones()
     try:
         yield
     finally:
-        transport.listen, shell.listen = opened
+        _listen_by(opened)
         if before is None:
             del os.environ[VARIABLE]
 
@@ -147,6 +147,11 @@ def _open_faulty_ones() -> None:
         own_seed = int(seed) + zlib.crc32(address.encode())
         return FaultyEndpoint(real(address, *arguments, **named), KINDS[kind], own_seed, Path(switch))
 
+    _listen_by(listen)
+
+
+def _listen_by(listen: Callable[..., Endpoint]) -> None:
+    """Let workers and coordinators of this process open their endpoints so."""
     transport.listen = listen
     shell.listen = listen  # type: ignore[attr-defined]
 

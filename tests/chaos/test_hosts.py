@@ -27,7 +27,7 @@ def ran(module: str, *arguments: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("row", ["kill-prefill", "dropped", "cut-10", "host-gone", "cut-between"])
+@pytest.mark.parametrize("row", ["kill-prefill", "kill-coordinator", "dropped", "cut-10", "host-gone", "cut-between"])
 def test_where_the_layers_survive_no_answer_is_lost_or_changed(row: str) -> None:
     done = ran("tests.chaos", row, "--streams", "8")
     assert done["answers"] >= 8

@@ -415,7 +415,7 @@ class NodesState:
         if message.node in self.former:
             return []
         node = self._node(message.node, message.TAG)
-        if isinstance(message, Heartbeat) and self._is_another(node, message):
+        if isinstance(message, Heartbeat | Ready) and self._is_another(node, message):
             return []
         before = node.state
         match message:
@@ -533,9 +533,9 @@ class NodesState:
         return None
 
     @staticmethod
-    def _is_another(node: ServedNode, message: Heartbeat) -> bool:
-        """Whether a heartbeat is that of another worker than the one which was taken in, or of its life before: neither
-        says that this one lives."""
+    def _is_another(node: ServedNode, message: Heartbeat | Ready) -> bool:
+        """Whether a heartbeat, or a word that it serves, is that of another worker than the one which was taken in, or
+        of its life before: neither says that this one lives."""
         return node.state not in _AWAY and node.life is not None and message.life not in (0, node.life)
 
     def _moved(self, hello: Hello) -> bool:

@@ -127,12 +127,16 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker → coordinator: I serve, with room for this many tokens of KV cache, and this is what I timed."""
+    """Worker → coordinator: I serve, with room for this many tokens of KV cache, and this is what I timed.
+
+    ``life`` is as in a heartbeat.
+    """
 
     TAG: ClassVar[str] = "ready"
     node: str
     kv_tokens: int
     speed: StageSpeed | None = None
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +386,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "node": _NAME,
         "kv_tokens": whole(1),
         "speed": optional(row(StageSpeed, prefill_tokens=whole(1, MOST_TOKENS), prefill_s=_SECONDS, decode_s=_SECONDS)),
+        "life": whole(),
     },
     Failed: {"node": _NAME, "reason": _WORDS, "life": whole()},
     Heartbeat: {

@@ -386,7 +386,7 @@ class Worker:
 
     def _say_ready(self, engine: StepEngine) -> None:
         """Say it, and again until the coordinator knows."""
-        self._unheard = Ready(self._node, engine.kv_tokens, self._speed)
+        self._unheard = Ready(self._node, engine.kv_tokens, self._speed, self._life)
         self._say(self._unheard)
 
     def _heartbeat(self) -> Heartbeat:
