@@ -173,7 +173,7 @@ def who_answers(address: str, timeout_s: float = 2.0) -> str:
 
 
 @dataclass(slots=True)
-class _Link:
+class _WatchedPeer:
     """A connection that is watched: whether it is there, since when (s) it is or isn't, and whether it broke lately."""
 
     events: zmq.Socket[bytes]
@@ -282,7 +282,7 @@ class ZmqEndpoint:
         self._peers: OrderedDict[tuple[str, bool], zmq.Socket[bytes]] = OrderedDict()
         self._used_s: dict[tuple[str, bool], float] = {}
         self._patience_s: float | None = None
-        self._links: dict[tuple[str, bool], _Link] = {}
+        self._links: dict[tuple[str, bool], _WatchedPeer] = {}
         self._failures = 0
 
     @property
@@ -420,10 +420,10 @@ class ZmqEndpoint:
             self._context.destroy(linger=500)
 
 
-def _watched(peer: zmq.Socket[bytes], patience_s: float) -> _Link:
+def _watched(peer: zmq.Socket[bytes], patience_s: float) -> _WatchedPeer:
     peer.setsockopt(zmq.TCP_MAXRT, int(patience_s * 1000))
     events = peer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-    return _Link(events, time.monotonic())
+    return _WatchedPeer(events, time.monotonic())
 
 
 class LocalEndpoint:
