@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from helix_df.runtime.api.keys import KeyRing, add_key
 from helix_df.runtime.api.overload import LONGEST_S, UNKNOWN_S, Drain, whole_seconds
 from tests.api.fakes import READY, FakeService, queue_full, text_service
 from tests.api.test_connections import BODY as RAW_BODY
-from tests.api.test_connections import HEALTH, POST, WHOLE, Raw, error_of, serving
+from tests.api.test_connections import HEALTH, POST, WHOLE, error_of, serving
 
 BODY = {"model": "tiny", "prompt": "p"}
 
@@ -200,18 +199,3 @@ async def test_a_key_is_told_of_its_own_share_and_strangers_nothing(service: Fak
         service.status = replace(READY, waiting=8)
         assert await ask(quiet) == (429, "queue_full")
         assert await ask("nobody's") == (401, "invalid_api_key")
-
-
-async def test_who_reads_no_refusals_gets_no_more_of_them(service: FakeService) -> None:
-    async with serving(service, replace(PATIENT, write_s=0.2), max_queue=7) as connect:
-        service.status = FULL
-        raw = await connect()
-        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        with pytest.raises(ConnectionError):
-            await asyncio.wait_for(without_end(raw), 20)
-
-
-async def without_end(raw: Raw) -> None:
-    while True:
-        raw.send(WHOLE)
-        await raw.writer.drain()
