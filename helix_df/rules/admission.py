@@ -45,7 +45,7 @@ def admits(used: float, expected: int, most: int, capacity: float, high_water: f
     return most <= capacity and (used == 0 or used + expected <= high_water * capacity)
 
 
-def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_queue: int, has_share: bool = True) -> int:
+def on_arrival(serves: bool, fits: bool, fits_whole: bool, waiting: int, max_queue: int, has_share: bool) -> int:
     """Whether a request joins the queue, or waits beside it for nodes that are away; else why it is refused.
 
     Args:

@@ -68,7 +68,7 @@ def submit(f: Fixed, s: State, r: Rules) -> None:
     c, request = s.counts[0], draw(f, s)
     most = f.requests[s.requests[request].wanted].most
     whole = c.largest_whole if r.messages else 0
-    verdict = on_arrival(True, most <= c.largest, most <= whole, c.waiting + c.stranded, r.max_queue)
+    verdict = on_arrival(True, most <= c.largest, most <= whole, c.waiting + c.stranded, r.max_queue, True)
     if verdict == WAITS:
         wait(s, request)
         c.admitting = True
@@ -153,7 +153,7 @@ def draw_next(f: Fixed, s: State, r: Rules) -> bool:
         return False
     request = draw(f, s)
     most = f.requests[s.requests[request].wanted].most
-    verdict = on_arrival(True, most <= c.largest, most <= c.largest_whole, c.waiting + c.stranded, r.max_queue)
+    verdict = on_arrival(True, most <= c.largest, most <= c.largest_whole, c.waiting + c.stranded, r.max_queue, True)
     if verdict == WAITS:
         wait(s, request)
         c.admitting = True
