@@ -46,7 +46,7 @@ def test_a_node_is_never_expected_to_overfill(expected, more, capacity, high_wat
 
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 9), st.integers(1, 9))
 def test_whoever_fits_waits_now_or_later_and_the_others_are_told_why(serves, fits, fits_whole, waiting, max_queue):
-    verdict = on_arrival(serves, fits, fits_whole, waiting, max_queue)
+    verdict = on_arrival(serves, fits, fits_whole, waiting, max_queue, True)
     ever, room = fits or fits_whole, waiting < max_queue
     assert (verdict == NO_PATH) == (not serves)
     assert (verdict == TOO_LARGE) == (serves and not ever)

@@ -30,12 +30,12 @@ class Routed(NamedTuple):
 class _Blocks(NamedTuple):
     """Places in blocks: which row [slots] stands there (``N * used`` for none), and each block's expert [blocks].
 
-    ``count`` [] is how many blocks hold anything.
+    ``filled`` [] is how many blocks hold anything.
     """
 
     rows: Array
     experts: Array
-    count: Array
+    filled: Array
 
 
 def route(hidden: Array, router: Array, options: ExpertOptions) -> Routed:
@@ -76,7 +76,7 @@ def mix_experts(hidden: Array, routed: Routed, gate_up: Array, down: Array, acti
         return mixed.at[at].add(passed.astype(jnp.float32) * shares[rows][:, None])
 
     start = jnp.zeros(padded.shape, jnp.float32)
-    mixed = jax.lax.fori_loop(0, blocks.count, through, start)
+    mixed: Array = jax.lax.fori_loop(0, blocks.filled, through, start)
     return mixed[:tokens].astype(hidden.dtype).reshape(hidden.shape)
 
 

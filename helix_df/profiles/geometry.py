@@ -178,7 +178,7 @@ class ModelGeometry:
         experts = self.experts
         if not experts.count:
             return self.layer_parameters
-        missed = (1 - experts.used / experts.count) ** max(tokens, 1.0)
+        missed = math.pow(1 - experts.used / experts.count, max(tokens, 1.0))
         return self.layer_parameters - experts.count * missed * self.expert_parameters
 
     @property

@@ -60,7 +60,8 @@ def test_blocks_compute_what_each_token_through_its_experts_does(tokens, count, 
     mixed = mix_experts(
         jnp.asarray(hidden),
         route(jnp.asarray(hidden), jnp.asarray(router), options),
-        *map(jnp.asarray, (gate_up, down)),
+        jnp.asarray(gate_up),
+        jnp.asarray(down),
         "silu",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.runtime.tiny import tiny_plan
 SPLIT = {"a": LayerRange(0, 2), "b": LayerRange(2, 4), "c": LayerRange(2, 4)}
 
 
-def job_plan(placement: dict[str, LayerRange], by_hand: tuple[str, ...] = (), **changes: object) -> Plan:
+def job_plan(placement: dict[str, LayerRange], by_hand: tuple[str, ...] = (), **changes: Any) -> Plan:
     nodes = {name: {"gpu": "toy", "launcher": "external"} if name in by_hand else {"gpu": "toy"} for name in placement}
     return tiny_plan(placement, nodes=nodes, solver={"name": "auto", "time_limit": "2s"}, **changes)
 
