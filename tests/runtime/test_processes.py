@@ -92,8 +92,11 @@ async def test_a_killed_worker_costs_no_answer_while_another_way_is_left_and_is_
         streams = [asyncio.create_task(answer(coordinator, tiny_request(index, max_tokens=40))) for index in range(4)]
         os.kill(children()["back"], signal.SIGKILL)
         await until(lambda: not coordinator.snapshot().ready, coordinator)
-        missing = coordinator.snapshot().missing_layers
-        assert [LayerRange(*gap) for gap in missing] == [coordinator.plan.placement["back"]]
+        told = coordinator.snapshot()
+        if told.missing_layers:
+            assert [LayerRange(*gap) for gap in told.missing_layers] == [coordinator.plan.placement["back"]]
+        else:
+            assert "late" in {head for _, head in told.cut_hops}, "which is back, but isn't reached yet"
         streams += [
             asyncio.create_task(answer(coordinator, tiny_request(index, max_tokens=40))) for index in range(4, 8)
         ]
