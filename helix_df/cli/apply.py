@@ -93,13 +93,19 @@ def _change(running: Plan, job: Job, plan: Plan | None, wait: bool, progress: Co
     """Let another plan take over in a job that runs."""
     from helix_df import deployment
     from helix_df.cli.diff_table import render_diff
+    from helix_df.cli.words import count
+    from helix_df.pictures.layout import size
     from helix_df.plan.diff import diff
-    from helix_df.plan.takeover import require_changeable
+    from helix_df.plan.takeover import require_changeable, takeover_of_plans
 
     require_changeable(running.job, job)
     if plan is None:
         plan = _make_plan(job, progress, console, near=deployment.near_to(running, job))
     render_diff(diff(running, plan), console)
+    change = takeover_of_plans(running, plan)
+    if change.coming:
+        who, loads = count(change.coming, "worker"), size(change.load_bytes)
+        console.print(f"\nbeside those that serve, {who} will be started and load {loads} in all", soft_wrap=True)
     said: list[str] = []
 
     def show(status: JobStatus) -> None:

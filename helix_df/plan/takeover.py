@@ -13,6 +13,7 @@ from typing import Any
 
 from helix_df.errors import DeploymentError
 from helix_df.layers import LayerRange
+from helix_df.plan.moves import load_bytes
 from helix_df.plan.plan import Plan, Stage
 from helix_df.spec.addresses import host_of
 from helix_df.spec.job import Job, Limits, Links, Node, PairLink
@@ -66,6 +67,13 @@ class Takeover:
     job: Job
     spares: Mapping[str, Spare]
 
+    @property
+    def load_bytes(self) -> int:
+        """Bytes that the workers which have to be started load: each all of its layers, whatever its node holds now."""
+        geometry, element_bytes = self.plan.geometry, self.plan.job.model.element_bytes
+        coming = [stage for stage in self.plan.stages if stage.node in self.coming]
+        return sum(load_bytes(None, stage.layers, geometry, element_bytes) for stage in coming)
+
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
@@ -115,6 +123,16 @@ def takeover(
     held = {node: spares.get(node) or _held(running, names[node]) for node in without}
     left = {node: spare for node, spare in held.items() if spare is not None}
     return Takeover(plan, found, coming, both(running.job, plan.job), left)
+
+
+def takeover_of_plans(running: Plan, new: Plan) -> Takeover:
+    """The same for two plans as they were made, whose nodes' workers have their names.
+
+    Raises:
+        DeploymentError: as ``takeover``.
+    """
+    names = {stage.node: stage.node for stage in running.stages}
+    return takeover(running, names, new, names)
 
 
 def spares_document(spares: Mapping[str, Spare]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan.diff import PlanDiff, diff, stay_near
 from helix_df.plan.moves import load_bytes
 from helix_df.plan.plan import Plan, read_plan, write_plan
+from helix_df.plan.takeover import takeover_of_plans
 from helix_df.planning import make_plan
 from helix_df.solvers.choice import weighs_moves
 from helix_df.solvers.registry import get_solver
@@ -76,7 +77,7 @@ def plan_without(wanted: Plan, running: Plan, lost: Collection[str], most_bytes:
     for price in prices:
         near = None if price is None else stay_near(running, job, price)
         plan = make_plan(job, problem=problem, near=near)
-        loaded = sum(_loaded_bytes(running, plan))
+        loaded = takeover_of_plans(running, plan).load_bytes
         if plan.flow <= WORTH * left:
             raise Infeasible(
                 "no plan without them serves more than what is left of this one", found=f"{left:.4g} tokens/s are left"
@@ -107,13 +108,6 @@ def _job_without(wanted: Plan, running: Plan, lost: Collection[str]) -> Job:
         }
     )
     return job.model_copy(update={"limits": changed})
-
-
-def _loaded_bytes(running: Plan, plan: Plan) -> Iterator[int]:
-    before = {stage.node: (stage.layers, stage.kv_tokens) for stage in running.stages}
-    for stage in plan.stages:
-        if before.get(stage.node) != (stage.layers, stage.kv_tokens):
-            yield load_bytes(None, stage.layers, plan.geometry, plan.job.model.element_bytes)
 
 
 def _model_bytes(plan: Plan) -> int:

@@ -3,7 +3,7 @@
     python -m tests.chaos.throughput [CHANGE…] [--seconds 10] [--streams 32]
 
 For each change: answers lost and changed; tokens/s by the old plan, during the change, in its worst five seconds, and
-by the new plan; the worst as a share of the smaller of both; bytes to load as the plans' difference says, and those of
+by the new plan; the worst as a share of the smaller of both; bytes to load as `apply` says, and those of
 the layers that the workers hold which came.
 """
 
@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_df.layers import LayerRange
-from helix_df.plan.diff import diff
 from helix_df.plan.moves import load_bytes
+from helix_df.plan.takeover import takeover_of_plans
 from tests.chaos.hosts import Hosts, enter, inside, why_not
 from tests.chaos.rows import CHANGED
 from tests.chaos.scene import REPLICATED, STREAMS, Seen, scene, scene_plan
@@ -92,7 +92,7 @@ async def measure(name: str, streams: int, seconds: float) -> Change:
             await stage.end()
     element_bytes = plan.job.model.element_bytes
     loaded = sum(load_bytes(None, LayerRange(*node.layers), plan.geometry, element_bytes) for node in came)
-    said = diff(running, plan).load_bytes
+    said = takeover_of_plans(running, plan).load_bytes
     took = changed_s - changing_s
     return Change(name, len(seen.lost), seen.changed, took, before, during, least, after, said, loaded)
 
