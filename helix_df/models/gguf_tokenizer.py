@@ -33,7 +33,7 @@ _PATTERNS = MappingProxyType(
 )
 _GPT2_NAMES = ("default", "gpt-2")
 _DIGIT_NAMES = ("smollm", "starcoder", "refact", "command-r")
-_END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>")
+_END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
 
 
 @dataclass(frozen=True, slots=True)
