@@ -20,11 +20,11 @@ from urllib.parse import quote
 
 import jsonschema_rs
 import requests
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from schemathesis.generation import GenerationMode
 
 from helix_df.runtime.api.bodies import MAX_TIMEOUT_S, TIMEOUT_HEADER
 from helix_df.runtime.api.reconnect import NAME_HEADER
+from tests.api.by_schema import with_each_case
 
 Json = dict[str, Any]
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
@@ -84,21 +84,7 @@ def corpus(schema: Any, url: str, of_each: int, seed_number: int) -> list[Sent]:
 
 def _made(operation: Any, mode: GenerationMode, examples: int, seed_number: int, url: str) -> Iterator[Sent]:
     cases: list[Any] = []
-
-    @seed(seed_number)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
-    )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def take(case: Any) -> None:
-        cases.append(case)
-
-    take()
+    with_each_case(operation, mode, examples, seed_number, cases.append)
     for case in cases:
         prepared = requests.Request(**case.as_transport_kwargs(base_url=url)).prepare()
         body: Any = prepared.body or b""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Shape = tuple[int, ...]
-ROPE_KINDS = ("linear", "llama3", "divisors", "yarn", "longrope")
 
 
 @dataclass(frozen=True, slots=True)

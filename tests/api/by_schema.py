@@ -67,6 +67,20 @@ def run_cases(
     statuses: Counter[int] = Counter()
     document = operation.schema.raw_schema
 
+    def run(case: Any) -> None:
+        response = send(case)
+        check_answer(case, response, document)
+        statuses[response.status_code] += 1
+
+    with_each_case(operation, mode, examples, seed_number, run)
+    return statuses
+
+
+def with_each_case(
+    operation: Any, mode: GenerationMode, examples: int, seed_number: int, act: Callable[[Any], object]
+) -> None:
+    """Do something with that many requests made for an operation."""
+
     @seed(seed_number)
     @settings(
         max_examples=examples,
@@ -78,9 +92,6 @@ def run_cases(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
-        response = send(case)
-        check_answer(case, response, document)
-        statuses[response.status_code] += 1
+        act(case)
 
     run()
-    return statuses

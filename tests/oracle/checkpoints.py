@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-_BASE: dict[str, Any] = {
+BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_act": "silu",
@@ -36,11 +36,11 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
-    "grouped": _BASE,
-    "tied": {**_BASE, "tie_word_embeddings": True, "num_key_value_heads": 6, "rms_norm_eps": 1e-6},
-    "llama3-rope": {**_BASE, "rope_scaling": _LLAMA3, "rope_theta": 500000.0, "num_key_value_heads": 1},
-    "linear-rope": {**_BASE, "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "head_dim": 16},
-    "sharded-bf16": {**_BASE, "num_hidden_layers": 3},
+    "grouped": BASE,
+    "tied": {**BASE, "tie_word_embeddings": True, "num_key_value_heads": 6, "rms_norm_eps": 1e-6},
+    "llama3-rope": {**BASE, "rope_scaling": _LLAMA3, "rope_theta": 500000.0, "num_key_value_heads": 1},
+    "linear-rope": {**BASE, "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "head_dim": 16},
+    "sharded-bf16": {**BASE, "num_hidden_layers": 3},
 }
 
 

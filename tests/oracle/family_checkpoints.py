@@ -14,23 +14,12 @@ from safetensors.numpy import save_file
 
 from helix_df.profiles.read_geometry import geometry_from_config
 from helix_df.profiles.tensor_names import model_tensors
-from tests.oracle.checkpoints import values
+from tests.oracle.checkpoints import BASE, values
 
 LENGTHS = (1, 23, 150)
 _SIZES: dict[str, Any] = {
-    "hidden_size": 48,
-    "intermediate_size": 112,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
+    **{key: value for key, value in BASE.items() if key != "hidden_act"},
     "head_dim": 16,
-    "vocab_size": 320,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
     "pad_token_id": 258,
 }
 _YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}

@@ -138,7 +138,7 @@ GEMMA3 = Family(
     defaults=MappingProxyType(
         {**_DEFAULTS, "max_position_embeddings": 131072, "rope_local_base_freq": 10000.0, "rope_theta": 1e6}
     ),
-    honoured=_HONOURED | {"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"},
+    honoured=_HONOURED | {"rope_local_base_freq", "sliding_window_pattern"},
     only=_ONLY,
     options=_gemma3,
     names=_NAMES,

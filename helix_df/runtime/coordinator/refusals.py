@@ -109,7 +109,7 @@ def steps_lost() -> RequestError:
         f"messages between this request's workers got lost at each of {MOST_REJECTIONS} tries",
         code="lost",
         status=503,
-        hint="can all of the job's hosts reach one another? `helix-df measure` tries each link",
+        hint="can all of the job's hosts reach one another? `helix-df probe` tries each link",
     )
 
 
