@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
     return outputs
 
 
+@lru_cache(maxsize=64)
 def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
     """What the model says to a request, computed in one piece."""
     tokens = list(request.prompt)

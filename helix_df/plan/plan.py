@@ -46,6 +46,8 @@ PARTS = {
 }
 """What users call the parts of a plan file, by the type that reads them."""
 
+_MODEL, _RULES = TypeAdapter(ModelIdentity), TypeAdapter(ServingRules)
+
 __all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_plan", "write_plan"]
 
 
@@ -285,11 +287,11 @@ def _read_certificate(document: dict[str, Any]) -> Certificate:
 
 
 def _read_model(document: object) -> ModelIdentity | None:
-    return None if document is None else TypeAdapter(ModelIdentity).validate_python(document)
+    return None if document is None else _MODEL.validate_python(document)
 
 
 def _read_rules(document: object) -> ServingRules | None:
-    return None if document is None else TypeAdapter(ServingRules).validate_python(document)
+    return None if document is None else _RULES.validate_python(document)
 
 
 def _decode(document: dict[str, Any]) -> Plan:

@@ -13,7 +13,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from helix_df.errors import ModelError
@@ -89,10 +91,12 @@ def resolve_path(location: str, base: Path | None) -> Path:
     return (base or Path()) / Path(location).expanduser()
 
 
-def catalogue() -> dict[str, ModelGeometry]:
+@cache
+def catalogue() -> Mapping[str, ModelGeometry]:
     """The built-in geometries by name."""
     text = importlib.resources.files("helix_df.profiles").joinpath("data/geometries.json").read_text("utf-8")
-    return {name: geometry_from_config(row, where=f"geometries.json: {name}") for name, row in json.loads(text).items()}
+    rows = json.loads(text).items()
+    return MappingProxyType({name: geometry_from_config(row, where=f"geometries.json: {name}") for name, row in rows})
 
 
 def check_weights(
