@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -243,6 +244,32 @@ def test_what_is_over_goes_after_its_time_and_sooner_in_a_file_that_is_full(tmp_
     assert True in left
     assert False in left
     assert [journal.find(f"a{at}") is not None for at in (6, 7)] == [True, True], "they go on"
+    journal.close()
+
+
+def test_whoever_waits_for_the_disk_is_told_once_it_is_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", PLAN)
+    journal.start()
+    for at in range(50):
+        journal.accept(AcceptedAnswer(f"a{at}", "", (GenerationRequest(f"a{at}-0", (1,), 1, SamplingParams()),)))
+        told = threading.Event()
+        journal.when_written(told.set)
+        assert told.wait(60)
+        assert journal.find(f"a{at}") is not None
+    journal.close()
+    journal.when_written(told.clear)
+    assert not told.is_set(), "nothing is written any more, and nobody waits for it"
+
+
+def test_nobody_waits_for_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", PLAN, most_bytes=2**17)
+    journal.start()
+    for at in range(3):
+        journal.accept(AcceptedAnswer("a", "x" * 2**18, (GenerationRequest(f"a-{at}", (1,), 1, SamplingParams()),)))
+        told = threading.Event()
+        journal.when_written(told.set)
+        assert told.wait(60)
+        assert journal.find("a") is None
     journal.close()
 
 

@@ -92,6 +92,10 @@ class AnswerKeeper(Protocol):
         """Keep an answer, from before the first of its requests is submitted."""
         ...
 
+    async def written(self) -> None:
+        """Wait until what was accepted is kept whatever becomes of this process, or can't be."""
+        ...
+
     def refuse(self, answer: str) -> None:
         """Forget an answer: its client was told that there will be none."""
         ...

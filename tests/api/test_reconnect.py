@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from helix_df.runtime.api.answering import Form
+from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.app import create_app
 from helix_df.runtime.api.keys import KeyRing, add_key
 from helix_df.runtime.api.reconnect import Reconnects
@@ -27,6 +29,10 @@ class FakeKeeper:
     unwritten: int = 0
     answers: dict[str, KeptAnswer] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    disk: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.disk.set()
 
     @property
     def left(self) -> tuple[KeptAnswer, ...]:
@@ -35,6 +41,9 @@ class FakeKeeper:
     def accept(self, answer: AcceptedAnswer) -> None:
         requests = tuple(KeptRequest(asked) for asked in answer.requests)
         self.answers[answer.id] = KeptAnswer(answer.id, answer.form, requests, answer.name)
+
+    async def written(self) -> None:
+        await self.disk.wait()
 
     def refuse(self, answer: str) -> None:
         self.refused.append(answer)
@@ -154,6 +163,27 @@ async def test_what_was_refused_is_not_kept_and_what_broke_off_says_why() -> Non
     wrong = await http.post("/v1/completions", json=body, headers={"X-Helix-Request-Id": "no name"})
     assert wrong.status_code == 400
     assert keeper.refused == []
+
+
+async def test_a_client_hears_nothing_before_its_request_is_kept() -> None:
+    service = FakeService()
+    keeper = FakeKeeper(service)
+    keeper.disk.clear()
+    reconnects = Reconnects(text_service(service), keeper)
+    form = Form("cmpl", "cmpl-1", 0, "tiny", 1, False, False, False, False, ("",), ((),), (1,))
+
+    async def documents() -> AsyncGenerator[Json, None]:
+        yield {}
+        yield {}
+
+    kept = reconnects.keep(form, (), None, documents())
+    first = asyncio.create_task(anext(kept))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not first.done()
+    keeper.disk.set()
+    assert await first == {}
+    assert [document async for document in kept] == [{}]
 
 
 async def test_of_two_that_take_a_name_at_once_one_gets_it() -> None:

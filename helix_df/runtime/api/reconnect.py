@@ -116,10 +116,13 @@ class Reconnects:
         """The same documents, of an answer that is kept from now on; one that is refused before the first is not."""
         answer, began = form.id, False
         self._keeper.accept(AcceptedAnswer(answer, form.dump(), tuple(requests), name))
+        written = asyncio.create_task(self._keeper.written())
         self._connected.add(answer)
         try:
             async with aclosing(documents):
                 async for document in documents:
+                    if not began:  # a client that has a word of it finds it again
+                        await written
                     began = True
                     yield document
         except HelixError:
@@ -127,6 +130,7 @@ class Reconnects:
                 self._keeper.refuse(answer)
             raise
         finally:
+            written.cancel()
             self._connected.discard(answer)
             self._names.discard(name or "")
 

@@ -1,9 +1,9 @@
 """A journal of what a coordinator has accepted and what there is of it, so that whoever comes after it can go on.
 
 Whoever tells the journal something only appends it to a queue, which takes about a microsecond; a thread of the
-journal's own writes what has gathered, a transaction a batch. So what a process that is killed had not yet written is
-the last of each request, never a part in between. Such tokens come again, the same, since drawing depends on seed and
-position alone.
+journal's own writes what has gathered, a transaction a batch, at once where somebody waits for that. So what a process
+that is killed had not yet written is the last of each request, never a part in between. Such tokens come again, the
+same, since drawing depends on seed and position alone.
 
 Owns the file, its bounds and the thread. What rows mean is ``journal_rows``'s. Doesn't know requests' states or nodes.
 """
@@ -86,7 +86,10 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Flush:
-    done: threading.Event
+    """Somebody waits until all that was told before is written; or, if he is ``hasty``, that it can't be now."""
+
+    done: Callable[[], None]
+    hasty: bool
 
 
 Record = AcceptedAnswer | KeptNode | _Refused | _Token | _Ended | _Flush
@@ -101,7 +104,7 @@ class _Batch:
     events: dict[str, list[TokenEvent]] = field(default_factory=dict)
     broken_off: dict[str, BrokenOff] = field(default_factory=dict)
     nodes: dict[str, KeptNode] = field(default_factory=dict)
-    flushed: list[threading.Event] = field(default_factory=list)
+    flushed: list[_Flush] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         match record:
@@ -116,7 +119,7 @@ class _Batch:
             case KeptNode():
                 self.nodes[record.name] = record
             case _Flush():
-                self.flushed.append(record.done)
+                self.flushed.append(record)
 
 
 class Journal:
@@ -146,6 +149,7 @@ class Journal:
         self._most_bytes = most_bytes
         self._waiting: deque[Record] = deque()
         self._work = threading.Event()
+        self._at_once = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._tidied_s = 0.0
@@ -201,14 +205,23 @@ class Journal:
             self._write_waiting()
             return
         done = threading.Event()
-        self._tell(_Flush(done))
+        self._tell(_Flush(done.set, hasty=False))
+        self._at_once.set()
         while self.given_up is None and self._thread.is_alive() and not done.wait(TRY_AGAIN_S):
             pass
+
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call ``then`` once or twice, from any thread, when all that it was told before is written, or can't be."""
+        self._tell(_Flush(then, hasty=True))
+        self._at_once.set()
+        if self.given_up is not None or self._closing.is_set():
+            then()  # it may have come too late to be seen
 
     def close(self, *, delete: bool = False) -> None:
         """Write what is left, and end; or ``delete`` all of it, since nobody will go on."""
         self._closing.set()
         self._work.set()
+        self._at_once.set()
         if self._thread is not None:
             self._thread.join()
         elif not delete:
@@ -233,7 +246,8 @@ class Journal:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._work.wait(TIDY_EVERY_S)
-            self._closing.wait(FLUSH_EVERY_S)  # more may come, and is written with it
+            self._at_once.wait(FLUSH_EVERY_S)  # more may come, and is written with it
+            self._at_once.clear()
             self._work.clear()
             self._write_and_tidy()
         self._write_and_tidy()
@@ -257,15 +271,23 @@ class Journal:
         may_pass = isinstance(error, sqlite3.OperationalError) and len(self._waiting) < MOST_WAITING
         if may_pass and not self._closing.is_set():
             log.warning("the journal can't be written, and is tried again: %s", error)
+            self._tell_the_hasty()
             with contextlib.suppress(sqlite3.Error):
                 self._drop_oldest(0.5)
             self._closing.wait(TRY_AGAIN_S)
             self._work.set()
             return
         self.given_up = str(error)
+        self._tell_the_hasty()
         self._waiting.clear()
         log.error("THE JOURNAL IS GIVEN UP: a coordinator that ends takes its requests with it from now on: %s", error)
         _remove(self.path)  # what is in it goes on without it: nobody must take it for the truth
+
+    def _tell_the_hasty(self) -> None:
+        """A job goes on without its journal."""
+        for record in self._waiting.copy():
+            if isinstance(record, _Flush) and record.hasty:
+                record.done()
 
     def _put_back(self) -> None:
         """Write the file anew if somebody has deleted it, of which this connection has all still.
@@ -307,8 +329,8 @@ class Journal:
             self._waiting.extendleft(reversed(records))
             raise
         self._note(batch)
-        for done in batch.flushed:
-            done.set()
+        for flush in batch.flushed:
+            flush.done()
 
     def _taken(self) -> Iterable[Record]:
         with contextlib.suppress(IndexError):

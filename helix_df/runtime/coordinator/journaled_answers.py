@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from helix_df.errors import RequestError
@@ -33,6 +33,17 @@ class JournaledAnswers:
         """See ``AnswerKeeper``."""
         self._journal.accept(answer)
         self._coordinator.keep([asked.id for asked in answer.requests])
+
+    async def written(self) -> None:
+        """See ``AnswerKeeper``."""
+        loop, written = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(written.set)
+
+        self._journal.when_written(tell)
+        await written.wait()
 
     def refuse(self, answer: str) -> None:
         """See ``AnswerKeeper``."""
