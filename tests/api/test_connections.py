@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import resource
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import pytest
 from helix_df.runtime.api.connections import ConnectionLimits, raise_descriptor_limit
 from helix_df.runtime.jobs.daemon import api_server, bound_socket, url_of
 from helix_df.runtime.log_files import Seldom
-from tests.api.fakes import FakeService, text_service
+from tests.api.fakes import READY, FakeService, text_service
 
 QUICK = ConnectionLimits(connections=4, head_s=0.2, body_s=0.2, idle_s=1, write_s=0.2)
 BODY = json.dumps({"model": "tiny", "prompt": "p", "stream": True}).encode()
@@ -32,6 +33,7 @@ class Raw:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    url: str
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -59,7 +61,7 @@ async def serving(
         address = urlsplit(url_of(listener))
 
         async def connect() -> Raw:
-            opened.append(Raw(*await asyncio.open_connection(address.hostname, address.port)))
+            opened.append(Raw(*await asyncio.open_connection(address.hostname, address.port), url_of(listener)))
             return opened[-1]
 
         yield lambda: asyncio.ensure_future(connect())
@@ -169,6 +171,31 @@ async def test_who_reads_nothing_of_an_answer_is_dropped_and_its_request_with_it
         await asyncio.wait_for(service.ended.wait(), 20)
         while service.open:
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "full"), [(HEALTH, False), (HEALTH * 500, False), (WHOLE, True), (WHOLE * 100, False), (WHOLE * 100, True)]
+)
+async def test_who_asks_without_end_and_reads_nothing_is_dropped(service: FakeService, sent: bytes, full: bool) -> None:
+    service.status = replace(READY, waiting=7 if full else 0)
+    async with serving(service, QUICK, max_queue=7) as connect:
+        other = urlsplit((await connect()).url)
+        with socket.socket() as endless:
+            endless.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            endless.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(endless, (other.hostname, other.port))
+
+            async def ask() -> None:
+                while True:
+                    await loop.sock_sendall(endless, sent)
+
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(ask(), 60)
+        raw = await connect()
+        raw.send(HEALTH)
+        assert "200" in await raw.head()
+        assert service.open == 0
 
 
 async def test_the_rest_of_a_body_that_is_too_large_is_not_awaited(service: FakeService) -> None:
