@@ -13,9 +13,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
-from helix_df.profiles.catalogue import devices, find_device
+from helix_df.profiles.catalogue import devices, find_device, known_name
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
-from helix_df.spec.checks import check_context, check_pins, cross_check
+from helix_df.profiles.this_device import accelerators, type_of
+from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
 from helix_df.spec.source import ModelSource
@@ -64,6 +65,12 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
     except ValidationError as error:
         raise one_or_all([document.error(mistake) for mistake in mistakes_of(error, document.data)]) from None
     job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
+    try:
+        job = _with_known_gpus(job)
+    except ModelError as error:
+        found = None if error.found is None else str(error.found)
+        path = ("nodes", _asking(job)[0], "gpu")
+        raise document.error(Mistake(path, error.problem, found, error.expected, error.hint)) from None
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)
     if mistakes:
@@ -96,6 +103,31 @@ def _with_resolved_source(job: Job, base: Path) -> Job:
         return job
     absolute = ModelSource(source.kind, os.path.abspath(path))
     return job.model_copy(update={"model": job.model.model_copy(update={"source": str(absolute)})})
+
+
+def _asking(job: Job) -> list[str]:
+    """Nodes of this machine whose device is to be asked for its type."""
+    if AUTO in job.gpus:
+        return []
+    return [name for name, node in job.nodes.items() if node.gpu == AUTO and node.started_by == "local"]
+
+
+def _with_known_gpus(job: Job) -> Job:
+    """The job with the catalogue's names for what a driver prints, and for what this machine has where a node's type
+    is ``auto``: a plan says on what it runs.
+
+    Raises:
+        ModelError: as ``type_of``.
+    """
+    asking = _asking(job)
+    own = type_of(accelerators(), len(asking)) if asking else AUTO
+
+    def called(name: str, gpu: str) -> str:
+        return gpu if gpu in job.gpus else own if name in asking else known_name(gpu)
+
+    nodes = {name: node.model_copy(update={"gpu": called(name, node.gpu)}) for name, node in job.nodes.items()}
+    offers = {name: offer.model_copy(update={"gpu": called("", offer.gpu)}) for name, offer in job.offers.items()}
+    return job.model_copy(update={"nodes": nodes, "offers": offers})
 
 
 def _with_resolved_files(job: Job, base: Path) -> Job:

@@ -13,15 +13,20 @@ CLOSE = 0.5
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = CLOSE) -> str | None:
-    """The known name that ``name`` begins, the shortest of several; else the most alike; ``None`` if none is alike.
+    """The first known name that begins with ``name``; else the one most alike; ``None`` if none is alike.
 
     Case doesn't matter: ``h100`` is the beginning of ``H100-80GB``, which is closer than ``H200``.
     """
+    return next(iter(alike(name, known, 1, cutoff)), None)
+
+
+def alike(name: str, known: Iterable[str], most: int, cutoff: float = 0.0) -> list[str]:
+    """At most so many known names: those that begin with ``name`` in their order, then those most alike."""
     written = name.lower()
     folded = {other.lower(): other for other in known}
-    longer = sorted((other for other in folded if written and other.startswith(written)), key=lambda o: (len(o), o))
-    alike = longer or get_close_matches(written, folded, n=1, cutoff=cutoff)
-    return folded[alike[0]] if alike else None
+    longer = [other for other in folded if written and other.startswith(written)]
+    near = get_close_matches(written, folded, n=most, cutoff=cutoff)
+    return [folded[other] for other in dict.fromkeys([*longer, *near])][:most]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

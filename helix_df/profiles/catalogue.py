@@ -32,12 +32,14 @@ _GEOMETRY_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device's memory in bytes, memory bandwidth in bytes/s and peak FLOP/s by dtype."""
+    """A device's memory in bytes, memory bandwidth in bytes/s and peak FLOP/s by dtype; ``printed_as``: the names that
+    drivers and systems print for it, which several rows may share that differ in memory alone."""
 
     name: str
     memory_bytes: float
     bytes_per_s: float
     flop_per_s: dict[str, float]
+    printed_as: tuple[str, ...] = ()
 
     def times(self, count: int) -> Device:
         """``count`` of these under tensor parallelism."""
@@ -78,6 +80,7 @@ def devices() -> dict[str, Device]:
             parse_size(row["memory"]),
             parse_bandwidth(row["bandwidth"]),
             {dtype: parse_compute(row[dtype]) for dtype in ("float16", "bfloat16", "float32")},
+            tuple(row.get("names", ())),
         )
         for name, row in _read("gpus.json").items()
     }
@@ -90,6 +93,20 @@ def find_device(name: str) -> Device | None:
         return devices().get(name)
     single = devices().get(counted[2])
     return single.times(int(counted[1])) if single is not None else None
+
+
+def rows_printed_as(name: str) -> list[Device]:
+    """The rows of the device that a driver calls ``name``, in whatever case."""
+    wanted = name.strip().lower()
+    return [device for device in devices().values() if wanted in (one.lower() for one in device.printed_as)]
+
+
+def known_name(name: str) -> str:
+    """The catalogue's name for ``name``, or for what a driver prints; ``name`` itself where that isn't one row."""
+    counted = _COUNTED.fullmatch(name)
+    count, single = (f"{counted[1]}x", counted[2]) if counted is not None else ("", name)
+    rows = rows_printed_as(single)
+    return f"{count}{rows[0].name}" if len(rows) == 1 else name
 
 
 def device_count(name: str) -> int:

@@ -11,7 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from helix_df.spec.addresses import is_loopback, split_address
 from helix_df.spec.job import COORDINATOR, Job, PairLink, Runtime
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
-from helix_df.suggestions import did_you_mean
+from helix_df.suggestions import alike, did_you_mean
+
+AUTO = "auto"
+"""The GPU type of nodes of this machine whose driver is asked."""
+
+MOST_NAMED = 8
+"""Names of the catalogue that are offered where one isn't known."""
 
 LONGEST_OFFER = 57
 """Letters of an offer's name, which leave room for a number in the names of its nodes."""
@@ -103,13 +109,21 @@ def _node_gpus(job: Job, catalogue: Collection[str], in_catalogue: Callable[[str
         *((("offers", name, "gpu"), offer.gpu) for name, offer in job.offers.items()),
     ]
     for path, gpu in asked:
-        if gpu not in job.gpus and not in_catalogue(gpu):
+        if gpu == AUTO and gpu not in job.gpus:
+            yield Mistake(
+                path,
+                "only a node that helix-df starts on this machine can be asked for its device",
+                expected="the device's type",
+                hint="`nvidia-smi --query-gpu=name --format=csv` there prints its name, which can be written here",
+            )
+        elif gpu not in job.gpus and not in_catalogue(gpu):
             yield Mistake(
                 path,
                 f"unknown GPU{did_you_mean(gpu, known)}",
                 repr(gpu),
-                " | ".join(known),
-                "declare it under gpus with memory and a profile; several devices of one node are 2xL4, 4xT4, …",
+                " | ".join([*job.gpus, *alike(gpu, catalogue, MOST_NAMED)]),
+                f"docs/spec-reference.md has all {len(catalogue)} of the catalogue; declare others under gpus with "
+                "memory and a profile; several devices of one node are 2xL4, 4xT4, …",
             )
 
 

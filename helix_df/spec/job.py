@@ -200,7 +200,11 @@ class GpuType(Section):
 class Node(Section):
     """One machine that can hold layers."""
 
-    gpu: str = Field(description="A type under `gpus`, or one of the catalogue.", examples=["L4", "2xT4"])
+    gpu: str = Field(
+        description="A type under `gpus`, or one of the catalogue, also as `nvidia-smi` prints it; `auto` asks this "
+        "machine's driver, and nodes of this machine that say so share its devices evenly.",
+        examples=["L4", "2xT4", "auto"],
+    )
     region: Name = Field(default="default", description="Region or site, for links between regions.")
     address: Address | None = Field(
         default=None, description="`host[:port]` where other nodes reach it; by default this machine."

@@ -73,7 +73,7 @@ MISTAKES = [
     edit("a number that overflows", "24GB", "1e400GB", "gpus.mine.memory", "too large"),
     # Names.
     edit("a node twice", "  b:", "  a:", "nodes.a", "node 'a' is declared twice, lines 5 and 6"),
-    edit("an unknown GPU", "gpu: mine", "gpu: A100-80", "nodes.d.gpu", "unknown GPU", "A100-80GB", "mine", "RTX-4090"),
+    edit("an unknown GPU", "gpu: mine", "gpu: A100-80", "nodes.d.gpu", "unknown GPU", "A100-80GB", "mine", "A100-40GB"),
     edit("a GPU type nobody knows", "24GB, profile: {compute: 70TFLOPS, bandwidth: 600GB/s}", "24GB", "gpus.mine",
          "speed"),
     edit("half a roofline", "compute: 70TFLOPS, ", "", "gpus.mine.profile", "incomplete", "tokens_per_s"),

