@@ -24,6 +24,7 @@ from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
 from helix_df.models.reader import WeightReader
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
+from helix_df.models.shares import averaged, own_number, side_by_side, summed
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
@@ -64,12 +65,16 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         queries, keys, values = self._project(self._normed("attention_norm", hidden))
         cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
         mixed, cache = attention(rotate(queries, cos, sin), rotate(keys, cos, sin), values, self._view())
-        mixed = linear(mixed, self.output[...])
+        mixed = self._whole(linear(mixed, self.output[...]))
         if self._holds("output_bias"):
             mixed = mixed + self.output_bias[...]
         hidden = _added(hidden, self._normed("attention_post_norm", mixed), scale)
-        passed = self._mlp(self._normed("mlp_norm", hidden))
+        passed = self._whole(self._mlp(self._normed("mlp_norm", hidden)))
         return _added(hidden, self._normed("mlp_post_norm", passed), scale), cache
+
+    def _whole(self, partial: Array) -> Array:
+        """What all devices that share this layer have, added."""
+        return summed(partial) if self.geometry.shares > 1 else partial
 
     def _mlp(self, normed: Array) -> Array:
         options = self.geometry.experts
@@ -96,8 +101,12 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def _normed_heads(self, name: str, heads: Array) -> Array:
         """[B, T, n, head_dim] through a norm of each head, or of all as one vector."""
+        shared = self.geometry.shares > 1
         if self.geometry.attention.query_key_norm == "projection":
-            return self._normed(name, heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)
+            flat = heads.reshape(*heads.shape[:2], -1)
+            weight, epsilon = getattr(self, name)[...], self.geometry.rms_norm_eps
+            normed = rms_norm(flat, weight, epsilon, averaged) if shared else rms_norm(flat, weight, epsilon)
+            return normed.reshape(heads.shape)
         return self._normed(name, heads)
 
     def _of_this_kind(self, table: Array) -> Array:
@@ -153,9 +162,16 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def embed(self, tokens: Array) -> Array:
         """Token ids [B, T] → hidden [B, T, hidden]. Only on the first shard."""
-        rows = take_rows(_held(self.embedding, "embedding"), tokens)
+        rows = self._rows(_held(self.embedding, "embedding"), tokens)
         scale = self.geometry.ends.embedding_scale
         return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
+
+    def _rows(self, embedding: Array, tokens: Array) -> Array:
+        if self.geometry.shares == 1:
+            return take_rows(embedding, tokens)
+        own = tokens - own_number() * self.geometry.vocab_size
+        held = (own >= 0) & (own < self.geometry.vocab_size)
+        return summed(jnp.where(held[..., None], take_rows(embedding, own), 0))
 
     def logits(self, hidden: Array) -> Array:
         """Hidden [..., hidden] → float32 logits [..., vocab]. Only on the last shard."""
@@ -163,6 +179,8 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         normed = rms_norm(hidden, _held(self.final_norm, "final norm"), self.geometry.rms_norm_eps)
         head = self.embedding if self.head is None else self.head
         logits = linear(normed, _held(head, "head")).astype(jnp.float32)
+        if self.geometry.shares > 1:
+            logits = side_by_side(logits)
         if ends.logits_divisor != 1:
             logits = logits / ends.logits_divisor
         return logits if ends.logits_softcap is None else ends.logits_softcap * jnp.tanh(logits / ends.logits_softcap)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
@@ -15,6 +17,7 @@ from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
 from helix_df.models.registry import family_builder
 from helix_df.models.safetensors_weights import SafetensorsReader
+from helix_df.models.tensor_parallel import SharedShard, build_shares
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import check_weights, locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD
@@ -62,9 +65,37 @@ def load_shard(
             would read it.
     """
     layers = layers or LayerRange(0, geometry.num_layers)
+    reader = _checked(source, geometry, layers, seed, base)
+    return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)
+
+
+def load_shares(
+    source: ModelSource,
+    geometry: ModelGeometry,
+    layers: LayerRange,
+    devices: Sequence[jax.Device],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    seed: int = 0,
+    base: Path | None = None,
+    layout: Layout = "rows",
+) -> SharedShard:
+    """As ``load_shard``, with a share of the weights on each of several devices of this process.
+
+    Raises:
+        ModelError: as ``load_shard``, and when the model can't be divided among so many.
+    """
+    reader, build = _checked(source, geometry, layers, seed, base), family_builder(geometry.family)
+    return build_shares(lambda own, share: build(own, share, layers, dtype, layout), reader, geometry, layers, devices)
+
+
+def _checked(
+    source: ModelSource, geometry: ModelGeometry, layers: LayerRange, seed: int, base: Path | None
+) -> WeightReader:
+    """The reader of weights that are what ``geometry`` says."""
     reader = open_weights(source, geometry, seed=seed, base=base)
     if layers.stop <= geometry.num_layers:
         check_weights(source, geometry, base, layers)
     if isinstance(reader, SafetensorsReader) and geometry.tie_embeddings and layers.stop == geometry.num_layers:
         reader.require_equal(EMBEDDING, HEAD, (geometry.vocab_size, geometry.hidden_size))
-    return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)
+    return reader

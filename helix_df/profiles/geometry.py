@@ -130,7 +130,8 @@ class ModelGeometry:
     """Dimensions of a decoder with gated MLPs, and what its layers do.
 
     Lengths are in elements, not bytes. ``context_length`` is the trained maximum in tokens. ``family`` names the
-    description in ``profiles/families``.
+    description in ``profiles/families``. ``shares`` are the devices that share each layer, where heads, inner widths
+    and rows of the vocabulary are those of one of them.
     """
 
     family: str
@@ -151,6 +152,7 @@ class ModelGeometry:
     block: BlockOptions = field(default_factory=BlockOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     ends: EndOptions = field(default_factory=EndOptions)
+    shares: int = 1
 
     @property
     def layer_parameters(self) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helix_df.models.decoder import DecoderShard
 from helix_df.models.tokenizer import Tokenizer, load_tokenizer
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
@@ -28,16 +29,17 @@ def tokenizer() -> Tokenizer:
     return load_tokenizer(SMOLLM2)
 
 
-def engine_for(source: ModelSource, pages: int) -> Engine:
-    return Engine(load_shard(source, read_geometry(source)), num_pages=pages, max_batch=1, max_context=pages * 16)
+def engine_for(source: ModelSource, pages: int) -> tuple[DecoderShard, Engine]:
+    shard = load_shard(source, read_geometry(source))
+    return shard, Engine(shard, num_pages=pages, max_batch=1, max_context=pages * 16)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_checkpoints(tmp_path, name):
     recorded = np.load(RECORDED / "checkpoints.npz")
     source = ModelSource("hf", str(write_checkpoint(tmp_path, name)))
-    engine = engine_for(source, pages=20)
-    shard = jax.jit(engine.programs.shard)
+    whole, engine = engine_for(source, pages=20)
+    shard = jax.jit(whole)
     for length in (1, 23, 150):
         ids = prompt_ids(CONFIGS[name]["vocab_size"], length)
         logits = np.asarray(shard(jnp.asarray(ids[None])))[0, -1]
@@ -48,8 +50,8 @@ def test_checkpoints(tmp_path, name):
 
 def test_smollm2():
     recorded = np.load(RECORDED / "smollm2.npz")
-    engine = engine_for(SMOLLM2, pages=8)
-    shard = jax.jit(engine.programs.shard)
+    whole, engine = engine_for(SMOLLM2, pages=8)
+    shard = jax.jit(whole)
     for index, prompt in enumerate(PROMPTS):
         ids = tokenizer().encode(prompt)
         assert ids == recorded[f"ids.{index}"].tolist()
@@ -64,7 +66,7 @@ def test_smollm2():
 
 
 def test_smollm2_knows_the_capital_of_france():
-    engine = engine_for(SMOLLM2, pages=8)
+    _, engine = engine_for(SMOLLM2, pages=8)
     tokens = list(generate_in_process(engine, tokenizer().encode("The capital of France is"), 1))
     assert tokenizer().decode(tokens) == " Paris"
 

@@ -16,6 +16,7 @@ from jax import Array
 from helix_df.layers import LayerRange
 from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
+from helix_df.models.tensor_parallel import SharedShard
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -81,7 +82,7 @@ class Engine:
 
     def __init__(
         self,
-        shard: DecoderShard,
+        shard: DecoderShard | SharedShard,
         *,
         num_pages: int,
         max_batch: int = 8,

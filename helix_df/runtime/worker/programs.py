@@ -29,6 +29,8 @@ from helix_df.models.attention import (
 )
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables
+from helix_df.models.tensor_parallel import SharedShard
+from helix_df.runtime.worker.devices import Devices, devices_of
 
 _Leaves = tuple[Array, ...]
 
@@ -48,7 +50,7 @@ class ShardPrograms:
 
     def __init__(
         self,
-        shard: DecoderShard,
+        shard: DecoderShard | SharedShard,
         *,
         num_pages: int,
         page_tokens: int,
@@ -56,21 +58,28 @@ class ShardPrograms:
         pages_at_once: int | None = None,
         max_context: int | None = None,
     ) -> None:
-        geometry = shard.geometry
-        self.shard = shard
+        self.layers = shard.layers
         self.layers_per_call = layers_per_call
-        pool = (geometry.num_kv_heads, num_pages, page_tokens, geometry.head_dim)
-        blocks = [nnx.split(block) for block in shard.blocks]
-        self._leaves: list[_Leaves] = [tuple(jax.tree.leaves(state)) for _, state in blocks]
-        self.dtype = shard.blocks[0].output[...].dtype
-        self._caches = [PagedCache(jnp.zeros(pool, self.dtype), jnp.zeros(pool, self.dtype)) for _ in blocks]
-        graph, state = blocks[0]
+        devices, shares = devices_of(shard)
+        own = shares[0]
+        blocks = [[nnx.split(block) for block in share.blocks] for share in shares]
+        self._leaves: list[_Leaves] = [
+            devices.across([tuple(jax.tree.leaves(state)) for _, state in one]) for one in zip(*blocks, strict=True)
+        ]
+        self.dtype = own.blocks[0].output[...].dtype
+        pool = (own.geometry.num_kv_heads, num_pages, page_tokens, own.geometry.head_dim)
+        self._caches = [
+            PagedCache(devices.zeros(pool, self.dtype), devices.zeros(pool, self.dtype)) for _ in self._leaves
+        ]
+        graph, state = blocks[0][0]
         structure = jax.tree.structure(state)
-        self._run_layers = _layers_program(graph, structure, pages_at_once)
-        self._run_mixed = _mixed_program(graph, structure, pages_at_once)
-        self._prepare = _prepare_program(shard, num_pages, page_tokens, max_context)
-        ends, self._ends = nnx.split(_ends_of(shard))
-        self._embed, self._logits = _end_programs(ends)
+        self._run_layers = _layers_program(graph, structure, pages_at_once, devices)
+        self._run_mixed = _mixed_program(graph, structure, pages_at_once, devices)
+        self._prepare = _prepare_program(own, num_pages, page_tokens, max_context, devices)
+        ends = [nnx.split(_ends_of(share)) for share in shares]
+        self._ends = devices.across([state for _, state in ends])
+        self._embed, self._logits = _end_programs(ends[0][0], shard.geometry.vocab_size, devices)
+        self._devices = devices
         self.compiled: set[tuple[Hashable, ...]] = set()
         """Programs compiled so far, or loaded from the compile cache: what each does and its shapes."""
 
@@ -93,8 +102,8 @@ class ShardPrograms:
 
     def run_layers(self, hidden: Array | np.ndarray, batch: PagedBatch, layers: LayerRange) -> Array:
         """``hidden`` [B, T, hidden] through ``layers`` (absolute numbers), updating their pools."""
-        at, stop = layers.start - self.shard.layers.start, layers.stop - self.shard.layers.start
-        state = jnp.asarray(hidden)
+        at, stop = layers.start - self.layers.start, layers.stop - self.layers.start
+        state = self._devices.placed(hidden)
         while at < stop:
             count = _layers_at_once(stop - at, self.layers_per_call)
             self._count("layers", count, state.shape, batch.read_pages.shape)
@@ -120,8 +129,8 @@ class ShardPrograms:
             batches: of the steps, and of the piece.
             layers: absolute numbers, as in ``run_layers``.
         """
-        at, stop = layers.start - self.shard.layers.start, layers.stop - self.shard.layers.start
-        states = jnp.asarray(decodes), jnp.asarray(piece)
+        at, stop = layers.start - self.layers.start, layers.stop - self.layers.start
+        states = self._devices.placed(decodes), self._devices.placed(piece)
         while at < stop:
             count = _layers_at_once(stop - at, self.layers_per_call)
             pages = tuple(batch.read_pages.shape for batch in batches)
@@ -146,7 +155,9 @@ class ShardPrograms:
 
     def pool_pointers(self) -> tuple[int, ...]:
         """Device addresses of the key pools: they stay the same as long as donation works."""
-        return tuple(cache.keys.unsafe_buffer_pointer() for cache in self._caches)
+        return tuple(
+            share.data.unsafe_buffer_pointer() for cache in self._caches for share in cache.keys.addressable_shards
+        )
 
     def _count(self, *program: Hashable) -> None:
         self.compiled.add(program)
@@ -154,7 +165,7 @@ class ShardPrograms:
 
 @partial(jax.jit, donate_argnums=0)
 def _blank(pool: Array, page: int) -> Array:
-    return pool.at[:, page].set(0)
+    return pool.at[..., page, :, :].set(0)
 
 
 def _layers_at_once(left: int, most: int) -> int:
@@ -178,7 +189,7 @@ def _ends_of(shard: DecoderShard) -> DecoderShard:
     )
 
 
-def _layers_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any:
+def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
     def run(
         weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch
     ) -> tuple[Array, tuple[PagedCache, ...]]:
@@ -190,10 +201,11 @@ def _layers_program(graph: Any, structure: Any, pages_at_once: int | None) -> An
             updated.append(new)
         return hidden, tuple(updated)
 
-    return jax.jit(run, donate_argnums=(1, 2))
+    everywhere = devices.program(run, given=(True, True, False, False), made=(False, True))
+    return jax.jit(everywhere, donate_argnums=(1, 2))
 
 
-def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any:
+def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
     def run(
         weights: tuple[_Leaves, ...],
         caches: tuple[PagedCache, ...],
@@ -227,7 +239,8 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None) -> Any
             updated.append(new)
         return *_apart(hidden, rows), tuple(updated)
 
-    return jax.jit(run, donate_argnums=(1, 2, 3))
+    everywhere = devices.program(run, given=(True, True, *[False] * 4), made=(False, False, True))
+    return jax.jit(everywhere, donate_argnums=(1, 2, 3))
 
 
 def _beside(decodes: Array, piece: Array) -> Array:
@@ -240,7 +253,9 @@ def _apart(both: Array, rows: int) -> tuple[Array, Array]:
     return both[:, :rows].swapaxes(0, 1), both[:, rows:]
 
 
-def _prepare_program(shard: DecoderShard, num_pages: int, page_tokens: int, max_context: int | None) -> Any:
+def _prepare_program(
+    shard: DecoderShard, num_pages: int, page_tokens: int, max_context: int | None, devices: Devices
+) -> Any:
     frequencies, factors = rope_frequencies(shard.geometry, max_context), attention_factors(shard.geometry)
     kv_heads = shard.geometry.num_kv_heads
 
@@ -255,10 +270,10 @@ def _prepare_program(shard: DecoderShard, num_pages: int, page_tokens: int, max_
         earliest = jnp.min(jnp.where(lengths > 0, starts, longest))
         return PagedBatch(positions, cos, sin, write_rows, read_pages, longest, earliest)
 
-    return jax.jit(prepare, static_argnums=3)
+    return jax.jit(prepare, static_argnums=3, out_shardings=devices.same_for_all)
 
 
-def _end_programs(graph: Any) -> tuple[Any, Any]:
+def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, Any]:
     def embed(weights: Any, tokens: Array) -> Array:
         hidden: Array = nnx.merge(graph, weights).embed(tokens)
         return hidden
@@ -267,6 +282,7 @@ def _end_programs(graph: Any) -> tuple[Any, Any]:
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
         rows = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
         result: Array = nnx.merge(graph, weights).logits(rows)
-        return result
+        return result[:, :vocab_size]  # shares of the vocabulary may end in rows that mean nothing
 
-    return jax.jit(embed), jax.jit(logits)
+    embed_everywhere = devices.program(embed, given=(True, False), made=(False,))
+    return jax.jit(embed_everywhere), jax.jit(devices.program(logits, given=(True, False, False), made=(False,)))
