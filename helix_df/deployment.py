@@ -30,12 +30,12 @@ from helix_df.plan.plan import Plan, read_plan, to_document
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.plans import plan_job, plan_to_run
-from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.access import Access
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client, tell
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
+from helix_df.runtime.jobs.own_devices import require_devices
 from helix_df.runtime.requests import GIVEN_UP, JobStatus
 from helix_df.spec.job import Job
 
@@ -80,7 +80,7 @@ async def deploy(
         from helix_df.runtime.coordinator.shell import context_of
         from helix_df.runtime.jobs.coordinators import new_coordinator
 
-    plan = require_single_devices(await asyncio.to_thread(plan_of, what, force=force))
+    plan = require_devices(await asyncio.to_thread(plan_of, what, force=force))
     model = plan.job.model
     tokenizer = await asyncio.to_thread(load_tokenizer, model.parsed_source)
     with tempfile.TemporaryDirectory(prefix="helix-df-", ignore_cleanup_errors=True) as logs:
@@ -120,7 +120,7 @@ def apply(
     Raises:
         HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
     """
-    plan = require_single_devices(plan_of(what, force=force, on_note=on_note))
+    plan = require_devices(plan_of(what, force=force, on_note=on_note))
     directory = job_directory(plan.job.name)
     process = start_daemon(directory, plan, start_timeout_s=timeout_s)
     try:
@@ -188,7 +188,7 @@ def change(
     Raises:
         HelixError: when it isn't running, can't be planned or changed, or a new worker failed; it serves on as before.
     """
-    plan = require_single_devices(_plan_near(what, move_price) if isinstance(what, Job) else plan_of(what, force=force))
+    plan = require_devices(_plan_near(what, move_price) if isinstance(what, Job) else plan_of(what, force=force))
     running, access = find_running(plan.job.name)
     tell(access, secret_of(running), "plan", {"plan": to_document(plan)})
     while wait:
@@ -314,25 +314,6 @@ async def connect(name_or_url: str | None = None) -> AsyncIterator[RunningJob]:
         access = find_running(name_or_url)[1]
     async with http_client(access) as http:
         yield RemoteJob(http)
-
-
-def require_single_devices(plan: Plan) -> Plan:
-    """``plan`` itself, if each of its workers runs on one device; an emulated job runs on none of those it names.
-
-    Raises:
-        DeploymentError: with the nodes of several devices.
-    """
-    nodes = plan.job.nodes
-    several = [stage.node for stage in plan.stages if device_count(nodes[stage.node].gpu) > 1]
-    if several and not plan.job.runtime.emulate:
-        raise DeploymentError(
-            "nodes of several devices can be planned and simulated, but not run yet: a worker computes on one device",
-            where=f"job {plan.job.name}",
-            found=", ".join(f"{name}: {nodes[name].gpu}" for name in several),
-            expected="one device a node",
-            hint="declare a node for each device, with links between them as fast as they are",
-        )
-    return plan
 
 
 def plan_of(what: Plan | Job | str | Path, *, force: bool = False, on_note: OnNote = warn) -> Plan:

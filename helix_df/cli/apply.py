@@ -74,11 +74,11 @@ def apply(
 
 
 def _run_here(plan: Plan, timeout: float | None) -> NoReturn:
-    from helix_df.deployment import require_single_devices
     from helix_df.runtime.jobs.directory import job_directory
     from helix_df.runtime.jobs.lifecycle import run_here
+    from helix_df.runtime.jobs.own_devices import require_devices
 
-    run_here(job_directory(plan.job.name), require_single_devices(plan), start_timeout_s=timeout)
+    run_here(job_directory(plan.job.name), require_devices(plan), start_timeout_s=timeout)
 
 
 def _say_running(name: str, console: Console) -> None:

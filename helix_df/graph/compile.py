@@ -12,7 +12,8 @@ from helix_df.errors import SpecError
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
 from helix_df.layers import LayerRange
-from helix_df.profiles.catalogue import Measured, find_device
+from helix_df.profiles.catalogue import Measured, device_count, find_device
+from helix_df.profiles.device_shares import held_by
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import (
@@ -145,6 +146,7 @@ def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: s
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> tuple[int, ...]:
     declared, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
     memory = declared if declared is not None else device.memory_bytes if device is not None else math.nan
+    geometry = held_by(geometry, device_count(gpu))
     if math.isnan(memory):
         raise SpecError(
             "nobody knows how much memory this GPU has",

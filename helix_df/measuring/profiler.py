@@ -15,13 +15,13 @@ import numpy as np
 from helix_df.errors import SpecError
 from helix_df.layers import LayerRange
 from helix_df.measuring.device_profile import Kind, Memory, Sample
-from helix_df.models.weights import load_shard
 from helix_df.paths import cache_folder
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.runtime.worker.build import load_layers
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import backend_defaults, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.job import Job
@@ -51,7 +51,11 @@ class Timed:
 
 
 def time_batches(
-    job: Job, batches: Batches, clock: Callable[[], float], on_sample: Callable[[Sample], None] = lambda sample: None
+    job: Job,
+    batches: Batches,
+    clock: Callable[[], float],
+    on_sample: Callable[[Sample], None] = lambda sample: None,
+    devices: int = 1,
 ) -> Timed:
     """Run every batch through layers from the middle of the job's model.
 
@@ -60,6 +64,7 @@ def time_batches(
         batches: what to time.
         clock: seconds of any monotonic clock.
         on_sample: called with each sample as it is there.
+        devices: of this process that share the layers.
 
     Raises:
         ModelError: when the weights can't be read.
@@ -70,10 +75,8 @@ def time_batches(
     held = middle_layers(geometry, max(batches.layers))
     _check(batches, job, geometry)
     enable_compile_cache(cache_folder("compiled"))
-    device = jax.local_devices()[0]
-    shard = load_shard(source, geometry, held, dtype=job.model.dtype, seed=job.model.seed, layout=matrix_layout())
     engine = Engine(
-        shard,
+        load_layers(job, held, devices),
         num_pages=_pages(batches),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
@@ -87,7 +90,9 @@ def time_batches(
         sample = Sample(kind, count, size, _time(engine, steps, batches.repeat, clock))
         samples.append(sample)
         on_sample(sample)
-    return Timed(tuple(samples), f"{device.device_kind} ({device.platform})", _memory(device))
+    device = jax.local_devices()[0]
+    named = f"{device.device_kind} ({device.platform})"
+    return Timed(tuple(samples), named if devices == 1 else f"{devices} x {named}", _memory(device, devices))
 
 
 def middle_layers(geometry: ModelGeometry, count: int) -> LayerRange:
@@ -165,8 +170,8 @@ def _time(engine: Engine, steps: Sequence[Step], repeat: int, clock: Callable[[]
             engine.release(step.request)
 
 
-def _memory(device: jax.Device) -> Memory | None:
-    """What the device lets this process use, before weights; a CPU doesn't say."""
+def _memory(device: jax.Device, devices: int) -> Memory | None:
+    """What so many devices let this process use, before weights; a CPU doesn't say."""
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
-    return None if limit is None else Memory(float(limit), "what the device lets one process use")
+    return None if limit is None else Memory(devices * float(limit), "what the device lets one process use")

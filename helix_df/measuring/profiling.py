@@ -19,6 +19,7 @@ from helix_df.graph.problem import Origin
 from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
 from helix_df.plan.plan import read_plan
+from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.throughput import kv_tokens_by_layers
 from helix_df.runtime.jobs.launchers.local import one_thread_each
 from helix_df.runtime.threads import with_one_thread
@@ -120,7 +121,7 @@ def profile_device(
     origin = origin_of(job)
     geometry = origin.geometry
     batches = _batches(job, origin, layers, prefill, decode, repeat)
-    timed = time_batches(job, batches, clock, on_sample)
+    timed = time_batches(job, batches, clock, on_sample, device_count(gpu))
     memory = _memory(job, gpu, timed.memory)
     kv_tokens = kv_tokens_by_layers(geometry, job.model.element_bytes, memory.total_bytes, origin.requests)
     return DeviceProfile(

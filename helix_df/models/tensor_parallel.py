@@ -5,105 +5,27 @@ device computes with a share as a smaller model would, and two sums a layer make
 fewer key and value heads than devices, several hold the same; where an inner width or the vocabulary can't be divided
 evenly, shares end in zeros. What is left is small, and every device holds it.
 
-Owns the table of shares and readers of them. Doesn't know files, batches, caches or programs.
+Owns readers of shares. What is divided by what is ``device_shares``'s table. Doesn't know files, batches, caches or
+programs.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
-from helix_df.models.linear import PANEL
 from helix_df.models.reader import WeightReader, require_shape
 from helix_df.models.shares import AXIS
+from helix_df.profiles.device_shares import SHARES, Axes, Divided, Rule, share_of, vocabulary_rows
 from helix_df.profiles.geometry import ModelGeometry, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
-
-Divided = Literal["query", "key_value", "inner", "vocabulary"]
-"""What an axis of a tensor goes by: query heads, key and value heads, an inner width, rows of the vocabulary."""
-
-_Rule = tuple[int, Divided] | None
-_Axes = tuple[_Rule, ...]
-"""Of each tensor of a part, which of its axes is divided, and by what; ``None`` for one that every device holds."""
-
-_QUERY: _Rule = (0, "query")
-_KEY_VALUE: _Rule = (0, "key_value")
-_ROWS: _Rule = (0, "inner")
-_COLUMNS: _Rule = (1, "inner")
-
-SHARES: dict[str, _Axes] = {
-    "qkv": (_QUERY, _KEY_VALUE, _KEY_VALUE),
-    "qkv_bias": (_QUERY, _KEY_VALUE, _KEY_VALUE),
-    "output": ((1, "query"),),
-    "gate_up": (_ROWS, _ROWS),
-    "down": (_COLUMNS,),
-    "router": (None,),
-    "expert_gate_up": (_ROWS, _ROWS),
-    "expert_down": (_COLUMNS,),
-    "output_bias": (None,),
-    "query_norm": (_QUERY,),
-    "key_norm": (_KEY_VALUE,),
-    "attention_norm": (None,),
-    "mlp_norm": (None,),
-    "attention_post_norm": (None,),
-    "mlp_post_norm": (None,),
-}
-"""By the parts of a layer (``layer_parts``); experts are tensors of their own, [out, in] each."""
-
-
-def share_of(geometry: ModelGeometry, count: int) -> ModelGeometry:
-    """The model as one of ``count`` devices computes it.
-
-    Raises:
-        ModelError: when the model can't be divided so.
-    """
-    if count == 1:
-        return geometry
-    unknown = sorted(set(layer_parts(geometry)) - set(SHARES))
-    if unknown:
-        raise ModelError(
-            "layers of this family can't be divided among devices yet",
-            where=geometry.family,
-            found=", ".join(unknown),
-            hint="declare a node for each device",
-        )
-    kv_heads = geometry.num_kv_heads
-    if kv_heads % count and count % kv_heads:
-        raise _indivisible("key and value heads", kv_heads, count)
-    if geometry.num_heads % count:
-        raise _indivisible("attention heads", geometry.num_heads, count)
-    experts = geometry.experts
-    return replace(
-        geometry,
-        num_heads=geometry.num_heads // count,
-        num_kv_heads=max(1, kv_heads // count),
-        intermediate_size=-(-geometry.intermediate_size // count),
-        experts=replace(experts, inner=-(-experts.inner // count)),
-        vocab_size=vocabulary_rows(geometry, count),
-        shares=count,
-    )
-
-
-def _indivisible(what: str, number: int, count: int) -> ModelError:
-    return ModelError(
-        f"the model's {what} can't be divided evenly among the node's devices",
-        found=f"{number} among {count}",
-        expected="a number of devices that divides them",
-    )
-
-
-def vocabulary_rows(geometry: ModelGeometry, count: int) -> int:
-    """Rows of the vocabulary a device, in whole panels: the last device's end in rows that mean nothing."""
-    return -(-geometry.vocab_size // (count * PANEL)) * PANEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +33,7 @@ class _Section:
     """Rows of a tensor that are divided alike: how many, and along which axis of theirs by what."""
 
     rows: int
-    divided: _Rule
+    divided: Rule
 
 
 class ShareReader:
@@ -142,7 +64,7 @@ class ShareReader:
         ]
         return require_shape(np.concatenate(shares), shape, name, "a device's share")
 
-    def _share(self, rows: np.ndarray, divided: _Rule) -> np.ndarray:
+    def _share(self, rows: np.ndarray, divided: Rule) -> np.ndarray:
         if divided is None:
             return rows
         axis, by = divided
@@ -188,7 +110,7 @@ def _sections(geometry: ModelGeometry) -> dict[str, tuple[_Section, ...]]:
     return found
 
 
-def _rules(part: str, geometry: ModelGeometry) -> _Axes:
+def _rules(part: str, geometry: ModelGeometry) -> Axes:
     if part in ("query_norm", "key_norm") and geometry.attention.query_key_norm == "head":
         return (None,)
     return SHARES[part]

@@ -13,7 +13,7 @@ EVENTS_SUFFIX = ".events"
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
-    job's secret (which is never shown), and the bytes of the largest frame that it is sent."""
+    job's secret (which is never shown), the bytes of the largest frame that it is sent, and how many devices it has."""
 
     node: str
     coordinator: str
@@ -21,6 +21,7 @@ class WorkerOrder:
     token: str = field(repr=False)
     log_file: Path | None = None
     frame_limit: int | None = None
+    devices: int = 1
 
     @property
     def events_file(self) -> Path | None:

@@ -1,33 +1,138 @@
-"""A node of several devices can be planned and simulated; running it is refused, since a worker computes on one."""
+"""Nodes of several devices: which jobs are run, on which devices, and that they say the same."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from helix_df.deployment import apply, deploy, require_single_devices
+from helix_df.deployment import apply, deploy
 from helix_df.errors import DeploymentError
+from helix_df.graph.compile import compile_problem
+from helix_df.layers import LayerRange
 from helix_df.load import parse_job
+from helix_df.models.weights import load_shard
+from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.this_device import Accelerator
+from helix_df.runtime.jobs import own_devices
+from helix_df.runtime.jobs.launchers import local
+from helix_df.runtime.jobs.launchers.local import LocalLauncher, visible_devices
+from helix_df.runtime.jobs.own_devices import require_devices
+from helix_df.runtime.launcher import WorkerOrder
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.single_process import generate_in_process
+from tests.runtime.tiny import tiny_plan
+
+PROMPT = [7, 70, 170, 250, 3]
 
 
-def plan_for(gpu, runtime="{}"):
+def plan_for(gpu: str, runtime: str = "{}", model: str = "random:tiny", nodes: str = "pair: {{gpu: {gpu}}}") -> Plan:
     text = (
-        f"model: {{source: 'random:tiny'}}\nnodes: {{pair: {{gpu: {gpu}}}}}\n"
+        f"model: {{source: '{model}'}}\nnodes: {{{nodes.format(gpu=gpu)}}}\n"
         f"links: {{default: {{bandwidth: 1Gbps}}}}\nsolver: {{name: swarm}}\nruntime: {runtime}\n"
     )
     return make_plan(parse_job(text))
 
 
-@pytest.mark.parametrize("gpu", ["2xL4", "4xT4", "8xA100-40GB"])
-async def test_running_it_is_refused(gpu):
+def with_devices(count: int, monkeypatch: pytest.MonkeyPatch, name: str = "NVIDIA L4") -> None:
+    monkeypatch.setattr(own_devices, "accelerators", lambda: (Accelerator(name, 24e9),) * count)
+
+
+@pytest.mark.parametrize("gpu", ["2xL4", "4xT4"])
+async def test_devices_that_this_machine_lacks_are_missed_before_anything_starts(
+    gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_devices(0, monkeypatch)
     plan = plan_for(gpu)
     with pytest.raises(DeploymentError, match=f"pair: {gpu}"):
         apply(plan)
-    with pytest.raises(DeploymentError, match="one device a node"):
+    with pytest.raises(DeploymentError, match="doesn't have the devices of its nodes"):
         async with deploy(plan):
             pass
 
 
-def test_one_device_and_an_emulated_pair_are_fine():
-    for plan in (plan_for("L4"), plan_for("1xL4"), plan_for("2xL4", "{emulate: true}")):
-        assert require_single_devices(plan) is plan
+def test_what_this_machine_has_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = plan_for("L4", nodes="a: {{gpu: {gpu}}}, b: {{gpu: {gpu}, address: 10.0.0.1}}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with_devices(2, monkeypatch)
+    for plan in (plan_for("2xL4"), plan_for("L4"), two):
+        assert require_devices(plan) is plan
+    with pytest.raises(DeploymentError, match="the devices of its nodes"):
+        require_devices(plan_for("4xL4"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(DeploymentError, match="the devices of its nodes"):
+        require_devices(plan_for("2xL4"))
+    with_devices(0, monkeypatch)
+    for plan in (plan_for("L4"), plan_for("1xL4"), plan_for("2xL4", "{emulate: true}"), two):
+        assert require_devices(plan) is plan
+
+
+def test_a_model_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_devices(8, monkeypatch)
+    with pytest.raises(DeploymentError, match="attention heads can't be divided evenly") as caught:
+        require_devices(plan_for("8xL4"))
+    assert "nodes.pair.gpu" in str(caught.value)
+    assert "4 among 8" in str(caught.value)
+
+
+def test_key_and_value_heads_that_several_devices_hold_are_counted() -> None:
+    few = "{GPU: {memory: 1GiB, profile: {compute: 1TFLOPS, bandwidth: 1GB/s}}}"
+
+    def held(gpu: str) -> int:
+        text = (
+            f"model: {{source: 'random:tiny'}}\ngpus: {few.replace('GPU', gpu)}\nnodes: {{a: {{gpu: {gpu}}}}}\n"
+            "links: {default: {bandwidth: 1Gbps}}\n"
+        )
+        return compile_problem(parse_job(text)).nodes[0].kv_tokens[0]
+
+    assert held("2xtoy") == held("toy"), "two heads on two devices"
+    assert held("4xtoy") == pytest.approx(held("toy") / 2, rel=0.01), "each of them on two"
+
+
+def test_workers_of_this_machine_see_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert visible_devices({}, 4) == ("0", "1", "2", "3")
+    assert visible_devices({"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}, 4) == ("GPU-a", "GPU-b")
+    assert visible_devices({"CUDA_VISIBLE_DEVICES": ""}, 4) == ()
+    launcher = LocalLauncher(2, None, ("0", "1", "2"))
+    seen: dict[str, str | None] = {}
+
+    def started(command: list[str], env: dict[str, str], **_: Any) -> subprocess.Popen[bytes]:
+        seen[command[command.index("--node") + 1]] = env.get("CUDA_VISIBLE_DEVICES")
+        return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=env)
+
+    monkeypatch.setattr(local, "Popen", started)
+    try:
+        for node, devices in (("a", 1), ("b", 2), ("c", 1)):
+            launcher.start(
+                WorkerOrder(node, "tcp://127.0.0.1:9", "tcp://127.0.0.1:*", "s", tmp_path / "log", None, devices)
+            )
+    finally:
+        launcher.stop(0.0)
+    assert seen == {"a": "0", "b": "1,2", "c": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+async def test_three_workers_of_which_one_has_several_devices_say_what_one_says(count: int) -> None:
+    pair = f"{count}xtoy"
+    profile = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [4096] * 4}
+    plan = tiny_plan(
+        {"front": LayerRange(0, 1), "middle": LayerRange(1, 3), "back": LayerRange(3, 4)},
+        gpus={name: {"memory": "1GiB", "profile": profile} for name in ("toy", pair)},
+        nodes={"front": {"gpu": "toy"}, "middle": {"gpu": pair}, "back": {"gpu": "toy"}},
+    )
+    source = plan.job.model.parsed_source
+    engine = Engine(load_shard(source, read_geometry(source)), num_pages=32, max_batch=1, max_context=256)
+    expected = list(generate_in_process(engine, PROMPT, 48))
+    async with deploy(plan, embedded=False) as job:
+        pieces = [piece async for piece in job.stream(PROMPT, max_tokens=48, temperature=0, ignore_eos=True)]
+        assert [token for piece in pieces for token in piece.token_ids] == expected
+        seeded = await job.complete([*PROMPT, 9], max_tokens=48, temperature=0.8, seed=3, ignore_eos=True)
+        assert seeded.completion_tokens == 48
+        log = (await job.status()).nodes
+    assert {node.name: node.state for node in log} == dict.fromkeys(("front", "middle", "back"), "ready")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import ModelError
-from helix_df.models.tensor_parallel import share_of
+from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import geometry_from_config
 from tests.oracle.cases import RECORDED

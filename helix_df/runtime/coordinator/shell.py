@@ -21,6 +21,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare, TakenOver
+from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
@@ -503,7 +504,8 @@ class Coordinator:
         host = host_of(self.plan.job.coordinator.address)
         listen_on = "local://*" if self._embedded else self._bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
-        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit)
+        devices = 1 if self.plan.job.runtime.emulate else device_count(declared.gpu)
+        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit, devices)
 
     @property
     def _frame_limit(self) -> int:

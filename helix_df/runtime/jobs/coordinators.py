@@ -5,12 +5,14 @@ A new launcher is one file in ``launchers`` and one line here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare
+from helix_df.profiles.this_device import accelerators
 from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
@@ -18,7 +20,7 @@ from helix_df.runtime.coordinator.ways import serving_nodes
 from helix_df.runtime.jobs.job_keys import KeyFiles, new_keys
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.jobs.launchers.local import LocalLauncher
+from helix_df.runtime.jobs.launchers.local import LocalLauncher, visible_devices
 from helix_df.runtime.launcher import Launcher
 from helix_df.runtime.wire.transport import endpoint_keys
 from helix_df.runtime.worker.shell import EngineBuilder
@@ -65,7 +67,7 @@ def new_coordinator(
         of_job = replace(of_job, token=token)
     local = sum(plan.job.nodes[node].started_by == "local" for node in serving_nodes(plan))
     launchers: dict[str, Launcher] = {
-        "local": LocalLauncher(local, supervisor),
+        "local": LocalLauncher(local, supervisor, visible_devices(os.environ, len(accelerators()))),
         "external": ExternalLauncher(of_job, None if keys is None else keys.worker_key),
     }
     coordinator = Coordinator(

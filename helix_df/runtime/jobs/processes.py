@@ -33,6 +33,15 @@ def command_line(pid: int) -> tuple[str, ...]:
     return tuple(words[:-1])
 
 
+def variable_of(pid: int, name: str) -> str | None:
+    """A variable of the environment that a process was started with; ``None`` if it has none such, or is gone."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    return dict(entry.partition("=")[::2] for entry in entries).get(name)
+
+
 def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
         state, owner = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:2]

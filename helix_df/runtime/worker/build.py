@@ -7,13 +7,17 @@ import jax
 from helix_df.graph.compile import mean_request
 from helix_df.graph.speed_source import is_measured
 from helix_df.graph.stage_timing import node_timing
-from helix_df.models.weights import load_shard
+from helix_df.layers import LayerRange
+from helix_df.models.decoder import DecoderShard
+from helix_df.models.tensor_parallel import SharedShard
+from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
+from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import backend_defaults, matrix_layout
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.shell import Report, StepEngine
@@ -29,17 +33,8 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
     job = Job.model_validate(welcome.job)
     enable_compile_cache(cache_folder("compiled"))
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
-    source = job.model.parsed_source
-    shard = load_shard(
-        source,
-        read_geometry(source),
-        welcome.layers,
-        dtype=job.model.dtype,
-        seed=job.model.seed,
-        layout=matrix_layout(),
-    )
     engine = Engine(
-        shard,
+        load_layers(job, welcome.layers, devices_of_node(job, welcome.node)),
         num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
@@ -50,6 +45,26 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         report("compiling", step.done / step.total, step.shape)
     planned_s = _planned(job, welcome) if job.runtime.emulate else None
     return engine if planned_s is None else PacedEngine(engine, planned_s)
+
+
+def devices_of_node(job: Job, node: str) -> int:
+    """Devices that a node's worker computes on; one where it only keeps to the time of several."""
+    return 1 if job.runtime.emulate else device_count(job.nodes[node].gpu)
+
+
+def load_layers(job: Job, layers: LayerRange, devices: int) -> DecoderShard | SharedShard:
+    """Layers of the job's model, on the default device or shares of them on several.
+
+    Raises:
+        ModelError: as ``load_shard`` and ``load_shares``.
+        DeploymentError: when this process has fewer devices.
+    """
+    source, model, layout = job.model.parsed_source, job.model, matrix_layout
+    if devices == 1:
+        geometry = read_geometry(source)
+        return load_shard(source, geometry, layers, dtype=model.dtype, seed=model.seed, layout=layout())
+    found, geometry = several_devices(devices), read_geometry(source)
+    return load_shares(source, geometry, layers, found, dtype=model.dtype, seed=model.seed, layout=layout())
 
 
 def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:

@@ -7,10 +7,12 @@ know models or batches.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TypedDict
 
 import jax
 
+from helix_df.errors import DeploymentError
 from helix_df.models.linear import Layout
 from helix_df.runtime.threads import with_one_thread
 
@@ -24,6 +26,27 @@ in a core's cache: 512 tokens at the end of 1,100 take a third of the time they 
 
 _PANEL_THREADS = 2
 """Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
+
+
+def several_devices(count: int) -> tuple[jax.Device, ...]:
+    """``count`` devices of this process; on a CPU as many as are asked for, if jax hasn't begun yet.
+
+    Raises:
+        DeploymentError: when there are fewer.
+    """
+    with suppress(RuntimeError):  # it has begun, and there are as many as there are
+        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
+    found = jax.local_devices()
+    if len(found) < count:
+        raise DeploymentError(
+            "this process sees fewer devices than its node has",
+            where=jax.default_backend(),
+            found=f"{len(found)} devices",
+            expected=f"{count}",
+            hint="CUDA_VISIBLE_DEVICES may hide some; on a CPU, set jax_num_cpu_devices before jax begins, or give each worker "
+            "a process of its own",
+        )
+    return tuple(found[:count])
 
 
 class BackendDefaults(TypedDict):

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import Popen
 from typing import IO
 
-from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line
+from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.threads import ONE_THREAD, with_one_thread
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 TOKEN_VARIABLE = "HELIX_DF_TOKEN"
 PARENT_VARIABLE = "HELIX_DF_PARENT"
 """Processes, one of which a local worker must be a child of to live on: who started it, and who gets it after that."""
+
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 LAST_WORDS_LINES = 12
 _FRAME = re.compile(r"\s*@\s+0x[0-9a-f]+")
@@ -37,13 +40,17 @@ class LocalLauncher:
 
     ``supervisor`` is the process whose children the workers become when this one dies. What is left there of a process
     before this one is taken back in place of a new worker, the first time that one is to be started.
+
+    ``visible`` are this machine's accelerators, as ``CUDA_VISIBLE_DEVICES`` calls them: each worker gets its own.
     """
 
-    def __init__(self, workers: int, supervisor: int | None = None) -> None:
+    def __init__(self, workers: int, supervisor: int | None = None, visible: tuple[str, ...] = ()) -> None:
         self._workers = workers
         self._supervisor = supervisor
+        self._visible = visible
+        self._devices_of: dict[str, tuple[str, ...]] = {}
         self._core_of: dict[str, int] = {}
-        self._processes: dict[str, tuple[subprocess.Popen[bytes] | AdoptedProcess, Path | None]] = {}
+        self._processes: dict[str, tuple[Popen[bytes] | AdoptedProcess, Path | None]] = {}
         self._left_over: dict[str, AdoptedProcess] | None = None
 
     def start(self, order: WorkerOrder) -> None:
@@ -57,12 +64,15 @@ class LocalLauncher:
             with contextlib.suppress(OSError):
                 cores = os.sched_getaffinity(adopted.pid)
                 self._core_of |= dict.fromkeys([order.node] if len(cores) == 1 else [], min(cores))
+            seen = variable_of(adopted.pid, VISIBLE_VARIABLE)
+            if self._visible and seen:
+                self._devices_of[order.node] = tuple(seen.split(","))
             return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
         command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
         output = None if order.log_file is None else _opened(order.log_file)
         try:
-            process = subprocess.Popen(
+            process = Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output or subprocess.DEVNULL,
@@ -85,7 +95,7 @@ class LocalLauncher:
         found = []
         for node in gone:
             process, log_file = self._processes.pop(node)
-            code = process.returncode if isinstance(process, subprocess.Popen) else None
+            code = process.returncode if isinstance(process, Popen) else None
             found.append(Exit(node, _last_words(code, log_file)))
         return found
 
@@ -122,7 +132,21 @@ class LocalLauncher:
         environment[TOKEN_VARIABLE] = order.token
         parents = [os.getpid(), *([] if self._supervisor is None else [self._supervisor])]
         environment[PARENT_VARIABLE] = ",".join(map(str, parents))
+        own = self._own_devices(order)
+        if own:
+            environment[VISIBLE_VARIABLE] = ",".join(own)
         return environment | one_thread_each(environment, self._workers)
+
+    def _own_devices(self, order: WorkerOrder) -> tuple[str, ...]:
+        """Devices that no other worker has; none where there aren't so many, and it sees what this process does."""
+        held = self._devices_of.get(order.node, ())
+        if len(held) != order.devices:
+            alive = {node: self._devices_of.get(node, ()) for node in self._processes if node != order.node}
+            taken = {device for devices in alive.values() for device in devices}
+            free = tuple(device for device in self._visible if device not in taken)
+            held = free[: order.devices] if len(free) >= order.devices else ()
+            self._devices_of[order.node] = held
+        return held
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -130,6 +154,14 @@ def usable_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def visible_devices(environment: Mapping[str, str], accelerators: int) -> tuple[str, ...]:
+    """What workers may see of so many accelerators: those that this process sees, by name or number."""
+    named = environment.get(VISIBLE_VARIABLE)
+    if named is not None:
+        return tuple(filter(None, (name.strip() for name in named.split(","))))
+    return tuple(map(str, range(accelerators)))
 
 
 def own_cores(workers: int, cores: tuple[int, ...]) -> tuple[int, ...]:
@@ -171,7 +203,7 @@ def _opened(path: Path) -> IO[bytes] | None:
         return None
 
 
-def _wait(process: subprocess.Popen[bytes] | AdoptedProcess, seconds: float) -> None:
+def _wait(process: Popen[bytes] | AdoptedProcess, seconds: float) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.0, seconds))
 
