@@ -43,8 +43,8 @@ def several_devices(count: int) -> tuple[jax.Device, ...]:
             where=jax.default_backend(),
             found=f"{len(found)} devices",
             expected=f"{count}",
-            hint="CUDA_VISIBLE_DEVICES may hide some; on a CPU, set jax_num_cpu_devices before jax begins, or give each worker "
-            "a process of its own",
+            hint="CUDA_VISIBLE_DEVICES may hide some; workers in one process share its devices, and on a CPU "
+            "jax_num_cpu_devices has to be set before jax begins",
         )
     return tuple(found[:count])
 
