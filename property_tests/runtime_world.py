@@ -488,6 +488,7 @@ class World:
                 moved = self._let_go_on() or self._make_themselves_heard()
                 if self.coordinator.nodes_state.silent(self.now):
                     self._coordinate(self.recorded.tick(self.now))
+                    moved = True  # who is taken for lost is heard again before more time passes
                 rounds += 1
                 assert rounds < 200, f"nobody gets on: {self.coordinator.snapshot()}"
             if not moved and (due_s := self.coordinator.next_due_s) is not None:
