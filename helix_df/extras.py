@@ -28,7 +28,7 @@ SERVING: Final = frozenset(
         "zmq",
     }
 )
-EITHER: Final = frozenset({"jinja2"})
+EITHER: Final = frozenset({"huggingface_hub", "jinja2"})
 """What both extras bring along."""
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
 from helix_df.profiles.catalogue import devices, find_device, known_name
+from helix_df.profiles.hub import hub_model, pinned
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
 from helix_df.profiles.this_device import accelerators, type_of
 from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
@@ -64,7 +65,10 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
         job = Job.model_validate(document.data)
     except ValidationError as error:
         raise one_or_all([document.error(mistake) for mistake in mistakes_of(error, document.data)]) from None
-    job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
+    try:
+        job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
+    except ModelError as error:
+        raise document.error(_mistake_of(error, job)) from None
     try:
         job = _with_known_gpus(job)
     except ModelError as error:
@@ -86,15 +90,25 @@ def _check_model(job: Job) -> list[Mistake]:
         if doubt is not None:
             log.warning("%s", doubt)
     except ModelError as error:
-        found = None if error.found is None else str(error.found)
-        source = str(job.model.parsed_source)
-        problem = error.problem if error.where in (None, source) else f"{error.problem} ({error.where})"
-        return [Mistake(("model", "source"), problem, found, error.expected, error.hint)]
+        return [_mistake_of(error, job)]
     return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
 
 
+def _mistake_of(error: ModelError, job: Job) -> Mistake:
+    """What is wrong with a job's model, at its source."""
+    found = None if error.found is None else str(error.found)
+    source = str(job.model.parsed_source)
+    problem = error.problem if error.where in (None, source) else f"{error.problem} ({error.where})"
+    return Mistake(("model", "source"), problem, found, error.expected, error.hint)
+
+
 def _with_resolved_source(job: Job, base: Path) -> Job:
-    """The job with an absolute model path, so that it, and a plan that holds it, mean the same from anywhere."""
+    """The job with an absolute model path, or the commit of a model of the hub, so that it, and a plan that holds it,
+    mean the same from anywhere, and later.
+
+    Raises:
+        ModelError: as ``pinned``.
+    """
     source = job.model.parsed_source
     if source.kind == "package" or (source.kind == "random" and source.location in catalogue()):
         return job
@@ -102,6 +116,9 @@ def _with_resolved_source(job: Job, base: Path) -> Job:
     if source.kind == "random" and not path.exists():
         return job
     absolute = ModelSource(source.kind, os.path.abspath(path))
+    of_hub = hub_model(source.location) if source.kind == "hf" and not path.exists() else None
+    if of_hub is not None:
+        absolute = ModelSource(source.kind, str(pinned(of_hub)))
     return job.model_copy(update={"model": job.model.model_copy(update={"source": str(absolute)})})
 
 

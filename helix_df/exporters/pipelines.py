@@ -12,6 +12,7 @@ from itertools import groupby
 
 from helix_df.errors import PlanError
 from helix_df.plan.plan import Plan, Stage
+from helix_df.profiles.hub import hub_model
 from helix_df.spec.addresses import host_of
 from helix_df.spec.job import Job
 
@@ -80,6 +81,9 @@ def model_path(job: Job, *kinds: str) -> tuple[str, tuple[str, ...]]:
     """The model's path for a target that reads ``kinds`` of sources, else a placeholder and a note on it."""
     source = job.model.parsed_source
     if source.kind in kinds:
+        of_hub = hub_model(source.location) if source.kind == "hf" else None
+        if of_hub is not None and of_hub.revision is not None:
+            return of_hub.repo, (f"the plan was made for revision {of_hub.revision} of {of_hub.repo}",)
         return source.location, ()
     return PLACEHOLDER, (f"put the model in place of {PLACEHOLDER}: the job has {job.model.source}",)
 

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
+from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.gguf_weights import GgufReader
 from helix_df.models.linear import Layout
 from helix_df.models.random_weights import RandomReader
@@ -93,6 +94,7 @@ def _checked(
     source: ModelSource, geometry: ModelGeometry, layers: LayerRange, seed: int, base: Path | None
 ) -> WeightReader:
     """The reader of weights that are what ``geometry`` says."""
+    fetch_layers(source, geometry, layers, base=base)
     reader = open_weights(source, geometry, seed=seed, base=base)
     if layers.stop <= geometry.num_layers:
         check_weights(source, geometry, base, layers)

@@ -98,8 +98,7 @@ def lay_out(plan: Plan) -> Layout:
 
 def model_name(plan: Plan) -> str:
     """The model without the folders of its path."""
-    source = plan.job.model.parsed_source
-    return source.location.rstrip("/").rpartition("/")[2] or source.location
+    return plan.job.model.parsed_source.short_name
 
 
 def number(value: float) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.hub import is_mirror
 from helix_df.profiles.read_geometry import locate_gguf, model_directory, read_geometry
 from helix_df.spec.source import ModelSource
 
@@ -56,11 +57,17 @@ def read_identity(source: ModelSource, geometry: ModelGeometry | None = None) ->
     tensors = _tensors(source)
     if not tensors:
         return ModelIdentity(geometry)
-    forms = _digest(f"{name} {tensor.form}\n".encode() for name, tensor in sorted(tensors.items()))
+    if source.kind == "hf" and is_mirror(model_directory(source)):
+        return ModelIdentity(geometry, _forms(tensors))  # what isn't fetched yet can't be looked into; a commit says it
+    forms = _forms(tensors)
     try:
         return ModelIdentity(geometry, forms, _digest(_sampled(tensors)))
     except OSError:
         return ModelIdentity(geometry, forms)
+
+
+def _forms(tensors: Mapping[str, _Tensor]) -> str:
+    return _digest(f"{name} {tensor.form}\n".encode() for name, tensor in sorted(tensors.items()))
 
 
 def differences(planned: ModelIdentity, found: ModelIdentity) -> list[str]:

