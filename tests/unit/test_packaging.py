@@ -18,7 +18,7 @@ from helix_df.spec.shipped import find_example, shipped_root
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-MODULES = {"pyzmq": "zmq", "prometheus-client": "prometheus_client"}
+MODULES = {"huggingface-hub": "huggingface_hub", "pyzmq": "zmq", "prometheus-client": "prometheus_client"}
 
 # Imports what the first argument names, where the packages of the others can't be imported.
 WITHOUT = """
