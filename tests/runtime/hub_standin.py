@@ -57,7 +57,7 @@ def hub_standin(commits: dict[str, Path], main: str) -> Iterator[HubStandin]:
             hub.asked += 1
             path = self.path.partition("?")[0]
             info, file = _INFO.fullmatch(path), _FILE.fullmatch(path)
-            found = hub.folder((info or file)["revision"]) if info or file else None  # type: ignore[index]
+            found = hub.folder((info or file)["revision"]) if info or file else None
             if found is None:
                 self._refuse("RevisionNotFound" if info or file else "RepoNotFound")
             elif info is not None:
