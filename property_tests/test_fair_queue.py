@@ -38,14 +38,14 @@ def test_with_one_key_it_is_a_plain_queue(steps):
         assert len(fair) == len(plain) == fair.count(None)
 
 
-@given(st.lists(st.lists(COST, min_size=1, max_size=40), min_size=2, max_size=5))
-def test_keys_that_wait_get_the_same_within_one_request_of_each(costs):
+@given(st.lists(st.lists(COST, min_size=1, max_size=40), min_size=2, max_size=5), st.booleans())
+def test_keys_that_wait_get_the_same_within_one_request_of_each(costs, cheap_first):
     queue, given_to = FairQueue(), Counter[str]()
     sizes = {f"k{key}": sizes for key, sizes in enumerate(costs)}
     waiting = {key: list(enumerate(line)) for key, line in sizes.items()}
     for name, line in waiting.items():
         for number, cost in line:
-            queue.join(f"{name}/{number}", name, cost)
+            queue.join(f"{name}/{number}", name, cost, float(cost) if cheap_first else 0.0)
     while all(queue.count(key) for key in sizes):
         key, _, place = queue.take().partition("/")
         given_to[key] += sizes[key][int(place)]
@@ -68,6 +68,21 @@ def test_one_request_waits_for_one_of_each_other_key_whatever_it_costs(costs, ta
     while (name := queue.take()) != "late":
         before[name.split("/")[0]] += 1
     assert max(before.values(), default=0) <= 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=40))
+def test_within_a_key_the_lowest_rank_goes_first_and_of_equals_who_came_first(comes):
+    queue = FairQueue()
+    for number, (rank, is_new) in enumerate(comes):
+        if is_new:
+            queue.join(f"{number}", "a", 1, float(rank))
+        else:
+            queue.join_first(f"{number}", "a")
+    new = [number for number, (_, is_new) in enumerate(comes) if is_new]
+    back = [number for number, (_, is_new) in enumerate(comes) if not is_new]
+    order = [*reversed(back), *sorted(new, key=lambda number: comes[number][0])]
+    assert list(queue) == [f"{number}" for number in order]
+    assert [queue.take() for _ in order] == [f"{number}" for number in order]
 
 
 @given(st.integers(1, 5), st.lists(st.sampled_from("abc"), max_size=40))

@@ -42,6 +42,7 @@ def rules(draw: st.DrawFn) -> Options:
         kv_high_water=draw(st.sampled_from((0.5, 0.9, 1.0))),
         expected_output=draw(st.sampled_from((0.1, 0.6, 1.0))),
         mean_output=draw(st.sampled_from((1.0, 3.0, 240.0))),
+        shortest_first=draw(st.booleans()),
         max_queue=draw(st.sampled_from((2, 1024))),
         max_batch=draw(st.sampled_from((None, 1, 3, 16))),
         max_prefill_tokens=draw(st.sampled_from((None, 16, 64))),

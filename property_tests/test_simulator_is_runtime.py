@@ -77,6 +77,11 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
         "expected_kv",
         lambda right: lambda *given: right(*given) + 1,
     ),
+    "the simulator's shortest prompts go last": (
+        admission,
+        "waiting_rank",
+        lambda right: lambda arrived_s, prompt, shortest_first: right(arrived_s, -prompt, shortest_first),
+    ),
     "the simulator's micro-batches are larger": (micro, "batch_share", lambda right: lambda total: right(total) + 1),
     "the simulator's stages hear of ends at once": (
         outbox,

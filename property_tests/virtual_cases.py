@@ -164,6 +164,7 @@ def _plans(
         "kv_high_water": draw(st.sampled_from((0.5, 0.9, 1.0))),
         "expected_output": draw(st.sampled_from(shares)),
         "micro_batches": draw(st.sampled_from((True, True, False))),
+        "shortest_first": draw(st.booleans()),
     }
     job = Job.model_validate(
         {

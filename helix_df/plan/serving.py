@@ -1,4 +1,4 @@
-"""Serving rules that a plan may choose: how batches form, and how many requests run at once.
+"""Serving rules that a plan may choose: how batches form, how many requests run at once, and who goes first.
 
 Owns which rules these are, which values are tried, and how a job looks with them. Doesn't judge them.
 """
@@ -14,14 +14,16 @@ from helix_df.spec.job import Job
 
 @dataclass(frozen=True, slots=True, order=True)
 class ServingRules:
-    """Fields of the job's ``runtime`` that a plan may choose: requests and prompt tokens of a batch, shares, and
-    whether the first stage divides its requests. Plans of before don't say the last: it was so."""
+    """Fields of the job's ``runtime`` that a plan may choose: requests and prompt tokens of a batch, shares, whether
+    the first stage divides its requests, and whether the shortest prompt that waits goes first. Plans of before don't
+    say the last two: the first was so, the other wasn't."""
 
     max_batch: int
     max_prefill_tokens: int
     kv_high_water: float
     expected_output: float
     micro_batches: bool = True
+    shortest_first: bool = False
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {_word(value)}" for name, value in asdict(self).items())
@@ -38,7 +40,8 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "expected_output": (0.2, 0.4, 0.6, 0.8, 1.0),
     "micro_batches": (False, True),
 }
-"""Values that are tried, ascending; the job's own are tried, too."""
+"""Values that are tried, ascending; the job's own are tried, too. Who goes first isn't among them: where requests never
+run out, so that one waits at all times and hardly ever two, it changes nothing (see ``solvers.goodput.order``)."""
 
 FIRST = {"max_batch": (16, 32, 64), "max_prefill_tokens": (64, 96, 128, 256)}
 """What is tried with each other before anything else: together these two decide most."""
@@ -71,7 +74,7 @@ def first_choices(rules: ServingRules, free: tuple[str, ...]) -> list[ServingRul
 def next_to(rules: ServingRules, free: tuple[str, ...]) -> Iterator[ServingRules]:
     """Rules that differ in one value by one step of its ladder."""
     for name in free:
-        here, ladder = getattr(rules, name), LADDERS[name]
+        here, ladder = getattr(rules, name), LADDERS.get(name, ())
         below = [value for value in ladder if value < here]
         above = [value for value in ladder if value > here]
         for value in (*below[-1:], *above[:1]):

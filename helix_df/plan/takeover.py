@@ -25,6 +25,7 @@ APPLIED = frozenset(
         "max_batch",
         "max_prefill_tokens",
         "micro_batches",
+        "shortest_first",
         "max_queue",
         "scheduler",
         "start_timeout",

@@ -1,4 +1,4 @@
-"""Whose request is next, and who may join the queue: in turn by API key, first come first served within one.
+"""Whose request is next, and who may join the queue: in turn by API key, within one by rank (``waiting_order``).
 
 Start-time fair queuing (Goyal, Vin and Cheng, SIGCOMM 1996) with equal weights: each key has a virtual time, which goes
 on by what its requests cost as they are started, and whoever is furthest behind is next. The time of a key that
@@ -8,9 +8,11 @@ requests, pipelines or room.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+
+from helix_df.rules.waiting_order import GOES_BEFORE_ALL
 
 
 def key_may_wait(own: int, waiting: int, max_queue: int) -> bool:
@@ -24,23 +26,26 @@ def key_may_wait(own: int, waiting: int, max_queue: int) -> bool:
 
 @dataclass(slots=True)
 class _PlaceInLine:
-    """One who waits: what it costs, 0 if it has been started before, and its place among all, the lowest first."""
+    """One who waits: what it costs, 0 if it has been started before, and its place among all, the lowest first.
+
+    The place is a rank, and of equal ranks a number.
+    """
 
     name: str
     cost: float
-    place: int
+    place: tuple[float, int]
 
 
 @dataclass(slots=True)
 class FairQueue:
     """Names that wait, each of one key (or of nobody's, which is a key like others).
 
-    With one key it is a plain queue: ``join`` is its end, ``join_first`` its head. Those who have been started before
-    go before those who haven't, whatever their keys are: they have had their turn, and no more of them can be there
-    than have run at once.
+    With one key it is a queue by rank: ``join`` puts a name behind all whose rank isn't higher, so with equal ranks at
+    the end, and ``join_first`` is the head. Those who have been started before go before those who haven't, whatever
+    their keys are: they have had their turn, and no more of them can be there than have run at once.
     """
 
-    _lines: dict[str | None, deque[_PlaceInLine]] = field(default_factory=dict)
+    _lines: dict[str | None, list[_PlaceInLine]] = field(default_factory=dict)
     _time: float = 0.0
     _times: dict[str | None, float] = field(default_factory=dict)
     _keys: dict[str, str | None] = field(default_factory=dict)
@@ -59,16 +64,16 @@ class FairQueue:
         """How many of a key wait."""
         return len(self._lines.get(key, ()))
 
-    def join(self, name: str, key: str | None, cost: float) -> None:
-        """Wait behind all others of the key; ``cost`` is above 0."""
+    def join(self, name: str, key: str | None, cost: float, rank: float = 0.0) -> None:
+        """Wait behind those of the key whose rank is as low or lower; ``cost`` is above 0."""
         self._last += 1
-        self._line(key).append(_PlaceInLine(name, cost, self._last))
+        insort(self._line(key), _PlaceInLine(name, cost, (rank, self._last)), key=_place)
         self._keys[name] = key
 
     def join_first(self, name: str, key: str | None, cost: float = 0.0) -> None:
         """Wait before all others of the key; at no cost for who has been started before."""
         self._first -= 1
-        self._line(key).appendleft(_PlaceInLine(name, cost, self._first))
+        self._line(key).insert(0, _PlaceInLine(name, cost, (GOES_BEFORE_ALL, self._first)))
         self._keys[name] = key
 
     def head(self) -> str:
@@ -78,7 +83,7 @@ class FairQueue:
     def take(self) -> str:
         """Take out who is next: its key pays."""
         key = self._next_key()
-        entry = self._lines[key].popleft()
+        entry = self._lines[key].pop(0)
         if entry.cost:
             self._time = self._times[key]
             self._times[key] += entry.cost
@@ -90,13 +95,13 @@ class FairQueue:
         gone = {name for name in names if name in self._keys}
         for key in {self._keys[name] for name in gone}:
             line = self._lines[key]
-            self._lines[key] = deque(entry for entry in line if entry.name not in gone)
+            self._lines[key] = [entry for entry in line if entry.name not in gone]
         for name in gone:
             self._left(self._keys[name], name)
 
-    def _line(self, key: str | None) -> deque[_PlaceInLine]:
+    def _line(self, key: str | None) -> list[_PlaceInLine]:
         if key not in self._lines:
-            self._lines[key] = deque()
+            self._lines[key] = []
             self._times[key] = max(self._times.get(key, 0.0), self._time)
         return self._lines[key]
 
@@ -114,6 +119,10 @@ class FairQueue:
             return next(iter(self._lines))
         return min(self._lines, key=self._rank)
 
-    def _rank(self, key: str | None) -> tuple[bool, float, int]:
+    def _rank(self, key: str | None) -> tuple[bool, float, tuple[float, int]]:
         entry = self._lines[key][0]
         return (entry.cost > 0, self._times[key] if entry.cost else 0.0, entry.place)
+
+
+def _place(entry: _PlaceInLine) -> tuple[float, int]:
+    return entry.place

@@ -72,8 +72,8 @@ class Options:
         ways: which hops schedulers other than the flow's may take: every feasible one or only those with flow.
         admission: by expected KV use as the runtime does, or everything at once.
         when_full: a request that finds no room waits, or is dropped.
-        kv_high_water, expected_output, max_queue, path_timeout, max_batch, max_prefill_tokens: as in the job's
-            ``runtime``.
+        kv_high_water, expected_output, shortest_first, max_queue, path_timeout, max_batch, max_prefill_tokens: as in
+            the job's ``runtime``.
         mean_output: most tokens that a request is expected to generate.
         kv_by_layer: a request that runs only some layers of a node takes cache in those only.
         batching: decode steps first and prompts under the token budget, or all in the order they arrived.
@@ -110,6 +110,7 @@ class Options:
     kv_high_water: float = 0.9
     expected_output: float = 0.6
     mean_output: float = 240.0
+    shortest_first: bool = False
     max_queue: int = 1024
     path_timeout: float = 60.0
     max_batch: int | None = 16
@@ -169,6 +170,7 @@ def options_of(job: Job, **changes: object) -> Options:
         kv_high_water=runtime.kv_high_water,
         expected_output=runtime.expected_output,
         mean_output=job.workload.output_length,
+        shortest_first=runtime.shortest_first,
         max_queue=runtime.max_queue,
         path_timeout=runtime.path_timeout,
         max_batch=runtime.max_batch,

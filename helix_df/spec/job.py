@@ -358,6 +358,11 @@ class Runtime(Section):
         description="The first stage of a pipeline decodes a share of its requests at a time, so that all work; "
         "otherwise whoever is there.",
     )
+    shortest_first: bool = Field(
+        default=False,
+        description="Of the requests that wait, the one with the shortest prompt starts first, where a token counts as "
+        "much as 10 ms of waiting; otherwise the one that came first. Left out, a plan for goodput chooses it.",
+    )
     max_queue: Count = Field(default=1024, ge=1, description="Most waiting requests; further ones are rejected.")
     api_keys: str | None = Field(
         default=None,

@@ -53,7 +53,7 @@ def test_a_plan_for_goodput_chooses_rules(plan):
 
 def test_what_the_job_says_stays():
     given = pinned(max_batch=24, max_prefill_tokens=48)
-    assert free_rules(given) == ("kv_high_water", "expected_output", "micro_batches")
+    assert free_rules(given) == ("kv_high_water", "expected_output", "micro_batches", "shortest_first")
     rules = make_plan(given).rules
     assert rules is not None
     assert (rules.max_batch, rules.max_prefill_tokens) == (24, 48)

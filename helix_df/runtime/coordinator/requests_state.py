@@ -30,6 +30,7 @@ from helix_df.rules.retries import backoff_s, gives_up
 from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path, leading_to_sink
 from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mends_flow
+from helix_df.rules.waiting_order import waiting_rank
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.due_times import DueTimes
 from helix_df.runtime.coordinator.nodes_state import NodesState
@@ -223,7 +224,9 @@ class RequestsState:
         verdict = self._judge(asked)
         request = self.requests[asked.id] = ServedRequest(asked, [*asked.prompt, *asked.so_far])
         request.move("submit")
-        self.queue.join(asked.id, asked.owner, request.expected(self.plan.served))
+        served = self.plan.served
+        rank = waiting_rank(now, len(request.tokens), served.runtime.shortest_first)
+        self.queue.join(asked.id, asked.owner, request.expected(served), rank)
         self.counters.prompt_tokens += len(asked.prompt)
         self._set_deadline(request, now)
         if verdict == STRANDED:
@@ -281,7 +284,8 @@ class RequestsState:
     # ------------------------------------------------------------------ starts
 
     def admit(self) -> list[CoordinatorAction]:
-        """Start waiting requests, in turn by API key (``rules.fair_queue``), for as long as pipelines have room."""
+        """Start waiting requests, in turn by API key (``rules.fair_queue``) and within one in the order that the plan
+        has (``rules.waiting_order``), for as long as pipelines have room."""
         actions: list[CoordinatorAction] = []
         while self.queue:
             request = self.requests[self.queue.head()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helix_df.rules.admission import STRANDED, WAITS, expected_kv, on_arrival
 from helix_df.rules.batching import piece_tokens
+from helix_df.rules.waiting_order import waiting_rank
 from helix_df.simulator.kernel.asking import ASKS_HOP, ASKS_PATH, NEEDS_ROOM, NO_QUESTION, show_all, show_hop
 from helix_df.simulator.kernel.events import ARRIVAL, FEED, OPEN, schedule
 from helix_df.simulator.kernel.failures import reject, strand
@@ -70,7 +71,7 @@ def submit(f: Fixed, s: State, r: Rules) -> None:
     whole = c.largest_whole if r.messages else 0
     verdict = on_arrival(True, most <= c.largest, most <= whole, c.waiting + c.stranded, r.max_queue, True)
     if verdict == WAITS:
-        wait(s, request)
+        wait(f, s, r, request)
         c.admitting = True
     elif verdict == STRANDED:
         strand(s, r, request)
@@ -78,11 +79,18 @@ def submit(f: Fixed, s: State, r: Rules) -> None:
         reject(s, request)
 
 
-@inlined
-def wait(s: State, request: int) -> None:
-    """To the end of the queue."""
-    c = s.counts[0]
-    s.waiting[(c.first_waiting + c.waiting) % len(s.waiting)] = request
+def wait(f: Fixed, s: State, r: Rules, request: int) -> None:
+    """Into the queue, behind all whose rank isn't higher: in order of arrival that is the end."""
+    c, row, size = s.counts[0], s.requests[request], len(s.waiting)
+    row.rank = waiting_rank(row.arrived_s, f.requests[row.wanted].inputs, r.shortest_first)
+    at = c.waiting
+    while at > 0:
+        other = s.waiting[(c.first_waiting + at - 1) % size]
+        if s.requests[other].rank <= row.rank:
+            break
+        s.waiting[(c.first_waiting + at) % size] = other
+        at -= 1
+    s.waiting[(c.first_waiting + at) % size] = request
     c.waiting += 1
 
 
@@ -110,7 +118,7 @@ def feed_more(f: Fixed, s: State, r: Rules, ended: bool) -> None:
 
 
 def admit(f: Fixed, s: State, r: Rules) -> int:
-    """Start waiting requests, first come first served, for as long as pipelines have room.
+    """Start waiting requests, the lowest rank first, for as long as pipelines have room.
 
     A question to the router, if there is one; then it goes on from there when it is called again.
     """
@@ -123,7 +131,7 @@ def admit(f: Fixed, s: State, r: Rules) -> int:
                 return NEEDS_ROOM
             request = draw(f, s)
             if f.requests[s.requests[request].wanted].most <= c.largest:
-                wait(s, request)
+                wait(f, s, r, request)
                 continue
             reject(s, request)
             if c.drawn > 2 * len(f.requests):
@@ -155,7 +163,7 @@ def draw_next(f: Fixed, s: State, r: Rules) -> bool:
     most = f.requests[s.requests[request].wanted].most
     verdict = on_arrival(True, most <= c.largest, most <= c.largest_whole, c.waiting + c.stranded, r.max_queue, True)
     if verdict == WAITS:
-        wait(s, request)
+        wait(f, s, r, request)
         c.admitting = True
         return True
     if verdict == STRANDED:

@@ -347,6 +347,7 @@ def rules_of(
         feed_spacing_s=float(spacing_s),
         feed_delay_s=float(delay_s),
         drops=options.when_full == "drop",
+        shortest_first=options.shortest_first,
         max_queue=options.max_queue,
         patience_s=float(options.path_timeout),
         by_layer=options.kv_by_layer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helix_df.rules.retries import backoff_s, gives_up
+from helix_df.rules.waiting_order import GOES_BEFORE_ALL
 from helix_df.simulator.kernel.arrivals import take_arrived
 from helix_df.simulator.kernel.events import GIVE_UP, OPEN, RETRY, WAKE, schedule
 from helix_df.simulator.kernel.hearing import BEGUN, forget, place_of
@@ -92,6 +93,7 @@ def start_over(s: State, r: Rules, request: int, unlucky: bool) -> None:
 def put_back(s: State, request: int) -> None:
     """To the head of the queue."""
     c = s.counts[0]
+    s.requests[request].rank = GOES_BEFORE_ALL
     c.first_waiting = (c.first_waiting - 1) % len(s.waiting)
     s.waiting[c.first_waiting] = request
     c.waiting += 1

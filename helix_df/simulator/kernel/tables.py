@@ -152,6 +152,7 @@ class Rules(NamedTuple):
     feed_spacing_s: float
     feed_delay_s: float
     drops: bool
+    shortest_first: bool
     max_queue: int
     patience_s: float
     by_layer: bool
@@ -325,7 +326,7 @@ class RequestRow:
 
     ``wanted`` is its place in the trace. ``worst_case``: reserve all that it may come to. ``rejections``: how often a
     stage had no room for it; after one it is ``delayed``. ``stranded``: it fits nothing that is up. ``due_s``: when it
-    is tried again, or given up. ``attempt`` is its latest.
+    is tried again, or given up. ``attempt`` is its latest. ``rank``: of its place in the queue (``waiting_order``).
     """
 
     wanted: int = 0
@@ -337,6 +338,7 @@ class RequestRow:
     first_token_s: float = 0.0
     last_token_s: float = 0.0
     finished_s: float = 0.0
+    rank: float = 0.0
     attempt: int = NOTHING
     worst_case: bool = False
     delayed: bool = False
@@ -518,7 +520,7 @@ class State(NamedTuple):
     Attributes:
         counts: one row.
         heap: events by time, then order.
-        waiting: requests, a ring.
+        waiting: requests, a ring, the lowest rank first.
         branches: pipelines as a tree of choices, ``leaf`` the path that ends there, plus 1.
         holds: by attempt and hop, what its stage knows of it, see ``hearing``; ``hop_at``: by path and stage, which.
         posted: links that carry something when what is being decided is.

@@ -100,9 +100,13 @@ class SearchConfig:
     def _online(self, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
         rate = self.job.workload.rate
         assert rate is not None, "whoever judges latency has a rate"
+        return self.arriving(rate, rules, seed, part, seconds)
+
+    def arriving(self, rate: float, rules: ServingRules, seed: int, part: Part, seconds: float) -> Course:
+        """Arrivals at ``rate`` requests/s and the rules to run them by."""
         changes = {"seconds": seconds, "warmup_s": ONLINE_WARM_UP_S, "seed": seed}
         options = artifact_online(**changes) if self.own.rules == "artifact" else self._options(rules, **changes)
-        key = ("online", options.end_s, seed, part)
+        key = ("online", rate, options.end_s, seed, part)
         return Course(self._trace(key, lambda: azure_online(rate, options.end_s, seed, part)), options)
 
     def _options(self, rules: ServingRules, **changes: object) -> Options:

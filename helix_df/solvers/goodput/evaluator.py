@@ -189,10 +189,16 @@ class Evaluator:
         score, visits = sum(run.tokens_per_s for run in runs) / len(runs), sum(run.tokens for run in runs) * hops
         if not self.config.judges_latency:
             return self._scored(score, ranges, spread, visits)
-        seconds = self.window_s(ranges, most, VALIDATION_ONLINE_S, self.config.job.workload.rate)
-        found = self._latencies(setup, hops, self._online(seed, HELD_OUT, seconds), stop)
+        found = self.latencies(ranges, seed, spread, stop)
         judged = self._scored(score, ranges, spread, visits + found.visits)
         return replace(judged, ttft_p95_s=found.ttft_p95_s, itl_p95_s=found.itl_p95_s)
+
+    def latencies(self, ranges: Ranges, seed: int, spread: CostPreset, stop: Callable[[], bool]) -> Latencies:
+        """Of a placement at the job's rate, on requests that the search hasn't seen."""
+        rate = self.config.job.workload.rate
+        seconds = self.window_s(ranges, self.config.own.validation_visits, VALIDATION_ONLINE_S, rate)
+        course = self._online(seed, HELD_OUT, seconds)
+        return self._latencies(self.setup(ranges, spread), self.hops(ranges), course, stop)
 
     def _offline(self, seed: int, part: Part, seconds: float) -> Course:
         return self.config.offline(self.rules, seed, part, seconds)

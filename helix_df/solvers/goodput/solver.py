@@ -14,8 +14,9 @@ from helix_df.solvers.api import Ending, SolveOptions, SolveResult, Termination,
 from helix_df.solvers.goodput.config import SearchConfig
 from helix_df.solvers.goodput.evaluator import Evaluator
 from helix_df.solvers.goodput.options import GoodputOptions
+from helix_df.solvers.goodput.order import choose_order
 from helix_df.solvers.goodput.placements import Scored, arrays, excess
-from helix_df.solvers.goodput.search import GoodputSearch
+from helix_df.solvers.goodput.search import VALIDATION, GoodputSearch
 from helix_df.solvers.goodput.worker_pool import open_pool
 from helix_df.solvers.options import read_extra, refuse_backend
 from helix_df.spec.job import Limits
@@ -53,9 +54,11 @@ class GoodputSolver:
         with open_pool(own.workers) as pool:
             search = GoodputSearch(evaluator, pool, watch, options, float(own.work or 1))
             found = search.run()
-        if not found:
-            return SolveResult(None, _termination(search, watch, "nothing that was found serves the model"))
-        chosen = _within_limits(found, options.job.limits)
+            if not found:
+                return SolveResult(None, _termination(search, watch, "nothing that was found serves the model"))
+            within = _within_limits(found, options.job.limits)
+            watch.say("goodput", "choosing who goes first")
+            chosen = choose_order(evaluator, pool, within, options.seed + VALIDATION, watch.stop.is_set)
         detail = f"{_detail(chosen, evaluator)}; {len(search.tried):,} placements simulated"
         placement = evaluator.judge.placement(*arrays(chosen.ranges))
         rules = chosen.rules if evaluator.config.free_rules else None
