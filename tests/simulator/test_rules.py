@@ -174,3 +174,14 @@ def test_both_forms_get_the_same_requests(share, mean):
     options = Options(expected_output=share, mean_output=mean)
     for requests in (azure_offline(3, 500), azure_online(2.0, 300.0, 1), azure_offline(3, 500).exact()):
         assert np.array_equal(request_table(requests, options), packed(request_rows(requests, options), FixedRequest))
+
+
+@pytest.mark.parametrize(("shortest_first", "order"), [(False, [0, 1, 2, 3]), (True, [0, 2, 1, 3])])
+def test_the_shortest_prompt_goes_first_but_passes_nobody_who_has_waited_for_long(shortest_first, order):
+    """There is room for one of the first three at a time. The last is shorter than what it finds waiting, and too late:
+    a prompt of 50 tokens is as if it had come half a second later."""
+    asked = trace((0.0, 30, 30), (0.1, 50, 40), (0.2, 5, 40), (0.7, 1, 40))
+    options = replace(PLAIN, expected_output=1.0, shortest_first=shortest_first)
+    outcome = simulate(chain(stage("a", 0, 1, 10.0, kv_tokens=100)), asked, options)
+    assert np.argsort(outcome.requests.admitted_s, kind="stable").tolist() == order
+    assert outcome.requests.generated_tokens.tolist() == [30, 40, 40, 40]
