@@ -49,9 +49,7 @@ def pays(arrival: ArrivalFigures, shortest: ArrivalFigures) -> bool:
     )
 
 
-def choose_order(
-    evaluator: Evaluator, pool: WorkerPool, chosen: Scored, seed: int, stop: Callable[[], bool]
-) -> Scored:
+def choose_order(evaluator: Evaluator, pool: WorkerPool, chosen: Scored, seed: int, stop: Callable[[], bool]) -> Scored:
     """The plan that was found with the order that is better for it; as it is where the job says the order.
 
     Args:
