@@ -34,7 +34,7 @@ SHARES = (0.7, 0.9, 0.95, 1.0)
 
 SECONDS, WARM_UP_S = 1800.0, 120.0
 
-COLUMNS = "| cluster | rate | requests/s | tokens/s | TTFT p50 | p95 | p99 | worst | ITL p95 |\n|---|---|---|---|---|---|---|---|---|"
+COLUMNS = ("placement", "rate", "requests/s", "tokens/s", "TTFT p50", "p95", "p99", "worst", "ITL p95")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.token_ms is not None:
         waiting_order.PROMPT_TOKEN_S = asked.token_ms / 1000
-    print(COLUMNS)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name in asked.clusters:
         court = Court(name, "runtime")
         published = published_setup(name, "helix-milp", court.timing), court.job
