@@ -43,9 +43,10 @@ def make_plan(
     report = SolverReport(
         name=choice.name,
         backend=choice.backend,
-        reason=termination.reason,
+        # Of layers that differ a solver knows a count alone: what it proves is no bound on what they are.
+        reason="finished" if problem.differs and termination.reason == "optimal" else termination.reason,
         detail=termination.detail,
-        bound=termination.bound,
+        bound=None if problem.differs else termination.bound,
         seconds=watch.elapsed_s(),
         limit=termination.limit,
     )

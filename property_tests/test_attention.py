@@ -97,6 +97,44 @@ def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, d
         )
 
 
+@settings(max_examples=30, deadline=None)
+@given(kv_heads=st.sampled_from((1, 2, HEADS)), pages_at_once=st.sampled_from((None, 1, 5)), seed=st.integers(0, 99))
+def test_a_sink_takes_its_share_and_gives_nothing(kv_heads, pages_at_once, seed):
+    chance = np.random.default_rng(seed)
+    queries = chance.normal(size=(ROWS, 1, HEADS, HEAD_DIM)).astype(np.float32)
+    keys, values = chance.normal(size=(2, ROWS, CONTEXT, kv_heads, HEAD_DIM)).astype(np.float32)
+    sinks, last = 3 * chance.normal(size=HEADS).astype(np.float32), chance.integers(0, CONTEXT - 1, size=ROWS)
+    tables = 1 + chance.permutation(PAGES - 1).reshape(ROWS, -1).astype(np.int32)
+    positions = last[:, None].astype(np.int32)
+    write_rows, read_pages = rows_of(
+        tables, positions, np.ones(ROWS, np.int32), kv_heads=kv_heads, pages=PAGES, page_tokens=PAGE_TOKENS
+    )
+    nothing: Any = jnp.zeros(0)
+    new_keys, new_values = (jnp.asarray(all_of[np.arange(ROWS), last][:, None]) for all_of in (keys, values))
+    cached = tuple(last.tolist())
+
+    mixed, _ = attend_in_pages(
+        jnp.asarray(queries),
+        new_keys,
+        new_values,
+        AttentionView(SCALE, sinks=jnp.asarray(sinks)),
+        PagedBatch(
+            jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(max(cached) + 1), jnp.int32(0)
+        ),
+        PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), jnp.float32) for all_of in (keys, values))),
+        pages_at_once,
+    )
+
+    for row in range(ROWS):
+        for head in range(HEADS):
+            of_group = head // (HEADS // kv_heads)
+            seen = keys[row, : last[row] + 1, of_group]
+            weights = np.exp([*(SCALE * seen @ queries[row, 0, head]), sinks[head]])
+            expected = weights[:-1] @ values[row, : last[row] + 1, of_group] / weights.sum()
+            found = np.asarray(mixed)[row, 0, head * HEAD_DIM : (head + 1) * HEAD_DIM]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def in_pages(tokens: np.ndarray, cached: tuple[int, ...], tables: np.ndarray) -> np.ndarray:
     """What is cached of each row's ``tokens``, in its pages; elsewhere numbers that nobody may look at."""
     pool = np.full((tokens.shape[2], PAGES, PAGE_TOKENS, HEAD_DIM), 50.0)

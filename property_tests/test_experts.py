@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helix_df.models.experts import BLOCK, mix_experts, route
+from helix_df.models.experts import BLOCK, ExpertWeights, mix_experts, route
 from helix_df.profiles.geometry import ExpertOptions
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.profiles.throughput import Requests, Roofline
@@ -19,6 +20,16 @@ MOE = catalogue()["qwen3-30b-a3b"]
 def test_a_token_is_multiplied_with_a_tenth_of_the_parameters():
     ends = 2 * MOE.embedding_parameters + MOE.hidden_size
     assert round((MOE.num_layers * MOE.active_parameters + ends) / 1e9, 2) == 3.35  # published as 3.3 B
+
+
+@pytest.mark.parametrize(("name", "total", "active"), [("gpt-oss-20b", 20.91, 3.61), ("gpt-oss-120b", 116.83, 5.13)])
+def test_gpt_oss_has_the_parameters_of_its_model_card(name, total, active):
+    """arXiv 2508.10925, table 1; active ones count the head and not the embedding."""
+    geometry = catalogue()[name]
+    ends = geometry.embedding_parameters + geometry.hidden_size
+    layers = geometry.num_layers
+    assert round((layers * geometry.layer_parameters + ends + geometry.embedding_parameters) / 1e9, 2) == total
+    assert round((layers * geometry.active_parameters + ends) / 1e9, 2) == active
 
 
 def test_more_tokens_read_more_experts_and_never_more_than_all():
@@ -60,8 +71,7 @@ def test_blocks_compute_what_each_token_through_its_experts_does(tokens, count, 
     mixed = mix_experts(
         jnp.asarray(hidden),
         route(jnp.asarray(hidden), jnp.asarray(router), options),
-        jnp.asarray(gate_up),
-        jnp.asarray(down),
+        ExpertWeights(jnp.asarray(gate_up), jnp.asarray(down)),
         "silu",
     )
 

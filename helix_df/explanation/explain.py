@@ -114,7 +114,7 @@ def explain(
     return Explanation(
         job=plan.job.name,
         flow=flow.value,
-        bound=max(best_bound(problem).bound, flow.value),
+        bound=max(best_bound(problem.favourable).bound, flow.value),
         cut_nodes=_binding_nodes(problem, plan, flow),
         cut_links=flow.cut.links,
         also_full=tuple(
@@ -163,7 +163,7 @@ class _Planner:
 
 def _one_more(problem: Problem, plan: Plan, gpu: str, kinds: list[str], planner: _Planner | None) -> OneMoreGpu:
     beside = best_twin(problem, plan.placement, kinds)
-    bounds = {like: best_bound(with_twin(problem, like)).bound for like in kinds}
+    bounds = {like: best_bound(with_twin(problem, like).favourable).bound for like in kinds}
     if beside.layers is None:
         # Of kinds that add nothing as they are, plan anew with the one that might add most.
         beside = replace(beside, like=max(kinds, key=lambda like: bounds[like]))

@@ -51,9 +51,13 @@ def compile_problem(job: Job) -> Problem:
         )
     origin = origin_of(job)
     geometry, requests = origin.geometry, origin.requests
-    by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in {node.gpu for node in job.nodes.values()}}
+    gpus, differs = {node.gpu for node in job.nodes.values()}, len(geometry.layer_kinds) > 1
+    by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in gpus}
+    best = {gpu: gpu_throughput(job, geometry, requests, gpu, favourable=True) for gpu in gpus} if differs else {}
     nodes = tuple(
-        _node_profile(name, node, NOTHING if name in job.limits.avoid else by_gpu[node.gpu])
+        _node_profile(name, node, NOTHING, None)
+        if name in job.limits.avoid
+        else _node_profile(name, node, by_gpu[node.gpu], best.get(node.gpu))
         for name, node in job.nodes.items()
     )
     return Problem(
@@ -79,9 +83,10 @@ def origin_of(job: Job) -> Origin:
     return Origin(geometry, mean_request(job, geometry))
 
 
-def _node_profile(name: str, node: Node, throughput: Throughput) -> NodeProfile:
+def _node_profile(name: str, node: Node, throughput: Throughput, best: Throughput | None) -> NodeProfile:
     rates = tuple(node.speed * rate for rate in throughput.tokens_per_s)
-    return NodeProfile(name, node.gpu, node.region, rates, throughput.kv_tokens, node.nic)
+    favourable = None if best is None else _node_profile(name, node, best, None)
+    return NodeProfile(name, node.gpu, node.region, rates, throughput.kv_tokens, node.nic, favourable)
 
 
 def _limits(job: Job, requests: Requests) -> PlacementLimits:
@@ -119,8 +124,10 @@ def _link(quality: LinkQuality) -> Link:
     return Link(quality.bandwidth, quality.latency, quality.codec)
 
 
-def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> Throughput:
-    """What a GPU type does with 1, 2, 3, … layers of the model.
+def gpu_throughput(
+    job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, *, favourable: bool = False
+) -> Throughput:
+    """What a GPU type does with 1, 2, 3, … layers of the model: where they differ the worst, or else the best.
 
     The source is ``speed_source``'s choice.
 
@@ -132,7 +139,7 @@ def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: s
         return from_curves(source, requests, geometry.num_layers)
     profile = job.gpus.get(gpu, GpuType()).profile
     given = profile.kv_tokens if profile is not None and not isinstance(source, Roofline) else None
-    kv_tokens = given or _kv_tokens(job, geometry, requests, gpu)
+    kv_tokens = given or _kv_tokens(job, geometry, requests, gpu, favourable)
     match source:
         case DeclaredTable():
             return from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
@@ -140,10 +147,15 @@ def gpu_throughput(job: Job, geometry: ModelGeometry, requests: Requests, gpu: s
             curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
             return from_curves(curves, requests, geometry.num_layers)
         case Roofline():
+            if favourable:
+                kinds = geometry.kinds_alone()
+                each = [from_roofline(kind, job.model.element_bytes, source, kv_tokens, requests) for kind in kinds]
+                rates = zip(*(one.tokens_per_s for one in each), strict=True)
+                return Throughput(tuple(map(max, rates)), kv_tokens)
             return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
 
 
-def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) -> tuple[int, ...]:
+def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:
     declared, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
     memory = declared if declared is not None else device.memory_bytes if device is not None else math.nan
     geometry = held_by(geometry, device_count(gpu))
@@ -153,4 +165,4 @@ def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str) 
             where=f"gpus.{gpu}.memory",
             expected="memory, or a profile with kv_tokens",
         )
-    return kv_tokens_by_layers(geometry, job.model.element_bytes, memory, requests)
+    return kv_tokens_by_layers(geometry, job.model.element_bytes, memory, requests, lightest=lightest)

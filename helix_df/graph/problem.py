@@ -7,7 +7,7 @@ the model's geometry and the mean request for those who have to know what the nu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helix_df.codecs import Codec, packed_bytes
 from helix_df.layers import LayerRange
@@ -36,6 +36,9 @@ class NodeProfile:
 
     ``tokens_per_s[k - 1]`` and ``kv_tokens[k - 1]`` are its throughput and KV cache (tokens) when it holds ``k``
     layers; both have one entry for every ``k`` that fits, so an empty tuple means that not even one layer does.
+
+    Where layers differ, these are of the heaviest ``k`` layers in a row, each as slow as the slowest: whichever it
+    holds, they fit and it is no slower. ``favourable`` is the same of the lightest and fastest then, which bounds need.
     """
 
     name: str
@@ -44,6 +47,7 @@ class NodeProfile:
     tokens_per_s: tuple[float, ...]
     kv_tokens: tuple[int, ...]
     nic_bytes_per_s: float | None = None
+    favourable: NodeProfile | None = None
 
     @property
     def max_layers(self) -> int:
@@ -132,6 +136,16 @@ class Problem:
     limits: PlacementLimits = PlacementLimits()
     element_bytes: int = 4
     origin: Origin | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether layers differ in memory or time."""
+        return any(node.favourable is not None for node in self.nodes)
+
+    @property
+    def favourable(self) -> Problem:
+        """This problem as if every node held the lightest and fastest layers: what bounds it bounds all placements."""
+        return replace(self, nodes=tuple(node.favourable or node for node in self.nodes)) if self.differs else self
 
     def node(self, name: str) -> NodeProfile:
         """The node of that name.

@@ -13,6 +13,7 @@ from helix_df.graph.compile import gpu_throughput, origin_of
 from helix_df.graph.problem import Origin
 from helix_df.graph.speed_source import TABLE_BATCH, DeclaredTable, device_curves, find_roofline, speed_source
 from helix_df.profiles.catalogue import Measured
+from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.throughput import from_curves
 from helix_df.spec.job import Job
 
@@ -45,12 +46,27 @@ class Contradiction:
 def speed_notices(job: Job, origin: Origin | None = None) -> tuple[str, ...]:
     """What users should know of a job's speeds: one notice of all contradictions, and one of each assumption.
 
+    Layers that differ are such an assumption.
+
     Raises:
         ModelError, SpecError: as ``compile_problem``.
     """
     origin = origin or origin_of(job)
     found = contradictions(job, origin)
-    return (*([_contradicted(found)] if found else []), *_assumptions(job, origin))
+    differing = _differing(origin.geometry)
+    return (*([_contradicted(found)] if found else []), *_assumptions(job, origin), *([differing] if differing else []))
+
+
+def _differing(geometry: ModelGeometry) -> str | None:
+    """What plans take layers for that aren't all alike; None where they are."""
+    if len(geometry.layer_kinds) < 2:
+        return None
+    dense = len(geometry.experts.dense)
+    return (
+        f"the model's layers differ: {dense} of {geometry.num_layers} have no experts; plans count every stage as the "
+        "heaviest layers in a row and every layer as the slowest, so that any placement fits; bounds count the "
+        "lightest and the fastest"
+    )
 
 
 def _contradicted(found: tuple[Contradiction, ...]) -> str:

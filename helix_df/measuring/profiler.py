@@ -98,6 +98,8 @@ def time_batches(
 def middle_layers(geometry: ModelGeometry, count: int) -> LayerRange:
     """``count`` layers without the model's ends, if it has so many, since the ends cost something of their own.
 
+    The heaviest, where layers differ, as in plans.
+
     Raises:
         SpecError: when the model has fewer layers.
     """
@@ -106,7 +108,8 @@ def middle_layers(geometry: ModelGeometry, count: int) -> LayerRange:
             "the model has fewer layers", where="--layers", found=str(count), expected=f"at most {geometry.num_layers}"
         )
     start = 1 if count < geometry.num_layers else 0
-    return LayerRange(start, start + count)
+    places = (LayerRange(first, first + count) for first in range(start, geometry.num_layers - count + 1))
+    return max(places, key=geometry.parameters)
 
 
 def _check(batches: Batches, job: Job, geometry: ModelGeometry) -> None:

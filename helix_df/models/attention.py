@@ -27,12 +27,16 @@ class AttentionView(NamedTuple):
 
     ``scale`` multiplies scores; with ``softcap``, they are ``cap * tanh(score / cap)`` then. ``window`` [] is how many
     tokens a query sees, itself included; ``None`` for all. It is an array, so that layers of either kind share a
-    program: one that sees everything then has a window longer than any context.
+    program: one that sees everything then has a window longer than any context. ``sinks`` [heads] are scores that take
+    part in the softmax and stand for no key (arXiv 2508.10925). Where ``value_width`` isn't ``None``, values are the
+    first so many numbers of keys and aren't kept.
     """
 
     scale: float
     softcap: float | None = None
     window: Array | None = None
+    sinks: Array | None = None
+    value_width: int | None = None
 
     def scored(self, products: Array) -> Array:
         """Scores for products of queries and keys."""
@@ -43,6 +47,10 @@ class AttentionView(NamedTuple):
         """Which keys a query may look at, by positions that broadcast: none after it, none before its window."""
         seen = keys_at <= queries_at
         return seen if self.window is None else seen & (keys_at > queries_at - self.window)
+
+    def values_of(self, keys: Array, values: Array | None) -> Array:
+        """The values, where they may be among keys [..., head_dim]."""
+        return keys[..., : self.value_width] if values is None else values
 
 
 WHOLE_CONTEXT = 2**30
@@ -69,10 +77,13 @@ class PagedBatch(NamedTuple):
 
 
 class PagedCache(NamedTuple):
-    """One layer's keys and values, each ``[kv_heads, pages, page_tokens, head_dim]``. Page 0 is scratch."""
+    """One layer's keys and values, each ``[kv_heads, pages, page_tokens, head_dim]``. Page 0 is scratch.
+
+    ``values`` is ``None`` where they are among keys (``AttentionView.value_width``).
+    """
 
     keys: Array
-    values: Array
+    values: Array | None
 
 
 def page_rows(
@@ -119,9 +130,19 @@ def attend(queries: Array, keys: Array, values: Array, mask: Array, view: Attent
         keys, grouped, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
     )  # [B, kv_heads, S, group * T]: keys first, because they are the long side
     scores = view.scored(scores.transpose(0, 1, 3, 2).reshape(batch, kv_heads, group, tokens, context))
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1)
+    weights = _shares(jnp.where(mask[:, None, None], scores, _MASKED), view.sinks)
     weights = weights.reshape(batch, kv_heads, group * tokens, context).astype(values.dtype)
     return _by_token(jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1)))), tokens)
+
+
+def _shares(scores: Array, sinks: Array | None) -> Array:
+    """Softmax over the keys of ``scores`` [B, kv_heads, group, T, S], and each head's sink where there are any."""
+    if sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sinks = sinks.astype(jnp.float32).reshape(1, *scores.shape[1:3], 1, 1)
+    most = jnp.maximum(scores.max(axis=-1, keepdims=True), sinks)
+    weights = jnp.exp(scores - most)
+    return weights / (weights.sum(axis=-1, keepdims=True) + jnp.exp(sinks - most))
 
 
 def _by_key_head(queries: Array, kv_heads: int) -> Array:
@@ -137,13 +158,13 @@ def _by_token(mixed: Array, tokens: int) -> Array:
     return mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
-def attend_causally(queries: Array, keys: Array, values: Array, view: AttentionView, positions: Array) -> Array:
+def attend_causally(queries: Array, keys: Array, values: Array | None, view: AttentionView, positions: Array) -> Array:
     """Attention among the given tokens only: nobody looks at a later position.
 
     Args:
         queries: [B, T, heads, head_dim].
         keys: [B, T, kv_heads, head_dim].
-        values: [B, T, kv_heads, head_dim].
+        values: [B, T, kv_heads, head_dim]; ``None`` where the view says that they are among keys.
         view: of the layer.
         positions: [B, T].
 
@@ -151,13 +172,14 @@ def attend_causally(queries: Array, keys: Array, values: Array, view: AttentionV
         [B, T, heads * head_dim].
     """
     mask = view.sees(positions[:, None, :], positions[:, :, None])
+    values = view.values_of(keys, values)
     return attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask, view)
 
 
 def attend_in_pages(
     queries: Array,
     keys: Array,
-    values: Array,
+    values: Array | None,
     view: AttentionView,
     batch: PagedBatch,
     cache: PagedCache,
@@ -175,12 +197,14 @@ def attend_in_pages(
     return attend_to_pages(queries, view, batch, cache, pages_at_once), cache
 
 
-def write_pages(keys: Array, values: Array, write_rows: Array, cache: PagedCache) -> PagedCache:
+def write_pages(keys: Array, values: Array | None, write_rows: Array, cache: PagedCache) -> PagedCache:
     """New keys and values [B, T, kv_heads, head_dim] in their pages; ``write_rows`` as in ``PagedBatch``."""
     # Padding may hold anything, NaN included, and a masked NaN still is one: the scratch page stays blank.
     real = (write_rows[0] >= cache.keys.shape[2]).reshape(*keys.shape[:2], 1, 1)
-    keys, values = jnp.where(real, keys, 0), jnp.where(real, values, 0)
-    return PagedCache(_write(cache.keys, keys, write_rows), _write(cache.values, values, write_rows))
+    kept = _write(cache.keys, jnp.where(real, keys, 0), write_rows)
+    if cache.values is None or values is None:
+        return PagedCache(kept, None)
+    return PagedCache(kept, _write(cache.values, jnp.where(real, values, 0), write_rows))
 
 
 def attend_to_pages(
@@ -193,7 +217,7 @@ def attend_to_pages(
     """
     if pages_at_once is not None:
         return _attend_by_stretches(queries, view, batch, cache, pages_at_once)
-    context_keys, context_values = _read(cache.keys, batch.read_pages), _read(cache.values, batch.read_pages)
+    context_keys, context_values = _read_both(cache, batch.read_pages, view)
     mask = view.sees(jnp.arange(context_keys.shape[2])[None, None, :], batch.positions[:, :, None])
     return attend(queries, context_keys, context_values, mask, view)
 
@@ -210,7 +234,7 @@ def _attend_by_stretches(
     def stretch(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         most, total, mixed = so_far
         rows = jax.lax.dynamic_slice_in_dim(batch.read_pages, index * pages, pages, axis=2)
-        keys, values = _read(cache.keys, rows), _read(cache.values, rows)
+        keys, values = _read_both(cache, rows, view)
         scores = view.scored(_product(grouped, keys, 3))  # [B, kv_heads, group * T, S]
         at = index * pages * page_tokens + jnp.arange(pages * page_tokens)
         scores = jnp.where(view.sees(at, positions), scores, _MASKED)
@@ -222,7 +246,12 @@ def _attend_by_stretches(
         return larger, total, mixed * kept + _product(weights.astype(values.dtype), values, 2)
 
     nothing = jnp.zeros((*grouped.shape[:3], 1), jnp.float32)
-    start = (nothing + _MASKED, nothing, jnp.zeros(grouped.shape, jnp.float32))
+    most, total = nothing + _MASKED, nothing
+    if view.sinks is not None:  # begin with them: a score and its share, but nothing that it mixes in
+        most = nothing + jnp.repeat(view.sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1), tokens, axis=2)
+        total = nothing + 1
+    value_width = view.values_of(cache.keys, cache.values).shape[-1]
+    start = (most, total, jnp.zeros((*grouped.shape[:3], value_width), jnp.float32))
     stretches = (batch.longest - 1) // (pages * page_tokens) + 1
     first = jnp.int32(0) if view.window is None else _first_seen(view.window, batch) // (pages * page_tokens)
     _, total, mixed = jax.lax.fori_loop(first, stretches, stretch, start)
@@ -245,6 +274,12 @@ def _write(pool: Array, new: Array, rows: Array) -> Array:
     flat = pool.reshape(-1, head_dim)
     flat = flat.at[rows.reshape(-1)].set(by_head.reshape(-1, head_dim).astype(pool.dtype), mode="promise_in_bounds")
     return flat.reshape(pool.shape)
+
+
+def _read_both(cache: PagedCache, pages: Array, view: AttentionView) -> tuple[Array, Array]:
+    """Keys and values in ``pages``."""
+    keys = _read(cache.keys, pages)
+    return keys, view.values_of(keys, None if cache.values is None else _read(cache.values, pages))
 
 
 def _read(pool: Array, pages: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,7 +19,7 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.attention import WHOLE_CONTEXT, AttentionView, attend_causally
-from helix_df.models.experts import mix_experts, route
+from helix_df.models.experts import ExpertWeights, mix_experts, route
 from helix_df.models.gated_mlp import gated_mlp
 from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
@@ -30,11 +31,27 @@ from helix_df.profiles.geometry import ModelGeometry, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
 
 _Cache = TypeVar("_Cache")
-Attention = Callable[[Array, Array, Array, AttentionView], tuple[Array, _Cache]]
-"""Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache."""
+Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _Cache]]
+"""Queries [B, T, heads, head_dim], keys, values [B, T, kv_heads, head_dim] → mixed [B, T, heads * head_dim], cache.
 
-_MATRICES = ("qkv", "output", "gate_up", "down")
-_STACKED = ("expert_gate_up", "expert_down")
+Without values, they are the first ``view.value_width`` numbers of keys."""
+
+_MATRICES = frozenset(
+    {
+        "qkv",
+        "query",
+        "query_down",
+        "query_up",
+        "latent_down",
+        "output",
+        "gate_up",
+        "down",
+        "shared_gate_up",
+        "shared_down",
+    }
+)
+_LATENT_EPS = 1e-6
+"""Of norms of latent vectors, whatever ``rms_norm_eps`` says of the others (transformers' ``DeepseekV3RMSNorm``)."""
 
 
 class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
@@ -62,9 +79,9 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     def __call__(self, hidden: Array, cos: Array, sin: Array, attention: Attention[_Cache]) -> tuple[Array, _Cache]:
         """``hidden`` [B, T, hidden] through this layer; ``cos`` and ``sin`` as ``rope_tables`` gives them."""
         scale = self.geometry.block.residual_scale
-        queries, keys, values = self._project(self._normed("attention_norm", hidden))
         cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
-        mixed, cache = attention(rotate(queries, cos, sin), rotate(keys, cos, sin), values, self._view())
+        attend = self._attend_to_latents if self.geometry.latent.rank else self._attend
+        mixed, cache = attend(self._normed("attention_norm", hidden), cos, sin, attention)
         mixed = self._whole(linear(mixed, self.output[...]))
         if self._holds("output_bias"):
             mixed = mixed + self.output_bias[...]
@@ -76,13 +93,56 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         """What all devices that share this layer have, added."""
         return summed(partial) if self.geometry.shares > 1 else partial
 
+    def _attend(self, normed: Array, cos: Array, sin: Array, attention: Attention[_Cache]) -> tuple[Array, _Cache]:
+        queries, keys, values = self._project(normed)
+        return attention(rotate(queries, cos, sin), rotate(keys, cos, sin), values, self._view())
+
+    def _attend_to_latents(
+        self, normed: Array, cos: Array, sin: Array, attention: Attention[_Cache]
+    ) -> tuple[Array, _Cache]:
+        """Queries are taken to where latents are, and what they mix from there to values (arXiv 2405.04434, 2.1.2).
+
+        So one vector of each token is key and value of all heads, and nothing else is kept.
+        """
+        latent, heads = self.geometry.latent, self.geometry.num_heads
+        still = self.geometry.head_dim - latent.rotated
+        if latent.query_rank:
+            short = rms_norm(linear(normed, self.query_down[...]), self.query_latent_norm[...], _LATENT_EPS)
+            queries = linear(short, self.query_up[...])
+        else:
+            queries = linear(normed, self.query[...])
+        queries = queries.reshape(*normed.shape[:2], heads, -1)
+        latents, rotated = jnp.split(linear(normed, self.latent_down[...]), (latent.rank,), axis=-1)
+        latents = rms_norm(latents, self.latent_norm[...], _LATENT_EPS)
+        up = self.latent_up[...].reshape(heads, -1, latent.rank)
+        taken = jnp.einsum("bthd,hdr->bthr", queries[..., :still], up[:, :still])
+        keys = jnp.concatenate([latents[:, :, None], rotate(rotated[:, :, None], cos, sin)], axis=-1)
+        queries = jnp.concatenate([taken, rotate(queries[..., still:], cos, sin)], axis=-1)
+        mixed, cache = attention(queries, keys, None, self._view()._replace(value_width=latent.rank))
+        of_heads = mixed.reshape(*normed.shape[:2], heads, latent.rank)
+        values = jnp.einsum("bthr,hvr->bthv", of_heads, up[:, still:])
+        return values.reshape(*normed.shape[:2], -1), cache
+
     def _mlp(self, normed: Array) -> Array:
-        options = self.geometry.experts
-        if options.count:
-            routed = route(normed, self.router[...], options)
-            weights = (self.expert_gate_up[...], self.expert_down[...])
-            return mix_experts(normed, routed, *weights, self.geometry.block.activation)
-        return gated_mlp(normed, self.gate_up[...], self.down[...], self.geometry.block.activation)
+        options, activation = self.geometry.experts, self.geometry.block.activation
+        if self._holds("router"):
+            correction = self._maybe("router_correction")
+            routed = route(normed, self.router[...], options, self._maybe("router_bias"), correction)
+            held = ExpertWeights(
+                self.expert_gate_up[...],
+                self.expert_down[...],
+                self._maybe("expert_gate_up_bias"),
+                self._maybe("expert_down_bias"),
+            )
+            mixed = mix_experts(normed, routed, held, activation)
+            return mixed + self._shared(normed) if options.shared else mixed
+        return gated_mlp(normed, self.gate_up[...], self.down[...], activation)
+
+    def _shared(self, normed: Array) -> Array:
+        """Through the MLP that every token passes beside its experts."""
+        passed = gated_mlp(normed, self.shared_gate_up[...], self.shared_down[...], self.geometry.block.activation)
+        gate = self._maybe("shared_gate")
+        return passed if gate is None else jax.nn.sigmoid(normed @ gate.T) * passed
 
     def _project(self, normed: Array) -> tuple[Array, Array, Array]:
         shape, batch = self.geometry, normed.shape[:2]
@@ -115,8 +175,13 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def _view(self) -> AttentionView:
         options = self.geometry.attention
-        window = self.window[...] if self._holds("window") else None
-        return AttentionView(options.scale or self.geometry.head_dim**-0.5, options.softcap, window)
+        scale = options.scale or self.geometry.head_dim**-0.5
+        return AttentionView(scale, options.softcap, self._maybe("window"), self._maybe("sinks"))
+
+    def _maybe(self, name: str) -> Array | None:
+        """A part that not all families have."""
+        part: Array | None = getattr(self, name)[...] if self._holds(name) else None
+        return part
 
     def _holds(self, name: str) -> bool:
         return hasattr(self, name)
@@ -248,14 +313,14 @@ def _build_block(
 ) -> DecoderBlock:
     offset = family_of(geometry.family, "geometry").norm_offset
     parts: dict[str, Array] = {}
-    for part in layer_parts(geometry):
+    for part in layer_parts(geometry, layer):
         names = [f"model.layers.{layer}.{name}" for name in layer_names(geometry)[part]]
-        if part in _STACKED:
+        if "{}" in names[0]:
             each = range(geometry.experts.count)
             stacked = [np.concatenate([read(name.format(expert)) for name in names]) for expert in each]
             parts[part] = jnp.asarray(np.stack(stacked), dtype)
             continue
-        tensors = [read(name) for name in names]
+        tensors = [_halved(part, read(name), geometry) for name in names]
         if part in _MATRICES:
             parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
         elif part.endswith("_norm"):
@@ -263,6 +328,17 @@ def _build_block(
         else:
             parts[part] = jnp.asarray(np.concatenate(tensors), dtype)
     return DecoderBlock(geometry, layer, parts)
+
+
+def _halved(part: str, tensor: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+    """Rows of queries and keys of latents, each head's rotated ones with the halves one after the other."""
+    latent = geometry.latent
+    if not latent.interleaved or part not in ("query", "query_up", "latent_down"):
+        return tensor
+    heads = 1 if part == "latent_down" else geometry.num_heads
+    by_head = tensor.reshape(heads, -1, tensor.shape[-1])
+    still, turning = np.split(by_head, [by_head.shape[1] - latent.rotated], axis=1)
+    return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(tensor.shape)
 
 
 def _norm(weight: np.ndarray, offset: float, dtype: DTypeLike) -> Array:

@@ -13,11 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from helix_df.models.gated_mlp import ACTIVATIONS
+from helix_df.models.gated_mlp import GATES
 from helix_df.profiles.geometry import ExpertOptions
 
 BLOCK = 16
 """Rows of a block: reading an expert's weights takes longer than multiplying so many rows by them."""
+
+
+_TINY = 1e-20
+"""So that weights which are all zero stay zero, as in transformers."""
 
 
 class Routed(NamedTuple):
@@ -38,23 +42,55 @@ class _Blocks(NamedTuple):
     filled: Array
 
 
-def route(hidden: Array, router: Array, options: ExpertOptions) -> Routed:
-    """The experts of each token of ``hidden`` [..., hidden], by the softmax of the ``router`` [experts, hidden]."""
-    logits = hidden.reshape(-1, hidden.shape[-1]) @ router.T
-    weights, experts = jax.lax.top_k(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), options.used)
+class ExpertWeights(NamedTuple):
+    """All experts of a layer: ``gate_up`` [experts, 2 * inner, hidden], ``down`` [experts, hidden, inner].
+
+    Biases are [experts, 2 * inner] and [experts, hidden].
+    """
+
+    gate_up: Array
+    down: Array
+    gate_up_bias: Array | None = None
+    down_bias: Array | None = None
+
+
+def route(
+    hidden: Array, router: Array, options: ExpertOptions, bias: Array | None = None, correction: Array | None = None
+) -> Routed:
+    """The experts of each token of ``hidden`` [..., hidden], by what the ``router`` [experts, hidden] says.
+
+    ``bias`` [experts] is added to that, ``correction`` [experts] to the weights that follow from it, and only where
+    experts are picked (arXiv 2408.15664).
+    """
+    logits = (hidden.reshape(-1, hidden.shape[-1]) @ router.T).astype(jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    scores = jax.nn.sigmoid(logits) if options.scoring == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+    judged = scores if correction is None else scores + correction.astype(jnp.float32)
+    _, experts = jax.lax.top_k(_in_best_groups(judged, options), options.used)
+    weights = jnp.take_along_axis(scores, experts, axis=-1)
     if options.normalized:
-        weights = weights / weights.sum(axis=-1, keepdims=True)
-    return Routed(experts.astype(jnp.int32), weights)
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + _TINY)
+    return Routed(experts.astype(jnp.int32), weights * options.scale)
 
 
-def mix_experts(hidden: Array, routed: Routed, gate_up: Array, down: Array, activation: str) -> Array:
+def _in_best_groups(judged: Array, options: ExpertOptions) -> Array:
+    """``judged`` [N, experts], less than anything outside each token's best groups (arXiv 2405.04434, 2412.19437)."""
+    if options.used_groups == options.groups:
+        return judged
+    grouped = judged.reshape(len(judged), options.groups, -1)
+    best = jax.lax.top_k(grouped, 2)[0].sum(axis=-1) if options.by_two else grouped.max(axis=-1)
+    chosen = jax.nn.one_hot(jax.lax.top_k(best, options.used_groups)[1], options.groups).sum(axis=1) > 0
+    return jnp.where(chosen[:, :, None], grouped, -jnp.inf).reshape(judged.shape)
+
+
+def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: str) -> Array:
     """Each token through its experts, and what comes out weighed and added.
 
     Args:
         hidden: [..., hidden].
         routed: of all tokens in order.
-        gate_up: [experts, 2 * inner, hidden].
-        down: [experts, hidden, inner].
+        held: the experts.
         activation: of the gate.
 
     Returns:
@@ -62,7 +98,7 @@ def mix_experts(hidden: Array, routed: Routed, gate_up: Array, down: Array, acti
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     tokens, used = routed.experts.shape
-    blocks = _in_blocks(routed.experts.reshape(-1), len(gate_up))
+    blocks = _in_blocks(routed.experts.reshape(-1), len(held.gate_up))
     padded = jnp.concatenate([flat, jnp.zeros((1, flat.shape[1]), flat.dtype)])
     shares = jnp.concatenate([routed.weights.reshape(-1), jnp.zeros(1, jnp.float32)])
 
@@ -71,13 +107,17 @@ def mix_experts(hidden: Array, routed: Routed, gate_up: Array, down: Array, acti
         # The row after the last is none's: zeros, which add nothing.
         at = jnp.where(rows < tokens * used, rows // used, tokens)
         expert = blocks.experts[index]
-        gate, up = jnp.split(padded[at] @ gate_up[expert].T, 2, axis=-1)
-        passed = (ACTIVATIONS[activation](gate) * up) @ down[expert].T
+        gate, up = jnp.split(_plus(padded[at] @ held.gate_up[expert].T, held.gate_up_bias, expert), 2, axis=-1)
+        passed = _plus(GATES[activation](gate, up) @ held.down[expert].T, held.down_bias, expert)
         return mixed.at[at].add(passed.astype(jnp.float32) * shares[rows][:, None])
 
     start = jnp.zeros(padded.shape, jnp.float32)
     mixed: Array = jax.lax.fori_loop(0, blocks.filled, through, start)
     return mixed[:tokens].astype(hidden.dtype).reshape(hidden.shape)
+
+
+def _plus(product: Array, biases: Array | None, expert: Array) -> Array:
+    return product if biases is None else product + biases[expert]
 
 
 def _in_blocks(chosen: Array, experts: int) -> _Blocks:

@@ -6,6 +6,7 @@ The file is mapped, and only the tensors that are asked for are dequantized.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from gguf.quants import dequantize
 from helix_df.errors import ModelError
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.families.registry import family_of
-from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.geometry import ModelGeometry, Shape
 from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
-from helix_df.profiles.tensor_names import expert_of, gguf_name
+from helix_df.profiles.tensor_names import expert_of, gguf_name, latent_halves, without_ones
 
 
 class GgufReader:
@@ -33,13 +34,28 @@ class GgufReader:
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """See ``WeightReader``. Always float32."""
         stored = gguf_name(name, self._family)
+        halves = latent_halves(stored, self._geometry)
+        if halves and stored not in self._tensors:
+            return require_shape(self._joined(halves), shape, name, str(self._path))
         if stored not in self._tensors:
             raise missing_tensor(f"{stored} ({name})", str(self._path))
-        array = require_shape(self._dequantize(self._tensors[stored], expert_of(name)), shape, name, str(self._path))
+        array = self._dequantize(self._tensors[stored], expert_of(name))
+        array = require_shape(array, without_ones(shape), name, str(self._path)).reshape(shape)
         if self._family.norm_offset and name.endswith("norm.weight"):
             # GGUF stores what multiplies, Hugging Face that less the offset.
             return array - np.float32(self._family.norm_offset)
         return self._halves(name, array)
+
+    def _joined(self, halves: Mapping[str, Shape]) -> np.ndarray:
+        """Each head's rows of keys, then those of values."""
+        for name in halves:
+            if name not in self._tensors:
+                raise missing_tensor(name, str(self._path))
+        keys, values = (
+            require_shape(self._dequantize(self._tensors[name], None), shape, name, str(self._path))
+            for name, shape in halves.items()
+        )
+        return np.concatenate([keys.swapaxes(1, 2), values], axis=1).reshape(-1, values.shape[2])
 
     def _halves(self, name: str, array: np.ndarray) -> np.ndarray:
         """Rows of queries and keys with the halves of each head one after the other."""

@@ -1,7 +1,7 @@
 """Weights of a Hugging Face directory: one ``*.safetensors`` file, or several with an index.
 
-Owns which file holds which tensor. Doesn't know what the tensors mean. Files are mapped, so only what is asked for is
-read.
+Owns which file holds which tensor, and takes those of experts out of stacks. Doesn't know what the tensors mean. Files
+are mapped, so only what is asked for is read.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from helix_df.errors import ModelError
+from helix_df.models.mxfp4 import from_mxfp4
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.checkpoint import INDEX, SINGLE, read_weight_map
+from helix_df.profiles.families.family import Family
+from helix_df.profiles.stacked_experts import BLOCKS, SCALES, Place, place_of
 
 
 class SafetensorsReader:
-    """Reads tensors lazily from the directory ``folder``.
+    """Reads tensors of a model of ``family`` lazily from the directory ``folder``.
 
     Raises:
         ModelError: when there is neither a single file nor an index.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: Family) -> None:
         self._folder = folder
+        self._family = family
         self._index = _read_index(folder)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """See ``WeightReader``. Keeps the stored dtype, bfloat16 included."""
-        file = self._folder / (SINGLE if self._index is None else self._index.get(name, INDEX))
-        if file.name == INDEX:
-            raise missing_tensor(name, str(file))
-        array = self._read(file, name)
-        if array is None:
-            raise missing_tensor(name, str(file))
-        return require_shape(array, shape, name, str(file))
+        """See ``WeightReader``. Keeps the stored dtype, bfloat16 included; MXFP4 becomes float32."""
+        place = place_of(name, self._family)
+        array = self._held(name) if place is None else self._of_expert(place)
+        return require_shape(array, shape, name, str(self._folder))
 
     def require_equal(self, one: str, other: str, shape: tuple[int, ...]) -> None:
         """Compare two tensors that the config ties to each other, where both are stored.
@@ -44,8 +44,8 @@ class SafetensorsReader:
         Raises:
             ModelError: when they differ.
         """
-        file = self._folder / (SINGLE if self._index is None else self._index.get(other, INDEX))
-        stored = None if file.name == INDEX else self._read(file, other)
+        file = self._file(other)
+        stored = None if file.name == INDEX else self._read(file, other, None)
         if stored is not None and not np.array_equal(stored, self.tensor(one, shape)):
             raise ModelError(
                 f"the config ties {other} to {one}, but the weights hold two that differ",
@@ -54,10 +54,40 @@ class SafetensorsReader:
                 hint="set tie_word_embeddings to false in config.json",
             )
 
-    def _read(self, file: Path, name: str) -> np.ndarray | None:
+    def _of_expert(self, place: Place) -> np.ndarray:
+        name, expert, rows = place
+        taken = slice(rows.first, None, rows.step)
+        if self._holds(name + BLOCKS):
+            blocks, scales = self._held(name + BLOCKS, expert), self._held(name + SCALES, expert)
+            return from_mxfp4(blocks[taken], scales[taken])
+        return self._held(name, expert).T[taken]
+
+    def _file(self, name: str) -> Path:
+        """The file that holds a tensor; the index itself where none does."""
+        return self._folder / (SINGLE if self._index is None else self._index.get(name, INDEX))
+
+    def _holds(self, name: str) -> bool:
+        file = self._file(name)
+        return file.name != INDEX and self._read(file, name, 0) is not None
+
+    def _held(self, name: str, entry: int | None = None) -> np.ndarray:
+        """The tensor, or one entry of its first axis.
+
+        Raises:
+            ModelError: when it isn't there.
+        """
+        file = self._file(name)
+        array = None if file.name == INDEX else self._read(file, name, entry)
+        if array is None:
+            raise missing_tensor(name, str(file))
+        return array
+
+    def _read(self, file: Path, name: str, entry: int | None) -> np.ndarray | None:
         try:
             with safe_open(file, framework="numpy") as weights:
-                array: np.ndarray | None = weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
+                if name not in weights.keys():  # noqa: SIM118
+                    return None
+                array: np.ndarray = weights.get_tensor(name) if entry is None else weights.get_slice(name)[entry]
         except (OSError, SafetensorError) as error:
             raise ModelError("the weights can't be read", where=str(file), found=str(error)) from error
         return array

@@ -97,7 +97,8 @@ def _sections(geometry: ModelGeometry) -> dict[str, tuple[_Section, ...]]:
     """By name within a layer. Several tensors of a part may be stored as one, its rows one after the other."""
     found: dict[str, tuple[_Section, ...]] = {}
     names = layer_names(geometry)
-    for part, shapes in layer_parts(geometry).items():
+    parts = {part: shapes for layer in geometry.layer_kinds for part, shapes in layer_parts(geometry, layer).items()}
+    for part, shapes in parts.items():
         rules = _rules(part, geometry)
         stacked = "{}" in names[part][0]
         sections = [

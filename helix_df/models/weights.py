@@ -19,6 +19,7 @@ from helix_df.models.reader import WeightReader
 from helix_df.models.registry import family_builder
 from helix_df.models.safetensors_weights import SafetensorsReader
 from helix_df.models.tensor_parallel import SharedShard, build_shares
+from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import check_weights, locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD
@@ -36,7 +37,7 @@ def open_weights(
     if source.kind == "random":
         return RandomReader(seed)
     if source.kind == "hf":
-        return SafetensorsReader(model_directory(source, base))
+        return SafetensorsReader(model_directory(source, base), family_of(geometry.family, str(source)))
     return GgufReader(locate_gguf(source, base), geometry)
 
 

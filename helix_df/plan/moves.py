@@ -46,8 +46,9 @@ def load_bytes(old: LayerRange | None, new: LayerRange | None, geometry: ModelGe
     """
     if new is None:
         return 0
-    shared = 0 if old is None else max(0, min(old.stop, new.stop) - max(old.start, new.start))
-    parameters = (len(new) - shared) * geometry.layer_parameters
+    parameters = geometry.parameters(new)
+    if old is not None and max(old.start, new.start) < min(old.stop, new.stop):
+        parameters -= geometry.parameters(LayerRange(max(old.start, new.start), min(old.stop, new.stop)))
     before = {} if old is None else _ends(old, geometry)
     parameters += sum(count for name, count in _ends(new, geometry).items() if name not in before)
     return parameters * element_bytes

@@ -65,8 +65,8 @@ class Stage:
 class Certificate:
     """An upper bound on every placement's flow, in tokens/s, the argument that proves it, and the witness.
 
-    ``witness.evaluate(problem)`` is a bound that no placement exceeds, and at most ``bound``. Plans of version 1 have
-    none.
+    ``witness.evaluate(problem.favourable)`` is a bound that no placement exceeds, and at most ``bound``. Plans of
+    version 1 have none.
     """
 
     kind: str
@@ -174,7 +174,7 @@ def assemble(
         )
         for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
     )
-    bound = best_bound(problem)
+    bound = best_bound(problem.favourable)
     return Plan(
         job,
         problem.num_layers,

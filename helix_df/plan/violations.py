@@ -179,8 +179,8 @@ def _bound_violations(plan: Plan, problem: Problem) -> list[str]:
 def _proven(certificate: Certificate, problem: Problem) -> tuple[float, float]:
     """The bound that can be proven of a certificate, and the share by which its claim may be below."""
     if certificate.witness is not None:
-        return certificate.witness.evaluate(problem), CLAIM
-    return best_bound(problem).bound, SEARCHED_CLAIM
+        return certificate.witness.evaluate(problem.favourable), CLAIM
+    return best_bound(problem.favourable).bound, SEARCHED_CLAIM
 
 
 def _claim_violations(plan: Plan) -> list[str]:

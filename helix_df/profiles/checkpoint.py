@@ -20,12 +20,10 @@ from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_config import DIVISORS, LONG_DIVISORS, SHORT_DIVISORS
 from helix_df.profiles.gguf_header import GgufHeader, GgufTensor
 from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
-from helix_df.profiles.tensor_names import HEAD, gguf_tensors, in_layers, model_tensors
+from helix_df.profiles.stacked_experts import safetensors_tensors
+from helix_df.profiles.tensor_names import HEAD, gguf_tensors, in_layers, is_of_further_layer, model_tensors
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-DTYPES = ("F64", "F32", "F16", "BF16")
-"""Number formats of safetensors that hold a weight as it is; the others need scales."""
-
 _LONGEST_HEADER = 100 * 2**20
 _COMPUTED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """What old checkpoints store although it follows from the configuration."""
@@ -57,12 +55,16 @@ def check_checkpoint(folder: Path, geometry: ModelGeometry, layers: LayerRange |
     if stored is None:
         return
     where = str(folder / (INDEX if (folder / INDEX).is_file() else SINGLE))
-    held, all_names = model_tensors(geometry, layers), model_tensors(geometry).keys() | {HEAD}
-    unread = (name for name in stored.keys() - all_names if not _COMPUTED.fullmatch(name) and in_layers(name, layers))
+    family, experts = family_of(geometry.family, where), geometry.experts.count
+    held = safetensors_tensors(model_tensors(geometry, layers), family, experts, stored)
+    all_names = safetensors_tensors(model_tensors(geometry), family, experts, stored).keys() | {HEAD}
+    unread = {name for name in stored.keys() - all_names if not _COMPUTED.fullmatch(name) and in_layers(name, layers)}
+    if family.predicts_ahead:
+        unread = {name for name in unread if not is_of_further_layer(name, geometry)}
     _check_names(sorted(held.keys() - stored.keys()), sorted(unread), where)
-    for name, shape in held.items():
-        _check_format(name, stored[name].dtype, where)
-        _check_shape(name, stored[name].shape, shape, where)
+    for name, expected in held.items():
+        _check_format(name, stored[name].dtype, expected.dtypes, where)
+        _check_shape(name, stored[name].shape, expected.shape, where)
 
 
 def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
@@ -73,9 +75,10 @@ def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange |
     """
     where, size = str(header.path), header.path.stat().st_size
     family = family_of(geometry.family, where)
-    held = gguf_tensors(geometry, layers, family)
-    all_names = set(gguf_tensors(geometry, None, family))
-    all_names |= {DIVISORS, SHORT_DIVISORS, LONG_DIVISORS}
+    held = gguf_tensors(geometry, layers, family, header.tensors)
+    all_names = {DIVISORS, SHORT_DIVISORS, LONG_DIVISORS}
+    for stored in (header.tensors, ()):  # some files hold latents' matrices whole and in halves
+        all_names |= gguf_tensors(geometry, None, family, stored).keys()
     unread = (name for name in header.tensors.keys() - all_names if in_layers(name, layers))
     _check_names(sorted(held.keys() - header.tensors.keys()), sorted(unread), where)
     for name, shape in held.items():
@@ -163,13 +166,13 @@ def _check_names(missing: list[str], unread: list[str], where: str) -> None:
         raise ModelError("a tensor is missing from the weights", where=where, expected=_some(missing))
 
 
-def _check_format(name: str, dtype: str | None, where: str) -> None:
-    if dtype is not None and dtype not in DTYPES:
+def _check_format(name: str, dtype: str | None, expected: tuple[str, ...], where: str) -> None:
+    if dtype is not None and dtype not in expected:
         raise ModelError(
             f"the tensor {name} is stored in a format that isn't supported",
             where=where,
             found=dtype,
-            expected=" | ".join(DTYPES),
+            expected=" | ".join(expected),
         )
 
 

@@ -93,12 +93,15 @@ BOOKKEEPING = frozenset(
         "num_return_sequences",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "pad_token_id",
         "prefix",
         "pretraining_tp",
         "problem_type",
         "repetition_penalty",
         "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
         "temperature",
         "tf_legacy_loss",
         "tokenizer_class",
@@ -151,7 +154,7 @@ def check_options(config: Mapping[str, Any], family: Family, where: str) -> None
             expected="1",
         )
     check_window_rotation(config, WINDOW_THETA in family.honoured, where)
-    known = HONOURED | family.honoured | only.keys() | BOOKKEEPING
+    known = HONOURED | family.honoured | family.harmless | only.keys() | BOOKKEEPING
     unknown = sorted(key for key, value in config.items() if not _is_known(key, known) and not _says_nothing(value))
     if unknown:
         raise ModelError(
@@ -162,15 +165,15 @@ def check_options(config: Mapping[str, Any], family: Family, where: str) -> None
         )
 
 
-def check_unquantized(config: Mapping[str, Any], folder: Path) -> None:
-    """Stop at weights that are stored with scales: nobody would read these.
+def check_unquantized(config: Mapping[str, Any], family: Family, folder: Path) -> None:
+    """Stop at weights that are stored with scales that nobody reads.
 
     Raises:
         ModelError: with the method of quantization.
     """
     for key in QUANTIZED:
         entry = config.get(key)
-        if entry:
+        if entry and _method(entry) not in family.quantized:
             raise _quantized(str(folder / "config.json"), f"{key}: {_method(entry)}")
     for name in SIDECARS:
         if (folder / name).is_file():

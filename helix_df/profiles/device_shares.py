@@ -59,7 +59,8 @@ def share_of(geometry: ModelGeometry, count: int) -> ModelGeometry:
     """
     if count == 1:
         return geometry
-    unknown = sorted(set(layer_parts(geometry)) - set(SHARES))
+    parts = {part for layer in geometry.layer_kinds for part in layer_parts(geometry, layer)}
+    unknown = sorted(parts - set(SHARES))
     if unknown:
         raise ModelError(
             "layers of this family can't be divided among devices yet",

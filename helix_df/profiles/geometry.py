@@ -8,9 +8,12 @@ computed with.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
+
+from helix_df.layers import LayerRange
 
 Shape = tuple[int, ...]
 
@@ -55,6 +58,7 @@ class AttentionOptions:
         output_bias: of the output projection.
         query_key_norm: an RMS norm of queries and keys before they are rotated, of each head or over all of them.
         windows: for each layer the tokens that a query sees, itself included; 0 for all. Empty: all, in every layer.
+        sinks: whether each head has a score of its own beside those of keys, whose share of attention goes nowhere.
     """
 
     scale: float | None = None
@@ -63,10 +67,32 @@ class AttentionOptions:
     output_bias: bool = False
     query_key_norm: Literal["none", "head", "projection"] = "none"
     windows: tuple[int, ...] = ()
+    sinks: bool = False
 
     def window(self, layer: int) -> int:
         """Tokens that a query of ``layer`` sees; 0 for all."""
         return self.windows[layer] if self.windows else 0
+
+
+@dataclass(frozen=True, slots=True)
+class LatentOptions:
+    """Latent attention (arXiv 2405.04434): keys and values of all heads follow from one vector of each token.
+
+    That vector and one rotated key for all heads are what is kept.
+
+    Attributes:
+        rank: width of the vector; 0 where keys and values are kept themselves.
+        query_rank: width of a vector that queries follow from; 0 where they follow from hidden states.
+        rotated: dimensions of each head's queries and keys that are rotated, the last ones.
+        values: dimensions of each head's values.
+        interleaved: whether checkpoints hold the rotated pairs side by side.
+    """
+
+    rank: int = 0
+    query_rank: int = 0
+    rotated: int = 0
+    values: int = 0
+    interleaved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +116,12 @@ class BlockOptions:
 
     Attributes:
         norms: of what goes into attention and MLP, of what comes out before it is added, or of both.
-        activation: of the gate: SiLU, or GELU by its tanh approximation.
+        activation: of the gate: SiLU, GELU by its tanh approximation, or that of gpt-oss (``models.gated_mlp``).
         residual_scale: what attention and MLP add is multiplied by it.
     """
 
     norms: Literal["before", "after", "both"] = "before"
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "clamped_swish"] = "silu"
     residual_scale: float = 1.0
 
 
@@ -108,12 +134,31 @@ class ExpertOptions:
         used: of them, those that a token passes.
         inner: their inner width.
         normalized: whether the weights of those that are used sum to one.
+        bias: of the router and of all projections.
+        scoring: how what the router says becomes weights.
+        corrected: whether a number of each expert is added to its weight where experts are picked, and only there.
+        groups: experts are in so many groups, in order, and picked from ``used_groups`` of them.
+        by_two: whether a group is as good as its best two experts together, instead of as its best.
+        scale: weights are multiplied by it at last.
+        shared: inner width of an MLP that every token passes beside its experts; 0 for none.
+        shared_gate: whether that is weighed by a sigmoid of its own.
+        dense: layers that have one MLP instead, ascending.
     """
 
     count: int = 0
     used: int = 0
     inner: int = 0
     normalized: bool = True
+    bias: bool = False
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    corrected: bool = False
+    groups: int = 1
+    used_groups: int = 1
+    by_two: bool = False
+    scale: float = 1.0
+    shared: int = 0
+    shared_gate: bool = False
+    dense: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +175,9 @@ class ModelGeometry:
     """Dimensions of a decoder with gated MLPs, and what its layers do.
 
     Lengths are in elements, not bytes. ``context_length`` is the trained maximum in tokens. ``family`` names the
-    description in ``profiles/families``. ``shares`` are the devices that share each layer, where heads, inner widths
-    and rows of the vocabulary are those of one of them.
+    description in ``profiles/families``. Layers may differ in their parameters (``experts.dense``); what they keep of
+    a token is the same in all. ``shares`` are the devices that share each layer, where heads, inner widths and rows of
+    the vocabulary are those of one of them.
     """
 
     family: str
@@ -148,39 +194,78 @@ class ModelGeometry:
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False
     attention: AttentionOptions = field(default_factory=AttentionOptions)
+    latent: LatentOptions = field(default_factory=LatentOptions)
     rotary: RotaryOptions = field(default_factory=RotaryOptions)
     block: BlockOptions = field(default_factory=BlockOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     ends: EndOptions = field(default_factory=EndOptions)
     shares: int = 1
 
+    def has_experts(self, layer: int) -> bool:
+        """Whether ``layer`` has experts in place of one MLP."""
+        return self.experts.count > 0 and layer not in self.experts.dense
+
+    @property
+    def layer_kinds(self) -> tuple[int, ...]:
+        """The first layer of each kind; layers of a kind have the same parts."""
+        first = {self.has_experts(layer): layer for layer in reversed(range(self.num_layers))}
+        return tuple(sorted(first.values()))
+
+    def parameters(self, layers: LayerRange) -> int:
+        """Parameters of ``layers``, of all their experts."""
+        return sum(self._parameters_by_layer()[layers.start : layers.stop])
+
+    def kinds_alone(self) -> tuple[ModelGeometry, ...]:
+        """This model with all layers of one kind, for each kind that it has."""
+        every = tuple(range(self.num_layers))
+        return tuple(
+            replace(self, experts=replace(self.experts, dense=() if self.has_experts(layer) else every))
+            for layer in self.layer_kinds
+        )
+
+    def parameters_in_a_row(self, pick: Callable[[Iterable[int]], int]) -> tuple[int, ...]:
+        """The most or least parameters that 1, 2, 3, … layers in a row have; ``pick`` is ``max`` or ``min``."""
+        sums = (0, *accumulate(self._parameters_by_layer()))
+        return tuple(
+            pick(stop - start for start, stop in zip(sums, sums[count:], strict=False))
+            for count in range(1, self.num_layers + 1)
+        )
+
+    def _parameters_by_layer(self) -> tuple[int, ...]:
+        size = {self.has_experts(layer): _parameters(self, layer) for layer in self.layer_kinds}
+        return tuple(size[self.has_experts(layer)] for layer in range(self.num_layers))
+
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one decoder layer, of all its experts."""
-        return sum(math.prod(shape) for shapes in layer_parts(self).values() for shape in shapes)
+        """Parameters of one decoder layer, of all its experts; of the largest, where layers differ."""
+        return max(_parameters(self, layer) for layer in self.layer_kinds)
 
     @property
     def expert_parameters(self) -> int:
         """Parameters of one expert; 0 where there are none."""
-        return 3 * self.hidden_size * self.experts.inner
+        biases = 2 * self.experts.inner + self.hidden_size if self.experts.bias else 0
+        return 3 * self.hidden_size * self.experts.inner + biases
 
     @property
     def active_parameters(self) -> int:
-        """Parameters of one decoder layer that a token is multiplied with."""
-        return self.layer_parameters - (self.experts.count - self.experts.used) * self.expert_parameters
+        """Parameters of one decoder layer that a token is multiplied with; the most, where layers differ."""
+        return int(max(self._read(layer, self.experts.used) for layer in self.layer_kinds))
 
     def read_parameters(self, tokens: float) -> float:
-        """Parameters of a layer that a pass of so many tokens is expected to read.
+        """Parameters of a layer that a pass of so many tokens is expected to read; the most, where layers differ.
 
         Of experts those that some token uses, where each token picks ``used`` of ``count`` by chance:
         ``count * (1 - (1 - used / count) ** tokens)``. Trained routers aren't far from that, since they are trained to
         load experts evenly.
         """
-        experts = self.experts
-        if not experts.count:
-            return self.layer_parameters
-        missed = math.pow(1 - experts.used / experts.count, max(tokens, 1.0))
-        return self.layer_parameters - experts.count * missed * self.expert_parameters
+        count, used = self.experts.count, self.experts.used
+        passed = count * (1 - math.pow(1 - used / count, max(tokens, 1.0))) if count else 0.0
+        return max(self._read(layer, passed) for layer in self.layer_kinds)
+
+    def _read(self, layer: int, passed: float) -> float:
+        """Parameters of a layer where so many of its experts are read."""
+        skipped = self.experts.count - passed if self.has_experts(layer) else 0.0
+        return _parameters(self, layer) - skipped * self.expert_parameters
 
     @property
     def embedding_parameters(self) -> int:
@@ -192,47 +277,115 @@ class ModelGeometry:
         """Dimensions of each head that are rotated, in layers that rotate."""
         return self.rotary.dims or self.head_dim
 
+    @property
+    def cached_heads(self) -> int:
+        """Heads whose keys are kept of each token."""
+        return 1 if self.latent.rank else self.num_kv_heads
+
+    @property
+    def key_width(self) -> int:
+        """Numbers that a head keeps of a token's key."""
+        return self.latent.rank + self.latent.rotated if self.latent.rank else self.head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Numbers that a head keeps of a token's value; 0 where they are among those of its key."""
+        return 0 if self.latent.rank else self.head_dim
+
     def activation_bytes(self, element_bytes: int) -> int:
         """Bytes of one token's hidden state between two layers."""
         return self.hidden_size * element_bytes
 
     def kv_bytes_per_token_layer(self, element_bytes: int) -> int:
         """Bytes that one token keeps in the KV cache of one layer."""
-        return 2 * self.num_kv_heads * self.head_dim * element_bytes
+        return self.cached_heads * (self.key_width + self.value_width) * element_bytes
 
 
-def layer_parts(geometry: ModelGeometry) -> Mapping[str, tuple[Shape, ...]]:
+def _parameters(geometry: ModelGeometry, layer: int) -> int:
+    return sum(math.prod(shape) for shapes in layer_parts(geometry, layer).values() for shape in shapes)
+
+
+def layer_parts(geometry: ModelGeometry, layer: int) -> Mapping[str, tuple[Shape, ...]]:
     """The parts of a layer by name, each with the shapes of the tensors that lie one after the other in it.
 
     Matrices are [out, in]: ``qkv`` is queries, keys and values, ``gate_up`` the gate and what it lets through. Experts
     are stacked, [experts, out, in].
     """
-    hidden, inner, options = geometry.hidden_size, geometry.intermediate_size, geometry.attention
-    query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
-    parts: dict[str, tuple[Shape, ...]] = {
-        "qkv": ((query, hidden), (key_value, hidden), (key_value, hidden)),
-        "output": ((hidden, query),),
-    }
-    experts = geometry.experts
-    if experts.count:
-        up = (experts.count, experts.inner, hidden)
-        parts |= {
-            "router": ((experts.count, hidden),),
-            "expert_gate_up": (up, up),
-            "expert_down": ((experts.count, hidden, experts.inner),),
-        }
-    else:
-        parts |= {"gate_up": ((inner, hidden), (inner, hidden)), "down": ((hidden, inner),)}
-    if options.bias:
-        parts["qkv_bias"] = ((query,), (key_value,), (key_value,))
-    if options.output_bias:
-        parts["output_bias"] = ((hidden,),)
-    if options.query_key_norm != "none":
-        whole = options.query_key_norm == "projection"
-        parts["query_norm"] = ((query if whole else geometry.head_dim,),)
-        parts["key_norm"] = ((key_value if whole else geometry.head_dim,),)
+    hidden = geometry.hidden_size
+    parts = _latent_parts(geometry) if geometry.latent.rank else _attention_parts(geometry)
+    parts |= _expert_parts(geometry) if geometry.has_experts(layer) else _mlp_parts(hidden, geometry.intermediate_size)
     if geometry.block.norms in ("before", "both"):
         parts |= {"attention_norm": ((hidden,),), "mlp_norm": ((hidden,),)}
     if geometry.block.norms in ("after", "both"):
         parts |= {"attention_post_norm": ((hidden,),), "mlp_post_norm": ((hidden,),)}
+    return parts
+
+
+_Parts = dict[str, tuple[Shape, ...]]
+
+
+def _mlp_parts(hidden: int, inner: int, before: str = "") -> _Parts:
+    return {f"{before}gate_up": ((inner, hidden), (inner, hidden)), f"{before}down": ((hidden, inner),)}
+
+
+def _expert_parts(geometry: ModelGeometry) -> _Parts:
+    hidden, experts = geometry.hidden_size, geometry.experts
+    up = (experts.count, experts.inner, hidden)
+    parts: _Parts = {
+        "router": ((experts.count, hidden),),
+        "expert_gate_up": (up, up),
+        "expert_down": ((experts.count, hidden, experts.inner),),
+    }
+    if experts.corrected:
+        parts["router_correction"] = ((experts.count,),)
+    if experts.bias:
+        inner_bias = (experts.count, experts.inner)
+        parts |= {
+            "router_bias": ((experts.count,),),
+            "expert_gate_up_bias": (inner_bias, inner_bias),
+            "expert_down_bias": ((experts.count, hidden),),
+        }
+    if experts.shared:
+        parts |= _mlp_parts(hidden, experts.shared, "shared_")
+    if experts.shared_gate:
+        parts["shared_gate"] = ((1, hidden),)
+    return parts
+
+
+def _latent_parts(geometry: ModelGeometry) -> _Parts:
+    """``query`` or ``query_up`` gives heads' queries, ``latent_up`` their keys (but for what is rotated) and values."""
+    hidden, heads, latent = geometry.hidden_size, geometry.num_heads, geometry.latent
+    query = heads * geometry.head_dim
+    parts: _Parts = {
+        "latent_down": ((latent.rank + latent.rotated, hidden),),
+        "latent_norm": ((latent.rank,),),
+        "latent_up": ((heads * (geometry.head_dim - latent.rotated + latent.values), latent.rank),),
+        "output": ((hidden, heads * latent.values),),
+    }
+    if not latent.query_rank:
+        return parts | {"query": ((query, hidden),)}
+    return parts | {
+        "query_down": ((latent.query_rank, hidden),),
+        "query_latent_norm": ((latent.query_rank,),),
+        "query_up": ((query, latent.query_rank),),
+    }
+
+
+def _attention_parts(geometry: ModelGeometry) -> _Parts:
+    hidden, options = geometry.hidden_size, geometry.attention
+    query, key_value = geometry.num_heads * geometry.head_dim, geometry.num_kv_heads * geometry.head_dim
+    parts: _Parts = {
+        "qkv": ((query, hidden), (key_value, hidden), (key_value, hidden)),
+        "output": ((hidden, query),),
+    }
+    if options.bias:
+        parts["qkv_bias"] = ((query,), (key_value,), (key_value,))
+    if options.output_bias:
+        parts["output_bias"] = ((hidden,),)
+    if options.sinks:
+        parts["sinks"] = ((geometry.num_heads,),)
+    if options.query_key_norm != "none":
+        whole = options.query_key_norm == "projection"
+        parts["query_norm"] = ((query if whole else geometry.head_dim,),)
+        parts["key_norm"] = ((key_value if whole else geometry.head_dim,),)
     return parts

@@ -66,8 +66,8 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     _check_whole(header, where)
     name = header.metadata.get("general.architecture")
     prefix = f"{name}."
-    family, gguf = family_of_gguf(name, bool(header.metadata.get(f"{prefix}expert_count")), where)
     said = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
+    family, gguf = family_of_gguf(name, said, where)
     arrays = {key.removeprefix(prefix) for key in header.array_lengths if key.startswith(prefix)}
     _check_options(said, arrays, gguf, where)
     embedding = header.tensors.get("token_embd.weight")
@@ -154,7 +154,9 @@ def _check_options(said: Mapping[str, Any], arrays: set[str], gguf: Gguf, where:
 
 
 def _head_dim(said: Mapping[str, Any], prefix: str, where: str) -> Any:
-    """Keys and values span a whole head here."""
+    """Keys and values span a whole head here, unless they follow from latents."""
+    if "attention.kv_lora_rank" in said:
+        return None
     sizes = {key: said[key] for key in ("attention.key_length", "attention.value_length") if key in said}
     if len(set(sizes.values())) > 1:
         raise ModelError(
@@ -167,7 +169,9 @@ def _head_dim(said: Mapping[str, Any], prefix: str, where: str) -> Any:
 
 
 def _rotated_share(said: Mapping[str, Any], head_dim: int) -> dict[str, float]:
-    """Which share of each head is rotated, where it isn't all of it."""
+    """Which share of each head is rotated, where it isn't all of it; of latents that is said otherwise."""
+    if "attention.kv_lora_rank" in said:
+        return {}
     dims = int(said.get("rope.dimension_count") or head_dim)
     return {} if dims == head_dim else {"partial_rotary_factor": dims / head_dim}
 

@@ -45,8 +45,9 @@ def read_geometry(source: ModelSource, base: Path | None = None) -> ModelGeometr
     if source.kind == "hf":
         folder = model_directory(source, base)
         config = _read_config(folder / "config.json")
-        check_unquantized(config, folder)
-        return geometry_from_config(config, where=str(folder / "config.json"))
+        where = str(folder / "config.json")
+        check_unquantized(config, family_of(config["model_type"], where), folder)
+        return geometry_from_config(config, where)
     if source.kind == "random":
         return _from_catalogue(source.location, base)
     path = locate_gguf(source, base)
@@ -194,6 +195,7 @@ def _fitting(geometry: ModelGeometry, where: str) -> ModelGeometry:
         "layer_types": windows and len(windows) != geometry.num_layers,
         "no_rope_layers": still and still[-1] >= geometry.num_layers,
         "partial_rotary_factor": dims % 2 or not 0 < dims <= geometry.head_dim,
+        "experts": not _experts_fit(geometry),
         "rope_scaling": any(len(divisors) != dims // 2 for divisors in each),
     }
     for option, found in wrong.items():
@@ -202,9 +204,24 @@ def _fitting(geometry: ModelGeometry, where: str) -> ModelGeometry:
                 f"the model's {option} doesn't fit its dimensions",
                 where=where,
                 found=str(geometry)[:200],
-                expected="an entry for each layer, or for each pair of rotated dimensions",
+                expected="an entry for each layer or pair of rotated dimensions, and no more used than there is",
             )
     return geometry
+
+
+def _experts_fit(geometry: ModelGeometry) -> bool:
+    """Whether as many experts and groups can be picked as are used."""
+    experts = geometry.experts
+    if not experts.count:
+        return True
+    whole = experts.groups > 0 and experts.count % experts.groups == 0
+    return (
+        whole
+        and 0 < experts.used_groups <= experts.groups
+        and 0 < experts.used <= experts.used_groups * experts.count // experts.groups
+        and experts.inner > 0
+        and (not experts.by_two or experts.groups == experts.used_groups or experts.count >= 2 * experts.groups)
+    )
 
 
 def _with_divisors(geometry: ModelGeometry, divisors: tuple[float, ...] | None, where: str) -> ModelGeometry:

@@ -17,6 +17,8 @@ Roofline: ``P = max(2·params·in / F, layer_bytes / W)`` and ``D(B) = max(2·pa
 ``in + out/2`` the mean context over a request's decode. With experts, ``params`` are those that a token passes, and
 ``layer_bytes`` those that a pass of so many tokens is expected to read (``geometry.read_parameters``).
 
+Where layers differ, each counts as the slowest: ``params`` and ``layer_bytes`` are the most of any.
+
 More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never grow with ``k``.
 """
 
@@ -63,20 +65,23 @@ class Throughput:
 
 
 def kv_tokens_by_layers(
-    geometry: ModelGeometry, element_bytes: int, memory_bytes: float, requests: Requests
+    geometry: ModelGeometry, element_bytes: int, memory_bytes: float, requests: Requests, *, lightest: bool = False
 ) -> tuple[int, ...]:
     """Tokens of KV cache beside 1, 2, 3, … layers, as far as one mean request still fits.
+
+    Where layers differ, so many layers are the heaviest that lie in a row, and whichever a node gets, they fit; or the
+    ``lightest``, and nothing that doesn't fit beside those fits anywhere.
 
     One vocabulary matrix is set aside on every device, since any may turn out first or last; with all layers it is
     both, which takes two unless they are tied.
     """
-    layer_bytes = geometry.layer_parameters * element_bytes
     vocabulary_bytes = geometry.embedding_parameters * element_bytes
     kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
     fits = []
-    for layers in range(1, geometry.num_layers + 1):
+    by_count = geometry.parameters_in_a_row(min if lightest else max)
+    for layers, parameters in enumerate(by_count, start=1):
         matrices = 2 if layers == geometry.num_layers and not geometry.tie_embeddings else 1
-        free = USABLE_MEMORY * memory_bytes - matrices * vocabulary_bytes - layers * layer_bytes
+        free = USABLE_MEMORY * memory_bytes - matrices * vocabulary_bytes - parameters * element_bytes
         tokens = int(free // (layers * kv_bytes))
         if tokens < requests.tokens:
             break

@@ -223,7 +223,7 @@ def _most_of_all(market: Market) -> str | None:
     impossible = explain_infeasible(everything)
     if impossible is not None:
         return f"all {len(everything.nodes)} nodes: {impossible.problem}"
-    bound = best_bound(everything).bound
+    bound = best_bound(everything.favourable).bound
     most = f"{bound:,.1f} tokens/s, {bound / market.request_tokens:.3g} requests/s"
     return f"all {len(everything.nodes)} nodes serve at most {most}"
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import gguf
 import numpy as np
-from safetensors.numpy import load_file
 
-from tests.oracle.family_checkpoints import write_family, written_config
+from tests.oracle.family_checkpoints import family_tensors, written_config
 from tests.unit.gguf_files import permute
 
 _ARCHITECTURES = {
@@ -22,7 +21,11 @@ _ARCHITECTURES = {
     "mistral": "llama",
     "mixtral": "llama",
     "gemma3_text": "gemma3",
+    "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
+    "gpt_oss": "gpt-oss",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
 }
 _INTERLEAVED = ("llama", "granite", "smollm3")
 
@@ -38,28 +41,42 @@ GGUF_NAMES = (
     "phi3-longrope",
     "granite",
     "mixtral",
+    "qwen2-moe",
     "qwen3-moe",
+    "gpt-oss",
+    "deepseek-v2",
+    "deepseek-v2-groups",
+    "deepseek-v3-gguf",
     "olmo2",
     "smollm3",
 )
 """Those that GGUF can say: a window in some layers of a Qwen 2 isn't, nor in a Mistral, nor which layers have one."""
 
 
-def write_family_gguf(folder: Path, name: str, **more: Any) -> Path:
-    """Write ``FAMILY_CONFIGS[name]`` as GGUF to ``folder``; ``more`` adds keys after the architecture's name."""
-    config, tensors = written_config(name), load_file(write_family(folder, name) / "model.safetensors")
+def write_family_gguf(folder: Path, name: str, *, mxfp4: bool = False, **more: Any) -> Path:
+    """Write ``FAMILY_CONFIGS[name]`` as GGUF to ``folder``; ``more`` adds keys after the architecture's name.
+
+    With ``mxfp4`` experts are in that format.
+    """
+    config, tensors = written_config(name), family_tensors(name)
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     path = folder / f"{name}.gguf"
     writer = gguf.GGUFWriter(path, architecture)
     _write_keys(writer, architecture, config)
     for key, value in more.items():
         writer.add_float32(f"{architecture}.{key}", value)
-    kind = next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
-    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for tensor, array in _stacked(_with_factors(tensors, config)).items():
+    arch = next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    for tensor, array in _in_halves(_stacked(_with_factors(tensors, config)), config).items():
         stored = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
         assert stored is not None, tensor
-        writer.add_tensor(stored, _stored(tensor, array, architecture, config))
+        if tensor.endswith("sinks"):
+            stored += ".weight"
+        if mxfp4 and array.ndim == 3:
+            kind = gguf.GGMLQuantizationType.MXFP4
+            writer.add_tensor(stored, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(stored, _stored(tensor, array, architecture, config))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -74,17 +91,23 @@ def _write_keys(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str,
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
+    if config.get("kv_lora_rank"):
+        _write_latent_keys(writer, config)
+    else:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+        writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     if config.get("num_experts_per_tok"):
-        writer.add_expert_count(config.get("num_experts") or config["num_local_experts"])
+        if "n_routed_experts" not in config:
+            writer.add_expert_count(config.get("num_experts") or config["num_local_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])
     if config.get("moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config.get("shared_expert_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if architecture == "gemma2":
@@ -105,6 +128,47 @@ def _write_keys(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str,
         factor = config["max_position_embeddings"] / original
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(factor) / np.log(original))))
+
+
+def _write_latent_keys(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    """As llama.cpp's converter has them: latents as keys and values of one head."""
+    rank, rotated = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    writer.add_head_count_kv(1)
+    writer.add_key_length(rank + rotated)
+    writer.add_value_length(rank)
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + rotated)
+    writer.add_value_length_mla(config["v_head_dim"])
+    writer.add_rope_dimension_count(rotated)
+    writer.add_kv_lora_rank(rank)
+    if config["q_lora_rank"]:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_leading_dense_block_count(config.get("first_k_dense_replace", 0))
+    writer.add_expert_count(config["n_routed_experts"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_weights_scale(config.get("routed_scaling_factor", 1.0))
+    sigmoid = config["model_type"] == "deepseek_v3"
+    writer.add_expert_weights_norm(sigmoid)
+    kinds = gguf.ExpertGatingFuncType
+    writer.add_expert_gating_func(kinds.SIGMOID if sigmoid else kinds.SOFTMAX)
+    if config.get("topk_method") != "greedy":
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
+    if config.get("rope_scaling"):
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config["rope_scaling"]["mscale_all_dim"])
+
+
+def _in_halves(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What takes latents up in two tensors, each head's transposed rows of keys and those of values."""
+    out: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if "kv_b_proj" not in name:
+            out[name.replace("e_score_correction_bias", "e_score_correction.bias")] = array
+            continue
+        by_head = array.reshape(config["num_attention_heads"], -1, array.shape[-1])
+        keys, values = np.split(by_head, [config["qk_nope_head_dim"]], axis=1)
+        out[name.replace("kv_b_proj", "k_b_proj")] = np.ascontiguousarray(keys.swapaxes(1, 2))
+        out[name.replace("kv_b_proj", "v_b_proj")] = np.ascontiguousarray(values)
+    return out
 
 
 def _stacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,4 +205,4 @@ def _stored(name: str, array: np.ndarray, architecture: str, config: Mapping[str
     for projection, count in heads.items():
         if projection in name and architecture in _INTERLEAVED:
             return permute(array, config[count])
-    return array
+    return array[0] if "shared_expert_gate" in name else array

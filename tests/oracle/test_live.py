@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.layers import LayerRange
+from helix_df.models.mxfp4 import from_mxfp4
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.spec.source import ModelSource
@@ -51,6 +53,15 @@ def saved_by_transformers(tied: bool) -> tuple[ModelSource, Any]:
     model.save_pretrained(folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return ModelSource("hf", str(folder)), model
+
+
+def test_mxfp4_is_what_transformers_reads_in_it():
+    packed = importlib.import_module("transformers.integrations.mxfp4")
+    chance = np.random.default_rng(5)
+    blocks = chance.integers(0, 256, size=(2, 6, 3, 16), dtype=np.uint8)
+    scales = chance.integers(100, 150, size=(2, 6, 3), dtype=np.uint8)
+    expected = packed.convert_moe_packed_tensors(torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32)
+    np.testing.assert_array_equal(from_mxfp4(blocks, scales).swapaxes(1, 2), expected.numpy())
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from helix_df.errors import ModelError
+from helix_df.layers import LayerRange
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import geometry_from_config
@@ -50,7 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 
 def test_the_families_that_are_divided_are_most_of_all() -> None:
-    assert len(CASES) >= 0.9 * len(FAMILY_CONFIGS), CASES
+    """All but those with parts that the table of shares doesn't know yet, which are refused."""
+    whole = {config["model_type"] for name, config in FAMILY_CONFIGS.items() if most_devices(name) == 1}
+    known = {FAMILY_CONFIGS[case.split(":")[0]]["model_type"] for case in CASES}
+    assert whole - known <= {"gpt_oss", "qwen2_moe", "deepseek_v2", "deepseek_v3"}
+    assert len(known) >= 12, CASES
 
 
 @pytest.mark.parametrize("case", [*CASES, "gemma2:2"])
@@ -65,7 +70,7 @@ def test_no_device_holds_more_than_its_share(runs: dict[str, dict], case: str) -
     geometry, count = geometry_of(runs[case]["name"]), runs[case]["count"]
     share = share_of(geometry, count)
     matrices = 1 if geometry.tie_embeddings else 2
-    planned = 4 * (share.num_layers * share.layer_parameters + matrices * share.embedding_parameters)
+    planned = 4 * (share.parameters(LayerRange(0, share.num_layers)) + matrices * share.embedding_parameters)
     held = runs[case]["bytes"]
     assert len(held) == count
     assert len(set(held)) == 1

@@ -34,6 +34,20 @@ def test_families(tmp_path, name):
         assert tokens == recorded[f"{name}.tokens.{length}"].tolist()
 
 
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_experts_in_four_bits(tmp_path, kind):
+    """They were on that grid before, so nothing is lost."""
+    recorded = np.load(RECORDED / "families.npz")
+    write = write_family if kind == "hf" else write_family_gguf
+    source = ModelSource(kind, str(write(tmp_path, "gpt-oss", mxfp4=True)))
+    geometry = read_geometry(source)
+    check_weights(source, geometry)
+    ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
+    logits = np.asarray(jax.jit(load_shard(source, geometry))(jnp.asarray(ids[None])))[0]
+    for length in LENGTHS:
+        np.testing.assert_allclose(logits[length - 1], recorded[f"gpt-oss.logits.{length}"], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", GGUF_NAMES)
 def test_families_in_gguf(tmp_path, name):
     recorded = np.load(RECORDED / "families.npz")

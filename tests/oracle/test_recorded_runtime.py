@@ -35,7 +35,10 @@ async def test_checkpoints_through_three_workers(tmp_path, name):
             assert abs(logprob - expected[token]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["gemma3-linear", "qwen2-window", "phi3-longrope", "smollm3-yarn", "qwen3-moe"])
+@pytest.mark.parametrize(
+    "name",
+    ["gemma3-linear", "qwen2-window", "phi3-longrope", "smollm3-yarn", "qwen3-moe-dense", "gpt-oss", "deepseek-v3"],
+)
 async def test_families_through_three_workers(tmp_path, name):
     """Layers of several kinds on each worker, batches, and the prefix cache: the second round begins like the first."""
     recorded, lengths = np.load(RECORDED / "families.npz"), lengths_of(name)

@@ -31,8 +31,9 @@ def test_every_family_is_held_against_the_reference():
 @pytest.mark.parametrize("name", FAMILY_CONFIGS)
 def test_every_part_of_a_layer_has_names(name):
     geometry = geometry_from_config(written_config(name), name)
-    for part, shapes in layer_parts(geometry).items():
-        assert len(families()[geometry.family].names[part]) in (1, len(shapes))
+    for layer in geometry.layer_kinds:
+        for part, shapes in layer_parts(geometry, layer).items():
+            assert len(families()[geometry.family].names[part]) in (1, len(shapes))
 
 
 def package(folder: Path, module: str, value: str) -> None:

@@ -28,9 +28,13 @@ PLAIN_NAMES: Names = MappingProxyType(
         "mlp_norm": ("post_attention_layernorm.weight",),
         "gate_up": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         "down": ("mlp.down_proj.weight",),
+        "sinks": ("self_attn.sinks",),
         "router": ("mlp.gate.weight",),
+        "router_bias": ("mlp.gate.bias",),
         "expert_gate_up": ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"),
+        "expert_gate_up_bias": ("mlp.experts.{}.gate_proj.bias", "mlp.experts.{}.up_proj.bias"),
         "expert_down": ("mlp.experts.{}.down_proj.weight",),
+        "expert_down_bias": ("mlp.experts.{}.down_proj.bias",),
     }
 )
 """Tensors of a layer by part (``geometry.layer_parts``), in order; one name for several shapes is a tensor of all.
@@ -47,6 +51,7 @@ PLAIN_GGUF_NAMES: Mapping[str, str] = MappingProxyType(
         "self_attn.q_norm": "attn_q_norm",
         "self_attn.k_norm": "attn_k_norm",
         "self_attn.o_proj": "attn_output",
+        "self_attn.sinks": "attn_sinks.weight",
         "post_attention_layernorm": "ffn_norm",
         "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up",
@@ -58,7 +63,7 @@ PLAIN_GGUF_NAMES: Mapping[str, str] = MappingProxyType(
         "mlp.experts.{}.down_proj": "ffn_down_exps",
     }
 )
-"""GGUF's names in a layer for Hugging Face's, without ``.weight`` and ``.bias``."""
+"""GGUF's names in a layer for Hugging Face's, without ``.weight`` and ``.bias`` where both have it."""
 
 PLAIN_GGUF_WORDS: Mapping[str, str] = MappingProxyType(
     {
@@ -87,7 +92,7 @@ class Gguf:
         interleaved: whether the rotated pairs of queries and keys lie side by side.
         means: what a file of this architecture means without saying so, in Hugging Face's words.
         restated: the options, changed where GGUF says something else by the same words.
-        of_experts: whether this is the family of files of that architecture that have experts, and not of the others.
+        when: whether a file of that architecture is this family's, by its keys; ``None`` for the family of all others.
     """
 
     architecture: str
@@ -97,7 +102,28 @@ class Gguf:
     interleaved: bool = False
     means: Mapping[str, Any] = field(default_factory=dict)
     restated: Callable[[Config], Config] = dict
-    of_experts: bool = False
+    when: Callable[[Config], bool] | None = None
+
+
+def has_experts(said: Config) -> bool:
+    """Whether a GGUF file's keys say that it has experts."""
+    return bool(said.get("expert_count"))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertRows:
+    """Where a safetensors checkpoint that stacks experts holds a tensor that is each expert's.
+
+    A matrix is stored as [experts, in, out], other than elsewhere, or in MXFP4 (``profiles.stacked_experts``).
+
+    Attributes:
+        name: of the stored tensor within a layer.
+        first, step: which of its outputs these are, as those of gate and up take turns.
+    """
+
+    name: str
+    first: int = 0
+    step: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +136,12 @@ class Family:
         defaults: what a config means that doesn't say, as transformers has it.
         honoured: keys that ``options`` reads.
         only: keys that change the computation and aren't honoured, with the values by which they don't.
+        harmless: keys that say again what others do, or how the model was trained.
+        quantized: methods of quantization of safetensors that are read (``quant_method``).
         options: completes a geometry by what the config says beyond its dimensions.
         names: of the tensors in a layer.
+        stacked: where safetensors hold tensors of experts, by their names in ``names``, if not each by that name.
+        predicts_ahead: whether checkpoints may hold further layers, which guess tokens ahead; nobody reads these.
         norm_offset: added to the weights of norms, but for those of GGUF files, where it is in them.
         gguf: how GGUF stores it; ``None`` where it doesn't.
         builder: ``module:function`` that builds a shard, where the shared decoder can't.
@@ -122,8 +152,12 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     honoured: frozenset[str] = frozenset()
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+    quantized: frozenset[str] = frozenset()
     options: Callable[[Config, ModelGeometry], ModelGeometry] = field(default=lambda _config, geometry: geometry)
     names: Names = field(default_factory=lambda: PLAIN_NAMES)
+    stacked: Mapping[str, ExpertRows] = field(default_factory=dict)
+    predicts_ahead: bool = False
     norm_offset: float = 0.0
     gguf: Gguf | None = None
     builder: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from helix_df.profiles.families.family import PLAIN_NAMES, Config, Family, Gguf, with_windows
+from helix_df.profiles.families.family import PLAIN_NAMES, Config, Family, Gguf, has_experts, with_windows
 from helix_df.profiles.geometry import ExpertOptions, ModelGeometry
 
 
@@ -45,7 +45,7 @@ MIXTRAL = Family(
             }
         ),
         interleaved=True,
-        of_experts=True,
+        when=has_experts,
     ),
     names=MappingProxyType(
         {

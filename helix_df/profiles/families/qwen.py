@@ -1,6 +1,7 @@
 """Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115), and Qwen 3 (arXiv 2505.09388), dense and with experts.
 
-Qwen 2 has biases on queries, keys and values; Qwen 3 norms each head of queries and keys instead.
+Qwen 2 has biases on queries, keys and values; Qwen 3 norms each head of queries and keys instead. All tokens pass one
+expert of a Qwen 2 beside those that are picked, weighed by a gate of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from helix_df.profiles.families.family import Config, Family, Gguf, with_biases, with_windows
+from helix_df.profiles.families.family import PLAIN_NAMES, Config, Family, Gguf, has_experts, with_biases, with_windows
 from helix_df.profiles.geometry import ExpertOptions, ModelGeometry
 
 _WINDOWS = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
@@ -46,14 +47,26 @@ def _qwen3(config: Config, geometry: ModelGeometry) -> ModelGeometry:
     return replace(geometry, attention=replace(geometry.attention, query_key_norm="head"))
 
 
-def _qwen3_moe(config: Config, geometry: ModelGeometry) -> ModelGeometry:
-    experts = ExpertOptions(
+def _experts(config: Config, geometry: ModelGeometry) -> ExpertOptions:
+    step, dense = int(config["decoder_sparse_step"]), frozenset(config.get("mlp_only_layers") or ())
+    return ExpertOptions(
         count=int(config["num_experts"]),
         used=int(config["num_experts_per_tok"]),
         inner=int(config["moe_intermediate_size"]),
         normalized=bool(config["norm_topk_prob"]),
+        dense=tuple(layer for layer in range(geometry.num_layers) if layer in dense or (layer + 1) % step),
     )
-    return replace(_qwen3(config, geometry), experts=experts)
+
+
+def _qwen3_moe(config: Config, geometry: ModelGeometry) -> ModelGeometry:
+    return replace(_qwen3(config, geometry), experts=_experts(config, geometry))
+
+
+def _qwen2_moe(config: Config, geometry: ModelGeometry) -> ModelGeometry:
+    shared = int(config["shared_expert_intermediate_size"])
+    experts = replace(_experts(config, geometry), shared=shared, shared_gate=True)
+    biased = replace(geometry.attention, bias=bool(config["qkv_bias"]))
+    return replace(geometry, attention=biased, experts=experts)
 
 
 QWEN2 = Family(
@@ -72,12 +85,72 @@ QWEN3 = Family(
     options=_qwen3,
     gguf=Gguf("qwen3"),
 )
+_EXPERTS = frozenset(
+    {
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "moe_intermediate_size",
+        "norm_topk_prob",
+        "num_experts",
+        "num_experts_per_tok",
+    }
+)
+_GGUF_EXPERTS = MappingProxyType(
+    {
+        "expert_count": "num_experts",
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_used_count": "num_experts_per_tok",
+    }
+)
+QWEN2_MOE = Family(
+    name="qwen2_moe",
+    architectures=("Qwen2MoeForCausalLM",),
+    defaults=MappingProxyType(
+        {
+            **_DEFAULTS,
+            "decoder_sparse_step": 1,
+            "moe_intermediate_size": 1408,
+            "norm_topk_prob": False,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "num_key_value_heads": 16,
+            "qkv_bias": True,
+            "shared_expert_intermediate_size": 5632,
+        }
+    ),
+    honoured=_EXPERTS | {"qkv_bias", "shared_expert_intermediate_size"},
+    options=_qwen2_moe,
+    names=MappingProxyType(
+        {
+            **PLAIN_NAMES,
+            "shared_gate_up": ("mlp.shared_expert.gate_proj.weight", "mlp.shared_expert.up_proj.weight"),
+            "shared_down": ("mlp.shared_expert.down_proj.weight",),
+            "shared_gate": ("mlp.shared_expert_gate.weight",),
+        }
+    ),
+    gguf=Gguf(
+        "qwen2moe",
+        words=MappingProxyType(
+            {**_GGUF_EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"}
+        ),
+        names=MappingProxyType(
+            {
+                "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+                "mlp.shared_expert.up_proj": "ffn_up_shexp",
+                "mlp.shared_expert.down_proj": "ffn_down_shexp",
+                "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+            }
+        ),
+        when=has_experts,
+    ),
+)
 QWEN3_MOE = Family(
     name="qwen3_moe",
     architectures=("Qwen3MoeForCausalLM",),
     defaults=MappingProxyType(
         {
             **_DEFAULTS,
+            "decoder_sparse_step": 1,
             "moe_intermediate_size": 768,
             "norm_topk_prob": False,
             "num_experts": 128,
@@ -85,21 +158,12 @@ QWEN3_MOE = Family(
             "num_key_value_heads": 4,
         }
     ),
-    honoured=_WINDOWS
-    | {"attention_bias", "moe_intermediate_size", "norm_topk_prob", "num_experts", "num_experts_per_tok"},
-    # Layers without experts among those with: each layer would need memory and time of its own.
-    only=MappingProxyType({"decoder_sparse_step": (1,), "mlp_only_layers": ([],)}),
+    honoured=_WINDOWS | _EXPERTS | {"attention_bias"},
     options=_qwen3_moe,
     gguf=Gguf(
         "qwen3moe",
-        words=MappingProxyType(
-            {
-                "expert_count": "num_experts",
-                "expert_feed_forward_length": "moe_intermediate_size",
-                "expert_used_count": "num_experts_per_tok",
-            }
-        ),
+        words=_GGUF_EXPERTS,
         means=MappingProxyType({"norm_topk_prob": True}),
-        of_experts=True,
+        when=has_experts,
     ),
 )

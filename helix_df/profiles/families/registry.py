@@ -9,21 +9,40 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from helix_df.errors import ModelError
-from helix_df.profiles.families.family import Family, Gguf
+from helix_df.profiles.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from helix_df.profiles.families.family import Config, Family, Gguf
 from helix_df.profiles.families.gemma import GEMMA2, GEMMA3
+from helix_df.profiles.families.gpt_oss import GPT_OSS
 from helix_df.profiles.families.granite import GRANITE
 from helix_df.profiles.families.llama import LLAMA
 from helix_df.profiles.families.mistral import MISTRAL
 from helix_df.profiles.families.mixtral import MIXTRAL
 from helix_df.profiles.families.olmo import OLMO2
 from helix_df.profiles.families.phi import PHI3
-from helix_df.profiles.families.qwen import QWEN2, QWEN3, QWEN3_MOE
+from helix_df.profiles.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from helix_df.profiles.families.smollm import SMOLLM3
 
 GROUP = "helix_df.families"
 BUILT_IN = {
     family.name: family
-    for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GRANITE, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE)
+    for family in (
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        GEMMA2,
+        GEMMA3,
+        PHI3,
+        GRANITE,
+        OLMO2,
+        SMOLLM3,
+        MIXTRAL,
+        QWEN2_MOE,
+        QWEN3_MOE,
+        GPT_OSS,
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
+    )
 }
 
 
@@ -58,8 +77,8 @@ def family_of(name: object, where: str) -> Family:
     return known[name]
 
 
-def family_of_gguf(architecture: object, experts: bool, where: str) -> tuple[Family, Gguf]:
-    """The family of a GGUF file that has ``experts`` or not, and how GGUF stores it.
+def family_of_gguf(architecture: object, said: Config, where: str) -> tuple[Family, Gguf]:
+    """The family of a GGUF file, by its keys after the architecture's name, and how GGUF stores it.
 
     Raises:
         ModelError: for an architecture that nobody describes.
@@ -69,7 +88,9 @@ def family_of_gguf(architecture: object, experts: bool, where: str) -> tuple[Fam
     if not named:
         names = sorted({gguf.architecture for _, gguf in known})
         raise _unsupported(architecture, "GGUF: general.architecture", names, where)
-    return next(((family, gguf) for family, gguf in named if gguf.of_experts == experts), named[0])
+    told = [(family, gguf) for family, gguf in named if gguf.when is not None and gguf.when(said)]
+    others = [(family, gguf) for family, gguf in named if gguf.when is None]
+    return (told or others or named)[0]
 
 
 def _unsupported(found: object, key: str, known: list[str], where: str) -> ModelError:

@@ -67,14 +67,15 @@ class ShardPrograms:
             devices.across([tuple(jax.tree.leaves(state)) for _, state in one]) for one in zip(*blocks, strict=True)
         ]
         self.dtype = own.blocks[0].output[...].dtype
-        pool = (own.geometry.num_kv_heads, num_pages, page_tokens, own.geometry.head_dim)
-        self._caches = [
-            PagedCache(devices.zeros(pool, self.dtype), devices.zeros(pool, self.dtype)) for _ in self._leaves
-        ]
-        graph, state = blocks[0][0]
-        structure = jax.tree.structure(state)
-        self._run_layers = _layers_program(graph, structure, pages_at_once, devices)
-        self._run_mixed = _mixed_program(graph, structure, pages_at_once, devices)
+        self._caches = [_blank_cache(own, num_pages, page_tokens, devices) for _ in self._leaves]
+        self._kinds = [own.geometry.has_experts(layer) for layer in range(shard.layers.start, shard.layers.stop)]
+        """Layers of a kind share programs."""
+        each = {
+            kind: (graph, jax.tree.structure(state))
+            for kind, (graph, state) in zip(self._kinds, blocks[0], strict=True)
+        }
+        self._run_layers = {kind: _layers_program(*one, pages_at_once, devices) for kind, one in each.items()}
+        self._run_mixed = {kind: _mixed_program(*one, pages_at_once, devices) for kind, one in each.items()}
         self._prepare = _prepare_program(own, num_pages, page_tokens, max_context, devices)
         ends = [nnx.split(_ends_of(share)) for share in shares]
         self._ends = devices.across([state for _, state in ends])
@@ -105,9 +106,9 @@ class ShardPrograms:
         at, stop = layers.start - self.layers.start, layers.stop - self.layers.start
         state = self._devices.placed(hidden)
         while at < stop:
-            count = _layers_at_once(stop - at, self.layers_per_call)
-            self._count("layers", count, state.shape, batch.read_pages.shape)
-            state, caches = self._run_layers(
+            kind, count = self._kinds[at], self._layers_at_once(at, stop)
+            self._count("layers", kind, count, state.shape, batch.read_pages.shape)
+            state, caches = self._run_layers[kind](
                 tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), state, batch
             )
             self._caches[at : at + count] = caches
@@ -132,10 +133,10 @@ class ShardPrograms:
         at, stop = layers.start - self.layers.start, layers.stop - self.layers.start
         states = self._devices.placed(decodes), self._devices.placed(piece)
         while at < stop:
-            count = _layers_at_once(stop - at, self.layers_per_call)
+            kind, count = self._kinds[at], self._layers_at_once(at, stop)
             pages = tuple(batch.read_pages.shape for batch in batches)
-            self._count("mixed", count, states[0].shape, states[1].shape, pages)
-            *states, caches = self._run_mixed(
+            self._count("mixed", kind, count, states[0].shape, states[1].shape, pages)
+            *states, caches = self._run_mixed[kind](
                 tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), *states, *batches
             )
             self._caches[at : at + count] = caches
@@ -151,13 +152,18 @@ class ShardPrograms:
     def blank(self, pages: Sequence[int]) -> None:
         """Fill pages of every layer with zeros."""
         for page in pages:
-            self._caches = [PagedCache(_blank(cache.keys, page), _blank(cache.values, page)) for cache in self._caches]
+            self._caches = [jax.tree.map(lambda pool, page=page: _blank(pool, page), cache) for cache in self._caches]
 
     def pool_pointers(self) -> tuple[int, ...]:
         """Device addresses of the key pools: they stay the same as long as donation works."""
         return tuple(
             share.data.unsafe_buffer_pointer() for cache in self._caches for share in cache.keys.addressable_shards
         )
+
+    def _layers_at_once(self, at: int, stop: int) -> int:
+        """Layers of one kind from ``at`` on: as many as a program may have, then the largest power of two left."""
+        same = next((end for end in range(at, stop) if self._kinds[end] != self._kinds[at]), stop) - at
+        return self.layers_per_call if same >= self.layers_per_call else 1 << (same.bit_length() - 1)
 
     def _count(self, *program: Hashable) -> None:
         self.compiled.add(program)
@@ -168,9 +174,11 @@ def _blank(pool: Array, page: int) -> Array:
     return pool.at[..., page, :, :].set(0)
 
 
-def _layers_at_once(left: int, most: int) -> int:
-    """``most`` while there are as many, then the largest power of two that is left."""
-    return most if left >= most else 1 << (left.bit_length() - 1)
+def _blank_cache(shard: DecoderShard, num_pages: int, page_tokens: int, devices: Devices) -> PagedCache:
+    geometry, dtype = shard.geometry, shard.blocks[0].output[...].dtype
+    pool = (geometry.cached_heads, num_pages, page_tokens)
+    keys = devices.zeros((*pool, geometry.key_width), dtype)
+    return PagedCache(keys, devices.zeros((*pool, geometry.value_width), dtype) if geometry.value_width else None)
 
 
 def _ends_of(shard: DecoderShard) -> DecoderShard:
@@ -224,7 +232,7 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, device
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
 
             def attention(
-                q: Array, k: Array, v: Array, view: AttentionView, cache: PagedCache = cache
+                q: Array, k: Array, v: Array | None, view: AttentionView, cache: PagedCache = cache
             ) -> tuple[Array, PagedCache]:
                 # All is written before anything is read: in between, the whole pool would be copied.
                 cache = write_pages(k, v, write_rows, cache)
@@ -257,7 +265,7 @@ def _prepare_program(
     shard: DecoderShard, num_pages: int, page_tokens: int, max_context: int | None, devices: Devices
 ) -> Any:
     frequencies, factors = rope_frequencies(shard.geometry, max_context), attention_factors(shard.geometry)
-    kv_heads = shard.geometry.num_kv_heads
+    kv_heads = shard.geometry.cached_heads
 
     def prepare(tables: Array, starts: Array, lengths: Array, tokens: int) -> PagedBatch:
         positions = starts[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]

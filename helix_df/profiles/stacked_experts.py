@@ -1,0 +1,72 @@
+"""Experts that a safetensors checkpoint holds stacked: all of a layer's in one tensor, as they are or in MXFP4.
+
+Owns which stored tensor an expert's is found in, of what shape and number format. Names and order are those of
+transformers' ``GptOssExperts``; MXFP4 is that of the OCP Microscaling Formats specification (v1.0): blocks of 32
+four-bit numbers with a power of two for each. Doesn't read a weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from helix_df.profiles.families.family import ExpertRows, Family
+from helix_df.profiles.geometry import Shape
+
+DTYPES = ("F64", "F32", "F16", "BF16")
+"""Number formats of safetensors that hold a weight as it is; the others need scales."""
+
+BLOCKS, SCALES = "_blocks", "_scales"
+"""What the names of a matrix in MXFP4 end in: [experts, out, in / 32, 16], two numbers a byte, the lower half first,
+and [experts, out, in / 32], exponents plus 127."""
+
+BLOCK = 32
+_BYTE = ("U8",)
+_EXPERT = re.compile(r"(model\.layers\.\d+\.)(.+\.experts\.)(\d+)(\..+)")
+
+
+class Place(NamedTuple):
+    """Where an expert's tensor lies: in ``stored``, of all experts, those outputs of ``expert`` that ``rows`` says."""
+
+    stored: str
+    expert: int
+    rows: ExpertRows
+
+
+class Expected(NamedTuple):
+    """Shape and possible number formats of a stored tensor."""
+
+    shape: Shape
+    dtypes: tuple[str, ...]
+
+
+def place_of(name: str, family: Family) -> Place | None:
+    """Where safetensors of ``family`` hold the tensor ``name`` of one expert; None where it is one of its own."""
+    match = _EXPERT.fullmatch(name)
+    rows = None if match is None else family.stacked.get(f"{match[2]}{{}}{match[4]}")
+    if match is None or rows is None:
+        return None
+    return Place(match[1] + rows.name, int(match[3]), rows)
+
+
+def safetensors_tensors(
+    tensors: Mapping[str, Shape], family: Family, experts: int, stored: Collection[str]
+) -> dict[str, Expected]:
+    """What holds ``tensors`` (shapes by name) in a checkpoint with the names ``stored``, of which MXFP4 is told."""
+    expected: dict[str, Expected] = {}
+    for name, shape in tensors.items():
+        place = place_of(name, family)
+        if place is None:
+            expected[name] = Expected(shape, DTYPES)
+            continue
+        outputs = place.rows.step * shape[0]
+        if len(shape) == 1:
+            expected[place.stored] = Expected((experts, outputs), DTYPES)
+        elif place.stored + BLOCKS in stored:
+            blocks = (experts, outputs, shape[1] // BLOCK)
+            expected[place.stored + BLOCKS] = Expected((*blocks, BLOCK // 2), _BYTE)
+            expected[place.stored + SCALES] = Expected(blocks, _BYTE)
+        else:
+            expected[place.stored] = Expected((experts, shape[1], outputs), DTYPES)
+    return expected
