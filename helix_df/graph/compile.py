@@ -20,6 +20,7 @@ from helix_df.profiles.throughput import (
     Requests,
     Roofline,
     Throughput,
+    best_from_roofline,
     from_curves,
     from_roofline,
     from_table,
@@ -148,10 +149,7 @@ def gpu_throughput(
             return from_curves(curves, requests, geometry.num_layers)
         case Roofline():
             if favourable:
-                kinds = geometry.kinds_alone()
-                each = [from_roofline(kind, job.model.element_bytes, source, kv_tokens, requests) for kind in kinds]
-                rates = zip(*(one.tokens_per_s for one in each), strict=True)
-                return Throughput(tuple(map(max, rates)), kv_tokens)
+                return best_from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
             return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
 
 

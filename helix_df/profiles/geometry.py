@@ -223,6 +223,15 @@ class ModelGeometry:
             for layer in self.layer_kinds
         )
 
+    def dense_in_a_row(self) -> tuple[tuple[int, int], ...]:
+        """The fewest and the most layers without experts among 1, 2, 3, … layers in a row."""
+        sums = (0, *accumulate(int(not self.has_experts(layer)) for layer in range(self.num_layers)))
+        held = (
+            [stop - start for start, stop in zip(sums, sums[count:], strict=False)]
+            for count in range(1, self.num_layers + 1)
+        )
+        return tuple((min(numbers), max(numbers)) for numbers in held)
+
     def parameters_in_a_row(self, pick: Callable[[Iterable[int]], int]) -> tuple[int, ...]:
         """The most or least parameters that 1, 2, 3, … layers in a row have; ``pick`` is ``max`` or ``min``."""
         sums = (0, *accumulate(self._parameters_by_layer()))

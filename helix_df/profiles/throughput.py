@@ -161,6 +161,23 @@ def from_roofline(
     return Throughput(rates, kv_tokens)
 
 
+def best_from_roofline(
+    geometry: ModelGeometry, element_bytes: int, roofline: Roofline, kv_tokens: tuple[int, ...], requests: Requests
+) -> Throughput:
+    """As ``from_roofline``, of the fastest layers in a row where they differ: as many of each kind as lie there."""
+    alone = {
+        kind.has_experts(0): from_roofline(kind, element_bytes, roofline, kv_tokens, requests).tokens_per_s
+        for kind in geometry.kinds_alone()
+    }
+    if len(alone) == 1:
+        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests)
+    rates = []
+    for layers, numbers in enumerate(geometry.dense_in_a_row()[: len(kv_tokens)], start=1):
+        dense_s, mixed_s = (1 / (layers * alone[kind][layers - 1]) for kind in (False, True))
+        rates.append(max(1 / (dense * dense_s + (layers - dense) * mixed_s) for dense in numbers))
+    return Throughput(tuple(rates), kv_tokens)
+
+
 def _concurrent(kv_tokens: int, requests: Requests, limit: int) -> float:
     """Requests that decode together; at least one, which runs even where it has to wait for cache."""
     return max(1.0, min(kv_tokens / requests.tokens, limit))
