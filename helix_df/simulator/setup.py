@@ -21,13 +21,18 @@ from helix_df.profiles.timing import LayerTiming
 
 @dataclass(frozen=True, slots=True)
 class StageSetup:
-    """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them."""
+    """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them.
+
+    ``max_batch`` and ``max_prefill_tokens`` are of its batches alone, instead of those of the options.
+    """
 
     name: str
     layers: LayerRange
     timing: LayerTiming
     kv_tokens: int
     nic_bytes_per_s: float | None = None
+    max_batch: int | None = None
+    max_prefill_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,3 +185,18 @@ def test_the_shortest_prompt_goes_first_but_passes_nobody_who_has_waited_for_lon
     outcome = simulate(chain(stage("a", 0, 1, 10.0, kv_tokens=100)), asked, options)
     assert np.argsort(outcome.requests.admitted_s, kind="stable").tolist() == order
     assert outcome.requests.generated_tokens.tolist() == [30, 40, 40, 40]
+
+
+def test_a_node_may_have_limits_of_its_own():
+    """Two nodes one after the other, forty requests in flight: the one with a limit of its own decodes in batches of at
+    most two, and prompts of 20 tokens go one at a time there where its batches hold 20 prompt tokens."""
+    crowd = saturating(constant(20), constant(20))
+    options = Options(seconds=300, warmup_s=0, micro_batches=False, feed=HoldInFlight(40), max_prefill_tokens=100)
+    one, other = stage("a", 0, 1, 100.0), stage("b", 1, 2, 100.0)
+    usual = simulate(chain(one, other), crowd, options)
+    said = replace(other, max_batch=16, max_prefill_tokens=100)
+    assert np.array_equal(simulate(chain(one, said), crowd, options).gaps_s, usual.gaps_s)
+    limited = simulate(chain(one, replace(other, max_batch=2)), crowd, options)
+    assert limited.nodes[1].mean_decode_batch <= 2 < usual.nodes[1].mean_decode_batch
+    apart = simulate(chain(one, replace(other, max_prefill_tokens=20)), crowd, options)
+    assert not np.array_equal(apart.gaps_s, usual.gaps_s)

@@ -134,7 +134,7 @@ def take_prompts(f: Fixed, s: State, r: Rules, stage: int, layer: int, count: in
         most = min(most, f.stages[stage].max_batch - decodes)
     while run != NOTHING:
         tokens, again = s.runs[run].tokens, has_piece(s, first, count, s.runs[run].first)
-        if not takes_piece(tokens, again, most, decodes, prompts, r.prefill_budget):
+        if not takes_piece(tokens, again, most, decodes, prompts, f.stages[stage].prefill_budget):
             break
         prompts += tokens
         most -= 1

@@ -140,7 +140,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
     stops = {placement[tail].stop if tail != COORDINATOR else 0 for tail in tails}
     mixed = any(stop != layers.start for stop in stops)
     sent = [number for number, link in enumerate(network.links) if link.tail == stage.name]
-    limits = [limit for limit in (options.max_batch, stage.timing.max_batch) if limit is not None]
+    limits = [limit for limit in (stage.max_batch or options.max_batch, stage.timing.max_batch) if limit is not None]
     max_batch = min(limits) if limits else NO_LIMIT
     return FixedStage(
         start=layers.start,
@@ -151,6 +151,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
         max_batch=max_batch,
         max_prompts=stage.timing.max_prompts or NO_LIMIT,
         max_context=max_batch * options.context_per_slot if options.context_per_slot else NOTHING,
+        prefill_budget=stage.max_prefill_tokens or options.max_prefill_tokens or NO_LIMIT,
         only_link=sent[0] if len(sent) == 1 else NOTHING,
     )
 
@@ -357,7 +358,6 @@ def rules_of(
         counts_tokens=routes == BY_TOKENS or (routes == BY_ASKING and isinstance(router, TokenCounter)),
         sees_all=options.sees == "everything",
         decode_first=options.batching == "decode_first",
-        prefill_budget=options.max_prefill_tokens or NO_LIMIT,
         prefill_chunk=options.prefill_chunk or NO_LIMIT,
         merge_prefills=options.merge_prefills,
         rides=options.rides,

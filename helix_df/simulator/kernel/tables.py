@@ -44,7 +44,8 @@ class FixedStage:
         start, width: its layers, the first and how many.
         capacity: of KV cache, in tokens times layers.
         layered: it works layer by layer; ``mixed``: requests join it at more than one layer.
-        max_batch, max_prompts, max_context: of one batch; ``max_context`` in tokens.
+        max_batch, max_prompts, max_context, prefill_budget: of one batch; ``max_context`` and the budget of prompts in
+            tokens.
         only_link: the link by which everything leaves, or ``NOTHING``.
         decode_first, decode_points, prefill_first, prefill_points: its curves among ``Fixed.curve_x`` and ``curve_y``.
     """
@@ -57,6 +58,7 @@ class FixedStage:
     max_batch: int = NO_LIMIT
     max_prompts: int = NO_LIMIT
     max_context: int = NOTHING
+    prefill_budget: int = NO_LIMIT
     only_link: int = NOTHING
     decode_first: int = 0
     decode_points: int = 0
@@ -162,7 +164,6 @@ class Rules(NamedTuple):
     counts_tokens: bool
     sees_all: bool
     decode_first: bool
-    prefill_budget: int
     prefill_chunk: int
     merge_prefills: bool
     rides: bool
