@@ -23,6 +23,8 @@ from helix_df.spec.source import ModelSource
 from tests.oracle.cases import NEW_TOKENS, prompt_ids
 from tests.oracle.family_checkpoints import LENGTHS, lengths_of, write_family
 
+PAGES = 20
+
 
 def run(folder: Path, name: str, count: int) -> dict[str, object]:
     """Greedy tokens of each prompt, and the bytes that each device holds once weights and KV cache are there."""
@@ -31,12 +33,19 @@ def run(folder: Path, name: str, count: int) -> dict[str, object]:
     before = held()
     shard = load_shares(source, geometry, LayerRange(0, geometry.num_layers), jax.devices()[:count], layout="panels")
     weights = held() - before
-    engine = Engine(shard, num_pages=20, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2)
+    engine = Engine(shard, num_pages=PAGES, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2)
+    cache = held() - before - weights
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
     tokens = {
         length: list(generate_in_process(engine, ids[:length].tolist(), NEW_TOKENS)) for length in lengths_of(name)
     }
-    return {"name": name, "count": count, "tokens": tokens, "bytes": list(weights.values())}
+    return {
+        "name": name,
+        "count": count,
+        "tokens": tokens,
+        "bytes": list(weights.values()),
+        "cache": list(cache.values()),
+    }
 
 
 def held() -> Counter[int]:

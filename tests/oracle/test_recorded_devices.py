@@ -16,8 +16,10 @@ from helix_df.layers import LayerRange
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import geometry_from_config
+from helix_df.rules.pages import PAGE_TOKENS
 from tests.oracle.cases import RECORDED
 from tests.oracle.family_checkpoints import FAMILY_CONFIGS
+from tests.oracle.on_devices import PAGES
 
 
 def geometry_of(name: str) -> ModelGeometry:
@@ -75,6 +77,9 @@ def test_no_device_holds_more_than_its_share(runs: dict[str, dict], case: str) -
     assert len(held) == count
     assert len(set(held)) == 1
     assert held[0] == pytest.approx(planned, rel=0.01), "norms and numbers of a layer are a little more"
+    tokens = (PAGES + 1) * PAGE_TOKENS
+    kept = share.num_layers * share.kv_bytes_per_token_layer(4) * tokens
+    assert runs[case]["cache"] == [pytest.approx(kept, rel=0.02)] * count, "weights aren't copied"
 
 
 def test_a_model_that_cannot_be_divided_says_why() -> None:

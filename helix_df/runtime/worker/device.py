@@ -14,7 +14,7 @@ import jax
 
 from helix_df.errors import DeploymentError
 from helix_df.models.linear import Layout
-from helix_df.runtime.threads import with_one_thread
+from helix_df.runtime.threads import PATIENT, with_one_thread
 
 _LAYERS_PER_CALL = {"cpu": 1}
 """Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
@@ -34,6 +34,7 @@ def several_devices(count: int) -> tuple[jax.Device, ...]:
     Raises:
         DeploymentError: when there are fewer.
     """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {PATIENT}".strip()
     with suppress(RuntimeError):  # it has begun, and there are as many as there are
         jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
     found = jax.local_devices()

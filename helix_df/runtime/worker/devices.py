@@ -1,7 +1,8 @@
 """The devices that programs run on: one, or several that each have a share of everything that is large.
 
-Owns where arrays lie and how a program of one device becomes one of all. With several, what each has of its own is an
-array [devices, …], an entry a device; everything else is the same on all. Doesn't know what programs compute.
+Owns where arrays lie and how a program of one device becomes one of all. With several, what each has of its own is one
+array, what they have one after the other along its first axis; numbers, and everything else, are the same on all.
+Nothing is copied: a device's memory may be full. Doesn't know what programs compute.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class MeshDevices:
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """See ``Devices``."""
-        return jnp.zeros((self._mesh.size, *shape), dtype, device=self._own)
+        return jnp.zeros((self._mesh.size * shape[0], *shape[1:]), dtype, device=self._own)
 
     def placed(self, array: Array | np.ndarray) -> Array:
         """See ``Devices``."""
@@ -97,28 +98,24 @@ class MeshDevices:
     def program(self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool]) -> Callable[..., Any]:
         """See ``Devices``."""
 
-        def local(*arguments: Any) -> Any:
-            own = [_entry(one) if divided else one for one, divided in zip(arguments, given, strict=True)]
-            results = run(*own)
-            several = results if len(made) > 1 else (results,)
-            entries = [_as_entry(one) if divided else one for one, divided in zip(several, made, strict=True)]
-            return tuple(entries) if len(made) > 1 else entries[0]
+        def everywhere(*arguments: Any) -> Any:
+            specs = tuple(_specs(one) if own else _SAME for one, own in zip(arguments, given, strict=True))
+            results = tuple(_OWN if own else _SAME for own in made)
+            return jax.shard_map(
+                run,
+                mesh=self._mesh,
+                in_specs=specs,
+                out_specs=results if len(made) > 1 else results[0],
+                check_vma=False,  # sums are the same on all, which a loop within hides
+            )(*arguments)
 
-        specs = [_OWN if divided else _SAME for divided in made]
-        everywhere: Callable[..., Any] = jax.shard_map(
-            local,
-            mesh=self._mesh,
-            in_specs=tuple(_OWN if divided else _SAME for divided in given),
-            out_specs=tuple(specs) if len(made) > 1 else specs[0],
-            check_vma=False,  # sums are the same on all, which a loop within hides
-        )
         return everywhere
 
     def _across(self, leaves: Sequence[Array]) -> Array:
-        shape = (len(leaves), *leaves[0].shape)
-        devices = self._mesh.devices.flat
-        own = [jax.device_put(leaf[None], device) for leaf, device in zip(leaves, devices, strict=True)]
-        array: Array = jax.make_array_from_single_device_arrays(shape, self._own, own)
+        if not leaves[0].ndim:
+            return self.placed(leaves[0])
+        shape = (len(leaves) * leaves[0].shape[0], *leaves[0].shape[1:])
+        array: Array = jax.make_array_from_single_device_arrays(shape, self._own, list(leaves))
         return array
 
 
@@ -129,9 +126,5 @@ def devices_of(shard: DecoderShard | SharedShard) -> tuple[Devices, tuple[Decode
     return OneDevice(), (shard,)
 
 
-def _entry(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _as_entry(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[None], tree)
+def _specs(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: _OWN if leaf.ndim else _SAME, tree)
