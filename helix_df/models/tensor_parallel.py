@@ -68,6 +68,8 @@ class ShareReader:
         if divided is None:
             return rows
         axis, by = divided
+        if by == "first":
+            return rows if self._device == 0 else np.zeros_like(rows)
         start, width = self._own(by, rows.shape[axis])
         share = rows[start : start + width] if axis == 0 else rows[:, start : start + width]
         lacking = [(0, width - share.shape[axis] if at == axis else 0) for at in range(rows.ndim)]

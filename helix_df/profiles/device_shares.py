@@ -17,8 +17,9 @@ from helix_df.profiles.geometry import ModelGeometry, layer_parts
 _PANEL = 64
 """Outputs a panel (``models.linear``)."""
 
-Divided = Literal["query", "key_value", "inner", "vocabulary"]
-"""What an axis of a tensor goes by: query heads, key and value heads, an inner width, rows of the vocabulary."""
+Divided = Literal["query", "key_value", "inner", "vocabulary", "first"]
+"""What an axis of a tensor goes by: query heads, key and value heads, an inner width, rows of the vocabulary. What is
+added to a sum is whole on the ``first`` device, and zeros on the others."""
 
 Rule = tuple[int, Divided] | None
 """Which axis of a tensor is divided, and by what; ``None`` for one that every device holds."""
@@ -40,6 +41,14 @@ SHARES: dict[str, Axes] = {
     "router": (None,),
     "expert_gate_up": (_ROWS, _ROWS),
     "expert_down": (_COLUMNS,),
+    "expert_gate_up_bias": (_ROWS, _ROWS),
+    "expert_down_bias": ((0, "first"),),
+    "router_bias": (None,),
+    "router_correction": (None,),
+    "shared_gate_up": (_ROWS, _ROWS),
+    "shared_down": (_COLUMNS,),
+    "shared_gate": (None,),
+    "sinks": (_QUERY,),
     "output_bias": (None,),
     "query_norm": (_QUERY,),
     "key_norm": (_KEY_VALUE,),
@@ -79,7 +88,7 @@ def share_of(geometry: ModelGeometry, count: int) -> ModelGeometry:
         num_heads=geometry.num_heads // count,
         num_kv_heads=max(1, kv_heads // count),
         intermediate_size=-(-geometry.intermediate_size // count),
-        experts=replace(experts, inner=-(-experts.inner // count)),
+        experts=replace(experts, inner=-(-experts.inner // count), shared=-(-experts.shared // count)),
         vocab_size=vocabulary_rows(geometry, count),
         shares=count,
     )

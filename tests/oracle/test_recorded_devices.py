@@ -52,12 +52,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return {f"{one['name']}:{one['count']}": one for one in found}
 
 
-def test_the_families_that_are_divided_are_most_of_all() -> None:
-    """All but those with parts that the table of shares doesn't know yet, which are refused."""
-    whole = {config["model_type"] for name, config in FAMILY_CONFIGS.items() if most_devices(name) == 1}
-    known = {FAMILY_CONFIGS[case.split(":")[0]]["model_type"] for case in CASES}
-    assert whole - known <= {"gpt_oss", "qwen2_moe", "deepseek_v2", "deepseek_v3"}
-    assert len(known) >= 12, CASES
+def test_all_are_divided_but_those_with_latents() -> None:
+    whole = {name for name in FAMILY_CONFIGS if most_devices(name) == 1}
+    assert whole == {name for name in FAMILY_CONFIGS if geometry_of(name).latent.rank}
 
 
 @pytest.mark.parametrize("case", [*CASES, "gemma2:2"])
