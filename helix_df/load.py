@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
+from helix_df.graph.held_weights import held_weights
 from helix_df.profiles.catalogue import devices, find_device, known_name
 from helix_df.profiles.hub import hub_model, pinned
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
@@ -68,7 +69,7 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
     try:
         job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
     except ModelError as error:
-        raise document.error(_mistake_of(error, job)) from None
+        raise document.error(_model_mistake(job, "source", error)) from None
     try:
         job = _with_known_gpus(job)
     except ModelError as error:
@@ -90,16 +91,19 @@ def _check_model(job: Job) -> list[Mistake]:
         if doubt is not None:
             log.warning("%s", doubt)
     except ModelError as error:
-        return [_mistake_of(error, job)]
+        return [_model_mistake(job, "source", error)]
+    try:
+        held_weights(job, geometry)
+    except ModelError as error:
+        return [_model_mistake(job, "weights", error)]
     return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
 
 
-def _mistake_of(error: ModelError, job: Job) -> Mistake:
-    """What is wrong with a job's model, at its source."""
+def _model_mistake(job: Job, field: str, error: ModelError) -> Mistake:
     found = None if error.found is None else str(error.found)
-    source = str(job.model.parsed_source)
-    problem = error.problem if error.where in (None, source) else f"{error.problem} ({error.where})"
-    return Mistake(("model", "source"), problem, found, error.expected, error.hint)
+    known = (None, str(job.model.parsed_source), f"model.{field}")
+    problem = error.problem if error.where in known else f"{error.problem} ({error.where})"
+    return Mistake(("model", field), problem, found, error.expected, error.hint)
 
 
 def _with_resolved_source(job: Job, base: Path) -> Job:

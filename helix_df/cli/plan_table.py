@@ -77,7 +77,7 @@ def render_prediction(outcome: Outcome, console: Console) -> None:
 def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple[str, str]]:
     job, solver = plan.job, plan.solver
     yield "job", job.name
-    yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.dtype}"
+    yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.precision}"
     backend = f" ({solver.backend})" if solver.backend else ""
     reason = _REASONS.get(solver.limit or solver.reason, solver.reason)
     detail = f"; {solver.detail}" if solver.detail else ""

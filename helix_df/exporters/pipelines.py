@@ -78,14 +78,15 @@ def gpu_count(job: Job, node: str) -> int:
 
 
 def model_path(job: Job, *kinds: str) -> tuple[str, tuple[str, ...]]:
-    """The model's path for a target that reads ``kinds`` of sources, else a placeholder and a note on it."""
-    source = job.model.parsed_source
+    """The model's path for a target that reads ``kinds`` of sources, else a placeholder, and notes on it."""
+    source, kept = job.model.parsed_source, job.model.weights
+    packed = (f"the plan counts packed weights ({kept}): give the target a model that is as small",) if kept else ()
     if source.kind in kinds:
         of_hub = hub_model(source.location) if source.kind == "hf" else None
         if of_hub is not None and of_hub.revision is not None:
-            return of_hub.repo, (f"the plan was made for revision {of_hub.revision} of {of_hub.repo}",)
-        return source.location, ()
-    return PLACEHOLDER, (f"put the model in place of {PLACEHOLDER}: the job has {job.model.source}",)
+            return of_hub.repo, (f"the plan was made for revision {of_hub.revision} of {of_hub.repo}", *packed)
+        return source.location, packed
+    return PLACEHOLDER, (f"put the model in place of {PLACEHOLDER}: the job has {job.model.source}", *packed)
 
 
 def _replicated(stages: Sequence[Stage]) -> list[str]:

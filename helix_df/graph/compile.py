@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import SpecError
+from helix_df.graph.held_weights import held_weights
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
 from helix_df.layers import LayerRange
@@ -27,6 +28,7 @@ from helix_df.profiles.throughput import (
     kv_tokens_by_layers,
 )
 from helix_df.profiles.timing import declared_curves
+from helix_df.profiles.weight_bytes import require_one_device
 from helix_df.spec.job import GpuType, Job, LinkQuality, Node
 
 TOKEN_BYTES = 2
@@ -134,7 +136,9 @@ def gpu_throughput(
 
     Raises:
         SpecError: when nobody says how much memory or speed the type has.
+        ModelError: when weights can't be kept there as the job says.
     """
+    require_one_device(job.model.weights, device_count(gpu))
     source = speed_source(job, geometry, gpu)
     if isinstance(source, Measured):
         return from_curves(source, requests, geometry.num_layers)
@@ -150,7 +154,8 @@ def gpu_throughput(
         case Roofline():
             if favourable:
                 return best_from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
-            return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
+            weights = held_weights(job, geometry)
+            return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests, weights)
 
 
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:
@@ -163,4 +168,5 @@ def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, 
             where=f"gpus.{gpu}.memory",
             expected="memory, or a profile with kv_tokens",
         )
-    return kv_tokens_by_layers(geometry, job.model.element_bytes, memory, requests, lightest=lightest)
+    weights, element_bytes = held_weights(job, geometry), job.model.element_bytes
+    return kv_tokens_by_layers(geometry, element_bytes, memory, requests, weights, lightest=lightest)

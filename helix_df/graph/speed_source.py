@@ -85,7 +85,7 @@ def device_curves(job: Job, geometry: ModelGeometry, gpu: str) -> Measured | Non
 
 def catalogue_curves(job: Job, geometry: ModelGeometry, gpu: str) -> Measured | None:
     """The catalogue's measured curves of a GPU type's name and the job's model, under which no pass is for nothing."""
-    published = find_measured(gpu, geometry, job.model.dtype)
+    published = find_measured(gpu, geometry, job.model.computed_as)
     return reading_weights(published) if published is not None else None
 
 

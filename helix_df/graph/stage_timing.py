@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from helix_df.graph.held_weights import held_weights
 from helix_df.graph.speed_source import (
     DeclaredCurves,
     DeclaredTable,
@@ -68,13 +69,13 @@ def stage_timing(
         case Measured():
             return measured_timing(source, layers)
         case Roofline():
-            return roofline_timing(geometry, element_bytes, source, requests)
+            return roofline_timing(geometry, element_bytes, source, requests, held_weights(job, geometry))
         case DeclaredTable():
             roofline = find_roofline(job, gpu)
             measured = catalogue_curves(job, geometry, gpu)
             shape = measured_timing(measured, layers) if measured is not None else None
             if shape is None and roofline is not None:
-                shape = roofline_timing(geometry, element_bytes, roofline, requests)
+                shape = roofline_timing(geometry, element_bytes, roofline, requests, held_weights(job, geometry))
             tokens_per_s = source.tokens_per_s[layers - 1]
             return declared_timing(tokens_per_s, kv_tokens, layers, shape, source.measured_at(requests))
 
@@ -84,6 +85,6 @@ def _curves(job: Job, geometry: ModelGeometry, gpu: str, choice: TimingChoice) -
         case "measured":
             return device_curves(job, geometry, gpu)
         case "published":
-            return find_measured(gpu, geometry, job.model.dtype)
+            return find_measured(gpu, geometry, job.model.computed_as)
         case "planned":
             return None

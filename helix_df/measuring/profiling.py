@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from helix_df.errors import SpecError
 from helix_df.graph.compile import origin_of
+from helix_df.graph.held_weights import held_weights
 from helix_df.graph.problem import Origin
 from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
@@ -123,15 +124,16 @@ def profile_device(
     batches = _batches(job, origin, layers, prefill, decode, repeat)
     timed = time_batches(job, batches, clock, on_sample, device_count(gpu))
     memory = _memory(job, gpu, timed.memory)
-    kv_tokens = kv_tokens_by_layers(geometry, job.model.element_bytes, memory.total_bytes, origin.requests)
+    element_bytes, weights = job.model.element_bytes, held_weights(job, geometry)
+    kv_tokens = kv_tokens_by_layers(geometry, element_bytes, memory.total_bytes, origin.requests, weights)
     return DeviceProfile(
         gpu=gpu,
         device=timed.device + (", one thread" if with_one_thread(os.environ) else ""),
-        model=f"{job.model.source} in {job.model.dtype}",
+        model=f"{job.model.source} in {job.model.precision}",
         context=batches.context,
         samples=timed.samples,
         memory=memory,
-        weights_bytes=geometry.layer_parameters * job.model.element_bytes,
+        weights_bytes=round(weights.layer),
         kv_tokens=kv_tokens,
     )
 

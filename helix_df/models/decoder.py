@@ -7,7 +7,7 @@ owns the KV pages: attention is handed in, so the cache-less and the paged path 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -23,12 +23,14 @@ from helix_df.models.experts import ExpertWeights, mix_experts, route
 from helix_df.models.gated_mlp import gated_mlp
 from helix_df.models.linear import Layout, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
+from helix_df.models.quantized import join, pack
 from helix_df.models.reader import WeightReader
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
 from helix_df.models.shares import averaged, own_number, side_by_side, summed
 from helix_df.profiles.families.registry import family_of
-from helix_df.profiles.geometry import ModelGeometry, layer_parts
+from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
+from helix_df.profiles.weight_bytes import MATRICES
 
 _Cache = TypeVar("_Cache")
 Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _Cache]]
@@ -58,7 +60,7 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     """One decoder layer.
 
     Query, key and value projections lie in one matrix [(heads + 2 kv_heads) * head_dim, hidden], gate and up in
-    another [2 * intermediate, hidden]: fewer, larger products. Each may lie in rows or in panels (``linear``).
+    another [2 * intermediate, hidden]: fewer, larger products. Each may lie in any layout of ``linear``.
 
     Args:
         geometry: of the model.
@@ -195,7 +197,8 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     """The layers ``layers`` of a model, with the embedding if they start it and the head if they end it.
 
     ``embedding`` [vocab, hidden] is held by the first shard, and by the last one too when the head is tied to it;
-    ``final_norm`` and ``head`` [vocab, hidden] by the last. Otherwise they are None. Both may lie in panels.
+    ``final_norm`` and ``head`` [vocab, hidden] by the last. Otherwise they are None. Both matrices may lie in any
+    layout of ``linear``. ``dtype`` is that of activations; by default the weights'.
     """
 
     def __init__(
@@ -207,9 +210,11 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         embedding: Array | None = None,
         final_norm: Array | None = None,
         head: Array | None = None,
+        dtype: DTypeLike | None = None,
     ) -> None:
         self.geometry = geometry
         self.layers = layers
+        self.dtype = jnp.dtype(blocks[0].output[...].dtype if dtype is None else dtype)
         self.blocks = nnx.List(blocks)
         self.embedding = None if embedding is None else nnx.Param(embedding)
         self.final_norm = None if final_norm is None else nnx.Param(final_norm)
@@ -227,7 +232,7 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def embed(self, tokens: Array) -> Array:
         """Token ids [B, T] → hidden [B, T, hidden]. Only on the first shard."""
-        rows = self._rows(_held(self.embedding, "embedding"), tokens)
+        rows = self._rows(_held(self.embedding, "embedding"), tokens).astype(self.dtype)
         scale = self.geometry.ends.embedding_scale
         return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
 
@@ -294,33 +299,44 @@ def build_decoder(
         return reader.tensor(name, shapes[name])
 
     def matrix(name: str, layout: Layout) -> Array | None:
-        return jnp.asarray(lay_out(read(name), layout), dtype) if name in shapes else None
+        return _matrix(reader, {name: shapes[name]}, dtype, layout) if name in shapes else None
 
     as_head = layers.stop == geometry.num_layers and geometry.tie_embeddings
     return DecoderShard(
         geometry,
         layers,
-        tuple(_build_block(read, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)),
+        tuple(
+            _build_block(reader, shapes, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)
+        ),
         # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
         embedding=matrix(EMBEDDING, layout if as_head else "rows"),
         final_norm=_norm(read(FINAL_NORM), offset, dtype) if FINAL_NORM in shapes else None,
         head=matrix(HEAD, layout),
+        dtype=dtype,
     )
 
 
 def _build_block(
-    read: Callable[[str], np.ndarray], geometry: ModelGeometry, layer: int, dtype: DTypeLike, layout: Layout
+    reader: WeightReader,
+    shapes: Mapping[str, Shape],
+    geometry: ModelGeometry,
+    layer: int,
+    dtype: DTypeLike,
+    layout: Layout,
 ) -> DecoderBlock:
     offset = family_of(geometry.family, "geometry").norm_offset
     parts: dict[str, Array] = {}
     for part in layer_parts(geometry, layer):
         names = [f"model.layers.{layer}.{name}" for name in layer_names(geometry)[part]]
         if "{}" in names[0]:
-            each = range(geometry.experts.count)
-            stacked = [np.concatenate([read(name.format(expert)) for name in names]) for expert in each]
-            parts[part] = jnp.asarray(np.stack(stacked), dtype)
+            each = [[name.format(expert) for name in names] for expert in range(geometry.experts.count)]
+            parts[part] = _stacked(reader, [{name: shapes[name] for name in of_one} for of_one in each], dtype)
             continue
-        tensors = [_halved(part, read(name), geometry) for name in names]
+        packed = _packed(reader, {name: shapes[name] for name in names}) if part in MATRICES else None
+        if packed is not None:
+            parts[part] = jnp.asarray(packed)
+            continue
+        tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
         if part in _MATRICES:
             parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
         elif part.endswith("_norm"):
@@ -339,6 +355,33 @@ def _halved(part: str, tensor: np.ndarray, geometry: ModelGeometry) -> np.ndarra
     by_head = tensor.reshape(heads, -1, tensor.shape[-1])
     still, turning = np.split(by_head, [by_head.shape[1] - latent.rotated], axis=1)
     return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(tensor.shape)
+
+
+def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], dtype: DTypeLike, layout: Layout) -> Array:
+    """Matrices one below the other: packed, if the reader keeps them so and they fit, else in ``layout``."""
+    packed = _packed(reader, tensors)
+    return jnp.asarray(lay_out(_numbers(reader, tensors), layout), dtype) if packed is None else jnp.asarray(packed)
+
+
+def _stacked(reader: WeightReader, experts: Sequence[Mapping[str, Shape]], dtype: DTypeLike) -> Array:
+    """The matrices of all experts, each of which lies in one file's tensor with the others': all packed, or none."""
+    first = _packed(reader, experts[0])
+    if first is None:
+        return jnp.asarray(np.stack([_numbers(reader, tensors) for tensors in experts]), dtype)
+    rest = [_packed(reader, tensors) for tensors in experts[1:]]
+    return jnp.asarray(np.stack([first, *(one for one in rest if one is not None)]))
+
+
+def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray | None:
+    """Matrices one below the other in blocks, if the reader keeps them so and they fit."""
+    if any(len(shape) != 2 for shape in tensors.values()):
+        return None
+    joined = join([reader.quantized(name, (shape[0], shape[1])) for name, shape in tensors.items()])
+    return None if joined is None else pack(joined)
+
+
+def _numbers(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray:
+    return np.concatenate([reader.tensor(name, shape) for name, shape in tensors.items()])
 
 
 def _norm(weight: np.ndarray, offset: float, dtype: DTypeLike) -> Array:

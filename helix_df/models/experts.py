@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from helix_df.models.gated_mlp import GATES
+from helix_df.models.linear import linear
+from helix_df.models.packed import is_packed
 from helix_df.profiles.geometry import ExpertOptions
 
 BLOCK = 16
@@ -107,8 +109,8 @@ def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: 
         # The row after the last is none's: zeros, which add nothing.
         at = jnp.where(rows < tokens * used, rows // used, tokens)
         expert = blocks.experts[index]
-        gate, up = jnp.split(_plus(padded[at] @ held.gate_up[expert].T, held.gate_up_bias, expert), 2, axis=-1)
-        passed = _plus(GATES[activation](gate, up) @ held.down[expert].T, held.down_bias, expert)
+        gate, up = jnp.split(_plus(_times(padded[at], held.gate_up[expert]), held.gate_up_bias, expert), 2, axis=-1)
+        passed = _plus(_times(GATES[activation](gate, up), held.down[expert]), held.down_bias, expert)
         return mixed.at[at].add(passed.astype(jnp.float32) * shares[rows][:, None])
 
     start = jnp.zeros(padded.shape, jnp.float32)
@@ -118,6 +120,10 @@ def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: 
 
 def _plus(product: Array, biases: Array | None, expert: Array) -> Array:
     return product if biases is None else product + biases[expert]
+
+
+def _times(rows: Array, weight: Array) -> Array:
+    return linear(rows, weight) if is_packed(weight) else rows @ weight.T
 
 
 def _in_blocks(chosen: Array, experts: int) -> _Blocks:

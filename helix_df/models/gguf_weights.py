@@ -14,18 +14,23 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from helix_df.errors import ModelError
+from helix_df.models.gguf_blocks import quantized_rows
+from helix_df.models.quantized import Quantized
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape
 from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
+from helix_df.profiles.gguf_types import GGML_TYPES
+from helix_df.profiles.packed_kinds import KIND_OF_TYPE
 from helix_df.profiles.tensor_names import expert_of, gguf_name, latent_halves, without_ones
 
 
 class GgufReader:
-    """Reads and dequantizes tensors of the GGUF file at ``path``."""
+    """Reads and dequantizes tensors of the GGUF file at ``path``; those that can are kept ``packed`` if asked for."""
 
-    def __init__(self, path: Path, geometry: ModelGeometry) -> None:
+    def __init__(self, path: Path, geometry: ModelGeometry, *, packed: bool = False) -> None:
         self._path = path
+        self._packed = packed
         self._geometry = geometry
         self._family = family_of(geometry.family, str(path))
         self._tensors = read_gguf_header(path).tensors
@@ -44,7 +49,8 @@ class GgufReader:
         if self._family.norm_offset and name.endswith("norm.weight"):
             # GGUF stores what multiplies, Hugging Face that less the offset.
             return array - np.float32(self._family.norm_offset)
-        return self._halves(name, array)
+        heads = self._interleaved_heads(name)
+        return array if heads is None else unpermute(array, heads)
 
     def _joined(self, halves: Mapping[str, Shape]) -> np.ndarray:
         """Each head's rows of keys, then those of values."""
@@ -57,30 +63,56 @@ class GgufReader:
         )
         return np.concatenate([keys.swapaxes(1, 2), values], axis=1).reshape(-1, values.shape[2])
 
-    def _halves(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Rows of queries and keys with the halves of each head one after the other."""
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+        """See ``WeightReader``."""
+        tensor = self._find(name)
+        kind = GGML_TYPES.get(tensor.ggml_type)
+        if not self._packed or kind is None or kind.name not in KIND_OF_TYPE:
+            return None
+        try:
+            matrix = quantized_rows(self._raw(tensor, expert_of(name)), kind)
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
+        require_shape(matrix.levels, shape, name, str(self._path))
+        heads = self._interleaved_heads(name)
+        return matrix if heads is None else matrix.rows(unpermute(np.arange(shape[0]), heads))
+
+    def _find(self, name: str) -> GgufTensor:
+        stored = gguf_name(name, self._family)
+        if stored not in self._tensors:
+            raise missing_tensor(f"{stored} ({name})", str(self._path))
+        return self._tensors[stored]
+
+    def _interleaved_heads(self, name: str) -> int | None:
+        """Heads of queries or keys whose rows GGUF stores in another order (``unpermute``); ``None`` for all else."""
         gguf, projection = self._family.gguf, name.rpartition(".")[0]
         if gguf is None or not gguf.interleaved or not projection.endswith(("q_proj", "k_proj")):
-            return array
-        heads = self._geometry.num_heads if projection.endswith("q_proj") else self._geometry.num_kv_heads
-        return unpermute(array, heads)
+            return None
+        return self._geometry.num_heads if projection.endswith("q_proj") else self._geometry.num_kv_heads
+
+    def _raw(self, tensor: GgufTensor, expert: int | None) -> np.ndarray:
+        """Bytes of the tensor, or of one expert's of it: uint8 [rows, bytes]."""
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
+        row_bytes = tensor.shape[-1] // block * block_bytes
+        shape, first = (tensor.shape, 0) if expert is None else (tensor.shape[1:], expert)
+        rows = int(np.prod(shape[:-1], dtype=np.int64))
+        start = tensor.offset + first * rows * row_bytes
+        return np.ascontiguousarray(self._bytes[start : start + rows * row_bytes].reshape(rows, row_bytes))
+
+    def _damaged(self, tensor: GgufTensor, error: ValueError) -> ModelError:
+        where = f"{self._path}: {tensor.name}"
+        return ModelError("the tensor's data is cut short or damaged", where=where, found=str(error))
 
     def _dequantize(self, tensor: GgufTensor, expert: int | None) -> np.ndarray:
         """The tensor, or one expert's of it."""
         where = f"{self._path}: {tensor.name}"
         try:
-            kind = GGMLQuantizationType(tensor.ggml_type)
-            block, block_bytes = GGML_QUANT_SIZES[kind]
-            row_bytes = tensor.shape[-1] // block * block_bytes
-            shape, first = (tensor.shape, 0) if expert is None else (tensor.shape[1:], expert)
-            rows = int(np.prod(shape[:-1], dtype=np.int64))
-            start = tensor.offset + first * rows * row_bytes
-            raw = self._bytes[start : start + rows * row_bytes].reshape(rows, row_bytes)
-            flat: np.ndarray = dequantize(np.ascontiguousarray(raw), kind)
+            shape = tensor.shape if expert is None else tensor.shape[1:]
+            flat: np.ndarray = dequantize(self._raw(tensor, expert), GGMLQuantizationType(tensor.ggml_type))
         except (NotImplementedError, KeyError) as error:
             raise ModelError("this quantization isn't supported", where=where, found=str(error)) from error
         except ValueError as error:
-            raise ModelError("the tensor's data is cut short or damaged", where=where, found=str(error)) from error
+            raise self._damaged(tensor, error) from error
         return flat.astype(np.float32, copy=False).reshape(shape)
 
 

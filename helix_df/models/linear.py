@@ -1,11 +1,13 @@
 """Products with weight matrices, and how the matrices lie in memory so that the products are fast.
 
-Owns the two layouts and which product suits which. Doesn't know what a matrix is for.
+Owns the layouts and which product suits which. Doesn't know what a matrix is for.
 
 ``rows`` is [out, in], as checkpoints have it: right for accelerators and for many threads. ``panels`` is
 [out / 64, in, 64]: 64 outputs beside each other. A CPU's general product packs the whole matrix anew for every few rows
 of input, which costs three times the reading; panels lie as the product needs them, so that a few rows cost what
 reading the weights once costs.
+
+A quantized matrix stays packed in blocks (``packed``), whichever layout the others have.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from helix_df.models.packed import is_packed, packed_product, take_packed_rows
 
 Layout = Literal["rows", "panels"]
 
@@ -41,7 +45,12 @@ def lay_out(weight: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def take_rows(weight: Array, indices: Array) -> Array:
-    """Rows ``indices`` [...] of a matrix [out, in] in either layout → [..., in]; clips what is out of range."""
+    """Rows ``indices`` [...] of a matrix [out, in] in any layout → [..., in]; clips what is out of range.
+
+    Of a packed matrix they are float32.
+    """
+    if is_packed(weight):
+        return take_packed_rows(weight, indices)
     if weight.ndim == 2:
         return jnp.take(weight, indices, axis=0, mode="clip")
     within = jnp.clip(indices, 0, weight.shape[0] * PANEL - 1)
@@ -49,10 +58,13 @@ def take_rows(weight: Array, indices: Array) -> Array:
 
 
 def linear(inputs: Array, weight: Array) -> Array:
-    """``inputs`` [..., in] times the transpose of ``weight``, a matrix [out, in] in either layout → [..., out]."""
+    """``inputs`` [..., in] times the transpose of ``weight``, a matrix [out, in] in any layout → [..., out]."""
     rows = math.prod(inputs.shape[:-1])
     flat = inputs.reshape(rows, inputs.shape[-1])
-    product = _by_rows(flat, weight) if weight.ndim == 2 else _by_panels(flat, weight)
+    if is_packed(weight):
+        product = packed_product(flat.astype(jnp.float32), weight).astype(inputs.dtype)
+    else:
+        product = _by_rows(flat, weight) if weight.ndim == 2 else _by_panels(flat, weight)
     return product.reshape(*inputs.shape[:-1], product.shape[-1])
 
 

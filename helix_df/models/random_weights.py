@@ -9,6 +9,8 @@ import hashlib
 
 import numpy as np
 
+from helix_df.models.quantized import Quantized
+
 _DEVIATION = 0.02
 
 
@@ -27,3 +29,7 @@ class RandomReader:
         values = generator.standard_normal(shape, dtype=np.float32)
         values *= np.float32(_DEVIATION)
         return values
+
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+        """See ``WeightReader``. Nothing is."""
+        return None

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from helix_df.errors import ModelError
+from helix_df.models.quantized import Quantized
 
 
 class WeightReader(Protocol):
@@ -17,6 +18,13 @@ class WeightReader(Protocol):
 
         Raises:
             ModelError: when it is missing, unreadable or not of ``shape``.
+        """
+
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+        """The matrix ``name`` as it is to be kept; ``None`` for one that is to be kept as numbers (``tensor``).
+
+        Raises:
+            ModelError: as ``tensor``.
         """
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from helix_df.errors import ModelError
 from helix_df.models.mxfp4 import from_mxfp4
+from helix_df.models.quantized import Quantized
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.checkpoint import INDEX, SINGLE, read_weight_map
 from helix_df.profiles.families.family import Family
@@ -37,6 +38,10 @@ class SafetensorsReader:
         place = place_of(name, self._family)
         array = self._held(name) if place is None else self._of_expert(place)
         return require_shape(array, shape, name, str(self._folder))
+
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+        """See ``WeightReader``. Nothing is."""
+        return None
 
     def require_equal(self, one: str, other: str, shape: tuple[int, ...]) -> None:
         """Compare two tensors that the config ties to each other, where both are stored.

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
+from helix_df.models.quantized import Quantized
 from helix_df.models.reader import WeightReader, require_shape
 from helix_df.models.shares import AXIS
 from helix_df.profiles.device_shares import SHARES, Axes, Divided, Rule, share_of, vocabulary_rows
@@ -63,6 +64,10 @@ class ShareReader:
             self._share(whole[at : at + one.rows], one.divided) for at, one in zip(starts, sections, strict=False)
         ]
         return require_shape(np.concatenate(shares), shape, name, "a device's share")
+
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+        """See ``WeightReader``. Nothing is: shares are numbers."""
+        return None
 
     def _share(self, rows: np.ndarray, divided: Rule) -> np.ndarray:
         if divided is None:

@@ -17,28 +17,37 @@ from helix_df.models.linear import Layout
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
 from helix_df.models.registry import family_builder
+from helix_df.models.rounding_reader import RoundingReader
 from helix_df.models.safetensors_weights import SafetensorsReader
 from helix_df.models.tensor_parallel import SharedShard, build_shares
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import check_weights, locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD
+from helix_df.profiles.weight_bytes import ROUNDED, KeptWeights, weight_bytes
 from helix_df.spec.source import ModelSource
 
 
 def open_weights(
-    source: ModelSource, geometry: ModelGeometry, *, seed: int = 0, base: Path | None = None
+    source: ModelSource,
+    geometry: ModelGeometry,
+    *,
+    seed: int = 0,
+    base: Path | None = None,
+    kept: KeptWeights | None = None,
 ) -> WeightReader:
-    """The reader for ``source``. ``seed`` matters for ``random:`` alone.
+    """The reader for ``source``. ``seed`` matters for ``random:`` alone; ``kept`` as for ``load_shard``.
 
     Raises:
         ModelError: when there are no weights there.
     """
+    if kept in ROUNDED:
+        return RoundingReader(open_weights(source, geometry, seed=seed, base=base), ROUNDED[kept])
     if source.kind == "random":
         return RandomReader(seed)
     if source.kind == "hf":
         return SafetensorsReader(model_directory(source, base), family_of(geometry.family, str(source)))
-    return GgufReader(locate_gguf(source, base), geometry)
+    return GgufReader(locate_gguf(source, base), geometry, packed=kept == "stored")
 
 
 def load_shard(
@@ -50,6 +59,7 @@ def load_shard(
     seed: int = 0,
     base: Path | None = None,
     layout: Layout = "rows",
+    kept: KeptWeights | None = None,
 ) -> DecoderShard:
     """Read the weights of ``layers`` (default: all), and nothing else, onto the default device.
 
@@ -61,13 +71,15 @@ def load_shard(
         seed: of ``random:`` weights.
         base: where relative paths start.
         layout: of the matrices in memory, see ``models.linear``.
+        kept: how matrices stay in memory: as the file has them, rounded to few bits, or by default as ``dtype``.
 
     Raises:
-        ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says, or when nobody
-            would read it.
+        ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says, when nobody
+            would read it, or when it can't be kept so.
     """
     layers = layers or LayerRange(0, geometry.num_layers)
-    reader = _checked(source, geometry, layers, seed, base)
+    weight_bytes(source, geometry, jnp.dtype(dtype).itemsize, kept, base)
+    reader = _checked(source, geometry, layers, seed, base, kept)
     return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)
 
 
@@ -92,13 +104,19 @@ def load_shares(
 
 
 def _checked(
-    source: ModelSource, geometry: ModelGeometry, layers: LayerRange, seed: int, base: Path | None
+    source: ModelSource,
+    geometry: ModelGeometry,
+    layers: LayerRange,
+    seed: int,
+    base: Path | None,
+    kept: KeptWeights | None = None,
 ) -> WeightReader:
     """The reader of weights that are what ``geometry`` says."""
     fetch_layers(source, geometry, layers, base=base)
-    reader = open_weights(source, geometry, seed=seed, base=base)
+    reader = open_weights(source, geometry, seed=seed, base=base, kept=kept)
     if layers.stop <= geometry.num_layers:
         check_weights(source, geometry, base, layers)
-    if isinstance(reader, SafetensorsReader) and geometry.tie_embeddings and layers.stop == geometry.num_layers:
-        reader.require_equal(EMBEDDING, HEAD, (geometry.vocab_size, geometry.hidden_size))
+    stored = reader.reader if isinstance(reader, RoundingReader) else reader
+    if isinstance(stored, SafetensorsReader) and geometry.tie_embeddings and layers.stop == geometry.num_layers:
+        stored.require_equal(EMBEDDING, HEAD, (geometry.vocab_size, geometry.hidden_size))
     return reader

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from helix_df.errors import PlanError
+from helix_df.graph.held_weights import held_weights, known_weights
 from helix_df.layers import LayerRange
 from helix_df.plan.moves import Near, load_bytes
 from helix_df.plan.plan import Plan
@@ -77,18 +78,19 @@ def diff(old: Plan, new: Plan) -> PlanDiff:
     """Compare two plans of the same model.
 
     Raises:
-        PlanError: when the models differ in source, dtype or random seed, so that no weight could be kept.
+        PlanError: when the models differ in source, dtype, weights or random seed, so that no weight could be kept.
         ModelError: when the model's geometry can't be read.
     """
     _require_same_model(old, new.job, new.num_layers)
     geometry = new.geometry
-    before, after = old.placement, new.placement
+    before, after, weights = old.placement, new.placement, known_weights(new.job, geometry)
     replaced = {name for name in before.keys() & after.keys() if _is_another_machine(old.job, new.job, name)}
     moves = []
     for name in sorted({**before, **after}, key=lambda name: (after.get(name) or before[name], name)):
         held, holds = before.get(name), after.get(name)
         if held != holds or name in replaced:
-            size = load_bytes(None if name in replaced else held, holds, geometry, new.job.model.element_bytes)
+            kept = None if name in replaced else held
+            size = load_bytes(kept, holds, geometry, new.job.model.element_bytes, weights)
             moves.append(NodeMove(name, held, holds, size, name in replaced))
     changed = {move.node for move in moves}
     return PlanDiff(
@@ -122,7 +124,8 @@ def stay_near(running: Plan, job: Job, tokens_per_s_per_gib: float) -> Near:
         for name, layers in running.placement.items()
         if name in job.nodes and name not in job.limits.avoid and not _is_another_machine(running.job, job, name)
     }
-    return Near(placement, geometry, job.model.element_bytes, tokens_per_s_per_gib)
+    weights = held_weights(job, geometry)
+    return Near(placement, geometry, job.model.element_bytes, tokens_per_s_per_gib, weights)
 
 
 def diff_document(found: PlanDiff) -> dict[str, Any]:
@@ -136,11 +139,11 @@ def diff_document(found: PlanDiff) -> dict[str, Any]:
 
 def _require_same_model(old: Plan, job: Job, num_layers: int) -> None:
     a, b = old.job.model, job.model
-    if (a.source, a.dtype, a.seed) != (b.source, b.dtype, b.seed) or old.num_layers != num_layers:
+    if (a.source, a.precision, a.seed) != (b.source, b.precision, b.seed) or old.num_layers != num_layers:
         raise PlanError(
             "the plans are of different models, so nothing carries over",
-            found=f"{a.source} in {a.dtype} ({old.num_layers} layers), {b.source} in {b.dtype} ({num_layers})",
-            expected="the same source, dtype and seed in both",
+            found=f"{a.source} in {a.precision} ({old.num_layers} layers), {b.source} in {b.precision} ({num_layers})",
+            expected="the same source, dtype, weights and seed in both",
             hint="take the old job down and apply the new plan",
         )
 

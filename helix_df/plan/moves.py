@@ -1,6 +1,6 @@
-"""What a change of placement costs: the parameters that nodes have to load anew.
+"""What a change of placement costs: the weights that nodes have to load anew.
 
-Owns the count of a stage's parameters and of those that a node doesn't hold yet. Doesn't know plans, flows or how
+Owns the count of a stage's bytes and of those that a node doesn't hold yet. Doesn't know plans, flows or how
 weights are read; a planner may price moves with it.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
 
 GIB = 2**30
 
@@ -26,32 +27,42 @@ class Near:
     geometry: ModelGeometry
     element_bytes: int
     tokens_per_s_per_gib: float
+    weights: WeightBytes | None = None
 
     def cost(self, placement: Placement) -> float:
         """What moving to a placement costs, in tokens/s."""
         moved = sum(
-            load_bytes(self.placement.get(name), layers, self.geometry, self.element_bytes)
+            load_bytes(self.placement.get(name), layers, self.geometry, self.element_bytes, self.weights)
             for name, layers in placement.items()
         )
         return moved / GIB * self.tokens_per_s_per_gib
 
 
-def load_bytes(old: LayerRange | None, new: LayerRange | None, geometry: ModelGeometry, element_bytes: int) -> int:
+def load_bytes(
+    old: LayerRange | None,
+    new: LayerRange | None,
+    geometry: ModelGeometry,
+    element_bytes: int,
+    weights: WeightBytes | None = None,
+) -> int:
     """Bytes a node has to load to hold ``new`` when it holds ``old``; ``None`` stands for nothing.
 
     From nothing, that is all of the stage: its layers, and at the model's ends the vocabulary matrices and final norm.
 
     Layers held before and after stay where they are. The first stage also holds the input embedding, the last one the
-    final norm and the output head, which is the embedding again where they are tied.
+    final norm and the output head, which is the embedding again where they are tied. Weights are numbers of
+    ``element_bytes`` unless ``weights`` says more.
     """
+    held = weights or computed_bytes(geometry, element_bytes)
     if new is None:
         return 0
     parameters = geometry.parameters(new)
     if old is not None and max(old.start, new.start) < min(old.stop, new.stop):
         parameters -= geometry.parameters(LayerRange(max(old.start, new.start), min(old.stop, new.stop)))
-    before = {} if old is None else _ends(old, geometry)
-    parameters += sum(count for name, count in _ends(new, geometry).items() if name not in before)
-    return parameters * element_bytes
+    layers = parameters * held.layer / geometry.layer_parameters
+    sizes = {"norm": geometry.hidden_size * element_bytes}
+    before = set() if old is None else _ends(old, geometry)
+    return round(layers + sum(sizes.get(name, held.vocabulary) for name in _ends(new, geometry) - before))
 
 
 def move_bytes(old: Placement, new: Placement, geometry: ModelGeometry, element_bytes: int) -> dict[str, int]:
@@ -63,14 +74,12 @@ def move_bytes(old: Placement, new: Placement, geometry: ModelGeometry, element_
     return {name: size for name, size in loads.items() if size}
 
 
-def _ends(layers: LayerRange, geometry: ModelGeometry) -> dict[str, int]:
-    """Parameters outside the layers that a stage holds, by tensor."""
+def _ends(layers: LayerRange, geometry: ModelGeometry) -> set[str]:
+    """Tensors outside the layers that a stage holds."""
     first, last = layers.start == 0, layers.stop == geometry.num_layers
-    held = {}
+    held = {"norm"} if last else set()
     if first or (last and geometry.tie_embeddings):
-        held["embedding"] = geometry.embedding_parameters
-    if last:
-        held["norm"] = geometry.hidden_size
+        held.add("embedding")
     if last and not geometry.tie_embeddings:
-        held["head"] = geometry.embedding_parameters
+        held.add("head")
     return held

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from helix_df.errors import DeploymentError
+from helix_df.graph.held_weights import known_weights
 from helix_df.layers import LayerRange
 from helix_df.plan.moves import load_bytes
 from helix_df.plan.plan import Plan, Stage
@@ -72,8 +73,9 @@ class Takeover:
     def load_bytes(self) -> int:
         """Bytes that the workers which have to be started load: each all of its layers, whatever its node holds now."""
         geometry, element_bytes = self.plan.geometry, self.plan.job.model.element_bytes
+        weights = known_weights(self.plan.job, geometry)
         coming = [stage for stage in self.plan.stages if stage.node in self.coming]
-        return sum(load_bytes(None, stage.layers, geometry, element_bytes) for stage in coming)
+        return sum(load_bytes(None, stage.layers, geometry, element_bytes, weights) for stage in coming)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 from helix_df.profiles.catalogue import Curve, Measured
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
 
 USABLE_MEMORY = 0.9
 """Share of a device's memory for weights and KV cache; the rest is for activations, buffers and fragmentation."""
@@ -65,7 +66,13 @@ class Throughput:
 
 
 def kv_tokens_by_layers(
-    geometry: ModelGeometry, element_bytes: int, memory_bytes: float, requests: Requests, *, lightest: bool = False
+    geometry: ModelGeometry,
+    element_bytes: int,
+    memory_bytes: float,
+    requests: Requests,
+    weights: WeightBytes | None = None,
+    *,
+    lightest: bool = False,
 ) -> tuple[int, ...]:
     """Tokens of KV cache beside 1, 2, 3, … layers, as far as one mean request still fits.
 
@@ -73,15 +80,17 @@ def kv_tokens_by_layers(
     ``lightest``, and nothing that doesn't fit beside those fits anywhere.
 
     One vocabulary matrix is set aside on every device, since any may turn out first or last; with all layers it is
-    both, which takes two unless they are tied.
+    both, which takes two unless they are tied. ``element_bytes`` are of the cache, and of weights unless ``weights``
+    says more.
     """
-    vocabulary_bytes = geometry.embedding_parameters * element_bytes
+    held = weights or computed_bytes(geometry, element_bytes)
     kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
     fits = []
     by_count = geometry.parameters_in_a_row(min if lightest else max)
     for layers, parameters in enumerate(by_count, start=1):
         matrices = 2 if layers == geometry.num_layers and not geometry.tie_embeddings else 1
-        free = USABLE_MEMORY * memory_bytes - matrices * vocabulary_bytes - parameters * element_bytes
+        layer_bytes = parameters * held.layer / geometry.layer_parameters
+        free = USABLE_MEMORY * memory_bytes - matrices * held.vocabulary - layer_bytes
         tokens = int(free // (layers * kv_bytes))
         if tokens < requests.tokens:
             break
@@ -138,20 +147,26 @@ def _at_least(curve: Curve, floor_s: float) -> Curve:
 
 
 def from_roofline(
-    geometry: ModelGeometry, element_bytes: int, roofline: Roofline, kv_tokens: tuple[int, ...], requests: Requests
+    geometry: ModelGeometry,
+    element_bytes: int,
+    roofline: Roofline,
+    kv_tokens: tuple[int, ...],
+    requests: Requests,
+    weights: WeightBytes | None = None,
 ) -> Throughput:
     """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries."""
+    held = weights or computed_bytes(geometry, element_bytes)
     kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
     flop = 2 * geometry.active_parameters
     context = requests.input_tokens + requests.output_tokens / 2
     prefill_s = max(
         flop * requests.input_tokens / roofline.flop_per_s,
-        geometry.read_parameters(requests.input_tokens) * element_bytes / roofline.bytes_per_s,
+        held.read(geometry, requests.input_tokens) / roofline.bytes_per_s,
     )
 
     def decode_s(layers: int) -> float:
         batch = _concurrent(kv_tokens[layers - 1], requests, requests.max_batch)
-        layer_bytes = geometry.read_parameters(batch) * element_bytes
+        layer_bytes = held.read(geometry, batch)
         return max(
             flop / roofline.flop_per_s,
             (layer_bytes / batch + context * kv_bytes) / roofline.bytes_per_s,

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from helix_df.profiles.catalogue import Curve, Measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.throughput import Requests, Roofline, from_curves, interpolate
+from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
 
 LARGEST_BATCH = 4096
 """Where a roofline's decode curve ends; beyond, it goes on in proportion."""
@@ -126,14 +127,21 @@ def _from_zero(curve_ms: Sequence[tuple[int, float]]) -> tuple[tuple[float, floa
     return ((0.0, points[0][1]), *points)
 
 
-def roofline_timing(geometry: ModelGeometry, element_bytes: int, roofline: Roofline, requests: Requests) -> LayerTiming:
+def roofline_timing(
+    geometry: ModelGeometry,
+    element_bytes: int,
+    roofline: Roofline,
+    requests: Requests,
+    weights: WeightBytes | None = None,
+) -> LayerTiming:
     """Timing from compute and memory bandwidth, with the mean context of the workload."""
+    held = weights or computed_bytes(geometry, element_bytes)
     compute_s = 2 * geometry.active_parameters / roofline.flop_per_s
     context = requests.input_tokens + requests.output_tokens / 2
     cache_s = context * geometry.kv_bytes_per_token_layer(element_bytes) / roofline.bytes_per_s
 
     def reading_s(tokens: float) -> float:
-        return geometry.read_parameters(tokens) * element_bytes / roofline.bytes_per_s
+        return held.read(geometry, tokens) / roofline.bytes_per_s
 
     def decode_s(batch: float) -> float:
         return max(batch * compute_s, reading_s(batch) + batch * cache_s)

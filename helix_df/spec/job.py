@@ -64,7 +64,13 @@ class Model(Section):
         default=None, min_length=1, description="The model's name in the API; by default the last part of the source."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Number format of weights and KV cache."
+        default="float32",
+        description="Number format of activations, KV cache, and weights unless `weights` says more.",
+    )
+    weights: Literal["stored", "int8", "int4"] | None = Field(
+        default=None,
+        description="How matrices stay in memory: `stored` as a GGUF file has them (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1), "
+        "`int8` or `int4` rounded when they are loaded; by default as numbers in `dtype`.",
     )
     context: Count | None = Field(
         default=None, ge=16, description="Longest request in tokens, prompt and output; by default the model's maximum."
@@ -82,8 +88,18 @@ class Model(Section):
         return self.name or self.parsed_source.short_name
 
     @property
+    def precision(self) -> str:
+        """In what it is computed and held, in words."""
+        return self.dtype if self.weights is None else f"{self.dtype}, weights {self.weights}"
+
+    @property
+    def computed_as(self) -> str:
+        """In what its speed was measured, if it was: how its weights are kept."""
+        return self.weights or self.dtype
+
+    @property
     def element_bytes(self) -> int:
-        """Bytes of one weight or activation element."""
+        """Bytes of one element of activations, KV cache and weights that aren't packed."""
         return 4 if self.dtype == "float32" else 2
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from helix_df.errors import HelixError, Infeasible
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.held_weights import known_weights
 from helix_df.graph.max_flow import placement_flow
 from helix_df.layers import LayerRange
 from helix_df.plan.diff import PlanDiff, diff, stay_near
@@ -111,7 +112,8 @@ def _job_without(wanted: Plan, running: Plan, lost: Collection[str]) -> Job:
 
 
 def _model_bytes(plan: Plan) -> int:
-    return load_bytes(None, LayerRange(0, plan.num_layers), plan.geometry, plan.job.model.element_bytes)
+    weights = known_weights(plan.job, plan.geometry)
+    return load_bytes(None, LayerRange(0, plan.num_layers), plan.geometry, plan.job.model.element_bytes, weights)
 
 
 def _words(layers: LayerRange | None) -> str:

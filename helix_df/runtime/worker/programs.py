@@ -66,7 +66,7 @@ class ShardPrograms:
         self._leaves: list[_Leaves] = [
             devices.across([tuple(jax.tree.leaves(state)) for _, state in one]) for one in zip(*blocks, strict=True)
         ]
-        self.dtype = own.blocks[0].output[...].dtype
+        self.dtype = own.dtype
         self._caches = [_blank_cache(own, num_pages, page_tokens, devices) for _ in self._leaves]
         self._kinds = [own.geometry.has_experts(layer) for layer in range(shard.layers.start, shard.layers.stop)]
         """Layers of a kind share programs."""
@@ -175,7 +175,7 @@ def _blank(pool: Array, page: int) -> Array:
 
 
 def _blank_cache(shard: DecoderShard, num_pages: int, page_tokens: int, devices: Devices) -> PagedCache:
-    geometry, dtype = shard.geometry, shard.blocks[0].output[...].dtype
+    geometry, dtype = shard.geometry, shard.dtype
     pool = (geometry.cached_heads, num_pages, page_tokens)
     keys = devices.zeros((*pool, geometry.key_width), dtype)
     return PagedCache(keys, devices.zeros((*pool, geometry.value_width), dtype) if geometry.value_width else None)
@@ -194,6 +194,7 @@ def _ends_of(shard: DecoderShard) -> DecoderShard:
         embedding=value(shard.embedding),
         final_norm=value(shard.final_norm),
         head=value(shard.head),
+        dtype=shard.dtype,
     )
 
 

