@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_df.profiles.catalogue import TENSOR_PARALLEL_SHARE, Measured, devices, find_device, find_measured
+from helix_df.profiles.catalogue import TENSOR_PARALLEL_SHARE, Measured, find_device, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.profiles.throughput import Requests, Roofline, from_curves, from_roofline, from_table, kv_tokens_by_layers
@@ -99,14 +99,6 @@ def test_unknown_devices(name):
 
 def test_every_row_of_the_catalogue_says_where_its_numbers_are_from():
     assert all(row["source"] for row in json.loads((DATA / "gpus.json").read_text("utf-8")).values())
-
-
-def test_the_catalogue_is_plausible():
-    assert len(devices()) >= 12
-    for device in devices().values():
-        assert 10e9 < device.memory_bytes < 200e9
-        assert 2e11 < device.bytes_per_s < 1e13
-        assert device.flop_per_s["float32"] <= device.flop_per_s["bfloat16"] <= device.flop_per_s["float16"]
 
 
 @pytest.mark.parametrize("model", ["llama-30b", "llama-2-70b"])
