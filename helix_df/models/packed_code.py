@@ -32,11 +32,11 @@ _POINTER = ir.PointerType()
 _INTS, _FLOATS, _HALVES = (ir.VectorType(kind, OUTPUTS) for kind in (_I32, _F32, _F16))
 _BYTES = ir.VectorType(_I8, OUTPUTS * GROUP)
 
-Dot = Callable[["Builder", ir.Value, ir.Value, ir.Value], ir.Value]
+Dot = Callable[["CodeBuilder", ir.Value, ir.Value, ir.Value], ir.Value]
 """Sums int32 [16], levels uint8 [64] and inputs int8 [64] → sums, to each the four products of its lane added."""
 
 
-class Builder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite is untyped
+class CodeBuilder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite is untyped
     """An instruction builder with what the product needs most."""
 
     def int64(self, value: int) -> ir.Value:
@@ -97,13 +97,13 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite is untyped
             return self.alloca(kind)
 
 
-def dot_by_instruction(build: Builder, sums: ir.Value, levels: ir.Value, inputs: ir.Value) -> ir.Value:
+def dot_by_instruction(build: CodeBuilder, sums: ir.Value, levels: ir.Value, inputs: ir.Value) -> ir.Value:
     """Where a processor has it for 64 bytes: x86's VPDPBUSD."""
     levels, inputs = build.bitcast(levels, _INTS), build.bitcast(inputs, _INTS)
     return build.intrinsic("llvm.x86.avx512.vpdpbusd.512", _INTS, sums, levels, inputs)
 
 
-def dot_by_parts(build: Builder, sums: ir.Value, levels: ir.Value, inputs: ir.Value) -> ir.Value:
+def dot_by_parts(build: CodeBuilder, sums: ir.Value, levels: ir.Value, inputs: ir.Value) -> ir.Value:
     """On any processor. Pairs of 16 bits are multiplied and added, for which many have an instruction."""
     shorts = ir.VectorType(ir.IntType(16), 2 * OUTPUTS)
     levels, inputs, eight = build.bitcast(levels, shorts), build.bitcast(inputs, shorts), _constant(shorts, 8)
@@ -115,7 +115,7 @@ def dot_by_parts(build: Builder, sums: ir.Value, levels: ir.Value, inputs: ir.Va
     return sums
 
 
-def _each_second(build: Builder, value: ir.Value, first: int) -> ir.Value:
+def _each_second(build: CodeBuilder, value: ir.Value, first: int) -> ir.Value:
     places = ir.Constant(ir.VectorType(_I32, OUTPUTS), list(range(first, 2 * OUTPUTS, 2)))
     return build.sext(build.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places), _INTS)
 
@@ -132,7 +132,7 @@ def handler_module(name: str, kind: PackedKind, dot: Dot) -> ir.Module:
     """
     module = ir.Module(name)
     function = ir.Function(module, ir.FunctionType(_POINTER, [_POINTER]), name)
-    build = Builder(function.append_basic_block("entry"))
+    build = CodeBuilder(function.append_basic_block("entry"))
     frame = function.args[0]
     with build.if_then(build.icmp_unsigned("!=", _word(build, frame, 1, _I64), build.int64(0))):
         # XLA asks once for metadata: which version of the interface this was made for.
@@ -174,12 +174,12 @@ def handler_module(name: str, kind: PackedKind, dot: Dot) -> ir.Module:
     return module
 
 
-def _word(build: Builder, structure: ir.Value, index: int, kind: ir.Type = _POINTER) -> ir.Value:
+def _word(build: CodeBuilder, structure: ir.Value, index: int, kind: ir.Type = _POINTER) -> ir.Value:
     return build.read(build.at(structure, 8 * index), kind, 8)
 
 
 def _round_inputs(
-    build: Builder, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, offset: int
+    build: CodeBuilder, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, offset: int
 ) -> None:
     """Each of ``count`` blocks to whole numbers from -127 to 127, its scale, and what its sum adds.
 
@@ -213,7 +213,7 @@ def _round_inputs(
 
 
 def _panel_sums(
-    build: Builder,
+    build: CodeBuilder,
     kind: PackedKind,
     dot: Dot,
     weights: ir.Value,
@@ -251,7 +251,7 @@ def _panel_sums(
     return [build.load(total, typ=_FLOATS) for total in totals]
 
 
-def _levels(build: Builder, kind: PackedKind, block: ir.Value, group: int) -> ir.Value:
+def _levels(build: CodeBuilder, kind: PackedKind, block: ir.Value, group: int) -> ir.Value:
     """Levels uint8 [16 * 4] of four inputs of a block."""
     size = OUTPUTS * GROUP
     if kind.bits == 8:

@@ -18,7 +18,7 @@ from helix_df.models.quantized import Quantized
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.checkpoint import INDEX, SINGLE, read_weight_map
 from helix_df.profiles.families.family import Family
-from helix_df.profiles.stacked_experts import BLOCKS, SCALES, Place, place_of
+from helix_df.profiles.stacked_experts import BLOCKS, SCALES, StackedPlace, place_of
 
 
 class SafetensorsReader:
@@ -59,7 +59,7 @@ class SafetensorsReader:
                 hint="set tie_word_embeddings to false in config.json",
             )
 
-    def _of_expert(self, place: Place) -> np.ndarray:
+    def _of_expert(self, place: StackedPlace) -> np.ndarray:
         name, expert, rows = place
         taken = slice(rows.first, None, rows.step)
         if self._holds(name + BLOCKS):

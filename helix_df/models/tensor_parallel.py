@@ -30,7 +30,7 @@ from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_na
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
+class _DividedRows:
     """Rows of a tensor that are divided alike: how many, and along which axis of theirs by what."""
 
     rows: int
@@ -80,11 +80,11 @@ class ShareReader:
         lacking = [(0, width - share.shape[axis] if at == axis else 0) for at in range(rows.ndim)]
         return np.pad(share, lacking)
 
-    def _sections_of(self, name: str) -> tuple[_Section, ...]:
+    def _sections_of(self, name: str) -> tuple[_DividedRows, ...]:
         if name in (EMBEDDING, HEAD):
-            return (_Section(self._geometry.vocab_size, (0, "vocabulary")),)
+            return (_DividedRows(self._geometry.vocab_size, (0, "vocabulary")),)
         if name == FINAL_NORM:
-            return (_Section(self._geometry.hidden_size, None),)
+            return (_DividedRows(self._geometry.hidden_size, None),)
         return self._sections[_EXPERT_NUMBER.sub(".{}.", name.split(".", 3)[3])]
 
     def _own(self, by: Divided, length: int) -> tuple[int, int]:
@@ -100,16 +100,16 @@ class ShareReader:
 _EXPERT_NUMBER = re.compile(r"(?<=experts)\.\d+\.")
 
 
-def _sections(geometry: ModelGeometry) -> dict[str, tuple[_Section, ...]]:
+def _sections(geometry: ModelGeometry) -> dict[str, tuple[_DividedRows, ...]]:
     """By name within a layer. Several tensors of a part may be stored as one, its rows one after the other."""
-    found: dict[str, tuple[_Section, ...]] = {}
+    found: dict[str, tuple[_DividedRows, ...]] = {}
     names = layer_names(geometry)
     parts = {part: shapes for layer in geometry.layer_kinds for part, shapes in layer_parts(geometry, layer).items()}
     for part, shapes in parts.items():
         rules = _rules(part, geometry)
         stacked = "{}" in names[part][0]
         sections = [
-            _Section(shape[1] if stacked else shape[0], rule) for shape, rule in zip(shapes, rules, strict=True)
+            _DividedRows(shape[1] if stacked else shape[0], rule) for shape, rule in zip(shapes, rules, strict=True)
         ]
         if len(names[part]) == len(sections):
             found |= {name: (section,) for name, section in zip(names[part], sections, strict=True)}

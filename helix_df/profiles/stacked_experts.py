@@ -26,7 +26,7 @@ _BYTE = ("U8",)
 _EXPERT = re.compile(r"(model\.layers\.\d+\.)(.+\.experts\.)(\d+)(\..+)")
 
 
-class Place(NamedTuple):
+class StackedPlace(NamedTuple):
     """Where an expert's tensor lies: in ``stored``, of all experts, those outputs of ``expert`` that ``rows`` says."""
 
     stored: str
@@ -41,13 +41,13 @@ class Expected(NamedTuple):
     dtypes: tuple[str, ...]
 
 
-def place_of(name: str, family: Family) -> Place | None:
+def place_of(name: str, family: Family) -> StackedPlace | None:
     """Where safetensors of ``family`` hold the tensor ``name`` of one expert; None where it is one of its own."""
     match = _EXPERT.fullmatch(name)
     rows = None if match is None else family.stacked.get(f"{match[2]}{{}}{match[4]}")
     if match is None or rows is None:
         return None
-    return Place(match[1] + rows.name, int(match[3]), rows)
+    return StackedPlace(match[1] + rows.name, int(match[3]), rows)
 
 
 def safetensors_tensors(

@@ -10,11 +10,6 @@ ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 """What ``XLA_FLAGS`` holds for a process that computes on one thread."""
 
 
-PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-"""What ``XLA_FLAGS`` holds for a process that computes on several of a CPU's devices: they wait for one another in
-threads, and XLA ends the process after 40 s of that, which is little on a machine that is busy."""
-
-
 def with_one_thread(environment: Mapping[str, str]) -> bool:
     """Whether a process with this environment computes on one thread."""
     return ONE_THREAD in environment.get("XLA_FLAGS", "").split()

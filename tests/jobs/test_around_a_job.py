@@ -195,7 +195,7 @@ def test_a_folder_that_is_deleted_is_put_back(monkeypatch: pytest.MonkeyPatch) -
         assert answer(record.url, 1) == expected
         until(lambda: job.is_running() and job.record() is not None)
         assert find_running("tiny")[1].url == record.url
-        until(lambda: "the journal was deleted" in job.log_path().read_text())
+        until(lambda: job.log_path().is_file() and "the journal was deleted" in job.log_path().read_text())
         kept = httpx.get(f"{record.url}/helix/requests/before")
         assert kept.status_code == 200, kept.text
         # The next coordinator finds all that it needs there, and so does the lock its way to it.

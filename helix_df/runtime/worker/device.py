@@ -14,7 +14,7 @@ import jax
 
 from helix_df.errors import DeploymentError
 from helix_df.models.linear import Layout
-from helix_df.runtime.threads import PATIENT, with_one_thread
+from helix_df.runtime.threads import with_one_thread
 
 _LAYERS_PER_CALL = {"cpu": 1}
 """Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
@@ -28,13 +28,18 @@ _PANEL_THREADS = 2
 """Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
 
 
+_POOL_THREADS = 4
+"""Threads that XLA gets for each of a CPU's devices where there are several (it asks ``NPROC``)."""
+
+
 def several_devices(count: int) -> tuple[jax.Device, ...]:
     """``count`` devices of this process; on a CPU as many as are asked for, if jax hasn't begun yet.
 
     Raises:
         DeploymentError: when there are fewer.
     """
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {PATIENT}".strip()
+    # A CPU's devices are threads of one pool, those of which that wait for others must not be all that there are.
+    os.environ.setdefault("NPROC", str(_POOL_THREADS * count))
     with suppress(RuntimeError):  # it has begun, and there are as many as there are
         jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
     found = jax.local_devices()

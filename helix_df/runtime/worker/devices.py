@@ -25,12 +25,24 @@ from helix_df.models.tensor_parallel import SharedShard
 _OWN, _SAME = P(AXIS), P()  # type: ignore[no-untyped-call]
 
 
+_ON_A_CPU: dict[str, bool | int] = {
+    "xla_cpu_multi_thread_eigen": False,
+    "xla_cpu_collective_call_terminate_timeout_seconds": 600,
+}
+"""A CPU's devices are threads of one pool. Those that wait for the others must not keep a thread from another one's
+product, which would wait forever; and on a busy machine the 40 s after which XLA ends the process are little."""
+
+
 class Devices(Protocol):
     """What programs need to know of the devices of a shard."""
 
     @property
     def same_for_all(self) -> Sharding | None:
         """Of arrays that every device has; ``None`` where there is one device."""
+
+    @property
+    def compiler_options(self) -> dict[str, bool | int] | None:
+        """Of programs in which devices wait for one another; ``None`` where there is one device."""
 
     def across(self, each: Sequence[Any]) -> Any:
         """Trees of arrays, one a device, as one tree."""
@@ -55,6 +67,7 @@ class OneDevice:
     """The default device."""
 
     same_for_all = None
+    compiler_options = None
 
     def across(self, each: Sequence[Any]) -> Any:
         """See ``Devices``."""
@@ -81,6 +94,8 @@ class MeshDevices:
         self._mesh = mesh
         self._own = NamedSharding(mesh, _OWN)
         self.same_for_all: Sharding = NamedSharding(mesh, _SAME)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.compiler_options: dict[str, bool | int] | None = _ON_A_CPU if on_cpu else None
 
     def across(self, each: Sequence[Any]) -> Any:
         """See ``Devices``."""

@@ -211,7 +211,7 @@ def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devic
         return hidden, tuple(updated)
 
     everywhere = devices.program(run, given=(True, True, False, False), made=(False, True))
-    return jax.jit(everywhere, donate_argnums=(1, 2))
+    return jax.jit(everywhere, donate_argnums=(1, 2), compiler_options=devices.compiler_options)
 
 
 def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
@@ -249,7 +249,7 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, device
         return *_apart(hidden, rows), tuple(updated)
 
     everywhere = devices.program(run, given=(True, True, *[False] * 4), made=(False, False, True))
-    return jax.jit(everywhere, donate_argnums=(1, 2, 3))
+    return jax.jit(everywhere, donate_argnums=(1, 2, 3), compiler_options=devices.compiler_options)
 
 
 def _beside(decodes: Array, piece: Array) -> Array:
@@ -294,4 +294,6 @@ def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, A
         return result[:, :vocab_size]  # shares of the vocabulary may end in rows that mean nothing
 
     embed_everywhere = devices.program(embed, given=(True, False), made=(False,))
-    return jax.jit(embed_everywhere), jax.jit(devices.program(logits, given=(True, False, False), made=(False,)))
+    logits_everywhere = devices.program(logits, given=(True, False, False), made=(False,))
+    options = devices.compiler_options
+    return jax.jit(embed_everywhere, compiler_options=options), jax.jit(logits_everywhere, compiler_options=options)
