@@ -42,6 +42,8 @@ def several_devices(count: int) -> tuple[jax.Device, ...]:
     os.environ.setdefault("NPROC", str(_POOL_THREADS * count))
     with suppress(RuntimeError):  # it has begun, and there are as many as there are
         jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
+        # Programs that are under way at once would take threads from one another's devices, which wait for them.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
     found = jax.local_devices()
     if len(found) < count:
         raise DeploymentError(
