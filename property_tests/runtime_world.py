@@ -378,7 +378,7 @@ class World:
             if worker.recorded is None:
                 self._greet(worker)
             elif nodes[worker.node].state != "waiting":
-                if worker.greeting is not None:
+                if worker.greeting is not None or not self._is_answered(worker):
                     self._greet(worker)
                 self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
                 if worker.engine is not None and worker.greeting is None:
@@ -387,12 +387,20 @@ class World:
                     )
         return True
 
+    def _is_answered(self, worker: ToyWorker) -> bool:
+        """Whether what the coordinator sends to a worker's node reaches that worker: one that hears nothing greets."""
+        address = self.coordinator.nodes_state.nodes[worker.node].address
+        return address is None or same_endpoint(address) == worker.address
+
     def _look_for_steps(self) -> bool:
         """Some time passes, and workers are asked for steps that are late; whether there are any steps."""
         running = list(self.coordinator.requests_state.steps())
         self.now += self.plan.job.runtime.lost_after / 2
         for worker in self.workers.values():
-            self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
+            if worker.recorded is None:
+                self._greet(worker)  # nobody has welcomed it, and it says nothing else until then
+            else:
+                self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
         for question in self.steps.look(running, self.now):
             self._send(COORDINATOR, question.address, question.message)
         return bool(running)

@@ -51,6 +51,21 @@ def test_a_late_greeting_of_a_worker_that_is_gone_keeps_nobody_away() -> None:
     assert (told.address, told.message.TAG) == (alive.address, "welcome")
 
 
+def test_a_worker_whose_place_nobody_has_written_down_greets_and_is_found() -> None:
+    """The coordinator that took it in has died before its journal had it; the next one knows where its former was."""
+    nodes = NodesState.of(tiny_plan({"only": LayerRange(0, 4)}), ["only"])
+    nodes.take_over("only", "tcp://127.0.0.1:7", 10)
+    for now in range(1, 5):  # it speaks, and hears nothing
+        nodes.on_progress(Heartbeat("only", life=14), now)
+        nodes.on_progress(Ready("only", 4096, life=14), now + 0.1)
+        assert nodes.nodes["only"].state == "joined", "nobody knows yet where it listens"
+    *_, told = nodes.on_hello(Hello("only", "tcp://127.0.0.1:8", 15), 5.0)
+    assert isinstance(told, Send)
+    assert told.address == "tcp://127.0.0.1:8"
+    nodes.on_progress(Ready("only", 4096, life=15), 5.1)
+    assert nodes.nodes["only"].state == "ready"
+
+
 def test_a_worker_that_says_ready_again_changes_nothing_and_hears_that_it_is_known() -> None:
     nodes = NodesState.of(tiny_plan({"only": LayerRange(0, 4)}), ["only"])
     nodes.on_hello(Hello("only", "tcp://127.0.0.1:7", 5), 0.0)

@@ -417,6 +417,8 @@ class NodesState:
         node = self._node(message.node, message.TAG)
         if isinstance(message, Heartbeat | Ready) and self._is_another(node, message):
             return []
+        if isinstance(message, Ready) and node.life is None:
+            return []  # it was called back and is to greet first, which says where it listens
         before = node.state
         match message:
             case Loading():
