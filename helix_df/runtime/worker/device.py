@@ -28,22 +28,14 @@ _PANEL_THREADS = 2
 """Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
 
 
-_POOL_THREADS = 4
-"""Threads that XLA gets for each of a CPU's devices where there are several (it asks ``NPROC``)."""
-
-
 def several_devices(count: int) -> tuple[jax.Device, ...]:
     """``count`` devices of this process; on a CPU as many as are asked for, if jax hasn't begun yet.
 
     Raises:
         DeploymentError: when there are fewer.
     """
-    # A CPU's devices are threads of one pool, those of which that wait for others must not be all that there are.
-    os.environ.setdefault("NPROC", str(_POOL_THREADS * count))
     with suppress(RuntimeError):  # it has begun, and there are as many as there are
         jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
-        # Programs that are under way at once would take threads from one another's devices, which wait for them.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
     found = jax.local_devices()
     if len(found) < count:
         raise DeploymentError(

@@ -25,24 +25,12 @@ from helix_df.models.tensor_parallel import SharedShard
 _OWN, _SAME = P(AXIS), P()  # type: ignore[no-untyped-call]
 
 
-_ON_A_CPU: dict[str, bool | int] = {
-    "xla_cpu_multi_thread_eigen": False,
-    "xla_cpu_collective_call_terminate_timeout_seconds": 600,
-}
-"""A CPU's devices are threads of one pool. Those that wait for the others must not keep a thread from another one's
-product, which would wait forever; and on a busy machine the 40 s after which XLA ends the process are little."""
-
-
 class Devices(Protocol):
     """What programs need to know of the devices of a shard."""
 
     @property
     def same_for_all(self) -> Sharding | None:
         """Of arrays that every device has; ``None`` where there is one device."""
-
-    @property
-    def compiler_options(self) -> dict[str, bool | int] | None:
-        """Of programs in which devices wait for one another; ``None`` where there is one device."""
 
     def across(self, each: Sequence[Any]) -> Any:
         """Trees of arrays, one a device, as one tree."""
@@ -53,13 +41,16 @@ class Devices(Protocol):
     def placed(self, array: Array | np.ndarray) -> Array:
         """An array for all devices."""
 
-    def program(self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool]) -> Callable[..., Any]:
-        """``run`` of one device, on all at once.
+    def compiled(
+        self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool], donated: Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        """``run`` of one device, compiled, on all at once.
 
         Args:
             run: takes and makes trees of arrays, a tuple of them where ``made`` has several.
             given: of each argument, whether each device has its own.
             made: the same of each result.
+            donated: arguments whose memory results may take.
         """
 
 
@@ -67,7 +58,6 @@ class OneDevice:
     """The default device."""
 
     same_for_all = None
-    compiler_options = None
 
     def across(self, each: Sequence[Any]) -> Any:
         """See ``Devices``."""
@@ -82,9 +72,16 @@ class OneDevice:
         """See ``Devices``."""
         return jnp.asarray(array)
 
-    def program(self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool]) -> Callable[..., Any]:
+    def compiled(
+        self,
+        run: Callable[..., Any],
+        given: Sequence[bool],
+        made: Sequence[bool],
+        donated: Sequence[int] = (),
+    ) -> Callable[..., Any]:
         """See ``Devices``."""
-        return run
+        program: Callable[..., Any] = jax.jit(run, donate_argnums=donated)
+        return program
 
 
 class MeshDevices:
@@ -94,8 +91,6 @@ class MeshDevices:
         self._mesh = mesh
         self._own = NamedSharding(mesh, _OWN)
         self.same_for_all: Sharding = NamedSharding(mesh, _SAME)
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        self.compiler_options: dict[str, bool | int] | None = _ON_A_CPU if on_cpu else None
 
     def across(self, each: Sequence[Any]) -> Any:
         """See ``Devices``."""
@@ -110,7 +105,9 @@ class MeshDevices:
         everywhere: Array = jax.device_put(array, self.same_for_all)
         return everywhere
 
-    def program(self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool]) -> Callable[..., Any]:
+    def compiled(
+        self, run: Callable[..., Any], given: Sequence[bool], made: Sequence[bool], donated: Sequence[int] = ()
+    ) -> Callable[..., Any]:
         """See ``Devices``."""
 
         def everywhere(*arguments: Any) -> Any:
@@ -124,7 +121,16 @@ class MeshDevices:
                 check_vma=False,  # sums are the same on all, which a loop within hides
             )(*arguments)
 
-        return everywhere
+        program: Callable[..., Any] = jax.jit(everywhere, donate_argnums=donated)
+        if self._mesh.devices.flat[0].platform != "cpu":
+            return program
+
+        def one_by_one(*arguments: Any) -> Any:
+            # XLA lets a CPU's device have so many programs under way and no more. Where the last device has them, the
+            # others wait in a sum for a program that is never started.
+            return jax.block_until_ready(program(*arguments))  # type: ignore[no-untyped-call]
+
+        return one_by_one
 
     def _across(self, leaves: Sequence[Array]) -> Array:
         if not leaves[0].ndim:

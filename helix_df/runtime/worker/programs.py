@@ -210,8 +210,7 @@ def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devic
             updated.append(new)
         return hidden, tuple(updated)
 
-    everywhere = devices.program(run, given=(True, True, False, False), made=(False, True))
-    return jax.jit(everywhere, donate_argnums=(1, 2), compiler_options=devices.compiler_options)
+    return devices.compiled(run, given=(True, True, False, False), made=(False, True), donated=(1, 2))
 
 
 def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
@@ -248,8 +247,7 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, device
             updated.append(new)
         return *_apart(hidden, rows), tuple(updated)
 
-    everywhere = devices.program(run, given=(True, True, *[False] * 4), made=(False, False, True))
-    return jax.jit(everywhere, donate_argnums=(1, 2, 3), compiler_options=devices.compiler_options)
+    return devices.compiled(run, given=(True, True, *[False] * 4), made=(False, False, True), donated=(1, 2, 3))
 
 
 def _beside(decodes: Array, piece: Array) -> Array:
@@ -293,7 +291,5 @@ def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, A
         result: Array = nnx.merge(graph, weights).logits(rows)
         return result[:, :vocab_size]  # shares of the vocabulary may end in rows that mean nothing
 
-    embed_everywhere = devices.program(embed, given=(True, False), made=(False,))
-    logits_everywhere = devices.program(logits, given=(True, False, False), made=(False,))
-    options = devices.compiler_options
-    return jax.jit(embed_everywhere, compiler_options=options), jax.jit(logits_everywhere, compiler_options=options)
+    of_logits = devices.compiled(logits, given=(True, False, False), made=(False,))
+    return devices.compiled(embed, given=(True, False), made=(False,)), of_logits
