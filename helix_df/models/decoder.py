@@ -38,7 +38,7 @@ Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _
 
 Without values, they are the first ``view.value_width`` numbers of keys."""
 
-_MATRICES = frozenset(
+_LAID_OUT = frozenset(
     {
         "qkv",
         "query",
@@ -337,7 +337,7 @@ def _build_block(
             parts[part] = jnp.asarray(packed)
             continue
         tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
-        if part in _MATRICES:
+        if part in _LAID_OUT:
             parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
         elif part.endswith("_norm"):
             parts[part] = _norm(tensors[0], offset, dtype)
@@ -365,11 +365,13 @@ def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], dtype: DTypeLike
 
 def _stacked(reader: WeightReader, experts: Sequence[Mapping[str, Shape]], dtype: DTypeLike) -> Array:
     """The matrices of all experts, each of which lies in one file's tensor with the others': all packed, or none."""
-    first = _packed(reader, experts[0])
-    if first is None:
-        return jnp.asarray(np.stack([_numbers(reader, tensors) for tensors in experts]), dtype)
-    rest = [_packed(reader, tensors) for tensors in experts[1:]]
-    return jnp.asarray(np.stack([first, *(one for one in rest if one is not None)]))
+    packed: list[np.ndarray] = []
+    for tensors in experts:
+        blocks = _packed(reader, tensors)
+        if blocks is None or blocks.shape != (packed or [blocks])[0].shape:
+            return jnp.asarray(np.stack([_numbers(reader, one) for one in experts]), dtype)
+        packed.append(blocks)
+    return jnp.asarray(np.stack(packed))
 
 
 def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray | None:

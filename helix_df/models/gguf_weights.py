@@ -42,9 +42,7 @@ class GgufReader:
         halves = latent_halves(stored, self._geometry)
         if halves and stored not in self._tensors:
             return require_shape(self._joined(halves), shape, name, str(self._path))
-        if stored not in self._tensors:
-            raise missing_tensor(f"{stored} ({name})", str(self._path))
-        array = self._dequantize(self._tensors[stored], expert_of(name))
+        array = self._dequantize(self._find(name), expert_of(name))
         array = require_shape(array, without_ones(shape), name, str(self._path)).reshape(shape)
         if self._family.norm_offset and name.endswith("norm.weight"):
             # GGUF stores what multiplies, Hugging Face that less the offset.
