@@ -57,8 +57,11 @@ from helix_df.spec.job import Job
 _MOST_STALE = 256
 """Times that may be noted of requests which are over, beside a few for each that isn't."""
 
-_MOST_DOUBLINGS = 3
-"""Of the time after which a step counts as lost: data may be under way on a slow link for long."""
+_FIRST_PATIENCE = 0.5
+"""Of ``runtime.lost_after``: after so long a step counts as lost, the first two times in a row."""
+
+_MOST_DOUBLINGS = 4
+"""Of that time, one a further loss in a row: data may be under way on a slow link for long."""
 
 _MOST_DIGITS = 18
 """Of an attempt's number."""
@@ -299,11 +302,11 @@ class RequestsState:
 
     def steps(self) -> Iterator[RunningStep]:
         """Those under way, one a running request. Losses in a row are believed ever later, up to a bound."""
-        lost_after_s = self.plan.job.runtime.lost_after
+        first_s = self.plan.job.runtime.lost_after * _FIRST_PATIENCE
         for request in self.requests.values():
             if request.pipeline is not None:
                 addresses = {hop.node: self.nodes.address(hop.node) for hop in request.pipeline}
-                patience_s = lost_after_s * 2.0 ** min(max(0, request.lost_steps - 1), _MOST_DOUBLINGS)
+                patience_s = first_s * 2.0 ** min(max(0, request.lost_steps - 1), _MOST_DOUBLINGS)
                 yield RunningStep(request.key, len(request.tokens), addresses, patience_s)
 
     def on_due(self, now: float) -> list[CoordinatorAction]:
