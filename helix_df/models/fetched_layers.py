@@ -59,7 +59,8 @@ def parts_of(folder: Path, geometry: ModelGeometry, layers: LayerRange) -> dict[
     parts: dict[Path, list[Range]] = {}
     ends: dict[Path, dict[str, Range]] = {}
     for name, tensor in (read_index(folder) or {}).items():
-        if tensor.file is None or not (name in held or (is_in_a_layer(name) and in_layers(name, layers))):
+        of_held = name in held or f"{name.rpartition('.')[0]}.weight" in held  # a quantized head is several tensors
+        if tensor.file is None or not (of_held or (is_in_a_layer(name) and in_layers(name, layers))):
             continue
         if tensor.file not in ends:
             ends[tensor.file] = _tensor_parts(tensor.file)

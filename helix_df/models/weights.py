@@ -46,7 +46,8 @@ def open_weights(
     if source.kind == "random":
         return RandomReader(seed)
     if source.kind == "hf":
-        return SafetensorsReader(model_directory(source, base), family_of(geometry.family, str(source)))
+        family = family_of(geometry.family, str(source))
+        return SafetensorsReader(model_directory(source, base), family, packed=kept == "stored")
     return GgufReader(locate_gguf(source, base), geometry, packed=kept == "stored")
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.profiles.families.registry import family_of
-from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.geometry import ModelGeometry, Shape
 from helix_df.profiles.gguf_config import DIVISORS, LONG_DIVISORS, SHORT_DIVISORS
 from helix_df.profiles.gguf_header import GgufHeader, GgufTensor
 from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
+from helix_df.profiles.quantization_config import read_quantization
 from helix_df.profiles.stacked_experts import safetensors_tensors
 from helix_df.profiles.tensor_names import HEAD, gguf_tensors, in_layers, is_of_further_layer, model_tensors
 
@@ -56,15 +57,19 @@ def check_checkpoint(folder: Path, geometry: ModelGeometry, layers: LayerRange |
         return
     where = str(folder / (INDEX if (folder / INDEX).is_file() else SINGLE))
     family, experts = family_of(geometry.family, where), geometry.experts.count
-    held = safetensors_tensors(model_tensors(geometry, layers), family, experts, stored)
-    all_names = safetensors_tensors(model_tensors(geometry), family, experts, stored).keys() | {HEAD}
+    quantization = read_quantization(folder, family)
+    held = safetensors_tensors(model_tensors(geometry, layers), family, experts, stored, quantization)
+    every = model_tensors(geometry) | {HEAD: (geometry.vocab_size, geometry.hidden_size)}
+    all_names = safetensors_tensors(every, family, experts, stored, quantization).keys()
     unread = {name for name in stored.keys() - all_names if not _COMPUTED.fullmatch(name) and in_layers(name, layers)}
     if family.predicts_ahead:
         unread = {name for name in unread if not is_of_further_layer(name, geometry)}
+    if quantization is not None:
+        unread = {name for name in unread if not quantization.is_unread(name)}
     _check_names(sorted(held.keys() - stored.keys()), sorted(unread), where)
     for name, expected in held.items():
         _check_format(name, stored[name].dtype, expected.dtypes, where)
-        _check_shape(name, stored[name].shape, expected.shape, where)
+        _check_shape(name, stored[name].shape, expected.shapes, where)
 
 
 def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
@@ -83,7 +88,7 @@ def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange |
     _check_names(sorted(held.keys() - header.tensors.keys()), sorted(unread), where)
     for name, shape in held.items():
         tensor = header.tensors[name]
-        _check_shape(name, tensor.shape, shape, where)
+        _check_shape(name, tensor.shape, (shape,), where)
         _check_type(tensor, where)
         if tensor.offset + tensor_bytes(tensor) > size:
             raise ModelError(
@@ -186,10 +191,13 @@ def _check_type(tensor: GgufTensor, where: str) -> None:
         )
 
 
-def _check_shape(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...], where: str) -> None:
-    if found is not None and found != expected:
+def _check_shape(name: str, found: Shape | None, possible: tuple[Shape, ...], where: str) -> None:
+    if found is not None and found not in possible:
         raise ModelError(
-            f"the tensor {name} doesn't fit the model's config", where=where, found=found, expected=str(expected)
+            f"the tensor {name} doesn't fit the model's config",
+            where=where,
+            found=found,
+            expected=" | ".join(map(str, possible)),
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from helix_df.errors import ModelError
 from helix_df.profiles.families.family import Family
+from helix_df.profiles.quantization_config import KEYS
 from helix_df.profiles.rope_options import WINDOW_THETA, check_window_rotation, rotates_a_part
 
 HONOURED = frozenset(
@@ -118,12 +119,6 @@ BOOKKEEPING = frozenset(
 )
 """Keys that say nothing about the computation: how the model was trained, saved, split or is usually sampled."""
 
-QUANTIZED = ("quantization_config", "compression_config")
-SIDECARS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""Where quantizers say what they did: keys of ``config.json``, and files beside it."""
-
-_UNQUANTIZED = "a checkpoint in float32, float16 or bfloat16; quantized weights are read from GGUF (gguf:FILE)"
-
 
 def check_options(config: Mapping[str, Any], family: Family, where: str) -> None:
     """Stop at what would change the computation and isn't honoured.
@@ -165,19 +160,12 @@ def check_options(config: Mapping[str, Any], family: Family, where: str) -> None
         )
 
 
-def check_unquantized(config: Mapping[str, Any], family: Family, folder: Path) -> None:
-    """Stop at weights that are stored with scales that nobody reads.
+def check_whole(folder: Path) -> None:
+    """Stop at a directory that holds no whole model.
 
     Raises:
-        ModelError: with the method of quantization.
+        ModelError: with what it holds.
     """
-    for key in QUANTIZED:
-        entry = config.get(key)
-        if entry and _method(entry) not in family.quantized:
-            raise _quantized(str(folder / "config.json"), f"{key}: {_method(entry)}")
-    for name in SIDECARS:
-        if (folder / name).is_file():
-            raise _quantized(str(folder / name), name)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             "this directory holds an adapter (LoRA), which isn't applied",
@@ -185,17 +173,6 @@ def check_unquantized(config: Mapping[str, Any], family: Family, folder: Path) -
             expected="a whole model",
             hint="merge the adapter into its base model and save the result",
         )
-
-
-def _quantized(where: str, found: str) -> ModelError:
-    return ModelError("quantized checkpoints aren't supported", where=where, found=found, expected=_UNQUANTIZED)
-
-
-def _method(entry: object) -> str:
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    method = entry.get("quant_method") or entry.get("quant_algo") or entry.get("format") or "(no method named)"
-    return str(method)
 
 
 def _check_architecture(config: Mapping[str, Any], family: Family, where: str) -> None:
@@ -241,7 +218,7 @@ def _check_layer_types(config: Mapping[str, Any], family: Family, where: str) ->
 
 
 def _is_known(key: str, known: Set[str]) -> bool:
-    return key in known or key in QUANTIZED or key in _WINDOWED or key.startswith("_")
+    return key in known or key in KEYS or key in _WINDOWED or key.startswith("_")
 
 
 _WINDOWED = ("sliding_window", "use_sliding_window", "layer_types")

@@ -21,13 +21,14 @@ from typing import Any
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.profiles.checkpoint import check_checkpoint, check_gguf
-from helix_df.profiles.config_options import check_options, check_unquantized
+from helix_df.profiles.config_options import check_options, check_whole
 from helix_df.profiles.families.family import Family
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, RopeScaling, RotaryOptions
 from helix_df.profiles.gguf_config import gguf_config, rope_divisors
 from helix_df.profiles.gguf_header import read_gguf_header
 from helix_df.profiles.hub import hub_model, mirror, pinned
+from helix_df.profiles.quantization_config import check_quantization
 from helix_df.profiles.rope_options import rope_scaling, rope_theta, rotated_dims
 from helix_df.profiles.vocabulary import check_ids, doubt_about_tokens, highest_id
 from helix_df.spec.source import ModelSource
@@ -46,7 +47,8 @@ def read_geometry(source: ModelSource, base: Path | None = None) -> ModelGeometr
         folder = model_directory(source, base)
         config = _read_config(folder / "config.json")
         where = str(folder / "config.json")
-        check_unquantized(config, family_of(config["model_type"], where), folder)
+        check_quantization(config, family_of(config["model_type"], where), folder)
+        check_whole(folder)
         return geometry_from_config(config, where)
     if source.kind == "random":
         return _from_catalogue(source.location, base)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from helix_df.profiles.families.family import ExpertRows, Family
 from helix_df.profiles.geometry import Shape
-
-DTYPES = ("F64", "F32", "F16", "BF16")
-"""Number formats of safetensors that hold a weight as it is; the others need scales."""
+from helix_df.profiles.quantized_matrices import Quantization
+from helix_df.profiles.stored_tensors import Expected
 
 BLOCKS, SCALES = "_blocks", "_scales"
 """What the names of a matrix in MXFP4 end in: [experts, out, in / 32, 16], two numbers a byte, the lower half first,
@@ -34,13 +33,6 @@ class StackedPlace(NamedTuple):
     rows: ExpertRows
 
 
-class Expected(NamedTuple):
-    """Shape and possible number formats of a stored tensor."""
-
-    shape: Shape
-    dtypes: tuple[str, ...]
-
-
 def place_of(name: str, family: Family) -> StackedPlace | None:
     """Where safetensors of ``family`` hold the tensor ``name`` of one expert; None where it is one of its own."""
     match = _EXPERT.fullmatch(name)
@@ -51,22 +43,29 @@ def place_of(name: str, family: Family) -> StackedPlace | None:
 
 
 def safetensors_tensors(
-    tensors: Mapping[str, Shape], family: Family, experts: int, stored: Collection[str]
+    tensors: Mapping[str, Shape],
+    family: Family,
+    experts: int,
+    stored: Collection[str],
+    quantization: Quantization | None = None,
 ) -> dict[str, Expected]:
-    """What holds ``tensors`` (shapes by name) in a checkpoint with the names ``stored``, of which MXFP4 is told."""
+    """What holds ``tensors`` (shapes by name) in a checkpoint with the names ``stored``.
+
+    By these names MXFP4 is told from numbers, and which of the modules that ``quantization`` is of are quantized.
+    """
     expected: dict[str, Expected] = {}
     for name, shape in tensors.items():
         place = place_of(name, family)
         if place is None:
-            expected[name] = Expected(shape, DTYPES)
+            expected |= {name: Expected(shape)} if quantization is None else quantization.held(name, shape, stored)
             continue
         outputs = place.rows.step * shape[0]
         if len(shape) == 1:
-            expected[place.stored] = Expected((experts, outputs), DTYPES)
+            expected[place.stored] = Expected((experts, outputs))
         elif place.stored + BLOCKS in stored:
             blocks = (experts, outputs, shape[1] // BLOCK)
             expected[place.stored + BLOCKS] = Expected((*blocks, BLOCK // 2), _BYTE)
             expected[place.stored + SCALES] = Expected(blocks, _BYTE)
         else:
-            expected[place.stored] = Expected((experts, shape[1], outputs), DTYPES)
+            expected[place.stored] = Expected((experts, shape[1], outputs))
     return expected

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from helix_df.errors import ModelError
+from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.gguf_header import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
-from helix_df.profiles.packed_kinds import KIND_OF_TYPE, PackedKind, fits
-from helix_df.profiles.read_geometry import locate_gguf
+from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, PackedKind, fits
+from helix_df.profiles.quantization_config import read_quantization
+from helix_df.profiles.read_geometry import locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD, gguf_name, layer_names, model_tensors
 from helix_df.spec.source import ModelSource
 
@@ -89,16 +91,46 @@ def weight_bytes(
         )
     if kept != "stored":
         return _packed_bytes(geometry, element_bytes, lambda name: ROUNDED[kept])
-    if source.kind not in ("gguf", "package"):
-        raise ModelError(
-            "only weights in a GGUF file can stay as they are stored",
-            where="model.weights",
-            found=f"{kept}, of {source}",
-            expected="int8 | int4, or no weights: at all",
-        )
+    if source.kind == "hf":
+        return _coded_bytes(source, geometry, element_bytes, base)
+    if source.kind == "random":
+        raise _not_quantized(source)
     path = locate_gguf(source, base)
     state = os.stat(path)
     return _stored_bytes(path, state.st_mtime_ns, state.st_size, geometry, element_bytes)
+
+
+def _coded_bytes(source: ModelSource, geometry: ModelGeometry, element_bytes: int, base: Path | None) -> WeightBytes:
+    folder = model_directory(source, base)
+    quantization = read_quantization(folder, family_of(geometry.family, str(folder)))
+    if quantization is None:
+        raise _not_quantized(source)
+    stored = read_index(folder)
+    if stored is None:
+        raise ModelError("there are no weights here that could stay as they are stored", where=str(folder))
+
+    def kind_of(name: str) -> PackedKind | None:
+        coding = quantization.coding(name, stored)
+        if coding is not None and coding.packed_kind is None:
+            raise ModelError(
+                "weights that are stored in this way can't stay packed",
+                where=f"{folder}: {name}",
+                found=coding.in_words,
+                expected=f"whole numbers, a scale for a multiple of {INPUTS} inputs that lie beside each other",
+                hint="model.weights: int8 or int4 rounds them again when they are loaded",
+            )
+        return None if coding is None else coding.packed_kind
+
+    return _packed_bytes(geometry, element_bytes, kind_of)
+
+
+def _not_quantized(source: ModelSource) -> ModelError:
+    return ModelError(
+        "only quantized weights can stay as they are stored",
+        where="model.weights",
+        found=f"stored, of {source}",
+        expected="int8 | int4, or no weights: at all",
+    )
 
 
 def require_one_device(kept: KeptWeights | None, devices: int) -> None:

@@ -48,10 +48,6 @@ def last_logits(source, length=150):
 @pytest.mark.parametrize(
     ("entry", "named"),
     [
-        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "compressed-tensors"),
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq"),
-        ({"quant_method": "gptq", "bits": 4, "desc_act": True}, "gptq"),
-        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "fp8"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"quant_method": "fbgemm_fp8"}, "fbgemm_fp8"),
         ({"quant_method": "mxfp4"}, "mxfp4"),
@@ -64,6 +60,19 @@ def test_a_quantization_config_is_refused_by_the_name_of_its_method(tmp_path, ke
     message = refusal(checkpoint(tmp_path, config={key: entry}))
     assert named in message
     assert "GGUF" in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "config_groups"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "zero_point"),
+        ({"quant_method": "gptq", "bits": 4, "desc_act": True}, "group_size"),
+        ({"quant_method": "fp8", "activation_scheme": "every other"}, "activation_scheme"),
+    ],
+)
+def test_one_that_says_too_little_is_refused_by_the_option(tmp_path, entry, named):
+    assert f"quantization_config.{named}" in refusal(checkpoint(tmp_path, config={"quantization_config": entry}))
 
 
 @pytest.mark.parametrize("file", ["hf_quant_config.json", "quantize_config.json", "quant_config.json"])
