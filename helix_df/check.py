@@ -12,6 +12,7 @@ from helix_df.extras import explained_imports
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.problem import Problem
+from helix_df.models.answer_formats.registry import reasoning_format_of, tool_format_of
 from helix_df.spec.job import Job
 
 
@@ -23,12 +24,14 @@ def check_job(job: Job) -> Problem:
     Raises:
         Infeasible: when no placement exists; says why.
         SolverError: as ``choose_solver``.
-        ModelError, SpecError: as ``compile_problem``.
+        ModelError, SpecError: as ``compile_problem``; for a parser that nobody knows.
     """
     with suppress(MissingExtra), explained_imports():
         from helix_df.solvers.choice import choose_solver
 
         choose_solver(job)
+    tool_format_of("", job.model.tool_parser)
+    reasoning_format_of("", job.model.reasoning_parser)
     problem = compile_problem(job)
     impossible = explain_infeasible(problem)
     if impossible is not None:

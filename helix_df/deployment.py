@@ -31,6 +31,7 @@ from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.plans import plan_job, plan_to_run
 from helix_df.runtime.access import Access
+from helix_df.runtime.api.answer_reading import formats_of
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client, tell
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
@@ -85,7 +86,13 @@ async def deploy(
     tokenizer = await asyncio.to_thread(load_tokenizer, model.parsed_source)
     with tempfile.TemporaryDirectory(prefix="helix-df-", ignore_cleanup_errors=True) as logs:
         coordinator = new_coordinator(plan, log_dir=Path(logs), embedded=embedded)
-        text = TextService(coordinator, tokenizer, model_name=model.served_name, context=context_of(plan))
+        text = TextService(
+            coordinator,
+            tokenizer,
+            model_name=model.served_name,
+            context=context_of(plan),
+            formats=formats_of(tokenizer.chat.source, model.tool_parser, model.reasoning_parser),
+        )
         try:
             await coordinator.start()
             await coordinator.wait_ready(plan.job.runtime.start_timeout if timeout_s is None else timeout_s)

@@ -1,6 +1,6 @@
 """Turn chat messages into a prompt with the model's own Jinja template.
 
-Owns the sandbox that templates run in. Doesn't know tokens.
+Owns the sandbox that templates run in, and what they are given. Doesn't know tokens.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helix_df.errors import ModelError, RequestError
+from helix_df.models.told_tools import told_in_words
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
@@ -48,21 +49,51 @@ class ChatTemplate:
         environment.globals.update({**(specials or {}), "bos_token": bos_token, "eos_token": eos_token})
         try:
             self._template = environment.from_string(text)
+            self._variables = frozenset(meta.find_undeclared_variables(environment.parse(text)))
         except jinja2.TemplateSyntaxError as error:
             raise ModelError("the model's chat template is malformed", found=str(error)) from error
+        self.source = text
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for ``messages``, each with ``role`` and ``content``.
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it writes tools down itself; otherwise they are told in words."""
+        return self.takes("tools")
+
+    def takes(self, variable: str) -> bool:
+        """Whether it looks at a variable of this name."""
+        return variable in self._variables
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for a chat.
+
+        Args:
+            messages: each with ``role`` and ``content``, and as OpenAI's may have ``tool_calls``, whose arguments are
+                objects.
+            add_generation_prompt: whether it ends where the assistant's words begin.
+            tools: that may be called, as OpenAI's.
+            options: further variables for the template.
 
         Raises:
             RequestError: when the template refuses the messages or fails on them.
         """
         try:
+            if not self.takes_tools:
+                messages, tools = told_in_words(messages, tools), ()
             return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
+                {
+                    **(options or {}),
+                    "messages": [dict(message) for message in messages],
+                    "add_generation_prompt": add_generation_prompt,
+                    "tools": [dict(tool) for tool in tools] or None,
+                    "documents": None,
+                }
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RequestError(

@@ -34,6 +34,7 @@ _PATTERNS = MappingProxyType(
 _GPT2_NAMES = ("default", "gpt-2")
 _DIGIT_NAMES = ("smollm", "starcoder", "refact", "command-r")
 _END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
+_CALL, _MESSAGE_END = "<|call|>", "<|end|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,9 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
     _add_specials(tokenizer, tokens, entries.get("token_type", ()))
     bos_id, eos_id = entries.get("bos_token_id"), entries.get("eos_token_id")
     ends = {eos_id, entries.get("eot_token_id")} | {tokenizer.token_to_id(name) for name in _END_OF_TURN}
+    call_id = tokenizer.token_to_id(_CALL)
+    if call_id is not None:  # of gpt-oss, where a message of an answer ends with what ends the turn elsewhere
+        ends = ends - {tokenizer.token_to_id(_MESSAGE_END)} | {call_id}
     template = header.metadata.get("tokenizer.chat_template")
     return GgufTokenizer(
         tokenizer=tokenizer,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,8 +48,8 @@ class Codec(Protocol):
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; special tokens vanish."""
+    def decode(self, ids: Sequence[int], shown: frozenset[str] = frozenset()) -> str:
+        """The text of ``ids``; special tokens vanish, but for those of the texts ``shown``."""
 
     def token_bytes(self, number: int) -> bytes:
         """The bytes that one id stands for wherever it isn't the first; a special token's own text."""
@@ -81,7 +82,7 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.bos_id = bos_id
         self.eos_ids = eos_ids
-        self._chat = chat
+        self.chat = chat
         self._bos_in_chats = bos_in_chats
 
     def encode(self, text: str) -> list[int]:
@@ -93,9 +94,13 @@ class Tokenizer:
         """The text of ``ids``. Special tokens vanish; bytes that aren't UTF-8 become U+FFFD."""
         return self._codec.decode(ids)
 
+    def decoder(self, shown: frozenset[str]) -> Callable[[Sequence[int]], str]:
+        """As ``decode``, but special tokens of these texts stay."""
+        return partial(self._codec.decode, shown=shown) if shown else self.decode
+
     def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt for ``messages``; see ``ChatTemplate.render``."""
-        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+        return self.chat.render(messages, add_generation_prompt=add_generation_prompt)
 
     def encode_rendered(self, text: str) -> list[int]:
         """The ids of a rendered chat; a template that writes the beginning-of-sequence token gets no second one."""
@@ -121,7 +126,9 @@ class LibraryCodec:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._added = {number: str(token.content) for number, token in tokenizer.get_added_tokens_decoder().items()}
+        added = tokenizer.get_added_tokens_decoder()
+        self._added = {number: str(token.content) for number, token in added.items()}
+        self._special = {number for number, token in added.items() if token.special}
         decoder = b"" if tokenizer.decoder is None else tokenizer.decoder.__getstate__()
         self._by_bytes = b'"ByteLevel"' in decoder
         longest = max((len(token.encode("utf-8")) for token in tokenizer.get_vocab()), default=1)
@@ -135,9 +142,12 @@ class LibraryCodec:
         ids: list[int] = encoding.ids
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], shown: frozenset[str] = frozenset()) -> str:
         """See ``Codec``."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        kept = list(ids)
+        if shown:
+            kept = [number for number in ids if number not in self._special or self._added[number] in shown]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=not shown)
         return text
 
     def token_bytes(self, number: int) -> bytes:
@@ -165,7 +175,7 @@ class ByteCodec:
         """See ``Codec``."""
         return list(text.encode("utf-8"))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], shown: frozenset[str] = frozenset()) -> str:
         """See ``Codec``."""
         kept = (number for number in ids if number not in self._specials)
         raw = b"".join(bytes([number]) if number < _BYTES else _UNKNOWN.encode("utf-8") for number in kept)

@@ -76,6 +76,16 @@ class Model(Section):
         default=None, ge=16, description="Longest request in tokens, prompt and output; by default the model's maximum."
     )
     seed: Count = Field(default=0, ge=0, description="Seed of the weights, for `random:` sources.")
+    tool_parser: str | None = Field(
+        default=None,
+        description="How the model writes calls of tools: `hermes`, `llama3`, `mistral`, `harmony`, `json`, the name "
+        "of another package's parser, or `none`; by default as its chat template says.",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        description="How the model writes what it thinks before it answers: `think`, `magistral`, `harmony`, the name "
+        "of another package's parser, or `none`; by default as its chat template says.",
+    )
 
     @property
     def parsed_source(self) -> ModelSource:

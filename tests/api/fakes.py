@@ -24,13 +24,13 @@ NODES = (
 READY = JobStatus("job", "tiny", "ready", True, "", NODES, 2, 1, 5, 1, 111, 222, 3, 48)
 
 
-def byte_tokenizer(vocab_size: int = 258) -> Tokenizer:
+def byte_tokenizer(vocab_size: int = 258, template: str = PLAIN_TEMPLATE) -> Tokenizer:
     return Tokenizer(
         ByteCodec(frozenset({256, EOS})),
         vocab_size=vocab_size,
         bos_id=None,
         eos_ids=frozenset({EOS}),
-        chat=ChatTemplate(PLAIN_TEMPLATE),
+        chat=ChatTemplate(template),
     )
 
 
@@ -97,9 +97,10 @@ def _logprobs(token: int) -> TopLogprobs:
     return TopLogprobs(-0.5, ((token, -0.5), (ord("z"), -2.0)))
 
 
-def text_service(service: FakeService, context: int = 200) -> TextService:
+def text_service(service: FakeService, context: int = 200, template: str = PLAIN_TEMPLATE) -> TextService:
     seeds = itertools.count(1000)
-    return TextService(service, byte_tokenizer(), model_name="tiny", context=context, draw_seed=lambda: next(seeds))
+    tokenizer = byte_tokenizer(template=template)
+    return TextService(service, tokenizer, model_name="tiny", context=context, draw_seed=lambda: next(seeds))
 
 
 def not_ready(detail: str = "node left is loading") -> JobStatus:

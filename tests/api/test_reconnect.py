@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from helix_df.models.chat import PLAIN_TEMPLATE
 from helix_df.runtime.api.answering import Form
 from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.app import create_app
@@ -69,9 +70,16 @@ class FakeKeeper:
             self.answers[answer.id] = KeptAnswer(answer.id, answer.form, tuple(requests), answer.name)
 
 
-def client_of(service: FakeService, keeper: FakeKeeper, keys: KeyRing | None = None, **headers: str):
-    reconnects = Reconnects(text_service(service), keeper)
-    app = create_app(text_service(service), reconnects=reconnects, keys=keys)
+def client_of(
+    service: FakeService,
+    keeper: FakeKeeper,
+    keys: KeyRing | None = None,
+    template: str = PLAIN_TEMPLATE,
+    **headers: str,
+):
+    text = text_service(service, template=template)
+    reconnects = Reconnects(text, keeper)
+    app = create_app(text, reconnects=reconnects, keys=keys)
     transport = httpx.ASGITransport(app=app)
     return reconnects, httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.requests import FinishReason
 
 
@@ -109,12 +110,29 @@ class CompletionLogprobs(AnswerBody):
     text_offset: list[int]
 
 
+class FunctionCall(AnswerBody):
+    """Which function, and the JSON of its arguments as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(AnswerBody):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class ChatMessage(AnswerBody):
-    """What the assistant says."""
+    """What the assistant says, and with it what it thought before, and what it calls, if anything."""
 
     role: str
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[ToolCall] = []
 
 
 class ChatChoice(AnswerBody):
@@ -123,7 +141,7 @@ class ChatChoice(AnswerBody):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: AnswerEnd
     token_ids: list[int] = []
 
 
@@ -137,11 +155,29 @@ class CompletionChoice(AnswerBody):
     token_ids: list[int] = []
 
 
+class FunctionDelta(AnswerBody):
+    """What a chunk adds to the call of a function; its name comes first and whole."""
+
+    name: str = ""
+    arguments: str
+
+
+class ToolCallDelta(AnswerBody):
+    """What a chunk adds to the call of this index; the first has its id."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionDelta
+
+
 class ChatDelta(AnswerBody):
     """What a chunk adds."""
 
     role: str = ""
     content: str = ""
+    reasoning_content: str = ""
+    tool_calls: list[ToolCallDelta] = []
 
 
 class ChatChunkChoice(AnswerBody):
@@ -150,7 +186,7 @@ class ChatChunkChoice(AnswerBody):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: AnswerEnd | None
     token_ids: list[int] = []
 
 

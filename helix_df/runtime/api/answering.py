@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 
 from helix_df.errors import RequestError
+from helix_df.runtime.api.answer_reading import AnswerReading
 from helix_df.runtime.api.answers import (
     ChatDialect,
     Choice,
@@ -73,7 +74,8 @@ class Form:
     """How an answer is phrased: what its request said of that, and what every body of it repeats.
 
     ``echoes`` has an entry a choice; ``stops`` and ``prompt_tokens`` have one a prompt, each of which is answered ``n``
-    times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again.
+    times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again. ``reading`` is how
+    the answer to a chat is read for calls and thoughts.
     """
 
     dialect: str
@@ -89,6 +91,7 @@ class Form:
     stops: tuple[tuple[str, ...], ...]
     prompt_tokens: tuple[int, ...]
     owner: str | None = None
+    reading: AnswerReading | None = None
 
     @property
     def envelope(self) -> Envelope:
@@ -117,6 +120,8 @@ class Form:
         """What ``dump`` wrote."""
         fields = json.loads(text)
         fields["stops"] = tuple(map(tuple, fields["stops"]))
+        if fields.get("reading") is not None:
+            fields["reading"] = AnswerReading.load(fields["reading"])
         return cls(**{**fields, "echoes": tuple(fields["echoes"]), "prompt_tokens": tuple(fields["prompt_tokens"])})
 
 
@@ -170,7 +175,7 @@ async def chunks(
             at[index] = at[index].after(piece)
             known[index] += piece.cached_tokens
             ids = piece.token_ids if form.return_token_ids else ()
-            if piece.text or piece.logprobs or ids or piece.finish_reason is not None:
+            if piece.told or piece.logprobs or ids or piece.finish_reason is not None:
                 chunk = marked(dialect.chunk(envelope, index, piece))
                 yield with_token_ids(chunk, [ids]) if form.return_token_ids else chunk
     if form.includes_usage:

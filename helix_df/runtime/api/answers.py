@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from helix_df.errors import HelixError, RequestError
+from helix_df.models.answer_formats.api import Reasoning
+from helix_df.runtime.api.answer_reading import AnswerEnd
+from helix_df.runtime.api.called_tools import CalledTool, add_calls, call_deltas, whole_calls
 from helix_df.runtime.api.generation import TextPiece, TokenLogprob, TopToken
-from helix_df.runtime.requests import FinishReason, JobStatus, what_is_missing
+from helix_df.runtime.requests import JobStatus, what_is_missing
 
 Json = dict[str, Any]
 
@@ -24,8 +27,10 @@ class Choice:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
-    finish_reason: FinishReason | None = None
+    finish_reason: AnswerEnd | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    reasoning: str = ""
+    calls: list[CalledTool] = field(default_factory=list)
 
     def add(self, piece: TextPiece) -> None:
         """Take in the next piece."""
@@ -34,6 +39,13 @@ class Choice:
         self.cached_tokens += piece.cached_tokens
         self.finish_reason = piece.finish_reason
         self.logprobs += piece.logprobs
+        self.reasoning += reasoning_of(piece)
+        add_calls(self.calls, piece.told)
+
+
+def reasoning_of(piece: TextPiece) -> str:
+    """What a piece adds to the model's thoughts."""
+    return "".join(part.text for part in piece.told if isinstance(part, Reasoning))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class ChatDialect:
             [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": _message(envelope.id, index, choice),
                     "logprobs": _chat_logprobs(choice.logprobs) if wants_logprobs else None,
                     "finish_reason": choice.finish_reason,
                 }
@@ -97,7 +109,13 @@ class ChatDialect:
 
     def chunk(self, envelope: Envelope, index: int, piece: TextPiece) -> Json:
         """See ``Dialect``."""
-        delta = {"content": piece.text} if piece.text or piece.logprobs else {}
+        delta: Json = {}
+        if piece.text or (piece.logprobs and not piece.told):
+            delta["content"] = piece.text
+        if reasoning := reasoning_of(piece):
+            delta["reasoning_content"] = reasoning
+        if calls := call_deltas(envelope.id, index, piece.told):
+            delta["tool_calls"] = calls
         logprobs = _chat_logprobs(list(piece.logprobs)) if piece.logprobs else None
         return self._chunk(envelope, index, delta, logprobs, piece.finish_reason)
 
@@ -106,7 +124,7 @@ class ChatDialect:
         return envelope.wrap("chat.completion.chunk", [])
 
     def _chunk(
-        self, envelope: Envelope, index: int, delta: Json, logprobs: Json | None, finish: FinishReason | None
+        self, envelope: Envelope, index: int, delta: Json, logprobs: Json | None, finish: AnswerEnd | None
     ) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return envelope.wrap("chat.completion.chunk", [choice])
@@ -145,7 +163,7 @@ class CompletionDialect:
         """See ``Dialect``."""
         return envelope.wrap("text_completion", [])
 
-    def _choice(self, index: int, text: str, logprobs: Json | None, finish: FinishReason | None) -> Json:
+    def _choice(self, index: int, text: str, logprobs: Json | None, finish: AnswerEnd | None) -> Json:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
@@ -199,6 +217,15 @@ def describe(error: HelixError) -> tuple[int, Json]:
     ]
     message = f"{error.problem} ({', '.join(details)})" if details else error.problem
     return error.status, error_body(error.status, message, error.param, error.code)
+
+
+def _message(answer: str, index: int, choice: Choice) -> Json:
+    message: Json = {"role": "assistant", "content": choice.text or (None if choice.calls else ""), "refusal": None}
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.calls:
+        message["tool_calls"] = whole_calls(answer, index, choice.calls)
+    return message
 
 
 def _chat_logprobs(tokens: list[TokenLogprob]) -> Json:

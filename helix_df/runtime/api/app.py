@@ -32,7 +32,7 @@ from helix_df.runtime.api.answers import (
     public_status,
     why_not_ready,
 )
-from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, shortened, timeout_of
+from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, timeout_of
 from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
@@ -44,6 +44,7 @@ from helix_df.runtime.api.overload import Drain, QueueRoom, whole_seconds
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
+from helix_df.runtime.api.refusals import shortened
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.requests import GenerationRequest
 
@@ -226,6 +227,7 @@ class _Api:
             stops=tuple(prompt.stop for prompt in prompts),
             prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
             owner=owner,
+            reading=prompts[0].reading,
         )
         name = None if self._reconnects is None else await self._reconnects.name_of(request)
         return _Asked(prompts, form, name)

@@ -13,22 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from helix_df.errors import RequestError
+from helix_df.runtime.api.chat_messages import checked_messages
 from helix_df.runtime.api.generation import MAX_STOPS, Chat, Prompt, TextRequest
+from helix_df.runtime.api.refusals import invalid, shortened, unsupported
+from helix_df.runtime.api.tools import NamedChoice, ToolBody, ToolChoice
 from helix_df.runtime.sampling import MAX_LOGPROBS
 
 MAX_CHOICES = 128
 MAX_TIMEOUT_S = 86_400
 TIMEOUT_HEADER = "X-Request-Timeout"
 """Seconds, as the field ``timeout``; for clients that can't set the field."""
-MAX_REPEATED = 200
-"""Characters of a client's words that an error repeats."""
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-"""The roles of a chat, and what the model's template calls them."""
 
 HARMLESS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
@@ -55,8 +53,6 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -76,6 +72,7 @@ Strings = Annotated[list[str], _FIRST]
 TokenIds = Annotated[list[int], _FIRST]
 TokenIdLists = Annotated[list[TokenIds], _FIRST]
 Messages = Annotated[list[dict[str, Any]], _FIRST]
+Tools = Annotated[list[ToolBody], _FIRST]
 
 
 class StreamOptions(BaseModel):
@@ -190,10 +187,15 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
     logprobs: bool = Field(False, description="true or false")
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
+    tools: Tools = Field([], description="a list of functions, each with a name")
+    tool_choice: ToolChoice = Field("auto", description="none, auto, required or an object that names a function")
+    parallel_tool_calls: bool = Field(True, description="true or false")
 
     def check(self) -> None:
         """See ``Body``."""
         super().check()
+        if isinstance(self.tool_choice, NamedChoice) or self.tool_choice == "required":
+            raise unsupported("tool_choice", "other than auto and none")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "it needs logprobs to be true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -201,57 +203,11 @@ class ChatBody(Body):
 
     def requests(self) -> tuple[TextRequest, ...]:
         """See ``Body``."""
-        messages = tuple(_message(raw, f"messages[{index}]") for index, raw in enumerate(self.messages))
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        return (self._request(Chat(messages), limit, self.top_logprobs if self.logprobs else None),)
-
-
-def _message(raw: dict[str, Any], where: str) -> dict[str, str]:
-    given = {name: value for name, value in raw.items() if value not in (None, []) and name != "name"}
-    role = given.pop("role", None)
-    if not isinstance(role, str) or role not in ROLES:
-        if role in ("tool", "function"):
-            raise unsupported(f"{where}.role", f"'{role}'")
-        raise invalid(f"{where}.role", f"expected one of {', '.join(ROLES)}")
-    content = _content(given.pop("content", "" if role == "assistant" else None), f"{where}.content")
-    if given:
-        raise unsupported(f"{where}.{shortened(min(given))}")
-    return {"role": ROLES[role], "content": content}
-
-
-def _content(content: object, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise invalid(where, "expected a string or a list of text parts")
-    texts = []
-    for index, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise unsupported(f"{where}[{index}]", f"of type '{shortened(kind)}'; only text is")
-        if not isinstance(part.get("text"), str):
-            raise invalid(f"{where}[{index}].text", "expected a string")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def shortened(text: object) -> str:
-    """What a client sent, as far as an error repeats it."""
-    words = str(text)
-    return words if len(words) <= MAX_REPEATED else f"{words[:MAX_REPEATED]}…"
-
-
-def invalid(name: str, why: str) -> RequestError:
-    """The error for a parameter with a value that it can't have."""
-    return RequestError(f"Invalid value for '{name}': {why}.", param=name, code="invalid_value")
-
-
-def unsupported(name: str, what: str = "") -> RequestError:
-    """The error for a parameter that OpenAI's API has and this one hasn't."""
-    phrase = f"'{name}' {what}".strip()
-    return RequestError(
-        f"Unsupported parameter: {phrase} is not supported by this server.", param=name, code="unsupported_parameter"
-    )
+        # A model that mustn't call a tool isn't told of any.
+        tools = () if self.tool_choice == "none" else tuple(tool.for_template() for tool in self.tools)
+        chat = Chat(checked_messages(self.messages), tools, one_call=not self.parallel_tool_calls)
+        return (self._request(chat, limit, self.top_logprobs if self.logprobs else None),)
 
 
 def timeout_of(headers: Mapping[str, str], body: Body) -> float | None:

@@ -18,9 +18,10 @@ import httpx
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.access import Access
+from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
 from helix_df.runtime.api.generation import Chat, Prompt, TextPiece, TextRequest, TextService
-from helix_df.runtime.requests import FinishReason, JobStatus, NodeStatus, StageSpeed
+from helix_df.runtime.requests import JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16
 """``max_tokens`` of a text completion that names none, as in OpenAI's API."""
@@ -31,7 +32,7 @@ class Answer:
     """A whole answer and the tokens it took; ``cached_tokens`` of the prompt's were in KV cache already."""
 
     text: str
-    finish_reason: FinishReason | None
+    finish_reason: AnswerEnd | None
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
@@ -156,7 +157,7 @@ class RemoteJob(RunningJob):
         path, body = await self._body(request)
         document = await self._request("POST", path, body)
         choice, used = document["choices"][0], document["usage"]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        text = choice["message"]["content"] or "" if "message" in choice else choice["text"]
         cached = used["prompt_tokens_details"]["cached_tokens"]
         return Answer(text, choice["finish_reason"], used["prompt_tokens"], used["completion_tokens"], cached)
 

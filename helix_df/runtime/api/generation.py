@@ -10,11 +10,16 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from helix_df.errors import ProtocolError, RequestError
+from helix_df.models.answer_formats.api import Content, Part
+from helix_df.models.answer_formats.chain import AnswerFormats
+from helix_df.models.answer_formats.thinking import opens_thinking
 from helix_df.models.streaming_text import StopMatcher, StreamDecoder
 from helix_df.models.tokenizer import Tokenizer
+from helix_df.runtime.api.answer_reading import AnswerEnd, AnswerReading, PartsReader, content_of, formats_of, with_ids
 from helix_df.runtime.requests import (
     FinishReason,
     GenerationRequest,
@@ -31,9 +36,16 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation to continue; each message has a ``role`` and a ``content``."""
+    """A conversation to continue; each message has a ``role`` and a ``content``, and what else templates take.
 
-    messages: tuple[Mapping[str, str], ...]
+    The ``tools`` are told to the model and may be called; with ``one_call`` the answer ends after the first call.
+    ``options`` are further variables for the model's template.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    one_call: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 Prompt = str | tuple[int, ...] | Chat
@@ -70,7 +82,8 @@ class TokenLimits:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A request that was found servable: the prompt's token ids, the most tokens to generate, how to draw them, and the
-    seconds that its answer may take, if that was said; and the name of its API key, if it came with one."""
+    seconds that its answer may take, if that was said; and the name of its API key, if it came with one. ``reading``
+    is how the answer to a chat is read for calls and thoughts."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -79,6 +92,7 @@ class Prepared:
     stop_ids: frozenset[int]
     timeout_s: float | None = None
     owner: str | None = None
+    reading: AnswerReading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +124,24 @@ class TokenLogprob:
 class TextPiece:
     """A part of an answer; the last one has a ``finish_reason``.
 
-    ``text`` may be empty while bytes of a character or a possible start of a stop string are held back.
+    ``text`` may be empty while bytes of a character or a possible start of a stop string are held back. Of a chat it is
+    what is said to the user; ``parts`` has that, and what is thought and called, in their order.
     ``cached_tokens``, on the first piece only, are those of the prompt that were in KV cache already.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
+    finish_reason: AnswerEnd | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+    parts: tuple[Part, ...] | None = None
+
+    @property
+    def told(self) -> tuple[Part, ...]:
+        """Its parts, of which plain text is one."""
+        if self.parts is not None:
+            return self.parts
+        return (Content(self.text),) if self.text else ()
 
 
 class TextService:
@@ -130,6 +153,7 @@ class TextService:
         model_name: what requests call the model.
         context: tokens that prompt and answer may have together.
         draw_seed: gives the seed of a request that names none, 0 to 2**32 - 1.
+        formats: of the calls and thoughts in answers to chats; by default those that the chat template is of.
     """
 
     def __init__(
@@ -140,12 +164,14 @@ class TextService:
         model_name: str,
         context: int,
         draw_seed: Callable[[], int] = lambda: secrets.randbelow(_SEEDS),
+        formats: AnswerFormats | None = None,
     ) -> None:
         self.model_name = model_name
         self.context = context
         self._service = service
         self._tokenizer = tokenizer
         self._draw_seed = draw_seed
+        self._formats = formats_of(tokenizer.chat.source) if formats is None else formats
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -174,7 +200,7 @@ class TextService:
         """
         _check_stops(request.stop)
         field = "messages" if isinstance(request.prompt, Chat) else "prompt"
-        prompt = self._encode(request.prompt, field)
+        prompt, reading = self._encode(request.prompt, field)
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
@@ -188,6 +214,7 @@ class TextService:
             ),
             stop=request.stop,
             stop_ids=frozenset() if request.ignore_eos else self._tokenizer.eos_ids,
+            reading=reading,
         )
 
     async def stream(self, prepared: Prepared, request_id: str, sample: int = 0) -> AsyncGenerator[TextPiece, None]:
@@ -199,7 +226,7 @@ class TextService:
             RequestError: as ``TokenService.submit``.
         """
         events = self._service.submit(self.request(prepared, request_id, sample))
-        async with aclosing(self.read(events, prepared.stop)) as pieces:
+        async with aclosing(self.read(events, prepared.stop, reading=prepared.reading)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -216,16 +243,21 @@ class TextService:
         )
 
     async def read(
-        self, events: AsyncIterator[TokenEvent], stop: tuple[str, ...], after: int = 0
+        self,
+        events: AsyncIterator[TokenEvent],
+        stop: tuple[str, ...],
+        after: int = 0,
+        reading: AnswerReading | None = None,
     ) -> AsyncGenerator[TextPiece, None]:
         """An answer's pieces that follow on its first ``after`` tokens, from the events of all of it.
 
-        What follows depends on what came before: half a character, or the start of a stop string. Closes ``events``.
+        What follows depends on what came before: half a character, the start of a stop string, or of a call. Closes
+        ``events``.
 
         Raises:
             RequestError: when the answer has fewer tokens than that.
         """
-        answer = _TextDecoder(self._tokenizer, stop)
+        answer = self._decoder(stop, reading)
         left = after
         try:
             async for event in events:
@@ -243,19 +275,34 @@ class TextService:
             await _close(events)
         raise ProtocolError("an answer ended without saying why")
 
-    def _encode(self, prompt: Prompt, field: str) -> tuple[int, ...]:
+    def _decoder(self, stop: tuple[str, ...], reading: AnswerReading | None) -> _TextDecoder:
+        if reading is None:
+            return _TextDecoder(self._tokenizer, stop)
+        shown = self._formats.markers(bool(reading.tools))
+        return _TextDecoder(self._tokenizer, stop, shown, PartsReader(self._formats, reading))
+
+    def _encode(self, prompt: Prompt, field: str) -> tuple[tuple[int, ...], AnswerReading | None]:
+        reading = None
         if isinstance(prompt, tuple):
             ids = prompt
             if len(ids) < self.context:  # longer ones are refused for that, however many are wrong
                 _check_token_ids(ids, self._tokenizer.vocab_size)
         elif isinstance(prompt, Chat):
-            text = self._checked(self._tokenizer.render_chat(prompt.messages), field)
+            text = self._checked(self._rendered(prompt), field)
             ids = tuple(self._tokenizer.encode_rendered(text))
+            names = tuple(str(tool["function"]["name"]) for tool in prompt.tools)
+            reading = AnswerReading(names, opens_thinking(text), prompt.one_call)
         else:
             ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
         if not ids:
             raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
-        return ids
+        return ids, reading
+
+    def _rendered(self, chat: Chat) -> str:
+        """The chat as the model's template writes it."""
+        calls = self._formats.tools
+        messages = chat.messages if calls is None else tuple(with_ids(one, calls.template_id) for one in chat.messages)
+        return self._tokenizer.chat.render(messages, tools=chat.tools, options=chat.options)
 
     def _checked(self, text: str, field: str) -> str:
         """``text`` itself, if it is text, and could be short enough: tokenizing megabytes takes seconds."""
@@ -272,9 +319,16 @@ class TextService:
 class _TextDecoder:
     """Turns the token events of one answer into pieces of text."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...],
+        shown: frozenset[str] = frozenset(),
+        reader: PartsReader | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._decoder = StreamDecoder(tokenizer.decode)
+        self._reader = reader
+        self._decoder = StreamDecoder(tokenizer.decoder(shown))
         self._matcher = StopMatcher(stop)
         self._decoded = 0
         self._begun = False
@@ -291,7 +345,10 @@ class _TextDecoder:
         logprobs = self._logprobs(event.token, added, event.logprobs)
         self._decoded += len(added)
         self._begun = self._begun or bool(token_ids)
-        return TextPiece(text, token_ids, finish, logprobs, event.cached_tokens)
+        if self._reader is None:
+            return TextPiece(text, token_ids, finish, logprobs, event.cached_tokens)
+        parts, end = self._reader.read(text, finish)
+        return TextPiece(content_of(parts), token_ids, end, logprobs, event.cached_tokens, parts)
 
     def _logprobs(self, token: int | None, added: str, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
         if token is None or logprobs is None:

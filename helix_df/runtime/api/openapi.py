@@ -29,13 +29,13 @@ from helix_df.runtime.api.answer_bodies import (
 from helix_df.runtime.api.bodies import (
     HARMLESS,
     MAX_TIMEOUT_S,
-    ROLES,
     TIMEOUT_HEADER,
     UNSUPPORTED,
     Body,
     ChatBody,
     CompletionBody,
 )
+from helix_df.runtime.api.chat_messages import message_schema
 from helix_df.runtime.api.control import (
     PREFIX,
     SECRET_HEADER,
@@ -309,7 +309,7 @@ def _body_schema(kind: type[Body], model_name: str, schemas: Json) -> Json:
     }
     fields["model"] = {**fields["model"], "enum": [model_name]}
     if "messages" in fields:
-        fields["messages"] = {**fields["messages"], "items": _message_schema()}
+        fields["messages"] = {**fields["messages"], "items": message_schema()}
     for name in sorted(HARMLESS):
         fields[name] = {"description": "accepted, since it can't change an answer here"}
     for name, nothing in sorted(UNSUPPORTED.items()):
@@ -323,34 +323,6 @@ def _nullable(field: Json) -> Json:
         return field
     told = {key: value for key, value in field.items() if key in ("title", "description", "default")}
     return {"anyOf": [{key: value for key, value in field.items() if key not in told}, {"type": "null"}], **told}
-
-
-def _message_schema() -> Json:
-    """A message, by its role; whatever else it has must be empty."""
-    part = {
-        "type": "object",
-        "required": ["type", "text"],
-        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    }
-    content = [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]
-    others = {"name": {}, "role": {"enum": [role for role in ROLES if role != "assistant"]}}
-    empty: Json = {"enum": [None, []]}
-    return {
-        "anyOf": [
-            {
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {**others, "content": {"anyOf": content}},
-                "additionalProperties": empty,
-            },
-            {
-                "type": "object",
-                "required": ["role"],
-                "properties": {"name": {}, "role": {"const": "assistant"}, "content": {"anyOf": [*content, empty]}},
-                "additionalProperties": empty,
-            },
-        ]
-    }
 
 
 def docs_page(document: Json) -> str:

@@ -15,7 +15,8 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from helix_df.errors import RequestError
-from helix_df.runtime.api.bodies import HARMLESS, UNSUPPORTED, Body, invalid, shortened, unsupported
+from helix_df.runtime.api.bodies import HARMLESS, UNSUPPORTED, Body
+from helix_df.runtime.api.refusals import invalid, shortened, unsupported
 from helix_df.runtime.api.stream import read_json_body
 
 SMALL_BYTES = 64 * 1024
@@ -23,6 +24,9 @@ SMALL_BYTES = 64 * 1024
 
 MAX_PARTS = 200_000
 """Objects, lists and fields in a body. Each costs as much as a hundred characters of text."""
+
+_NESTED = ("tools",)
+"""Fields of which an error names the part at fault."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -100,10 +104,18 @@ def _parts(raw: bytes) -> int:
 def _explain(kind: type[Body], error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
+    path = _path(first["loc"]) if name in _NESTED else name
     if first["type"] == "missing":
-        return RequestError(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
-    expected = kind.model_fields[name].description or first["msg"]
-    return invalid(name, f"expected {expected}")
+        return RequestError(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden" and path != name:
+        return _unknown(path)
+    expected = kind.model_fields[name].description if path == name else None
+    return invalid(path, f"expected {expected or first['msg']}")
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    """``tools[0].function.name``."""
+    return shortened("".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix("."))
 
 
 def _unknown(name: str) -> RequestError:

@@ -156,13 +156,13 @@ class Reconnects:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, answer: str, form: Form, growing: list[_Growing]) -> None:
-        await asyncio.gather(*(self._grow(one, form.stop_of(index)) for index, one in enumerate(growing)))
+        await asyncio.gather(*(self._grow(one, form, form.stop_of(index)) for index, one in enumerate(growing)))
         del self._growing[answer]  # from now on the keeper has all of it
 
-    async def _grow(self, growing: _Growing, stop: tuple[str, ...]) -> None:
-        """Run a choice to its end, which a stop string may be, too."""
+    async def _grow(self, growing: _Growing, form: Form, stop: tuple[str, ...]) -> None:
+        """Run a choice to its end, which a stop string may be, too, or a call."""
         try:
-            async with aclosing(self._text.read(self._fed(growing), stop)) as pieces:
+            async with aclosing(self._text.read(self._fed(growing), stop, reading=form.reading)) as pieces:
                 async for _ in pieces:
                     pass
         except HelixError as error:
@@ -222,7 +222,8 @@ class Reconnects:
         for index, one in enumerate(kept.requests):
             place = Place() if places is None else places[index]
             events = growing[index].read() if growing is not None else _recorded(one)
-            streams.append(_none() if place.ended else self._text.read(events, form.stop_of(index), place.tokens or 0))
+            stop, have = form.stop_of(index), place.tokens or 0
+            streams.append(_none() if place.ended else self._text.read(events, stop, have, form.reading))
         return merge(streams)
 
     async def _reading(self, answer: str, documents: AsyncGenerator[Json, None]) -> AsyncGenerator[Json, None]:

@@ -28,6 +28,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, plan_id, read_plan
+from helix_df.runtime.api.answer_reading import formats_of
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
 from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
 from helix_df.runtime.api.control import Control
@@ -221,8 +222,13 @@ class _Daemon:
         with bound_socket(runtime.host, port) as listener:
             tokenizer = await asyncio.to_thread(self._parts.tokenizer, plan)
             deployment = self._parts.deployment(plan, self._job, self._lineage)
+            model = plan.job.model
             text = TextService(
-                deployment, tokenizer, model_name=plan.job.model.served_name, context=self._parts.context(plan)
+                deployment,
+                tokenizer,
+                model_name=model.served_name,
+                context=self._parts.context(plan),
+                formats=formats_of(tokenizer.chat.source, model.tool_parser, model.reasoning_parser),
             )
             reconnects = None if deployment.answers is None else Reconnects(text, deployment.answers)
             told = Told(deployment, self._job, stop, lambda: self._note_joins(deployment))
