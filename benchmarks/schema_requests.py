@@ -22,8 +22,8 @@ import jsonschema_rs
 import requests
 from schemathesis.generation import GenerationMode
 
-from helix_df.runtime.api.bodies import MAX_TIMEOUT_S, TIMEOUT_HEADER
 from helix_df.runtime.api.reconnect import NAME_HEADER
+from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S, TIMEOUT_HEADER
 from tests.api.by_schema import with_each_case
 
 Json = dict[str, Any]

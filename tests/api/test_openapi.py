@@ -57,7 +57,7 @@ def test_requests_made_from_the_document_are_answered_as_it_says(label: str) -> 
     count = 40 if label.startswith("POST") else 5
     statuses: Counter[int] = Counter()
     for mode in MODES:
-        if mode.is_negative and not label.startswith("POST"):
+        if mode.is_negative and "requestBody" not in OPERATIONS[label].definition.raw:
             continue  # nothing can be wrong with a request without fields
         statuses += run_cases(OPERATIONS[label], mode, count, 1, lambda case: case.call())
     assert statuses

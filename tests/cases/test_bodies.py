@@ -12,7 +12,8 @@ from helix_df.errors import RequestError
 from helix_df.runtime.api import parsing
 from helix_df.runtime.api.app import create_app
 from helix_df.runtime.api.bodies import CompletionBody
-from helix_df.runtime.api.generation import Chat, Prompt, TextRequest
+from helix_df.runtime.api.generation import TextRequest
+from helix_df.runtime.api.prompts import Chat, Prompt
 from tests.api.fakes import FakeService, text_service
 
 HEADERS = {"Content-Type": "application/json"}

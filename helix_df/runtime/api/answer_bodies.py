@@ -41,13 +41,26 @@ class DoneBody(AnswerBody):
     done: Literal[True]
 
 
+class LimitsBody(AnswerBody):
+    """What a request may have at most: answers (prompts times ``n``), likely tokens in each place, stop strings, bytes;
+    and how many requests may wait."""
+
+    choices: int
+    logprobs: int
+    stops: int
+    body_bytes: int
+    queue: int | None
+
+
 class ModelBody(AnswerBody):
-    """A model that is served; ``created`` in Unix seconds."""
+    """A model that is served; ``created`` in Unix seconds, ``max_model_len`` in tokens of prompt and answer."""
 
     id: str
     object: str
     created: int
     owned_by: str
+    max_model_len: int
+    limits: LimitsBody
 
 
 class ModelsBody(AnswerBody):
@@ -55,6 +68,16 @@ class ModelsBody(AnswerBody):
 
     object: str
     data: list[ModelBody]
+
+
+class VersionBody(AnswerBody):
+    """The version of helix-df."""
+
+    version: str
+
+
+class PingBody(AnswerBody):
+    """Nothing: that it comes is the answer."""
 
 
 class HealthBody(AnswerBody):

@@ -75,7 +75,7 @@ class Form:
 
     ``echoes`` has an entry a choice; ``stops`` and ``prompt_tokens`` have one a prompt, each of which is answered ``n``
     times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again. ``reading`` is how
-    the answer to a chat is read for calls and thoughts.
+    the answer to a chat is read for calls and thoughts. With ``counts_on`` every chunk has the usage so far.
     """
 
     dialect: str
@@ -92,6 +92,7 @@ class Form:
     prompt_tokens: tuple[int, ...]
     owner: str | None = None
     reading: AnswerReading | None = None
+    counts_on: bool = False
 
     @property
     def envelope(self) -> Envelope:
@@ -162,7 +163,13 @@ async def chunks(
     # Every chunk has a usage then, null in all but the last.
     extra: Json = {"usage": None} if form.includes_usage else {}
 
+    def used() -> Json:
+        generated = sum(place.tokens or 0 for place in at)
+        return usage(sum(form.prompt_tokens), generated, form.cached_tokens(known))
+
     def marked(chunk: Json) -> Json:
+        if form.counts_on:
+            extra["usage"] = used()
         return {**chunk, **extra, EVENT_ID: ",".join(map(str, at))} if numbered else chunk | extra
 
     async with aclosing(pieces):
@@ -179,9 +186,7 @@ async def chunks(
                 chunk = marked(dialect.chunk(envelope, index, piece))
                 yield with_token_ids(chunk, [ids]) if form.return_token_ids else chunk
     if form.includes_usage:
-        generated = sum(place.tokens or 0 for place in at)
-        used = usage(sum(form.prompt_tokens), generated, form.cached_tokens(known))
-        yield marked(dialect.closing(envelope)) | {"usage": used}
+        yield marked(dialect.closing(envelope)) | {"usage": used()}
 
 
 async def only_whole(form: Form, pieces: Pieces) -> AsyncGenerator[Json, None]:

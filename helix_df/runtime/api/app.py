@@ -6,13 +6,8 @@ generated (``generation``) or phrased (``answers``).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helix_df.errors import HelixError, RequestError
-from helix_df.runtime.api.answering import Form, Pieces, chunks, only_whole, the_only
+from helix_df.runtime.api.about import About
 from helix_df.runtime.api.answers import (
     ChatDialect,
     CompletionDialect,
@@ -32,11 +27,12 @@ from helix_df.runtime.api.answers import (
     public_status,
     why_not_ready,
 )
-from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody, timeout_of
+from helix_df.runtime.api.bodies import ChatBody, CompletionBody
 from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
-from helix_df.runtime.api.generation import Chat, Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
+from helix_df.runtime.api.flow import AnswerFlow
+from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
@@ -44,9 +40,8 @@ from helix_df.runtime.api.overload import Drain, QueueRoom, whole_seconds
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
-from helix_df.runtime.api.refusals import shortened
-from helix_df.runtime.api.stream import EventStream, until_disconnect
-from helix_df.runtime.requests import GenerationRequest
+from helix_df.runtime.api.request_ids import WithRequestIds
+from helix_df.runtime.api.tokenizing import Tokenizing
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +76,17 @@ def create_app(
     room = QueueRoom(text.waiting, max_queue, Drain())
     began = int(time.time()) if created is None else created
     bodies = BodyReader(max_body_bytes)
-    api = _Api(
-        text,
-        metrics,
-        began,
-        bodies,
-        reconnects,
-        room,
+    flow = AnswerFlow(text, metrics, room, reconnects)
+    document = openapi_document(
+        text.model_name,
         needs_key=keys is not None,
+        keeps_answers=reconnects is not None,
         is_controlled=control is not None,
     )
+    api = _Api(text, metrics, bodies, room, flow, document)
     routes = [
-        Route("/v1/models", api.models, methods=["GET"]),
-        Route("/v1/models/{model:path}", api.model, methods=["GET"]),
+        *About(flow, began, max_body_bytes, max_queue).routes(),
+        *Tokenizing(flow, bodies).routes(),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/health", api.health, methods=["GET"]),
@@ -118,28 +111,9 @@ def create_app(
     app.state.quick = QuickRefusals(room, keys, metrics)
     if keys is not None:
         app.add_middleware(_Keyed, keys=keys)
+    app.add_middleware(WithRequestIds)
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
     return app
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A checked request on its way: its prompts (each is answered ``n`` times), and how to phrase the answer.
-
-    ``name`` is what its client calls it.
-    """
-
-    prompts: tuple[Prepared, ...]
-    form: Form
-    name: str | None
-
-    def requests(self, text: TextService) -> list[GenerationRequest]:
-        """What the token service is to be asked for, in the order of OpenAI's choice indices."""
-        n = self.form.n
-        return [
-            text.request(self.prompts[index // n], f"{self.form.id}-{index}", index % n)
-            for index in range(len(self.form.echoes))
-        ]
 
 
 class _Api:
@@ -149,33 +123,17 @@ class _Api:
         self,
         text: TextService,
         metrics: Metrics,
-        created: int,
         bodies: BodyReader,
-        reconnects: Reconnects | None,
         room: QueueRoom,
-        *,
-        needs_key: bool,
-        is_controlled: bool,
+        flow: AnswerFlow,
+        document: Json,
     ) -> None:
-        self._reconnects = reconnects
         self._text = text
         self._metrics = metrics
-        self._created = created
         self._bodies = bodies
         self._room = room
-        self._document = openapi_document(
-            text.model_name,
-            needs_key=needs_key,
-            keeps_answers=reconnects is not None,
-            is_controlled=is_controlled,
-        )
-
-    async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model()]})
-
-    async def model(self, request: Request) -> Response:
-        self._require_model(request.path_params["model"])
-        return JSONResponse(self._model())
+        self._flow = flow
+        self._document = document
 
     async def health(self, request: Request) -> Response:
         status = self._text.snapshot()
@@ -196,107 +154,14 @@ class _Api:
         return HTMLResponse(docs_page(self._document))
 
     async def completions(self, request: Request) -> Response:
-        self._require_room(request)
+        self._flow.require_room(request)
         body = await self._bodies.read(CompletionBody, request)
-        return await self._answer(request, await self._ask(request, body, CompletionDialect.prefix, echo=body.echo))
+        return await self._flow.answer(request, body, CompletionDialect.prefix, echo=body.echo)
 
     async def chat(self, request: Request) -> Response:
-        self._require_room(request)
+        self._flow.require_room(request)
         body = await self._bodies.read(ChatBody, request)
-        return await self._answer(request, await self._ask(request, body, ChatDialect.prefix))
-
-    async def _ask(self, request: Request, body: Body, dialect: str, echo: bool = False) -> _Asked:
-        self._require_model(body.model)
-        limits = self._require_ready()
-        # Tokenizing a long prompt takes a while: others' tokens must go on flowing.
-        requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
-        owner = request.scope.get(KEY_NAME)
-        timeout_s = timeout_of(request.headers, body)
-        prompts = tuple(replace(prompt, timeout_s=timeout_s, owner=owner) for prompt in prompts)
-        form = Form(
-            dialect=dialect,
-            id=f"{dialect}-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=self._text.model_name,
-            n=body.n,
-            stream=body.stream,
-            includes_usage=body.includes_usage,
-            return_token_ids=body.return_token_ids,
-            wants_logprobs=prompts[0].sampling.logprobs is not None,
-            echoes=tuple(self._echo(item) if echo else "" for item in requests for _ in range(body.n)),
-            stops=tuple(prompt.stop for prompt in prompts),
-            prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
-            owner=owner,
-            reading=prompts[0].reading,
-        )
-        name = None if self._reconnects is None else await self._reconnects.name_of(request)
-        return _Asked(prompts, form, name)
-
-    def _prepare(self, body: Body, limits: TokenLimits) -> tuple[tuple[TextRequest, ...], tuple[Prepared, ...]]:
-        requests = body.requests()
-        return requests, tuple(self._text.prepare(item, limits) for item in requests)
-
-    async def _answer(self, request: Request, asked: _Asked) -> Response:
-        documents = self._documents(asked)
-        if asked.form.stream:
-            return EventStream(documents, describe)
-        return JSONResponse(await until_disconnect(request.receive, the_only(documents)))
-
-    def _documents(self, asked: _Asked) -> AsyncGenerator[Json, None]:
-        """The answer in chunks, or whole; kept from now on, if anybody keeps answers."""
-        form, pieces = asked.form, self._pieces(asked)
-        documents = (
-            chunks(form, pieces, numbered=self._reconnects is not None) if form.stream else only_whole(form, pieces)
-        )
-        if self._reconnects is None:
-            return documents
-        return self._reconnects.keep(form, asked.requests(self._text), asked.name, documents)
-
-    def _pieces(self, asked: _Asked) -> Pieces:
-        """The answers to every prompt, ``n`` each, in the order of OpenAI's choice indices."""
-        streams: list[AsyncGenerator[TextPiece, None]] = []
-        for prompt in asked.prompts:
-            for sample in range(asked.form.n):
-                request_id = f"{asked.form.id}-{len(streams)}"
-                streams.append(self._drained(self._metrics.timed(self._text.stream(prompt, request_id, sample))))
-        return merge(streams)
-
-    async def _drained(self, pieces: AsyncGenerator[TextPiece, None]) -> AsyncGenerator[TextPiece, None]:
-        """The same pieces; the first says that a request has left the queue."""
-        async with aclosing(pieces):
-            first = True
-            async for piece in pieces:
-                if first:
-                    self._room.drain.note()
-                    first = False
-                yield piece
-
-    def _echo(self, request: TextRequest) -> str:
-        match request.prompt:
-            case str() as text:
-                return text
-            case tuple() as token_ids:
-                return self._text.decode(token_ids)
-            case Chat():
-                return ""
-
-    def _model(self) -> Json:
-        return {"id": self._text.model_name, "object": "model", "created": self._created, "owned_by": "helix-df"}
-
-    def _require_model(self, name: str) -> None:
-        if name != self._text.model_name:
-            raise RequestError(
-                f"The model '{shortened(name)}' does not exist; this server has '{self._text.model_name}'.",
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
-
-    def _require_room(self, request: Request) -> None:
-        """Refuse before anything is read: under overload, refusals are most of the work."""
-        full = self._room.refusal(request.scope.get(KEY_NAME))
-        if full is not None:
-            raise full
+        return await self._flow.answer(request, body, ChatDialect.prefix)
 
     async def on_error(self, request: Request, error: Exception) -> Response:
         """The answer that says an error."""
@@ -304,12 +169,6 @@ class _Api:
         if isinstance(error, RequestError) and not isinstance(error, LimitReached):
             error = self._room.reworded(error, request.scope.get(KEY_NAME)) or error
         return _refusal(request, error)
-
-    def _require_ready(self) -> TokenLimits:
-        status = self._text.snapshot()
-        if not status.ready and status.state != "degraded":  # who comes then waits for the nodes that are away
-            raise RequestError(f"The job is not ready: {why_not_ready(status)}", code="not_ready", status=503)
-        return self._text.limits(status)
 
 
 class _Counted:

@@ -12,24 +12,27 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
-from helix_df.errors import RequestError
 from helix_df.runtime.api.chat_messages import checked_messages
-from helix_df.runtime.api.generation import MAX_STOPS, Chat, Prompt, TextRequest
-from helix_df.runtime.api.refusals import invalid, shortened, unsupported
+from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
+from helix_df.runtime.api.prompts import Chat, Prompt
+from helix_df.runtime.api.refusals import invalid, unsupported
+from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S
 from helix_df.runtime.api.tools import NamedChoice, ToolBody, ToolChoice
 from helix_df.runtime.sampling import MAX_LOGPROBS
 
 MAX_CHOICES = 128
-MAX_TIMEOUT_S = 86_400
-TIMEOUT_HEADER = "X-Request-Timeout"
-"""Seconds, as the field ``timeout``; for clients that can't set the field."""
 
 HARMLESS = frozenset(
     {
+        "cache_salt",
+        "kv_transfer_params",
         "metadata",
+        "priority",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
+        "request_id",
         "safety_identifier",
         "service_tier",
         "store",
@@ -76,19 +79,22 @@ Tools = Annotated[list[ToolBody], _FIRST]
 
 
 class StreamOptions(BaseModel):
-    """``stream_options``."""
+    """``stream_options``; whatever else it says changes no answer. ``continuous_usage_stats`` goes beyond OpenAI's."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True)
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_obfuscation: bool = False
 
 
-class Body(BaseModel):
+class Body(RequestBody):
     """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM;
     ``timeout`` does, too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    harmless = HARMLESS
+    unsupported = UNSUPPORTED
+    nested = frozenset({"tools"})
 
     model: str = Field(description="the name of a model that /v1/models lists")
     max_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
@@ -110,6 +116,11 @@ class Body(BaseModel):
     )
 
     @property
+    def counts_on(self) -> bool:
+        """Whether every chunk of a stream has the usage so far."""
+        return self.includes_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -120,8 +131,11 @@ class Body(BaseModel):
         Raises:
             RequestError: with the field at fault.
         """
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is None:
+            return
+        if not self.stream:
             raise invalid("stream_options", "it is only allowed when stream is true")
+        self.ignore(tuple(f"stream_options.{name}" for name in self.stream_options.model_extra or ()))
 
     def requests(self) -> tuple[TextRequest, ...]:
         """One request for each prompt of the body."""
@@ -208,27 +222,3 @@ class ChatBody(Body):
         tools = () if self.tool_choice == "none" else tuple(tool.for_template() for tool in self.tools)
         chat = Chat(checked_messages(self.messages), tools, one_call=not self.parallel_tool_calls)
         return (self._request(chat, limit, self.top_logprobs if self.logprobs else None),)
-
-
-def timeout_of(headers: Mapping[str, str], body: Body) -> float | None:
-    """Seconds that a request may take, by its header and its body, whichever is less; ``None`` if neither says.
-
-    Raises:
-        RequestError: when the header is no such time.
-    """
-    text = headers.get(TIMEOUT_HEADER.lower())
-    if text is None:
-        return body.timeout
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_TIMEOUT_S:
-        raise RequestError(
-            f"the header {TIMEOUT_HEADER} is no time",
-            param=TIMEOUT_HEADER,
-            code="invalid_value",
-            found=shortened(text),
-            expected=f"seconds, a number over 0, up to {MAX_TIMEOUT_S}",
-        )
-    return seconds if body.timeout is None else min(seconds, body.timeout)

@@ -20,7 +20,8 @@ from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.access import Access
 from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
-from helix_df.runtime.api.generation import Chat, Prompt, TextPiece, TextRequest, TextService
+from helix_df.runtime.api.generation import TextPiece, TextRequest, TextService
+from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.requests import JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from helix_df.errors import ProtocolError, RequestError
 from helix_df.models.answer_formats.api import Content, Part
 from helix_df.models.answer_formats.chain import AnswerFormats
-from helix_df.models.answer_formats.thinking import opens_thinking
 from helix_df.models.streaming_text import StopMatcher, StreamDecoder
 from helix_df.models.tokenizer import Tokenizer
-from helix_df.runtime.api.answer_reading import AnswerEnd, AnswerReading, PartsReader, content_of, formats_of, with_ids
+from helix_df.runtime.api.answer_reading import AnswerEnd, AnswerReading, PartsReader, content_of, formats_of
+from helix_df.runtime.api.prompts import Chat, Prompt, PromptEncoder, too_long
 from helix_df.runtime.requests import (
     FinishReason,
     GenerationRequest,
@@ -32,24 +31,6 @@ from helix_df.runtime.sampling import SamplingParams
 
 MAX_STOPS = 4
 _SEEDS = 2**32
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A conversation to continue; each message has a ``role`` and a ``content``, and what else templates take.
-
-    The ``tools`` are told to the model and may be called; with ``one_call`` the answer ends after the first call.
-    ``options`` are further variables for the model's template.
-    """
-
-    messages: tuple[Mapping[str, Any], ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-    one_call: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-Prompt = str | tuple[int, ...] | Chat
-"""Text, token ids or a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +153,7 @@ class TextService:
         self._tokenizer = tokenizer
         self._draw_seed = draw_seed
         self._formats = formats_of(tokenizer.chat.source) if formats is None else formats
+        self._prompts = PromptEncoder(tokenizer, self._formats, context)
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -184,6 +166,28 @@ class TextService:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""
         return self._tokenizer.decode(token_ids)
+
+    def decode_checked(self, token_ids: tuple[int, ...], field: str) -> str:
+        """The text of token ids that a client sent.
+
+        Raises:
+            RequestError: when the model doesn't know one, or there are more than its context has.
+        """
+        if len(token_ids) > self.context:
+            raise RequestError(
+                f"{field} has too many", param=field, found=str(len(token_ids)), expected=f"{self.context} at most"
+            )
+        self._prompts.check_ids(token_ids, field)
+        return self.decode(token_ids)
+
+    def tokenize(self, prompt: Prompt, *, begins: bool = True) -> tuple[int, ...]:
+        """The ids of a prompt; without its first special token, if a text isn't to have it. Runs in any thread.
+
+        Raises:
+            RequestError: as ``prepare``, but for the room that an answer needs.
+        """
+        field = "messages" if isinstance(prompt, Chat) else "prompt"
+        return self._prompts.encode(prompt, field, begins=begins)[0]
 
     def limits(self, status: JobStatus | None = None) -> TokenLimits:
         """What requests may come to at this moment; ``status`` is the job's, if it is known already."""
@@ -200,7 +204,7 @@ class TextService:
         """
         _check_stops(request.stop)
         field = "messages" if isinstance(request.prompt, Chat) else "prompt"
-        prompt, reading = self._encode(request.prompt, field)
+        prompt, reading = self._prompts.encode(request.prompt, field)
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
@@ -280,40 +284,6 @@ class TextService:
             return _TextDecoder(self._tokenizer, stop)
         shown = self._formats.markers(bool(reading.tools))
         return _TextDecoder(self._tokenizer, stop, shown, PartsReader(self._formats, reading))
-
-    def _encode(self, prompt: Prompt, field: str) -> tuple[tuple[int, ...], AnswerReading | None]:
-        reading = None
-        if isinstance(prompt, tuple):
-            ids = prompt
-            if len(ids) < self.context:  # longer ones are refused for that, however many are wrong
-                _check_token_ids(ids, self._tokenizer.vocab_size)
-        elif isinstance(prompt, Chat):
-            text = self._checked(self._rendered(prompt), field)
-            ids = tuple(self._tokenizer.encode_rendered(text))
-            names = tuple(str(tool["function"]["name"]) for tool in prompt.tools)
-            reading = AnswerReading(names, opens_thinking(text), prompt.one_call)
-        else:
-            ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
-        if not ids:
-            raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
-        return ids, reading
-
-    def _rendered(self, chat: Chat) -> str:
-        """The chat as the model's template writes it."""
-        calls = self._formats.tools
-        messages = chat.messages if calls is None else tuple(with_ids(one, calls.template_id) for one in chat.messages)
-        return self._tokenizer.chat.render(messages, tools=chat.tools, options=chat.options)
-
-    def _checked(self, text: str, field: str) -> str:
-        """``text`` itself, if it is text, and could be short enough: tokenizing megabytes takes seconds."""
-        try:
-            size = len(text.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise _not_text(field, error) from error
-        fewest = self._tokenizer.fewest_tokens(size)
-        if fewest >= self.context:
-            raise _too_long(self.context, field, f"at least {fewest}")
-        return text
 
 
 class _TextDecoder:
@@ -435,7 +405,7 @@ def _fewer_tokens(after: int, there: int) -> RequestError:
 
 def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits) -> int:
     if prompt >= limits.context:
-        raise _too_long(limits.context, field, str(prompt))
+        raise too_long(limits.context, field, str(prompt))
     left = limits.context - prompt
     if asked is None:
         fits = limits.smallest_kv - prompt
@@ -453,38 +423,8 @@ def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits
     return asked
 
 
-def _too_long(context: int, field: str, tokens: str) -> RequestError:
-    return RequestError(
-        f"This model's maximum context length is {context} tokens. However, your {field} resulted in "
-        f"{tokens} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
-        param=field,
-        code="context_length_exceeded",
-    )
-
-
-def _not_text(field: str, error: UnicodeEncodeError) -> RequestError:
-    return RequestError(
-        f"the {field} isn't text that can be encoded",
-        param=field,
-        code="invalid_value",
-        found=f"half of a surrogate pair at character {error.start}",
-        expected="Unicode text",
-    )
-
-
 def _check_stops(stop: tuple[str, ...]) -> None:
     if len(stop) > MAX_STOPS:
         raise RequestError("too many stop strings", param="stop", found=str(len(stop)), expected=f"{MAX_STOPS} at most")
     if "" in stop:
         raise RequestError("a stop string is empty", param="stop", expected="at least one character each")
-
-
-def _check_token_ids(ids: tuple[int, ...], vocab_size: int) -> None:
-    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
-    if wrong is not None:
-        raise RequestError(
-            "the prompt has a token id that the model doesn't know",
-            param="prompt",
-            found=str(wrong),
-            expected=f"0 to {vocab_size - 1}",
-        )

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from helix_df.runtime.api.answer_bodies import (
+    AnswerBody,
     ChatAnswer,
     ChatChunk,
     CompletionAnswer,
@@ -24,17 +25,11 @@ from helix_df.runtime.api.answer_bodies import (
     HealthBody,
     ModelBody,
     ModelsBody,
+    PingBody,
+    VersionBody,
     WholeAnswer,
 )
-from helix_df.runtime.api.bodies import (
-    HARMLESS,
-    MAX_TIMEOUT_S,
-    TIMEOUT_HEADER,
-    UNSUPPORTED,
-    Body,
-    ChatBody,
-    CompletionBody,
-)
+from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody
 from helix_df.runtime.api.chat_messages import message_schema
 from helix_df.runtime.api.control import (
     PREFIX,
@@ -44,7 +39,11 @@ from helix_df.runtime.api.control import (
     DrainBody,
     StopBody,
 )
+from helix_df.runtime.api.openapi_parts import REF, REFUSALS, answer_of, errors, event_schema, look, ref
 from helix_df.runtime.api.reconnect import NAME_HEADER, NAME_PATTERN
+from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S, TIMEOUT_HEADER
+from helix_df.runtime.api.tokenizing import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
 from helix_df.runtime.requests import JobStatus, NodeStatus
 
 Json = dict[str, Any]
@@ -52,30 +51,21 @@ Json = dict[str, Any]
 VERSION = "1"
 """Of the API, as in its paths."""
 
-_REF = "#/components/schemas/{model}"
 _ANSWERS = (
     ChatAnswer,
     ChatChunk,
     CompletionAnswer,
     CompletionChunk,
+    DetokenizeAnswer,
     DoneBody,
     ErrorBody,
     HealthBody,
     ModelBody,
     ModelsBody,
+    PingBody,
+    TokenizeAnswer,
+    VersionBody,
 )
-_REFUSALS = {
-    400: "a field is wrong, the prompt exceeds the context, or the body isn't JSON",
-    404: "there is no such model",
-    408: "the request didn't arrive in time",
-    413: "the body is larger than `runtime.max_body`",
-    415: "the body isn't declared as JSON",
-    429: "something is full; the code says what",
-    431: "the headers are too large or too many",
-    500: "the server failed, or a node computed what isn't a number",
-    503: "no full path through the layers is up",
-    504: "the answer took longer than `timeout` or `runtime.request_timeout` allows",
-}
 _CONTROLS: Mapping[str, type[ControlBody]] = {"plan": ChangeBody, "drain": DrainBody, "stop": StopBody}
 _WHAT_IS_DONE = {
     "plan": "Let another plan take over.",
@@ -88,7 +78,6 @@ _NAME = {
     "description": "what the client calls its request, so that it can come back for the answer",
     "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
 }
-_RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}}
 
 
 def openapi_document(
@@ -103,7 +92,7 @@ def openapi_document(
         is_controlled: whether who holds the job's secret can tell it something.
     """
     schemas = {**_answer_schemas(), **_status_schemas()}
-    for kind in (CompletionBody, ChatBody):
+    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody):
         schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
     document: Json = {
         "openapi": "3.1.0",
@@ -121,7 +110,7 @@ def openapi_document(
         document["security"] = [{"key": []}]
     if is_controlled:
         schemes["secret"] = {"type": "apiKey", "in": "header", "name": SECRET_HEADER, "description": "the job's"}
-        schemas |= {kind.__name__: kind.model_json_schema(ref_template=_REF) for kind in _CONTROLS.values()}
+        schemas |= {kind.__name__: kind.model_json_schema(ref_template=REF) for kind in _CONTROLS.values()}
         document["paths"] |= {f"{PREFIX}/{name}": _control(name, kind) for name, kind in _CONTROLS.items()}
     if schemes:
         document["components"]["securitySchemes"] = schemes
@@ -130,12 +119,12 @@ def openapi_document(
 
 def _paths(needs_key: bool, keeps_answers: bool) -> Json:
     refused = {401: "the API key is missing or unknown"} if needs_key else {}
-    generating = {**_REFUSALS, **refused}
+    generating = {**REFUSALS, **refused}
     names: list[Json] = []
     if keeps_answers:
         generating[409] = f"there is a request of the name in {NAME_HEADER}"
         names.append(_NAME)
-    looking = {status: _REFUSALS[status] for status in (408, 431, 500, 503)} | refused
+    looking = {status: REFUSALS[status] for status in (408, 431, 500, 503)} | refused
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "/v1/completions": _generation(
@@ -145,31 +134,38 @@ def _paths(needs_key: bool, keeps_answers: bool) -> Json:
             "chat", "The next message of a chat.", ChatBody, ChatAnswer, ChatChunk, generating, names
         ),
         **({"/helix/requests/{id}": {"get": _kept_answer(refused)}} if keeps_answers else {}),
-        "/v1/models": _look("models", "The models that are served.", ModelsBody.__name__, looking),
-        "/v1/models/{model}": _look(
-            "model", "One of them.", ModelBody.__name__, looking | {404: _REFUSALS[404]}, [model]
+        "/v1/models": look("models", "The models that are served.", ModelsBody.__name__, looking),
+        "/v1/models/{model}": look(
+            "model", "One of them.", ModelBody.__name__, looking | {404: REFUSALS[404]}, [model]
         ),
+        "/tokenize": _simple("tokenize", "The tokens of a prompt.", TokenizeBody, TokenizeAnswer, generating),
+        "/detokenize": _simple("detokenize", "The text of tokens.", DetokenizeBody, DetokenizeAnswer, generating),
+        "/version": look("version", "The version of helix-df.", VersionBody.__name__, looking),
+        "/ping": {
+            **look("ping", "Whether the server is there.", PingBody.__name__, looking),
+            "post": look("post_ping", "The same.", PingBody.__name__, looking)["get"],
+        },
         "/health": {
             "get": {
                 "operationId": "health",
                 "summary": "Whether a full path through the layers is up.",
                 "security": [],
-                "responses": _errors({408: _REFUSALS[408], 431: _REFUSALS[431], 500: _REFUSALS[500]})
+                "responses": errors({408: REFUSALS[408], 431: REFUSALS[431], 500: REFUSALS[500]})
                 | {
-                    "200": _json("it is", HealthBody.__name__),
+                    "200": answer_of("it is", HealthBody.__name__),
                     # Whoever finds no connection free is told so in an error.
-                    "503": _json(_REFUSALS[503], HealthBody.__name__, ErrorBody.__name__),
+                    "503": answer_of(REFUSALS[503], HealthBody.__name__, ErrorBody.__name__),
                 },
             }
         },
-        "/helix/status": _look("status", "What `helix-df status` shows.", JobStatus.__name__, looking),
+        "/helix/status": look("status", "What `helix-df status` shows.", JobStatus.__name__, looking),
         "/metrics": {
             "get": {
                 "operationId": "metrics",
                 "summary": "Metrics for Prometheus.",
                 "responses": {
                     "200": {"description": "they are", "content": {"text/plain": {"schema": {"type": "string"}}}},
-                    **_errors(looking),
+                    **errors(looking),
                 },
             }
         },
@@ -185,8 +181,8 @@ def _generation(
     refusals: Mapping[int, str],
     parameters: list[Json],
 ) -> Json:
-    done = _json("the answer; with `stream` as server-sent events", answer.__name__)
-    done["content"]["text/event-stream"] = {"itemSchema": _event_schema(chunk)}
+    done = answer_of("the answer; with `stream` as server-sent events", answer.__name__)
+    done["content"]["text/event-stream"] = {"itemSchema": event_schema(chunk)}
     wait: Json = {"name": TIMEOUT_HEADER, "in": "header", "description": "as `timeout` of the body; the lesser counts"}
     wait["schema"] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_S}
     return {
@@ -194,19 +190,33 @@ def _generation(
             "operationId": name,
             "summary": summary,
             "parameters": [wait, *parameters],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
-            "responses": {"200": done, **_errors(refusals)},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref(body.__name__)}}},
+            "responses": {"200": done, **errors(refusals)},
+        }
+    }
+
+
+def _simple(
+    name: str, summary: str, body: type[RequestBody], answer: type[AnswerBody], refusals: Mapping[int, str]
+) -> Json:
+    """A path where a body is answered with one document."""
+    return {
+        "post": {
+            "operationId": name,
+            "summary": summary,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref(body.__name__)}}},
+            "responses": {"200": answer_of("it", answer.__name__), **errors(refusals)},
         }
     }
 
 
 def _kept_answer(refused: Mapping[int, str]) -> Json:
     """An answer that a client comes back for, in the form in which it was asked for."""
-    done = _json("what follows on what the client has", CompletionAnswer.__name__, ChatAnswer.__name__)
-    done["content"]["text/event-stream"] = {"itemSchema": _event_schema(CompletionChunk, ChatChunk)}
+    done = answer_of("what follows on what the client has", CompletionAnswer.__name__, ChatAnswer.__name__)
+    done["content"]["text/event-stream"] = {"itemSchema": event_schema(CompletionChunk, ChatChunk)}
     text: Json = {"schema": {"type": "string"}}
     place = "the `id` of the last event that the client has; all of the answer without one"
-    refusals = {status: _REFUSALS[status] for status in (408, 429, 431, 500, 503, 504)} | dict(refused)
+    refusals = {status: REFUSALS[status] for status in (408, 429, 431, 500, 503, 504)} | dict(refused)
     refusals |= {
         400: "this is no place in the answer, or its request was wrong",
         404: "there is no such request, or it is over for too long",
@@ -227,12 +237,12 @@ def _kept_answer(refused: Mapping[int, str]) -> Json:
             {"name": "Last-Event-ID", "in": "header", "description": place, **text},
             {"name": "after", "in": "query", "description": f"the same: {place}", **text},
         ],
-        "responses": {"200": done, **_errors(refusals)},
+        "responses": {"200": done, **errors(refusals)},
     }
 
 
 def _control(name: str, body: type[ControlBody]) -> Json:
-    refusals = {status: _REFUSALS[status] for status in (408, 413, 415, 431, 500, 503)} | {
+    refusals = {status: REFUSALS[status] for status in (408, 413, 415, 431, 500, 503)} | {
         400: "a field is wrong, or the body isn't JSON",
         403: "this isn't the job's secret",
         409: "it can't be done; the message says why",
@@ -242,77 +252,39 @@ def _control(name: str, body: type[ControlBody]) -> Json:
             "operationId": name,
             "summary": _WHAT_IS_DONE[name],
             "security": [{"secret": []}],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}},
-            "responses": {"202": _json("it is done, or on its way", DoneBody.__name__), **_errors(refusals)},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref(body.__name__)}}},
+            "responses": {"202": answer_of("it is done, or on its way", DoneBody.__name__), **errors(refusals)},
         }
     }
 
 
-def _event_schema(*chunks: type[WholeAnswer]) -> Json:
-    """One event of a stream: a chunk, the end, or the error at which the answer broke off; as OpenAPI 3.2 writes it."""
-    document = {"anyOf": [*(_ref(chunk.__name__) for chunk in chunks), _ref(ErrorBody.__name__)]}
-    data = [
-        {"type": "string", "contentMediaType": "application/json", "contentSchema": document},
-        {"const": "[DONE]"},
-    ]
-    return {"type": "object", "required": ["data"], "properties": {"data": {"anyOf": data}}}
-
-
-def _look(
-    name: str, summary: str, schema: str, refusals: Mapping[int, str], parameters: list[Json] | None = None
-) -> Json:
-    operation: Json = {"operationId": name, "summary": summary}
-    if parameters:
-        operation["parameters"] = parameters
-    operation["responses"] = {"200": _json("found", schema), **_errors(refusals)}
-    return {"get": operation}
-
-
-def _errors(refusals: Mapping[int, str]) -> Json:
-    errors: Json = {}
-    for status, why in sorted(refusals.items()):
-        errors[str(status)] = _json(why, ErrorBody.__name__)
-        if status in (429, 503):
-            errors[str(status)]["headers"] = _RETRY_AFTER
-    return errors
-
-
-def _json(description: str, *schemas: str) -> Json:
-    schema = _ref(schemas[0]) if len(schemas) == 1 else {"anyOf": [_ref(name) for name in schemas]}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": _REF.format(model=name)}
-
-
 def _answer_schemas() -> Json:
-    _, found = models_json_schema([(kind, "serialization") for kind in _ANSWERS], ref_template=_REF)
+    _, found = models_json_schema([(kind, "serialization") for kind in _ANSWERS], ref_template=REF)
     schemas: Json = found["$defs"]
     return schemas
 
 
 def _status_schemas() -> Json:
-    schema = TypeAdapter(JobStatus).json_schema(mode="serialization", ref_template=_REF)
+    schema = TypeAdapter(JobStatus).json_schema(mode="serialization", ref_template=REF)
     schemas: Json = schema.pop("$defs")
     del schemas[NodeStatus.__name__]["properties"]["join_command"]  # it holds the job's secret
     return {**schemas, JobStatus.__name__: schema}
 
 
-def _body_schema(kind: type[Body], model_name: str, schemas: Json) -> Json:
+def _body_schema(kind: type[RequestBody], model_name: str, schemas: Json) -> Json:
     """The schema of a body as it is taken: with nulls, and with parameters that change nothing."""
-    schema = kind.model_json_schema(ref_template=_REF)
+    schema = kind.model_json_schema(ref_template=REF)
     schemas.update(schema.pop("$defs", {}))
-    required = schema["required"]
+    required = schema.setdefault("required", [])
     fields: Json = {
         name: field if name in required else _nullable(field) for name, field in schema["properties"].items()
     }
-    fields["model"] = {**fields["model"], "enum": [model_name]}
+    fields["model"] = {**fields["model"], "enum": [model_name, *([] if "model" in required else [None])]}
     if "messages" in fields:
         fields["messages"] = {**fields["messages"], "items": message_schema()}
-    for name in sorted(HARMLESS):
+    for name in sorted(kind.harmless):
         fields[name] = {"description": "accepted, since it can't change an answer here"}
-    for name, nothing in sorted(UNSUPPORTED.items()):
+    for name, nothing in sorted(kind.unsupported.items()):
         fields[name] = {"enum": [None, *nothing], "description": "not supported: taken only where it asks for nothing"}
     others: Json = {"type": "null"}  # whatever else a client names, as long as it asks for nothing
     return {**schema, "properties": fields, "additionalProperties": others}

@@ -15,8 +15,8 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from helix_df.errors import RequestError
-from helix_df.runtime.api.bodies import HARMLESS, UNSUPPORTED, Body
-from helix_df.runtime.api.refusals import invalid, shortened, unsupported
+from helix_df.runtime.api.refusals import invalid, refused_names, shortened
+from helix_df.runtime.api.request_body import RequestBody
 from helix_df.runtime.api.stream import read_json_body
 
 SMALL_BYTES = 64 * 1024
@@ -25,12 +25,9 @@ SMALL_BYTES = 64 * 1024
 MAX_PARTS = 200_000
 """Objects, lists and fields in a body. Each costs as much as a hundred characters of text."""
 
-_NESTED = ("tools",)
-"""Fields of which an error names the part at fault."""
-
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+AnyBody = TypeVar("AnyBody", bound=RequestBody)
 
 
 class BodyReader:
@@ -57,21 +54,25 @@ def parse_body(kind: type[AnyBody], raw: bytes) -> AnyBody:
     """The request in a body of JSON.
 
     Raises:
-        RequestError: when it isn't JSON, holds too many parts, or names the first parameter that is unknown,
-            unsupported or out of range.
+        RequestError: when it isn't JSON, holds too many parts, has parameters that are unknown or unsupported (all are
+            named), or one that is out of range.
     """
-    document = _read_object(raw)
-    given = {name: value for name, value in document.items() if value is not None and name not in HARMLESS}
-    for name in UNSUPPORTED.keys() & given.keys():
-        if not _asks_for_nothing(given.pop(name), UNSUPPORTED[name]):
-            raise unsupported(name)
-    for name in given:
-        if name not in kind.model_fields:
-            raise _unknown(name)
+    said = {name: value for name, value in _read_object(raw).items() if value is not None}
+    harmless = tuple(name for name in said if name in kind.harmless)
+    given = {name: value for name, value in said.items() if name not in kind.harmless}
+    unsupported = [
+        name
+        for name, nothing in kind.unsupported.items()
+        if name in given and not _asks_for_nothing(given.pop(name), nothing)
+    ]
+    unknown = [name for name in given if name not in kind.model_fields]
+    if unsupported or unknown:
+        raise refused_names(unsupported, unknown)
     try:
         body = kind.model_validate(given)
     except ValidationError as error:
         raise _explain(kind, error) from None  # the error holds all that was sent
+    body.ignore(harmless)
     body.check()
     return body
 
@@ -101,14 +102,14 @@ def _parts(raw: bytes) -> int:
     return sum(piece.count(b"[") + piece.count(b"{") + piece.count(b":") for piece in outside)
 
 
-def _explain(kind: type[Body], error: ValidationError) -> RequestError:
+def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
-    path = _path(first["loc"]) if name in _NESTED else name
+    path = _path(first["loc"]) if name in kind.nested else name
     if first["type"] == "missing":
         return RequestError(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
     if first["type"] == "extra_forbidden" and path != name:
-        return _unknown(path)
+        return refused_names([], [path])
     expected = kind.model_fields[name].description if path == name else None
     return invalid(path, f"expected {expected or first['msg']}")
 
@@ -116,8 +117,3 @@ def _explain(kind: type[Body], error: ValidationError) -> RequestError:
 def _path(place: tuple[int | str, ...]) -> str:
     """``tools[0].function.name``."""
     return shortened("".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix("."))
-
-
-def _unknown(name: str) -> RequestError:
-    short = shortened(name)
-    return RequestError(f"Unknown parameter: '{short}'.", param=short, code="unknown_parameter")

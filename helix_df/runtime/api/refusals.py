@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from helix_df.errors import RequestError
 
 MAX_REPEATED = 200
 """Characters of a client's words that an error repeats."""
+MAX_NAMED = 20
+"""Parameters that an error names."""
 
 
 def shortened(text: object) -> str:
@@ -25,3 +29,21 @@ def unsupported(name: str, what: str = "") -> RequestError:
     return RequestError(
         f"Unsupported parameter: {phrase} is not supported by this server.", param=name, code="unsupported_parameter"
     )
+
+
+def refused_names(not_supported: Sequence[str], unknown: Sequence[str]) -> RequestError:
+    """The error for parameters that aren't supported, or that nobody knows: all of them at once."""
+    if len(not_supported) == 1 and not unknown:
+        return unsupported(not_supported[0])
+    words = []
+    if not_supported:
+        words.append(f"Unsupported parameters: {_listed(not_supported)} are not supported by this server.")
+    if unknown:
+        words.append(f"Unknown parameter{'s' if len(unknown) > 1 else ''}: {_listed(unknown)}.")
+    code = "unsupported_parameter" if not_supported else "unknown_parameter"
+    return RequestError(" ".join(words), param=shortened([*not_supported, *unknown][0]), code=code)
+
+
+def _listed(names: Sequence[str]) -> str:
+    words = [f"'{shortened(name)}'" for name in names[:MAX_NAMED]]
+    return ", ".join(words if len(names) <= MAX_NAMED else [*words, f"{len(names) - MAX_NAMED} more"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -84,23 +84,45 @@ def _too_large(limit_bytes: int) -> RequestError:
 EVENT_ID = "event id"
 """Where a document has its event's ``id``, by which a client that comes back says what it has; it isn't sent itself."""
 
+EVENT_NAME = "event name"
+"""Where a document has the name of its event, in dialects that name them; it isn't sent itself."""
+
+PING_S = 15.0
+"""Seconds without an event after which a comment says that the server is still there."""
+
 
 class EventStream(Response):
     """Sends JSON documents as server-sent events, then ``[DONE]``; of none, only that.
 
     The first document is awaited before the status is sent, so that a refusal still is an HTTP error; a later one is
     sent as an event in the words of ``describe``, without ``[DONE]``. The documents' generator is closed in any case.
+
+    Args:
+        documents: what is sent.
+        describe: says an error as status and document.
+        headers: further ones.
+        done: whether ``[DONE]`` comes last.
+        ping_s: see ``PING_S``.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, documents: AsyncGenerator[Json, None], describe: Callable[[HelixError], tuple[int, Json]]
+        self,
+        documents: AsyncGenerator[Json, None],
+        describe: Callable[[HelixError], tuple[int, Json]],
+        *,
+        headers: Mapping[str, str] | None = None,
+        done: bool = True,
+        ping_s: float = PING_S,
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._documents = documents
         self._describe = describe
+        self._ending = b"data: [DONE]\n\n" if done else b""
+        self._ping_s = ping_s
+        self._is_quiet = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or as much as the client stays for."""
@@ -113,16 +135,28 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if first is not None:
                 await _send_part(send, _event(first))
+            pinging = asyncio.create_task(self._ping(send))
             try:
                 async for document in self._documents:
+                    self._is_quiet = False
                     await _send_part(send, _event(document))
-                ending = b"data: [DONE]\n\n"
+                ending = self._ending
             except HelixError as error:
                 ending = _event(self._describe(error)[1])
             except Exception:
                 log.exception("an answer broke off")
                 ending = _event(self._describe(HelixError("internal error"))[1])
+            finally:
+                pinging.cancel()
             await send({"type": "http.response.body", "body": ending})
+
+    async def _ping(self, send: Send) -> None:
+        """Comments, which clients skip, for whoever stands between and would take silence for the end."""
+        while True:
+            self._is_quiet = True
+            await asyncio.sleep(self._ping_s)
+            if self._is_quiet:
+                await _send_part(send, b": ping\n\n")
 
 
 async def _send_part(send: Send, body: bytes) -> None:
@@ -130,7 +164,8 @@ async def _send_part(send: Send, body: bytes) -> None:
 
 
 def _event(document: Json) -> bytes:
-    name = document.pop(EVENT_ID, None)
+    place, name = document.pop(EVENT_ID, None), document.pop(EVENT_NAME, None)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    mark = b"" if name is None else f"id: {name}\n".encode()
-    return mark + b"data: " + text.encode() + b"\n\n"
+    marks = "" if place is None else f"id: {place}\n"
+    marks += "" if name is None else f"event: {name}\n"
+    return marks.encode() + b"data: " + text.encode() + b"\n\n"

@@ -1,0 +1,133 @@
+"""From a prompt, as text, token ids or a chat, to the token ids that a model continues.
+
+Owns the model's template and tokenizer on the way in, and what is too long, or no text. Runs in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from helix_df.errors import RequestError
+from helix_df.models.answer_formats.chain import AnswerFormats
+from helix_df.models.answer_formats.thinking import opens_thinking
+from helix_df.models.tokenizer import Tokenizer
+from helix_df.runtime.api.answer_reading import AnswerReading, with_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to continue; each message has a ``role`` and a ``content``, and what else templates take.
+
+    The ``tools`` are told to the model and may be called; with ``one_call`` the answer ends after the first call.
+    ``options`` are further variables for the model's template. A prompt that ``begins_answer`` ends where the
+    assistant's words begin.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    one_call: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    begins_answer: bool = True
+
+
+Prompt = str | tuple[int, ...] | Chat
+"""Text, token ids or a conversation."""
+
+
+class PromptEncoder:
+    """Encodes prompts.
+
+    Args:
+        tokenizer: of the model.
+        formats: of the calls and thoughts in its answers.
+        context: tokens that prompt and answer may have together.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, formats: AnswerFormats, context: int) -> None:
+        self._tokenizer = tokenizer
+        self._formats = formats
+        self._context = context
+
+    def encode(
+        self, prompt: Prompt, field: str, *, begins: bool = True
+    ) -> tuple[tuple[int, ...], AnswerReading | None]:
+        """The ids of a prompt, and how the answer is read if it is a chat.
+
+        Args:
+            prompt: what to encode.
+            field: the request's field that holds it, for errors.
+            begins: whether a text gets the token that prompts begin with.
+
+        Raises:
+            RequestError: when it is empty, no text, can only be too long, or has ids that the model doesn't know.
+        """
+        reading = None
+        if isinstance(prompt, tuple):
+            ids = prompt
+            if len(ids) < self._context:  # longer ones are refused for that, however many are wrong
+                self.check_ids(ids, "prompt")
+        elif isinstance(prompt, Chat):
+            text = self._checked(self._rendered(prompt), field)
+            ids = tuple(self._tokenizer.encode_rendered(text))
+            names = tuple(str(tool["function"]["name"]) for tool in prompt.tools)
+            reading = AnswerReading(names, opens_thinking(text), prompt.one_call)
+        else:
+            ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
+            if not begins and self._tokenizer.bos_id is not None:
+                ids = ids[1:]
+        if not ids:
+            raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
+        return ids, reading
+
+    def check_ids(self, ids: tuple[int, ...], field: str) -> None:
+        """Refuse ids that the model doesn't know."""
+        vocab_size = self._tokenizer.vocab_size
+        wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            raise RequestError(
+                f"{field} has a token id that the model doesn't know",
+                param=field,
+                found=str(wrong),
+                expected=f"0 to {vocab_size - 1}",
+            )
+
+    def _rendered(self, chat: Chat) -> str:
+        """The chat as the model's template writes it."""
+        calls = self._formats.tools
+        messages = chat.messages if calls is None else tuple(with_ids(one, calls.template_id) for one in chat.messages)
+        return self._tokenizer.chat.render(
+            messages, tools=chat.tools, options=chat.options, add_generation_prompt=chat.begins_answer
+        )
+
+    def _checked(self, text: str, field: str) -> str:
+        """``text`` itself, if it is text, and could be short enough: tokenizing megabytes takes seconds."""
+        try:
+            size = len(text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise _not_text(field, error) from error
+        fewest = self._tokenizer.fewest_tokens(size)
+        if fewest >= self._context:
+            raise too_long(self._context, field, f"at least {fewest}")
+        return text
+
+
+def too_long(context: int, field: str, tokens: str) -> RequestError:
+    """The error for a prompt that leaves no room for an answer."""
+    return RequestError(
+        f"This model's maximum context length is {context} tokens. However, your {field} resulted in "
+        f"{tokens} tokens, which leaves no room for an answer. Please reduce the length of the {field}.",
+        param=field,
+        code="context_length_exceeded",
+    )
+
+
+def _not_text(field: str, error: UnicodeEncodeError) -> RequestError:
+    return RequestError(
+        f"the {field} isn't text that can be encoded",
+        param=field,
+        code="invalid_value",
+        found=f"half of a surrogate pair at character {error.start}",
+        expected="Unicode text",
+    )
