@@ -21,7 +21,7 @@ import numpy as np
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import tensor_bytes
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.profiles.weight_bytes import KeptWeights

@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from helix_df.errors import ModelError
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.vocabulary import splitter_of
 
 _ARRAYS = ("tokens", "token_type", "merges", "scores")

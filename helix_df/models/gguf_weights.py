@@ -1,7 +1,7 @@
 """Weights of a GGUF file, turned back into what the Hugging Face checkpoint held.
 
 Owns the row order that GGUF uses for some families, what it adds to norms, and dequantizing. Doesn't know the block.
-The file is mapped, and only the tensors that are asked for are dequantized.
+Files are mapped, and only the tensors that are asked for are dequantized.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from helix_df.models.quantized import Quantized
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape
-from helix_df.profiles.gguf_header import GgufTensor, read_gguf_header
+from helix_df.profiles.gguf_header import GgufTensor
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
 from helix_df.profiles.packed_kinds import KIND_OF_TYPE
 from helix_df.profiles.tensor_names import expert_of, gguf_name, latent_halves, without_ones
 
 
 class GgufReader:
-    """Reads and dequantizes tensors of the GGUF file at ``path``; those that can are kept ``packed`` if asked for."""
+    """Reads and dequantizes tensors of the GGUF model at ``path``; those that can are kept ``packed`` if asked for."""
 
     def __init__(self, path: Path, geometry: ModelGeometry, *, packed: bool = False) -> None:
         self._path = path
@@ -34,7 +35,8 @@ class GgufReader:
         self._geometry = geometry
         self._family = family_of(geometry.family, str(path))
         self._tensors = read_gguf_header(path).tensors
-        self._bytes = np.memmap(path, mode="r")
+        files = {tensor.file for tensor in self._tensors.values()}
+        self._bytes = {file: np.memmap(file, mode="r") for file in files}
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """See ``WeightReader``. Always float32."""
@@ -95,15 +97,15 @@ class GgufReader:
         shape, first = (tensor.shape, 0) if expert is None else (tensor.shape[1:], expert)
         rows = int(np.prod(shape[:-1], dtype=np.int64))
         start = tensor.offset + first * rows * row_bytes
-        return np.ascontiguousarray(self._bytes[start : start + rows * row_bytes].reshape(rows, row_bytes))
+        return np.ascontiguousarray(self._bytes[tensor.file][start : start + rows * row_bytes].reshape(rows, row_bytes))
 
     def _damaged(self, tensor: GgufTensor, error: ValueError) -> ModelError:
-        where = f"{self._path}: {tensor.name}"
+        where = f"{tensor.file}: {tensor.name}"
         return ModelError("the tensor's data is cut short or damaged", where=where, found=str(error))
 
     def _dequantize(self, tensor: GgufTensor, expert: int | None) -> np.ndarray:
         """The tensor, or one expert's of it."""
-        where = f"{self._path}: {tensor.name}"
+        where = f"{tensor.file}: {tensor.name}"
         try:
             shape = tensor.shape if expert is None else tensor.shape[1:]
             flat: np.ndarray = dequantize(self._raw(tensor, expert), GGMLQuantizationType(tensor.ggml_type))

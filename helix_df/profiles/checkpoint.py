@@ -73,12 +73,13 @@ def check_checkpoint(folder: Path, geometry: ModelGeometry, layers: LayerRange |
 
 
 def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange | None = None) -> None:
-    """Compare what a GGUF file holds of ``layers`` (default: all) with ``geometry``, and with the file's length.
+    """Compare what a GGUF file holds of ``layers`` (default: all) with ``geometry``, and with the files' lengths.
 
     Raises:
         ModelError: with the tensors at fault.
     """
-    where, size = str(header.path), header.path.stat().st_size
+    where = str(header.path)
+    sizes = {file: file.stat().st_size for file in {tensor.file for tensor in header.tensors.values()}}
     family = family_of(geometry.family, where)
     held = gguf_tensors(geometry, layers, family, header.tensors)
     all_names = {DIVISORS, SHORT_DIVISORS, LONG_DIVISORS}
@@ -90,11 +91,11 @@ def check_gguf(header: GgufHeader, geometry: ModelGeometry, layers: LayerRange |
         tensor = header.tensors[name]
         _check_shape(name, tensor.shape, (shape,), where)
         _check_type(tensor, where)
-        if tensor.offset + tensor_bytes(tensor) > size:
+        if tensor.offset + tensor_bytes(tensor) > sizes[tensor.file]:
             raise ModelError(
                 "the GGUF file is cut short",
-                where=where,
-                found=f"{size} bytes",
+                where=str(tensor.file),
+                found=f"{sizes[tensor.file]} bytes",
                 expected=f"{tensor.offset + tensor_bytes(tensor)} bytes for {name}",
                 hint="download the file again and compare its checksum",
             )

@@ -60,10 +60,10 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     """What the file says, as a config of its family.
 
     Raises:
-        ModelError: for one file of several, another architecture or use, or options that can't be honoured.
+        ModelError: for another architecture or use, or options that can't be honoured.
     """
     where = str(header.path)
-    _check_whole(header, where)
+    _check_use(header, where)
     name = header.metadata.get("general.architecture")
     prefix = f"{name}."
     said = {key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)}
@@ -102,30 +102,20 @@ def rope_divisors(header: GgufHeader, name: str = DIVISORS) -> tuple[float, ...]
     tensor = header.tensors.get(name)
     if tensor is None:
         return None
-    where, size = f"{header.path}: {name}", 4 * math.prod(tensor.shape)
-    if tensor.ggml_type != 0 or size > header.path.stat().st_size - tensor.offset:
+    where, size = f"{tensor.file}: {name}", 4 * math.prod(tensor.shape)
+    if tensor.ggml_type != 0 or size > tensor.file.stat().st_size - tensor.offset:
         raise ModelError(
             "the divisors of the rotary frequencies can't be read",
             where=where,
             found=f"GGML type {tensor.ggml_type}, shape {tensor.shape}",
             expected="float32, within the file",
         )
-    with header.path.open("rb") as file:
+    with tensor.file.open("rb") as file:
         file.seek(tensor.offset)
         return tuple(memoryview(file.read(size)).cast("f"))
 
 
-def _check_whole(header: GgufHeader, where: str) -> None:
-    files = int(header.metadata.get("split.count") or 1)
-    if files > 1:
-        number = int(header.metadata.get("split.no") or 0) + 1
-        raise ModelError(
-            "this GGUF file is one part of a model that is split over several",
-            where=where,
-            found=f"file {number} of {files}",
-            expected="a model in one file",
-            hint="join them: llama-gguf-split --merge FIRST-FILE WHOLE.gguf",
-        )
+def _check_use(header: GgufHeader, where: str) -> None:
     kind = header.metadata.get("general.type", "model")
     if kind != "model":
         raise ModelError("this GGUF file holds no model", where=where, found=f"general.type = {kind}", expected="model")

@@ -1,4 +1,4 @@
-"""The head of a GGUF file: its metadata and where each tensor lies.
+"""The head of one GGUF file: its metadata and where each tensor lies.
 
 Owns the file layout of GGUF versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): a magic
 number, counts, key-value pairs, tensor descriptions, then aligned tensor data. Doesn't know what a key means or how a
@@ -31,12 +31,16 @@ _SHORT_ARRAY = 64
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor's description: ``shape`` is row-major (slowest first), ``offset`` counts bytes from the file start."""
+    """One tensor's description.
+
+    ``shape`` is row-major (slowest first), ``offset`` counts bytes from the start of ``file``.
+    """
 
     name: str
     shape: tuple[int, ...]
     ggml_type: int
     offset: int
+    file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class _Cursor:
         return struct.unpack_from(f"<{count}{_SCALARS[kind][1]}", self._buffer, start) if keep else None
 
 
-def read_gguf_header(path: Path, arrays: Collection[str] = ()) -> GgufHeader:
+def read_gguf_file(path: Path, arrays: Collection[str] = ()) -> GgufHeader:
     """Read the header of the GGUF file at ``path``.
 
     Args:
@@ -169,7 +173,8 @@ def _parse(path: Path, buffer: mmap.mmap, arrays: Collection[str]) -> GgufHeader
     alignment = int(metadata.get("general.alignment", 32))
     data_start = math.ceil(cursor.at / alignment) * alignment
     tensors = {
-        name: GgufTensor(name, shape, ggml_type, data_start + offset) for name, shape, ggml_type, offset in described
+        name: GgufTensor(name, shape, ggml_type, data_start + offset, path)
+        for name, shape, ggml_type, offset in described
     }
     return GgufHeader(path, metadata, tensors, lengths)
 

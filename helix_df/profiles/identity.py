@@ -13,7 +13,7 @@ from pathlib import Path
 
 from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.hub import is_mirror
 from helix_df.profiles.read_geometry import locate_gguf, model_directory, read_geometry
 from helix_df.spec.source import ModelSource
@@ -93,7 +93,7 @@ def _tensors(source: ModelSource) -> Mapping[str, _Tensor] | None:
         return _of_directory(model_directory(source))
     header = read_gguf_header(locate_gguf(source))
     return {
-        name: _Tensor(f"{tensor.shape} {tensor.ggml_type}", header.path, tensor.offset)
+        name: _Tensor(f"{tensor.shape} {tensor.ggml_type}", tensor.file, tensor.offset)
         for name, tensor in header.tensors.items()
     }
 

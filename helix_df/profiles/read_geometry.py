@@ -26,7 +26,7 @@ from helix_df.profiles.families.family import Family
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, RopeScaling, RotaryOptions
 from helix_df.profiles.gguf_config import gguf_config, rope_divisors
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import is_later_part, read_gguf_header
 from helix_df.profiles.hub import hub_model, mirror, pinned
 from helix_df.profiles.quantization_config import check_quantization
 from helix_df.profiles.rope_options import rope_scaling, rope_theta, rotated_dims
@@ -301,7 +301,7 @@ def _gguf_in_package(source: ModelSource) -> Path:
             "the package isn't installed here", where=str(source), found=source.location, hint=_PACKAGE_HINT
         )
     folders = [Path(folder) for folder in spec.submodule_search_locations]
-    files = sorted(file for folder in folders for file in folder.rglob("*.gguf"))
+    files = sorted(file for folder in folders for file in folder.rglob("*.gguf") if not is_later_part(file))
     if len(files) != 1:
         raise ModelError(
             f"the package ships {len(files)} GGUF files",

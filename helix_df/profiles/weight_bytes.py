@@ -17,7 +17,7 @@ from helix_df.errors import ModelError
 from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
 from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, PackedKind, fits
 from helix_df.profiles.quantization_config import read_quantization

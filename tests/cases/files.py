@@ -45,11 +45,15 @@ def gguf_file(
     metadata: Mapping[str, object] | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
     tokens: int = 0,
+    split: Mapping[str, Any] | None = None,
 ) -> ModelSource:
-    """The checkpoint ``name`` as float32 GGUF with keys, tensors and a made-up vocabulary added."""
+    """The checkpoint ``name`` as float32 GGUF with keys, tensors and a made-up vocabulary added.
+
+    ``split``: how the gguf package divides it among files; the first is the source.
+    """
     config, path = CONFIGS[name], folder / f"{name}.gguf"
     checkpoint_path = write_checkpoint(folder, name)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", **(split or {}))
     keys: dict[str, object] = {
         "llama.block_count": config["num_hidden_layers"],
         "llama.context_length": config["max_position_embeddings"],
@@ -75,7 +79,8 @@ def gguf_file(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return ModelSource("gguf", str(path))
+    first = sorted(folder.glob(f"{name}*.gguf"))[0]
+    return ModelSource("gguf", str(first))
 
 
 def job_text(source: ModelSource) -> str:

@@ -327,8 +327,8 @@ def test_a_linear_factor_and_divisors_multiply(tmp_path):
         ({"llama.use_parallel_residual": True}, {}, "parallel_residual"),
         ({"llama.attention.sliding_window_pattern": [True] * 80}, {}, "sliding_window_pattern"),
         ({"llama.attention.head_count_kv": [2, 2, 1, 2, 2]}, {}, "malformed"),
-        ({"split.count": 2, "split.no": 0}, {}, "file 1 of 2"),
-        ({"split.count": 3, "split.no": 2}, {}, "file 3 of 3"),
+        ({"split.count": 2, "split.no": 0}, {}, "part 1 of 2"),
+        ({"split.count": 3, "split.no": 2}, {}, "part 3 of 3"),
         ({"general.type": "adapter"}, {}, "adapter"),
         ({}, {"blk.0.ffn_gate_inp.weight": np.ones((4, 48), np.float32)}, "ffn_gate_inp"),
         ({}, {"blk.0.attn_q.scale": np.ones(1, np.float32)}, "attn_q.scale"),
@@ -341,10 +341,6 @@ def test_a_linear_factor_and_divisors_multiply(tmp_path):
 )
 def test_what_a_gguf_says_is_honoured_or_refused(tmp_path, metadata, extra, named):
     assert named in refusal(gguf_file(tmp_path, metadata=metadata, extra=extra))
-
-
-def test_the_hint_for_a_split_gguf_says_how_to_join_it(tmp_path):
-    assert "--merge" in refusal(gguf_file(tmp_path, metadata={"split.count": 2, "split.no": 0}))
 
 
 @pytest.mark.parametrize(

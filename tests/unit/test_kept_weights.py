@@ -17,7 +17,7 @@ from helix_df.load import parse_job
 from helix_df.models.weights import load_shard
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ExpertOptions, ModelGeometry
-from helix_df.profiles.gguf_header import read_gguf_header
+from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.profiles.tensor_names import gguf_tensors
