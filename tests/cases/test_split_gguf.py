@@ -1,4 +1,4 @@
-"""GGUF models in several files, divided by the gguf package's own writer: the same model, or refused at ``validate``."""
+"""GGUF models in several files, divided by the gguf package's own writer: the same model, or a refusal."""
 
 from __future__ import annotations
 
