@@ -19,6 +19,7 @@ SERVING: Final = frozenset(
         "httpx",
         "jax",
         "jaxlib",
+        "llguidance",
         "llvmlite",
         "msgpack",
         "prometheus_client",

@@ -20,6 +20,7 @@ from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, SolverReport, assemble
+from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
@@ -87,6 +88,18 @@ def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
             return events
 
 
+@lru_cache(maxsize=256)
+def toy_tokens(prompt: tuple[int, ...], num_layers: int, count: int) -> list[int]:
+    """The first tokens of the model's answer to a prompt, as if it had no end."""
+    tokens = list(prompt)
+    for _ in range(count):
+        hidden = tokens
+        for layer in range(num_layers):
+            hidden = toy_layer(layer, hidden, [])
+        tokens.append(hidden[-1] % 64)
+    return tokens[len(prompt) :]
+
+
 class ToyEngine:
     """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there."""
 
@@ -95,6 +108,7 @@ class ToyEngine:
         self.pool = PagePool(kv_tokens // PAGE, PAGE)
         self.lengths: dict[str, int] = {}
         self.cells: dict[tuple[int, int, int], int] = {}
+        self.known: dict[str, list[int]] = {}
 
     @property
     def kv_tokens(self) -> int:
@@ -133,7 +147,19 @@ class ToyEngine:
             hidden = toy_layer(layer, hidden, past)
         if step.layers.stop < self.num_layers:
             return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
-        return StepResult(step.request, token=hidden[-1] % 64 if step.sampling else None)
+        token = hidden[-1] % 64 if step.sampling else None
+        if token is not None and step.sampling.needs_history:
+            self._check_history(step, stop)
+            self.known[step.request].append(token)
+        return StepResult(step.request, token=token)
+
+    def _check_history(self, step: Step, stop: int) -> None:
+        """What draws take, the tokens so far, is known wherever a request is drawn, and is what it has."""
+        tokens = self.known.setdefault(step.request, list(step.history.tokens))
+        assert len(tokens) == stop, f"{step.request} draws at {stop}, {len(tokens)} tokens are known"
+        prompt = step.history.tokens[: step.history.prompt]
+        answer = toy_tokens(prompt, self.num_layers, len(tokens) - len(prompt))
+        assert tokens[step.history.prompt :] == answer, f"{step.request} has other tokens than it was told"
 
     def _cells(self, request: str, layer: int, start: int, stop: int) -> list[tuple[int, int, int]]:
         table = self.pool.table(request)
@@ -247,8 +273,10 @@ class World:
     # what hypothesis (or a test) does
 
     def submit(self, prompt: tuple[int, ...], max_tokens: int, owner: str | None = None) -> str:
+        constraint = Constraint.regex("") if len(self.asked) % 2 else None  # the toy model goes by none
+        sampling = SamplingParams(constraint=constraint)
         request = GenerationRequest(
-            f"r{len(self.asked)}", prompt, max_tokens, SamplingParams(), frozenset({STOP_TOKEN}), owner=owner
+            f"r{len(self.asked)}", prompt, max_tokens, sampling, frozenset({STOP_TOKEN}), owner=owner
         )
         try:
             actions = self.recorded.submit(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import numpy as np
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
-from helix_df.runtime.requests import EngineHealth, Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.constraints import Constraint
+from helix_df.runtime.requests import EngineHealth, History, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.door import Door, Malformed
@@ -24,6 +27,11 @@ ROUTE = m.Route(
     SamplingParams(temperature=0.5, top_p=0.9, top_k=3, seed=7, logprobs=2),
     MicroBatches(2, 5),
     prefix=Prefix("q/3", 32),
+)
+CONSTRAINED = replace(
+    ROUTE,
+    sampling=replace(ROUTE.sampling, constraint=Constraint.choice(["yes", "nö"])),
+    history=History((1, 300, 2**31 - 1), 2),
 )
 MESSAGES: tuple[m.Message, ...] = (
     m.Hello("a", "tcp://127.0.0.1:5", 12),
@@ -43,6 +51,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.JobChanged({"model": {"source": "random:tiny"}, "nodes": [1, {"x": None}]}, 12),
     m.Locate("r/1"),
     m.Located("r/1", "a", 17, 18),
+    m.Forward("r/1", 32, True, CONSTRAINED, np.arange(6, dtype=np.int32)),
+    m.Rejected("r/1", "a", "stuck"),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 

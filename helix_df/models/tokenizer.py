@@ -40,10 +40,11 @@ _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 class Codec(Protocol):
     """Text to ids, without special tokens of its own, and back. Special tokens in the text become their ids.
 
-    ``longest_bytes`` is the most text, in UTF-8, that one id may stand for.
+    ``longest_bytes`` is the most text, in UTF-8, that one id may stand for. ``special_ids`` vanish in decoding.
     """
 
     longest_bytes: int
+    special_ids: frozenset[int]
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``."""
@@ -85,10 +86,19 @@ class Tokenizer:
         self.chat = chat
         self._bos_in_chats = bos_in_chats
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text of an answer."""
+        return self._codec.special_ids
+
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, after the beginning-of-sequence token if the model wants one."""
         ids = self._codec.encode(text)
         return ids if self.bos_id is None else [self.bos_id, *ids]
+
+    def encode_piece(self, text: str) -> list[int]:
+        """The ids of a text that stands in the middle of another."""
+        return self._codec.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``. Special tokens vanish; bytes that aren't UTF-8 become U+FFFD."""
@@ -128,7 +138,7 @@ class LibraryCodec:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._added = {number: str(token.content) for number, token in added.items()}
-        self._special = {number for number, token in added.items() if token.special}
+        self.special_ids = frozenset(number for number, token in added.items() if token.special)
         decoder = b"" if tokenizer.decoder is None else tokenizer.decoder.__getstate__()
         self._by_bytes = b'"ByteLevel"' in decoder
         longest = max((len(token.encode("utf-8")) for token in tokenizer.get_vocab()), default=1)
@@ -146,7 +156,7 @@ class LibraryCodec:
         """See ``Codec``."""
         kept = list(ids)
         if shown:
-            kept = [number for number in ids if number not in self._special or self._added[number] in shown]
+            kept = [number for number in ids if number not in self.special_ids or self._added[number] in shown]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=not shown)
         return text
 
@@ -169,7 +179,7 @@ class ByteCodec:
     longest_bytes = 1
 
     def __init__(self, specials: frozenset[int]) -> None:
-        self._specials = specials
+        self.special_ids = specials
 
     def encode(self, text: str) -> list[int]:
         """See ``Codec``."""
@@ -177,13 +187,13 @@ class ByteCodec:
 
     def decode(self, ids: Sequence[int], shown: frozenset[str] = frozenset()) -> str:
         """See ``Codec``."""
-        kept = (number for number in ids if number not in self._specials)
+        kept = (number for number in ids if number not in self.special_ids)
         raw = b"".join(bytes([number]) if number < _BYTES else _UNKNOWN.encode("utf-8") for number in kept)
         return raw.decode("utf-8", errors="replace")
 
     def token_bytes(self, number: int) -> bytes:
         """See ``Codec``."""
-        return bytes([number]) if number < _BYTES else b"" if number in self._specials else _UNKNOWN.encode()
+        return bytes([number]) if number < _BYTES else b"" if number in self.special_ids else _UNKNOWN.encode()
 
 
 def load_tokenizer(source: ModelSource, base: Path | None = None) -> Tokenizer:

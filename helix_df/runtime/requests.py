@@ -43,6 +43,19 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """The tokens of a request when an attempt begins; the first ``prompt`` of them are the prompt's."""
+
+    tokens: tuple[int, ...]
+    prompt: int
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Those that were drawn."""
+        return self.tokens[self.prompt :]
+
+
+@dataclass(frozen=True, slots=True)
 class TopLogprobs:
     """Log-probabilities of one sampled token: its own, and the likeliest ``(token id, logprob)`` pairs, best first."""
 

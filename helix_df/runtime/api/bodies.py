@@ -7,16 +7,17 @@ refused, never ignored. Doesn't know bytes (``parsing``) or tokens, and doesn't 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.api.chat_messages import checked_messages
+from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings, TokenIdLists, TokenIds
 from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.refusals import invalid, unsupported
 from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.structured import FieldConstraint, ResponseFormat, StructuredOutputs, constraint_of
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S
 from helix_df.runtime.api.tools import NamedChoice, ToolBody, ToolChoice
 from helix_df.runtime.sampling import MAX_LOGPROBS
@@ -54,7 +55,6 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
     "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -62,20 +62,7 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 """Parameters that aren't supported, and the values by which they ask for nothing."""
 
 
-class FirstErrorOnly:
-    """Annotates a list that is checked up to its first wrong item: nobody reads a million errors, but making them takes
-    gigabytes. (Pydantic's own ``FailFast`` can't be part of a union.)"""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return cast(CoreSchema, {**handler(source), "fail_fast": True})
-
-
-_FIRST = FirstErrorOnly()
-Strings = Annotated[list[str], _FIRST]
-TokenIds = Annotated[list[int], _FIRST]
-TokenIdLists = Annotated[list[TokenIds], _FIRST]
-Messages = Annotated[list[dict[str, Any]], _FIRST]
-Tools = Annotated[list[ToolBody], _FIRST]
+Tools = Annotated[list[ToolBody], FIRST_ERROR_ONLY]
 
 
 class StreamOptions(BaseModel):
@@ -94,7 +81,7 @@ class Body(RequestBody):
 
     harmless = HARMLESS
     unsupported = UNSUPPORTED
-    nested = frozenset({"tools"})
+    nested = frozenset({"tools", "response_format", "structured_outputs"})
 
     model: str = Field(description="the name of a model that /v1/models lists")
     max_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
@@ -107,6 +94,12 @@ class Body(RequestBody):
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
     ignore_eos: bool = Field(False, description="true or false")
+    response_format: ResponseFormat | None = Field(
+        None, description="an object of type text, json_object, or json_schema with a json_schema that has a schema"
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="an object with one of json, regex, choice, grammar and json_object"
+    )
     return_token_ids: bool = Field(False, description="true or false")
     timeout: float | None = Field(
         None,
@@ -152,7 +145,19 @@ class Body(RequestBody):
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
+            constraint=self.constraint(),
         )
+
+    def constraint(self) -> FieldConstraint | None:
+        """What the answer has to look like, and the field that says so.
+
+        Raises:
+            RequestError: when two fields say it, or it contradicts another.
+        """
+        found = constraint_of(self.response_format, self.structured_outputs)
+        if found is not None and self.ignore_eos:
+            raise invalid("ignore_eos", f"an answer with {found.field} ends where that says")
+        return found
 
 
 class CompletionBody(Body):

@@ -19,6 +19,8 @@ from helix_df.models.streaming_text import StopMatcher, StreamDecoder
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import AnswerEnd, AnswerReading, PartsReader, content_of, formats_of
 from helix_df.runtime.api.prompts import Chat, Prompt, PromptEncoder, too_long
+from helix_df.runtime.api.structured import FieldConstraint
+from helix_df.runtime.grammars import Grammars
 from helix_df.runtime.requests import (
     FinishReason,
     GenerationRequest,
@@ -38,7 +40,8 @@ class TextRequest:
     """What a user asks for: a prompt as text, as token ids or as a chat, and how to continue it.
 
     ``max_tokens`` None is all that the context has left. ``logprobs`` asks for the chosen token's log-probability and
-    those of that many likeliest ones. ``ignore_eos`` goes on past the model's end of text, for benchmarks.
+    those of that many likeliest ones. ``ignore_eos`` goes on past the model's end of text, for benchmarks. The whole
+    answer keeps to ``constraint``, if there is one, and ends only where that allows it.
     """
 
     prompt: Prompt
@@ -50,6 +53,7 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    constraint: FieldConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ class TextService:
         self._draw_seed = draw_seed
         self._formats = formats_of(tokenizer.chat.source) if formats is None else formats
         self._prompts = PromptEncoder(tokenizer, self._formats, context)
+        self._grammars = Grammars(lambda: tokenizer)
 
     def snapshot(self) -> JobStatus:
         """The job at this moment."""
@@ -205,6 +210,10 @@ class TextService:
         _check_stops(request.stop)
         field = "messages" if isinstance(request.prompt, Chat) else "prompt"
         prompt, reading = self._prompts.encode(request.prompt, field)
+        if request.constraint is not None and not request.constraint.has_calls:
+            reading = None  # the answer is what was asked for, whatever its words mean to the model
+        if request.constraint is not None:
+            self._check_constraint(request.constraint)
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
@@ -215,6 +224,7 @@ class TextService:
                 top_k=request.top_k,
                 seed=seed % _SEEDS,
                 logprobs=request.logprobs,
+                constraint=None if request.constraint is None else request.constraint.constraint,
             ),
             stop=request.stop,
             stop_ids=frozenset() if request.ignore_eos else self._tokenizer.eos_ids,
@@ -284,6 +294,13 @@ class TextService:
             return _TextDecoder(self._tokenizer, stop)
         shown = self._formats.markers(bool(reading.tools))
         return _TextDecoder(self._tokenizer, stop, shown, PartsReader(self._formats, reading))
+
+    def _check_constraint(self, asked: FieldConstraint) -> None:
+        """Compile what a worker will compile again: whoever asks hears at once, and where, if it can't be."""
+        try:
+            self._grammars.matcher(asked.constraint)
+        except RequestError as error:
+            raise RequestError(error.problem, param=f"{asked.field}{error.param or ''}", code=error.code) from error
 
 
 class _TextDecoder:

@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from helix_df.runtime.api.answer_bodies import AnswerBody
 from helix_df.runtime.api.answers import Json
-from helix_df.runtime.api.bodies import Messages, TokenIds, Tools
+from helix_df.runtime.api.bodies import Tools
 from helix_df.runtime.api.chat_messages import checked_messages
+from helix_df.runtime.api.field_types import Messages, TokenIds
 from helix_df.runtime.api.flow import AnswerFlow
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.prompts import Chat, Prompt

@@ -19,7 +19,7 @@ import numpy as np
 from helix_df.errors import RequestError
 from helix_df.runtime.kept_answers import AcceptedAnswer, BrokenOff, KeptAnswer, KeptRequest
 from helix_df.runtime.requests import FinishReason, GenerationRequest, TokenEvent, TopLogprobs
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import plain_params, read_params
 
 APPLICATION = 0x48445A6A
 """Of the files' headers, where sqlite keeps a number that tells whose a file is."""
@@ -89,7 +89,7 @@ def request_rows(answer: AcceptedAnswer) -> list[Row]:
 
 
 def _asked(request: GenerationRequest) -> tuple[bytes, str]:
-    fields = asdict(request)
+    fields = asdict(request) | {"sampling": plain_params(request.sampling)}
     prompt = np.array(fields.pop("prompt"), dtype="<i4").tobytes()
     del fields["so_far"]
     fields["stop_ids"] = sorted(request.stop_ids)
@@ -102,7 +102,7 @@ def _request(prompt: bytes, asked: str) -> GenerationRequest:
         **fields
         | {
             "prompt": tuple(np.frombuffer(prompt, dtype="<i4").tolist()),
-            "sampling": SamplingParams(**fields["sampling"]),
+            "sampling": read_params(fields["sampling"]),
             "stop_ids": frozenset(fields["stop_ids"]),
         }
     )

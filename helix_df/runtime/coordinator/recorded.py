@@ -16,7 +16,7 @@ from helix_df.plan.takeover import read_spares, spares_document
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import plain_params, read_params
 from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
 from helix_df.runtime.wire.messages import Message, pack_values, unpack_values
 
@@ -187,8 +187,7 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 
 
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
-    drawn = asked.sampling
-    sampling = [drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed, drawn.logprobs]
+    sampling = plain_params(asked.sampling)
     stop_ids = sorted(asked.stop_ids)
     return asked.id, asked.prompt, asked.max_tokens, sampling, stop_ids, asked.timeout_s, asked.so_far, asked.owner
 
@@ -197,13 +196,13 @@ def _request(
     name: str,
     prompt: list[int],
     max_tokens: int,
-    sampling: list[Any],
+    sampling: dict[str, Any],
     stop_ids: list[int],
     timeout_s: float | None = None,
     so_far: Sequence[int] = (),
     owner: str | None = None,
 ) -> GenerationRequest:
-    params = SamplingParams(*sampling)
+    params = read_params(sampling)
     return GenerationRequest(
         name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far), owner
     )

@@ -93,6 +93,15 @@ def not_finite(node: str) -> RequestError:
     )
 
 
+def stuck() -> RequestError:
+    """A request whose constraint couldn't be followed to its end."""
+    return RequestError(
+        "the constraint of this answer allows no next token here, or became too complex to follow",
+        code="constraint_stuck",
+        hint="a simpler schema, expression or grammar",
+    )
+
+
 def malformed() -> RequestError:
     """A request whose messages were refused again and again."""
     return RequestError(

@@ -22,7 +22,7 @@ KV cache can't be freed yet."""
 RequestEvent = Literal[
     "submit", "start", "token", "last_token", "cancel", "no_prefix", "kv_full", "give_up", "due", "lost", "abort",
     "no_way", "way_back",
-    "token_out_of_turn", "not_finite", "malformed", "lost_step",
+    "token_out_of_turn", "not_finite", "stuck", "malformed", "lost_step",
 ]  # fmt: skip
 
 REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
@@ -44,6 +44,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "malformed": "backing_off",
             "give_up": "over",
             "not_finite": "over",
+            "stuck": "over",
             "abort": "over",
         },
         "leaving": {
@@ -55,6 +56,7 @@ REQUEST: TransitionTable[RequestState, RequestEvent] = TransitionTable(
             "kv_full": "over",
             "malformed": "over",
             "not_finite": "over",
+            "stuck": "over",
             "abort": "over",
         },
         "over": {"cancel": "over"},

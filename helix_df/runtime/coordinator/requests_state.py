@@ -43,13 +43,14 @@ from helix_df.runtime.coordinator.refusals import (
     no_room,
     not_finite,
     steps_lost,
+    stuck,
     too_late,
     unavailable,
 )
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
 from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import ways_of
-from helix_df.runtime.requests import GenerationRequest, TokenEvent
+from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
 from helix_df.spec.job import Job
@@ -358,7 +359,9 @@ class RequestsState:
         prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
-        route = Route(pipeline, addresses, request.asked.sampling, self._micro_batches(pipeline), prefix)
+        sampling = request.asked.sampling
+        history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
+        route = Route(pipeline, addresses, sampling, self._micro_batches(pipeline), prefix, history)
         pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
         return [*self._tell(releases), *pieces]
 
@@ -429,7 +432,9 @@ class RequestsState:
             releases = self.prefixes.drop_parent(request.key)
             return [*self._tell(releases), *self._start_over(request, "no_prefix"), *self.admit()]
         if message.reason == "not_finite":
-            return [*self._fail(request, message.node), *self.admit()]
+            return [*self._fail(request, "not_finite", not_finite(message.node)), *self.admit()]
+        if message.reason == "stuck":
+            return [*self._fail(request, "stuck", stuck()), *self.admit()]
         if message.reason == "malformed":
             return [*self._back_off(request, "malformed", now), *self.admit()]
         # Whatever the ledger makes of that node, what is only kept there goes first.
@@ -499,15 +504,17 @@ class RequestsState:
         self.counters.failed += 1
         return [*actions, Abort(request.asked.id, no_room() if why == "kv_full" else malformed())]
 
-    def _fail(self, request: ServedRequest, node: str) -> list[CoordinatorAction]:
-        """A worker computed something for a request that isn't a number."""
+    def _fail(
+        self, request: ServedRequest, why: Literal["not_finite", "stuck"], error: RequestError
+    ) -> list[CoordinatorAction]:
+        """A worker computed something for a request that isn't a number, or finds no token for it."""
         is_wanted = request.state == "running"
-        request.move("not_finite")
+        request.move(why)
         actions = [*self._leave(request), *self._forget(request)]
         if not is_wanted:
             return actions
         self.counters.failed += 1
-        return [*actions, Abort(request.asked.id, not_finite(node))]
+        return [*actions, Abort(request.asked.id, error)]
 
     def _finish(self, request: ServedRequest, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         request.move("last_token")

@@ -20,7 +20,8 @@ from helix_df.codecs import Codec
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
-from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.constraints import MOST_CONSTRAINT_BYTES, Constraint, ConstraintKind
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
 from helix_df.runtime.wire.fields import (
     WRONG_FIELDS,
@@ -34,10 +35,12 @@ from helix_df.runtime.wire.fields import (
     number,
     one_of,
     optional,
+    packed_ids,
     record,
     row,
     shown,
     text,
+    token_ids,
     values_of,
     whole,
 )
@@ -62,7 +65,7 @@ class Route:
     """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
 
     ``micro_batches`` say how the first stage divides the requests of this pipeline. ``prefix`` is in every worker's KV
-    cache already; the request's first position comes after it.
+    cache already; the request's first position comes after it. ``history`` is there where drawing takes it.
     """
 
     hops: tuple[Hop, ...]
@@ -70,6 +73,7 @@ class Route:
     sampling: SamplingParams
     micro_batches: MicroBatches
     prefix: Prefix | None = None
+    history: History | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +200,15 @@ class Sampled:
     logprobs: TopLogprobs | None
 
 
-RejectedReason = Literal["kv_full", "no_prefix", "not_finite", "malformed"]
+RejectedReason = Literal["kv_full", "no_prefix", "not_finite", "stuck", "malformed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """Worker → coordinator: I couldn't run a step of this request; it has to be tried again.
 
-    Where what I computed isn't finite (``not_finite``), trying again would give the same. ``malformed``: a message that
-    names it was refused.
+    Where what I computed isn't finite (``not_finite``), or its constraint allows no token (``stuck``), trying again
+    would give the same. ``malformed``: a message that names it was refused.
     """
 
     TAG: ClassVar[str] = "rejected"
@@ -310,7 +314,7 @@ MOST_LAYERS = 100_000
 MOST_UNREACHABLE = 64
 MOST_TOKENS = 2**31 - 1
 MOST_HEAD_BYTES = 2**18
-"""Of a message without its tensor; those that carry a job may have more."""
+"""Of a message without its tensor; those that carry a job, or the tokens of a request, may have more."""
 
 MOST_WELCOME_BYTES = 2**22
 
@@ -339,15 +343,25 @@ def _route(
     sampling: SamplingParams,
     micro_batches: MicroBatches,
     prefix: Prefix | None,
+    history: History | None,
 ) -> Route:
-    """A route that leads somewhere: layers without a gap from the first on, an address for each hop, no node twice."""
+    """A route that leads somewhere: layers without a gap from the first on, an address for each hop, no node twice; and
+    with what drawing takes."""
     if len(hops) != len(addresses):
         raise FrameError(WRONG_FIELDS, found=f"{len(addresses)} addresses for {len(hops)} hops")
     if len({hop.node for hop in hops}) != len(hops):
         raise FrameError(WRONG_FIELDS, where="hops", found="a node that comes twice")
     if hops[0].layers.start != 0 or any(a.layers.stop != b.layers.start for a, b in pairwise(hops)):
         raise FrameError(WRONG_FIELDS, where="hops", expected="layers without a gap, from the first")
-    return Route(hops, addresses, sampling, micro_batches, prefix)
+    if sampling.needs_history and history is None:
+        raise FrameError(WRONG_FIELDS, where="history", found="none", expected="the tokens so far")
+    return Route(hops, addresses, sampling, micro_batches, prefix, history)
+
+
+def _history(tokens: tuple[int, ...], prompt: int) -> History:
+    if prompt > len(tokens):
+        raise FrameError(WRONG_FIELDS, where="prompt", found=str(prompt), expected=f"at most {len(tokens)}")
+    return History(tokens, prompt)
 
 
 def _hop(node: str, start: int, stop: int) -> Hop:
@@ -360,10 +374,19 @@ _ROUTE = record(
     addresses=many(_ADDRESS, MOST_HOPS),
     # Their ranges are for SamplingParams to say.
     sampling=record(
-        SamplingParams, temperature=number(), top_p=number(), top_k=whole(), seed=whole(), logprobs=optional(whole())
+        SamplingParams,
+        temperature=number(),
+        top_p=number(),
+        top_k=whole(),
+        seed=whole(),
+        logprobs=optional(whole()),
+        constraint=optional(
+            row(Constraint, kind=one_of(*get_args(ConstraintKind)), text=text(MOST_CONSTRAINT_BYTES, least=0))
+        ),
     ),
     micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
+    history=optional(row(_history, tokens=token_ids, prompt=whole(1, MOST_TOKENS))),
 )
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
@@ -429,7 +452,7 @@ _NAMED: dict[str, Named] = {kind.TAG: tuple(kinds.items()) for kind, kinds in _K
 _TENSOR_AT, _CODEC_AT = _FIELDS[Forward.TAG].index("tensor"), _FIELDS[Forward.TAG].index("codec")
 _PAYLOAD_AT = _FIELDS[Probe.TAG].index("payload")
 
-_WITH_A_JOB = frozenset({Welcome.TAG, JobChanged.TAG})
+_LARGE = frozenset({Welcome.TAG, JobChanged.TAG, Forward.TAG})
 
 _IN_TWO_FRAMES = frozenset({Forward.TAG, Probe.TAG})
 
@@ -482,7 +505,7 @@ def decode(frames: Sequence[Any], token: str) -> Message:
 
 def _decoded(head: memoryview, tag: str, start: int, rest: Sequence[Any]) -> Message:
     """The message of a tag whose fields begin at ``start`` of its head, and of the frames that follow."""
-    if len(head) > (MOST_WELCOME_BYTES if tag in _WITH_A_JOB else MOST_HEAD_BYTES):
+    if len(head) > (MOST_WELCOME_BYTES if tag in _LARGE else MOST_HEAD_BYTES):
         raise FrameError("a message that is too large", "size", where=tag, found=f"{len(head)} bytes")
     try:
         packed = msgpack.unpackb(head[start:], raw=False)
@@ -647,7 +670,7 @@ def _pack(value: Any) -> Any:
             return [value.start, value.stop]
         case Route():
             hops = [[hop.node, hop.layers.start, hop.layers.stop] for hop in value.hops]
-            sampling = {field.name: getattr(value.sampling, field.name) for field in fields(value.sampling)}
+            sampling = {field.name: _pack(getattr(value.sampling, field.name)) for field in fields(value.sampling)}
             prefix = None if value.prefix is None else [value.prefix.parent, value.prefix.tokens]
             return {
                 "hops": hops,
@@ -655,7 +678,10 @@ def _pack(value: Any) -> Any:
                 "sampling": sampling,
                 "micro_batches": [value.micro_batches.shares, value.micro_batches.most],
                 "prefix": prefix,
+                "history": None if value.history is None else [packed_ids(value.history.tokens), value.history.prompt],
             }
+        case Constraint():
+            return [value.kind, value.text]
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
         case bytes() | memoryview():

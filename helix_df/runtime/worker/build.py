@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 
 from helix_df.graph.compile import mean_request
@@ -12,6 +14,7 @@ from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.tensor_parallel import SharedShard
+from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
 from helix_df.profiles.catalogue import device_count
@@ -48,6 +51,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
+        tokenizer=partial(load_tokenizer, source),
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):

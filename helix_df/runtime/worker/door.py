@@ -117,6 +117,11 @@ class StageCheck:
         begun = 0 if route.prefix is None else route.prefix.tokens
         _expect(message.position == begun, "forward.position", message.position, f"{begun}, where it begins")
         _expect(begun % self.page_tokens == 0, "forward.route.prefix", begun, "whole pages")
+        if route.history is not None:
+            tokens, stop = route.history.tokens, message.position + len(message.tensor)
+            fits = stop <= len(tokens) <= self._context
+            _expect(fits, "forward.route.history", len(tokens), f"{stop} tokens or more")
+            self._ids(np.array(tokens, np.int32))
         return here[0].start
 
     def _ids(self, tensor: np.ndarray) -> None:

@@ -7,7 +7,7 @@ everything about its share of a batch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +17,20 @@ from helix_df.layers import LayerRange
 from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tensor_parallel import SharedShard
+from helix_df.models.tokenizer import Tokenizer
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.kv_pages import PagePool
+from helix_df.runtime.worker.matching import Matches
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import (
     NOT_FINITE,
     SamplerRows,
+    keep_allowed,
     log_probabilities,
     pick_greedily,
     sample,
@@ -35,6 +38,9 @@ from helix_df.runtime.worker.sampler import (
 )
 from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
+
+_EVERYTHING = -1
+"""32 tokens that may all come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +64,16 @@ class _Padded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Launched:
-    """Steps under way on the device, one row each. ``hidden`` is a list of stretches along T."""
+    """Steps under way on the device, one row each. ``hidden`` is a list of stretches along T.
+
+    Of ``stuck`` requests what is drawn is none that their constraints allow.
+    """
 
     steps: tuple[Step, ...]
     hidden: tuple[Array, ...]
     tokens: Array | None
     logprobs: tuple[Array, Array, Array] | None
+    stuck: frozenset[str] = frozenset()
 
 
 class Engine:
@@ -78,6 +88,7 @@ class Engine:
         layers_per_call: see ``ShardPrograms``.
         pages_at_once: see ``attend_in_pages``. With stretches, the shape of a batch is the same for all contexts.
         page_tokens: tokens a page.
+        tokenizer: gives the model's tokenizer, for constraints; without one none can be kept to.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class Engine:
         layers_per_call: int = 8,
         pages_at_once: int | None = None,
         page_tokens: int = PAGE_TOKENS,
+        tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
@@ -105,6 +117,7 @@ class Engine:
             max_context=self.max_context,
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
+        self._matches = None if tokenizer is None else Matches(tokenizer, self.geometry.vocab_size)
         self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
 
@@ -147,16 +160,22 @@ class Engine:
         if len({step.request for step in steps}) != len(steps):
             raise ValueError("a batch holds two steps of one request")
         admitted = [step for step in steps if self._reserve(step)]
+        for step in admitted:
+            self._begin(step)
         launched = [part for one in passes(admitted, self._shapes.batch_sizes[-1]) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
         for result in results.values():
             if not result.finite:
                 self._scrub(result.request)
+        if self._matches is not None:
+            drawn = {name: result.token for name, result in results.items() if result.token is not None}
+            self._matches.drawn(drawn)
         return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
 
     def release(self, request: str) -> None:
         """Free the request's pages. Unknown requests are fine."""
         self._pool.release(request)
+        self._forget_draws(request)
 
     def fork(self, parent: str, child: str, tokens: int) -> None:
         """Let ``child`` begin with what is computed of the first ``tokens`` tokens of ``parent``, whole pages only.
@@ -169,6 +188,17 @@ class Engine:
     def trim(self, request: str, tokens: int) -> None:
         """Free the request's pages but for those of its first ``tokens`` tokens."""
         self._pool.trim(request, tokens)
+        self._forget_draws(request)
+
+    def _forget_draws(self, request: str) -> None:
+        if self._matches is not None:
+            self._matches.forget(request)
+
+    def _begin(self, step: Step) -> None:
+        """Let what a request's draws take be found while its layers run."""
+        if step.constraint is not None and self._matches is not None:
+            answer = () if step.history is None else step.history.answer
+            self._matches.begin(step.request, step.constraint, answer)
 
     @property
     def health(self) -> EngineHealth:
@@ -250,9 +280,27 @@ class Engine:
         logits = self._programs.last_logits(hidden[-1], lengths)
         params = [step.sampling for step in steps]
         rows = sampler_rows(params, [step.position + len(step.inputs) for step in steps], len(lengths))
-        tokens = _draw(logits, rows)
+        if any(one is not None and one.needs_history for one in params):
+            allowed, stuck = self._allowed(steps, len(lengths))
+            tokens = _draw(keep_allowed(logits, allowed), rows, logits)
+        else:
+            tokens, stuck = _draw(logits, rows), frozenset[str]()
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
-        return _Launched(steps, (), tokens, log_probabilities(logits, tokens) if wants_logprobs else None)
+        return _Launched(steps, (), tokens, log_probabilities(logits, tokens) if wants_logprobs else None, stuck)
+
+    def _allowed(self, steps: tuple[Step, ...], rows: int) -> tuple[np.ndarray, frozenset[str]]:
+        """The tokens that may come next, int32 [rows, V / 32], and the requests for which there is none."""
+        allowed = np.full((rows, -(-self.geometry.vocab_size // 32)), _EVERYTHING, np.int32)
+        stuck = set()
+        for row, step in enumerate(steps):
+            if step.sampling is None or step.sampling.constraint is None:
+                continue
+            mask = None if self._matches is None else self._matches.mask(step.request)
+            if mask is None:
+                stuck.add(step.request)
+            else:
+                allowed[row] = mask
+        return allowed, frozenset(stuck)
 
     def _forward(self, steps: tuple[Step, ...], start: int, stop: int) -> tuple[Array, np.ndarray]:
         """Tokens ``start`` to ``stop`` of each step through its layers; also how many are real in each padded row."""
@@ -304,8 +352,8 @@ class Engine:
         hidden.block_until_ready()
 
 
-def _draw(logits: Array, rows: SamplerRows) -> Array:
-    tokens: Array = sample(logits, rows) if np.any(rows.temperature) else pick_greedily(logits)
+def _draw(logits: Array, rows: SamplerRows, model: Array | None = None) -> Array:
+    tokens: Array = sample(logits, rows, model) if np.any(rows.temperature) else pick_greedily(logits, model)
     return tokens
 
 
@@ -322,6 +370,9 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
         sampled = None if tokens is None or wanted is None else int(tokens[row])
         if sampled == NOT_FINITE or (hidden is not None and not all_finite(hidden[: len(step.inputs)])):
             yield StepResult(step.request, finite=False)
+            continue
+        if step.request in batch.stuck:
+            yield StepResult(step.request, stuck=True)
             continue
         yield StepResult(
             step.request,

@@ -134,7 +134,7 @@ def _tensor(value: Sequence[Any]) -> np.ndarray:
 def _result_values(result: StepResult) -> tuple[Any, ...]:
     hidden = None if result.hidden is None else [name_of(result.hidden.dtype), None, *result.hidden.shape]
     logprobs = None if result.logprobs is None else [result.logprobs.chosen, result.logprobs.top]
-    return result.request, result.kv_full, result.token, hidden, logprobs, result.finite
+    return result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck
 
 
 def _result(
@@ -144,6 +144,7 @@ def _result(
     hidden: list[Any] | None,
     logprobs: list[Any] | None,
     finite: bool = True,  # older logs don't say
+    stuck: bool = False,
 ) -> StepResult:
     top = None if logprobs is None else TopLogprobs(logprobs[0], tuple((token, value) for token, value in logprobs[1]))
-    return StepResult(request, None if hidden is None else _tensor(hidden), token, top, kv_full, finite)
+    return StepResult(request, None if hidden is None else _tensor(hidden), token, top, kv_full, finite, stuck)

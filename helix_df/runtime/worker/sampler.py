@@ -47,16 +47,19 @@ def sampler_rows(params: Sequence[SamplingParams | None], positions: Sequence[in
 
 
 @jax.jit
-def pick_greedily(logits: Array) -> Array:
-    """The likeliest token of each row: float32 [B, V] → int32 [B]; ``NOT_FINITE`` where there is none."""
-    return _or_not_finite(jnp.argmax(logits, axis=-1), logits)
+def pick_greedily(logits: Array, model: Array | None = None) -> Array:
+    """The likeliest token of each row: float32 [B, V] → int32 [B]; ``NOT_FINITE`` where there is none.
+
+    ``model`` are the model's own logits, where ``logits`` were changed: theirs have to be finite.
+    """
+    return _or_not_finite(jnp.argmax(logits, axis=-1), logits if model is None else model)
 
 
 @jax.jit
-def sample(logits: Array, rows: SamplerRows) -> Array:
+def sample(logits: Array, rows: SamplerRows, model: Array | None = None) -> Array:
     """One token a row: float32 [B, V] → int32 [B]. Rows of temperature 0 get the likeliest token.
 
-    Rows of logits that aren't all finite get ``NOT_FINITE``.
+    Rows of logits that aren't all finite get ``NOT_FINITE``; ``model`` as for ``pick_greedily``.
     """
     temperature, top_p, top_k = jnp.asarray(rows.temperature), jnp.asarray(rows.top_p), jnp.asarray(rows.top_k)
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
@@ -66,7 +69,15 @@ def sample(logits: Array, rows: SamplerRows) -> Array:
     )
     noise = jax.vmap(partial(_gumbel, logits.shape[-1]))(jnp.asarray(rows.seeds), jnp.asarray(rows.positions))
     drawn = jnp.argmax(scaled + noise, axis=-1)
-    return _or_not_finite(jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)), logits)
+    tokens = jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1))
+    return _or_not_finite(tokens, logits if model is None else model)
+
+
+@jax.jit
+def keep_allowed(logits: Array, allowed: Array) -> Array:
+    """Remove what isn't allowed: float32 [B, V], one bit a token in int32 [B, V / 32], the first the lowest."""
+    bits = (allowed[:, :, None] >> jnp.arange(32, dtype=jnp.int32)) & 1
+    return jnp.where(bits.reshape(len(logits), -1)[:, : logits.shape[-1]] == 1, logits, _REMOVED)
 
 
 def _or_not_finite(tokens: Array, logits: Array) -> Array:

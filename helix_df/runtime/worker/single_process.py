@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from helix_df.errors import RequestError
+from helix_df.runtime.requests import History
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
@@ -30,9 +31,21 @@ def generate_in_process(
     """
     drawn = sampling or SamplingParams()
     tokens, position = np.asarray(prompt, np.int32), 0
+    history = History(tuple(map(int, prompt)), len(prompt))
     try:
         for _ in range(max_tokens):
-            (result,) = engine.run([Step(request, engine.layers, position, tokens=tokens, sampling=drawn)])
+            step = Step(
+                request,
+                engine.layers,
+                position,
+                tokens=tokens,
+                sampling=drawn,
+                constraint=drawn.constraint,
+                history=history,
+            )
+            (result,) = engine.run([step])
+            if result.stuck:
+                raise RequestError("the constraint allows no next token", code="constraint_stuck")
             if result.kv_full or result.token is None:
                 raise RequestError("the KV cache is full", found=f"{position + len(tokens)} tokens", status=503)
             yield result.token

@@ -27,8 +27,8 @@ HeldState = Literal["unknown", "held", "computing", "kept", "released"]
 beginning lives on, for others to begin with."""
 
 HeldEvent = Literal[
-    "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "not_finite", "release",
-    "keep", "malformed",
+    "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "not_finite", "stuck",
+    "release", "keep", "malformed",
 ]  # fmt: skip
 
 HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
@@ -41,6 +41,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "unknown",
             "kv_full": "unknown",
             "not_finite": "unknown",
+            "stuck": "unknown",
             "no_prefix": "unknown",
             "malformed": "unknown",
             "first": "held",
@@ -58,6 +59,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "held",
             "kv_full": "unknown",
             "not_finite": "unknown",
+            "stuck": "unknown",
             "malformed": "unknown",
             "release": "released",
             "keep": "kept",
@@ -68,6 +70,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "kept",
             "kv_full": "kept",
             "not_finite": "kept",
+            "stuck": "kept",
             "malformed": "kept",
             "release": "released",
         },
@@ -79,6 +82,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "result": "released",
             "kv_full": "released",
             "not_finite": "released",
+            "stuck": "released",
             "malformed": "released",
             "release": "released",
         },
@@ -320,16 +324,16 @@ class WorkerState:
 
     def _on_result(self, step: Step, result: StepResult) -> list[WorkerAction]:
         held = self._held.get(step.request)
-        event: HeldEvent = "kv_full" if result.kv_full else "result" if result.finite else "not_finite"
+        fault = result.fault
+        event: HeldEvent = fault or "result"
         try:
             state = HELD.after(self.state_of(step.request), event, step.request)
         except IllegalEvent as error:
             return [self.illegal.note(error)]
         if held is None:
             return []  # released meanwhile
-        if state == "unknown":
-            reason: Literal["kv_full", "not_finite"] = "kv_full" if result.kv_full else "not_finite"
-            return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, reason))]
+        if state == "unknown" and fault is not None:
+            return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, fault))]
         held.state, held.computed = state, step.position + len(step.inputs)
         if result.token is not None:
             sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
@@ -350,6 +354,8 @@ class WorkerState:
             tokens=message.tensor if layers.start == 0 else None,
             hidden=None if layers.start == 0 else message.tensor,
             sampling=held.route.sampling if samples else None,
+            constraint=held.route.sampling.constraint if layers.stop == self.num_layers else None,
+            history=held.route.history if layers.stop == self.num_layers else None,
         )
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from helix_df.layers import LayerRange
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.constraints import Constraint
+from helix_df.runtime.requests import History, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 
@@ -22,6 +24,8 @@ class Step:
         tokens: int32 [T], when ``layers`` starts the model; else None.
         hidden: [T, hidden] otherwise; else None.
         sampling: set when ``layers`` ends the model and a token is wanted after the last of these.
+        constraint: what the answer has to look like, on every step whose ``layers`` end the model.
+        history: the request's tokens when it came here, where drawing takes them.
     """
 
     request: str
@@ -30,6 +34,8 @@ class Step:
     tokens: np.ndarray | None = None
     hidden: np.ndarray | None = None
     sampling: SamplingParams | None = None
+    constraint: Constraint | None = None
+    history: History | None = None
 
     @property
     def inputs(self) -> np.ndarray:
@@ -56,6 +62,7 @@ class StepResult:
         kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
         finite: whether all of the hidden states, or the logits, are finite numbers; without them there is nothing
             to go on with, and the other fields are None.
+        stuck: the request's constraint allows no token, or can't be followed; there is none to go on with.
     """
 
     request: str
@@ -64,3 +71,9 @@ class StepResult:
     logprobs: TopLogprobs | None = None
     kv_full: bool = False
     finite: bool = True
+    stuck: bool = False
+
+    @property
+    def fault(self) -> Literal["kv_full", "not_finite", "stuck"] | None:
+        """Why there is nothing to go on with; ``None`` where there is."""
+        return "kv_full" if self.kv_full else "not_finite" if not self.finite else "stuck" if self.stuck else None
