@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from helix_df.models.experts import ExpertWeights, Routed, mix_experts
 from helix_df.models.gguf_blocks import quantized_rows
 from helix_df.models.linear import linear, take_rows
+from helix_df.models.machine_calls import compile_handler, register
 from helix_df.models.packed import plain_product, unpack
-from helix_df.models.packed_call import call_packed, compile_handler, has_machine_code, register
+from helix_df.models.packed_call import call_packed, has_machine_code, packed_source, packed_target
 from helix_df.models.quantized import TINY, Quantized, join, pack, quantize
 from helix_df.profiles.gguf_types import GGML_TYPES
 from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, KINDS, OUTPUTS, PackedKind, kind_of_bytes
@@ -50,7 +51,7 @@ def magnitudes(matrix: Quantized) -> np.ndarray:
 @functools.cache
 def least_target(kind: PackedKind) -> str:
     name = f"test_packed_{kind.block_bytes}"
-    register(name, compile_handler(kind, LEAST))
+    register(name, compile_handler(packed_target(kind), functools.partial(packed_source, kind), LEAST))
     return name
 
 

@@ -17,6 +17,7 @@ from helix_df.profiles.throughput import (
     reading_weights,
 )
 from helix_df.profiles.timing import measured_timing
+from helix_df.profiles.weight_bytes import computed_bytes
 
 geometries = st.one_of(
     st.sampled_from(list(catalogue().values())),
@@ -55,10 +56,10 @@ def test_a_roofline_falls_with_layers(geometry, element_bytes, memory, mean, com
 @given(geometries, st.sampled_from([2, 4]), st.floats(1e6, 2e12), requests)
 @settings(max_examples=200, deadline=None)
 def test_what_fits_is_within_memory(geometry, element_bytes, memory, mean):
-    heaviest = geometry.parameters_in_a_row(max)
+    heaviest = computed_bytes(geometry, element_bytes).in_a_row(geometry, max)
     for layers, tokens in enumerate(kv_tokens_by_layers(geometry, element_bytes, memory, mean), start=1):
         kept = layers * tokens * geometry.kv_bytes_per_token_layer(element_bytes)
-        used = heaviest[layers - 1] * element_bytes + kept
+        used = heaviest[layers - 1] + kept
         assert used + geometry.embedding_parameters * element_bytes <= 0.9 * memory * (1 + 1e-9)
         assert tokens >= mean.tokens
 

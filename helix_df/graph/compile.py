@@ -152,9 +152,9 @@ def gpu_throughput(
             curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
             return from_curves(curves, requests, geometry.num_layers)
         case Roofline():
-            if favourable:
-                return best_from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests)
             weights = held_weights(job, geometry)
+            if favourable:
+                return best_from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests, weights)
             return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests, weights)
 
 

@@ -8,7 +8,7 @@ owns the KV pages: attention is handed in, so the cache-less and the paged path 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from helix_df.models.shares import averaged, own_number, side_by_side, summed
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
-from helix_df.profiles.weight_bytes import MATRICES
+from helix_df.profiles.weight_bytes import MATRICES, MULTIPLIED, STACKED
 
 _Cache = TypeVar("_Cache")
 Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _Cache]]
@@ -38,20 +38,6 @@ Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _
 
 Without values, they are the first ``view.value_width`` numbers of keys."""
 
-_LAID_OUT = frozenset(
-    {
-        "qkv",
-        "query",
-        "query_down",
-        "query_up",
-        "latent_down",
-        "output",
-        "gate_up",
-        "down",
-        "shared_gate_up",
-        "shared_down",
-    }
-)
 _LATENT_EPS = 1e-6
 """Of norms of latent vectors, whatever ``rms_norm_eps`` says of the others (transformers' ``DeepseekV3RMSNorm``)."""
 
@@ -282,9 +268,17 @@ def _held(parameter: Any, name: str) -> Array:
 
 
 def build_decoder(
-    reader: WeightReader, geometry: ModelGeometry, layers: LayerRange, dtype: DTypeLike, layout: Layout
+    reader: WeightReader,
+    geometry: ModelGeometry,
+    layers: LayerRange,
+    dtype: DTypeLike,
+    layout: Layout,
+    matrix_dtype: DTypeLike | None = None,
 ) -> DecoderShard:
     """The shard of ``layers``, reading only the tensors that it holds, with its matrices in ``layout``.
+
+    ``matrix_dtype`` is that of matrices (``profiles.weight_bytes.MULTIPLIED``) which aren't packed; by default
+    ``dtype``, in which it computes.
 
     Raises:
         ModelError: when a tensor is missing or of another shape.
@@ -294,19 +288,20 @@ def build_decoder(
         raise ValueError(f"layers {layers} of a model with {geometry.num_layers}")
     shapes = model_tensors(geometry, layers)
     offset = family_of(geometry.family, "geometry").norm_offset
+    numbers = _Numbers(dtype, dtype if matrix_dtype is None else matrix_dtype)
 
     def read(name: str) -> np.ndarray:
         return reader.tensor(name, shapes[name])
 
     def matrix(name: str, layout: Layout) -> Array | None:
-        return _matrix(reader, {name: shapes[name]}, dtype, layout) if name in shapes else None
+        return _matrix(reader, {name: shapes[name]}, numbers, layout) if name in shapes else None
 
     as_head = layers.stop == geometry.num_layers and geometry.tie_embeddings
     return DecoderShard(
         geometry,
         layers,
         tuple(
-            _build_block(reader, shapes, geometry, layer, dtype, layout) for layer in range(layers.start, layers.stop)
+            _build_block(reader, shapes, geometry, layer, numbers, layout) for layer in range(layers.start, layers.stop)
         ),
         # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
         embedding=matrix(EMBEDDING, layout if as_head else "rows"),
@@ -321,24 +316,26 @@ def _build_block(
     shapes: Mapping[str, Shape],
     geometry: ModelGeometry,
     layer: int,
-    dtype: DTypeLike,
+    numbers: _Numbers,
     layout: Layout,
 ) -> DecoderBlock:
-    offset = family_of(geometry.family, "geometry").norm_offset
+    offset, dtype = family_of(geometry.family, "geometry").norm_offset, numbers.others
     parts: dict[str, Array] = {}
     for part in layer_parts(geometry, layer):
         names = [f"model.layers.{layer}.{name}" for name in layer_names(geometry)[part]]
         if "{}" in names[0]:
             each = [[name.format(expert) for name in names] for expert in range(geometry.experts.count)]
-            parts[part] = _stacked(reader, [{name: shapes[name] for name in of_one} for of_one in each], dtype)
+            tensors_of = [{name: shapes[name] for name in of_one} for of_one in each]
+            kept = numbers if part in STACKED else numbers._replace(matrices=dtype)
+            parts[part] = _stacked(reader, tensors_of, kept, layout)
             continue
         packed = _packed(reader, {name: shapes[name] for name in names}) if part in MATRICES else None
         if packed is not None:
             parts[part] = jnp.asarray(packed)
             continue
         tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
-        if part in _LAID_OUT:
-            parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), dtype)
+        if part in MULTIPLIED:
+            parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), numbers.matrices)
         elif part.endswith("_norm"):
             parts[part] = _norm(tensors[0], offset, dtype)
         else:
@@ -357,19 +354,32 @@ def _halved(part: str, tensor: np.ndarray, geometry: ModelGeometry) -> np.ndarra
     return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(tensor.shape)
 
 
-def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], dtype: DTypeLike, layout: Layout) -> Array:
+class _Numbers(NamedTuple):
+    """Formats of what isn't packed: of all but matrices, and of matrices."""
+
+    others: DTypeLike
+    matrices: DTypeLike
+
+
+def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Numbers, layout: Layout) -> Array:
     """Matrices one below the other: packed, if the reader keeps them so and they fit, else in ``layout``."""
     packed = _packed(reader, tensors)
-    return jnp.asarray(lay_out(_numbers(reader, tensors), layout), dtype) if packed is None else jnp.asarray(packed)
+    if packed is not None:
+        return jnp.asarray(packed)
+    return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
 
 
-def _stacked(reader: WeightReader, experts: Sequence[Mapping[str, Shape]], dtype: DTypeLike) -> Array:
+def _stacked(reader: WeightReader, experts: Sequence[Mapping[str, Shape]], numbers: _Numbers, layout: Layout) -> Array:
     """The matrices of all experts, each of which lies in one file's tensor with the others': all packed, or none."""
     packed: list[np.ndarray] = []
     for tensors in experts:
         blocks = _packed(reader, tensors)
         if blocks is None or blocks.shape != (packed or [blocks])[0].shape:
-            return jnp.asarray(np.stack([_numbers(reader, one) for one in experts]), dtype)
+            # Panels of experts are read by machine code alone: XLA's own product is as fast on rows.
+            form = layout if numbers.matrices != numbers.others else "rows"
+            each = [_numbers(reader, one) for one in experts]
+            laid_out = each if each[0].ndim == 1 else [lay_out(one, form) for one in each]
+            return jnp.asarray(np.stack(laid_out), numbers.matrices)
         packed.append(blocks)
     return jnp.asarray(np.stack(packed))
 

@@ -15,7 +15,6 @@ from jax import Array
 
 from helix_df.models.gated_mlp import GATES
 from helix_df.models.linear import linear
-from helix_df.models.packed import is_packed
 from helix_df.profiles.geometry import ExpertOptions
 
 BLOCK = 16
@@ -47,7 +46,7 @@ class _Blocks(NamedTuple):
 class ExpertWeights(NamedTuple):
     """All experts of a layer: ``gate_up`` [experts, 2 * inner, hidden], ``down`` [experts, hidden, inner].
 
-    Biases are [experts, 2 * inner] and [experts, hidden].
+    Each expert's may lie in any layout of ``linear``. Biases are [experts, 2 * inner] and [experts, hidden].
     """
 
     gate_up: Array
@@ -123,7 +122,7 @@ def _plus(product: Array, biases: Array | None, expert: Array) -> Array:
 
 
 def _times(rows: Array, weight: Array) -> Array:
-    return linear(rows, weight) if is_packed(weight) else rows @ weight.T
+    return linear(rows, weight) if weight.ndim == 3 or weight.dtype != rows.dtype else rows @ weight.T
 
 
 def _in_blocks(chosen: Array, experts: int) -> _Blocks:

@@ -7,7 +7,9 @@ Owns the layouts and which product suits which. Doesn't know what a matrix is fo
 of input, which costs three times the reading; panels lie as the product needs them, so that a few rows cost what
 reading the weights once costs.
 
-A quantized matrix stays packed in blocks (``packed``), whichever layout the others have.
+A quantized matrix stays packed in blocks (``packed``), whichever layout the others have. A matrix may have numbers of
+another format than its inputs; they are widened as they are read: by machine code where panels are read in place, and
+elsewhere by XLA, which may write them down first.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from helix_df.models.packed import is_packed, packed_product, take_packed_rows
+from helix_df.models.packed_call import call_narrow, has_narrow_code
 
 Layout = Literal["rows", "panels"]
 
@@ -63,9 +66,18 @@ def linear(inputs: Array, weight: Array) -> Array:
     flat = inputs.reshape(rows, inputs.shape[-1])
     if is_packed(weight):
         product = packed_product(flat.astype(jnp.float32), weight).astype(inputs.dtype)
+    elif weight.dtype != inputs.dtype:
+        product = _by_other_numbers(flat.astype(jnp.float32), weight).astype(inputs.dtype)
     else:
         product = _by_rows(flat, weight) if weight.ndim == 2 else _by_panels(flat, weight)
     return product.reshape(*inputs.shape[:-1], product.shape[-1])
+
+
+def _by_other_numbers(flat: Array, weight: Array) -> Array:
+    if weight.ndim == 3 and has_narrow_code(str(weight.dtype)):
+        return call_narrow(flat, weight)
+    wide = weight.astype(flat.dtype)
+    return _by_rows(flat, wide) if weight.ndim == 2 else _by_panels(flat, wide)
 
 
 def _by_rows(flat: Array, weight: Array) -> Array:

@@ -1,27 +1,16 @@
-"""Products with packed weights as a custom call of XLA on a CPU.
-
-Owns compiling for this processor and telling XLA of it, once a process and kind. Where LLVM can't be had, or makes no
-use of this processor, there is no call.
-"""
+"""Products with packed weights, and with those of 16-bit numbers, as custom calls of XLA on a CPU."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
-from collections.abc import Mapping
 from functools import cache, partial
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from helix_df.models.machine_calls import Features, has_handler
 from helix_df.profiles.packed_kinds import OUTPUTS, PackedKind, kind_of_bytes
-
-log = logging.getLogger(__name__)
-
-_KEPT: list[Any] = []
-"""Machine code lives as long as what made it."""
 
 
 def call_packed(flat: Array, weight: Array, target: str | None = None) -> Array:
@@ -30,7 +19,7 @@ def call_packed(flat: Array, weight: Array, target: str | None = None) -> Array:
     panels, blocks, block_bytes = weight.shape
     kind, shaped = kind_of_bytes(block_bytes), partial(jax.ShapeDtypeStruct)
     product: Array = jax.ffi.ffi_call(
-        target or _name(kind),
+        target or packed_target(kind),
         (
             shaped((rows, panels * OUTPUTS), jnp.float32),
             shaped((rows, inputs), jnp.int8),
@@ -40,68 +29,54 @@ def call_packed(flat: Array, weight: Array, target: str | None = None) -> Array:
     return product
 
 
-def has_machine_code(kind: PackedKind) -> bool:
-    """Whether ``call_packed`` works in this process; compiles what it needs the first time."""
-    return jax.default_backend() == "cpu" and _register(kind)
+def call_narrow(flat: Array, weight: Array, target: str | None = None) -> Array:
+    """float32 [rows, in] times panels of 16-bit numbers [out / 64, in, 64] → float32 [rows, out], on a CPU."""
+    shaped = partial(jax.ShapeDtypeStruct)
+    made = shaped((len(flat), weight.shape[0] * weight.shape[2]), jnp.float32)
+    product: Array = jax.ffi.ffi_call(target or narrow_target(str(weight.dtype)), made)(weight, flat)
+    return product
 
 
 @cache
-def _register(kind: PackedKind) -> bool:
-    try:
-        register(_name(kind), compile_handler(kind))
-    except (ImportError, RuntimeError) as error:
-        log.warning("products with packed weights are slow here: %s", error)
-        return False
-    return True
+def has_machine_code(kind: PackedKind) -> bool:
+    """Whether ``call_packed`` works in this process; compiles what it needs the first time."""
+    return has_handler(packed_target(kind), partial(packed_source, kind))
 
 
-def _name(kind: PackedKind) -> str:
+@cache
+def has_narrow_code(dtype: str) -> bool:
+    """Whether ``call_narrow`` works in this process for numbers of ``dtype``."""
+    return dtype in ("bfloat16", "float16") and has_handler(narrow_target(dtype), partial(narrow_source, dtype))
+
+
+def packed_target(kind: PackedKind) -> str:
+    """XLA's name of the product with weights of a kind."""
     return f"helix_df_packed_{kind.bits}{'_minima' if kind.minima else ''}"
 
 
-def register(target: str, address: int) -> None:
-    """Tell XLA of a handler."""
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    capsule = new(address, b"xla._CUSTOM_CALL_TARGET", None)
-    jax.ffi.register_ffi_target(target, capsule, platform="cpu", api_version=1)
+def narrow_target(dtype: str) -> str:
+    """XLA's name of the product with 16-bit numbers."""
+    return f"helix_df_{dtype}"
 
 
-def compile_handler(kind: PackedKind, features: Mapping[str, bool] | None = None) -> int:
-    """The address of machine code for products with one kind; it stays as long as the process.
-
-    Args:
-        kind: of the weights.
-        features: of the processor, by LLVM's names; by default this one's.
+def packed_source(kind: PackedKind, has: Features) -> str:
+    """LLVM's text of the product with weights of a kind.
 
     Raises:
         ImportError: without llvmlite.
-        RuntimeError: when LLVM can't compile it for this processor.
     """
-    import llvmlite.binding as llvm
-
     from helix_df.models.packed_code import dot_by_instruction, dot_by_parts, handler_source
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    found = llvm.get_host_cpu_features()
-    has = found if features is None else features
-    triple = llvm.get_default_triple()
-    if triple.startswith(("x86", "i386", "i686")) and not has.get("f16c"):
-        raise RuntimeError("this processor has no instructions for float16 (F16C)")
-    dot = dot_by_instruction if has.get("avx512vnni") else dot_by_parts
-    module = llvm.parse_assembly(handler_source(_name(kind), kind, dot))
-    module.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name() if features is None else "",
-        features=found.flatten() if features is None else ",".join(f"+{name}" for name, on in features.items() if on),
-        opt=3,
-        jit=True,
-    )
-    module.triple, module.data_layout = machine.triple, str(machine.target_data)
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    _KEPT.append(engine)
-    return int(engine.get_function_address(_name(kind)))
+    return handler_source(packed_target(kind), kind, dot_by_instruction if has.get("avx512vnni") else dot_by_parts)
+
+
+def narrow_source(dtype: str, has: Features) -> str:
+    """LLVM's text of the product with 16-bit numbers.
+
+    Raises:
+        ImportError: without llvmlite.
+    """
+    from helix_df.models.number_code import Narrow, number_source
+
+    # The sums of a row of inputs are four vectors of 64 bytes: with 32 such registers there is room for more rows.
+    return number_source(narrow_target(dtype), cast(Narrow, dtype), (4, 2, 1) if has.get("avx512f") else (1,))

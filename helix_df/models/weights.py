@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
-from helix_df.models.decoder import DecoderShard
+from helix_df.models.decoder import DecoderShard, build_decoder
 from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.gguf_weights import GgufReader
 from helix_df.models.linear import Layout
@@ -20,11 +20,12 @@ from helix_df.models.registry import family_builder
 from helix_df.models.rounding_reader import RoundingReader
 from helix_df.models.safetensors_weights import SafetensorsReader
 from helix_df.models.tensor_parallel import SharedShard, build_shares
+from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.read_geometry import check_weights, locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD
-from helix_df.profiles.weight_bytes import ROUNDED, KeptWeights, weight_bytes
+from helix_df.profiles.weight_bytes import NUMBERS, ROUNDED, KeptWeights, weight_bytes
 from helix_df.spec.source import ModelSource
 
 
@@ -72,7 +73,8 @@ def load_shard(
         seed: of ``random:`` weights.
         base: where relative paths start.
         layout: of the matrices in memory, see ``models.linear``.
-        kept: how matrices stay in memory: as the file has them, rounded to few bits, or by default as ``dtype``.
+        kept: how matrices stay in memory: as the file has them, rounded to few bits, as numbers of another format, or
+            by default as ``dtype``.
 
     Raises:
         ModelError: when a tensor is missing, unreadable or of another shape than ``geometry`` says, when nobody
@@ -81,7 +83,7 @@ def load_shard(
     layers = layers or LayerRange(0, geometry.num_layers)
     weight_bytes(source, geometry, jnp.dtype(dtype).itemsize, kept, base)
     reader = _checked(source, geometry, layers, seed, base, kept)
-    return family_builder(geometry.family)(reader, geometry, layers, dtype, layout)
+    return _builder(geometry, layers, dtype, layout, kept)(reader, geometry)
 
 
 def load_shares(
@@ -94,14 +96,29 @@ def load_shares(
     seed: int = 0,
     base: Path | None = None,
     layout: Layout = "rows",
+    kept: KeptWeights | None = None,
 ) -> SharedShard:
     """As ``load_shard``, with a share of the weights on each of several devices of this process.
 
     Raises:
         ModelError: as ``load_shard``, and when the model can't be divided among so many.
     """
-    reader, build = _checked(source, geometry, layers, seed, base), family_builder(geometry.family)
-    return build_shares(lambda own, share: build(own, share, layers, dtype, layout), reader, geometry, layers, devices)
+    weight_bytes(source, share_of(geometry, len(devices)), jnp.dtype(dtype).itemsize, kept, base)
+    reader = _checked(source, geometry, layers, seed, base, kept)
+    return build_shares(_builder(geometry, layers, dtype, layout, kept), reader, geometry, layers, devices)
+
+
+def _builder(
+    geometry: ModelGeometry, layers: LayerRange, dtype: DTypeLike, layout: Layout, kept: KeptWeights | None
+) -> Callable[[WeightReader, ModelGeometry], DecoderShard]:
+    """What builds a shard of ``layers`` from a reader and the geometry of what it holds."""
+    numbers = None if kept is None else NUMBERS.get(kept)
+    if numbers is None or numbers == jnp.dtype(dtype).name:
+        build = family_builder(geometry.family)
+        return lambda reader, held: build(reader, held, layers, dtype, layout)
+    # Elsewhere on a CPU they would be written down as wide numbers, product by product.
+    panels: Layout = "panels" if jax.default_backend() == "cpu" else layout
+    return lambda reader, held: build_decoder(reader, held, layers, dtype, panels, numbers)
 
 
 def _checked(

@@ -56,10 +56,9 @@ def load_bytes(
     held = weights or computed_bytes(geometry, element_bytes)
     if new is None:
         return 0
-    parameters = geometry.parameters(new)
+    layers = held.of(geometry, new)
     if old is not None and max(old.start, new.start) < min(old.stop, new.stop):
-        parameters -= geometry.parameters(LayerRange(max(old.start, new.start), min(old.stop, new.stop)))
-    layers = parameters * held.layer / geometry.layer_parameters
+        layers -= held.of(geometry, LayerRange(max(old.start, new.start), min(old.stop, new.stop)))
     sizes = {"norm": geometry.hidden_size * element_bytes}
     before = set() if old is None else _ends(old, geometry)
     return round(layers + sum(sizes.get(name, held.vocabulary) for name in _ends(new, geometry) - before))

@@ -8,7 +8,7 @@ computed with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Literal
@@ -231,14 +231,6 @@ class ModelGeometry:
             for count in range(1, self.num_layers + 1)
         )
         return tuple((min(numbers), max(numbers)) for numbers in held)
-
-    def parameters_in_a_row(self, pick: Callable[[Iterable[int]], int]) -> tuple[int, ...]:
-        """The most or least parameters that 1, 2, 3, … layers in a row have; ``pick`` is ``max`` or ``min``."""
-        sums = (0, *accumulate(self._parameters_by_layer()))
-        return tuple(
-            pick(stop - start for start, stop in zip(sums, sums[count:], strict=False))
-            for count in range(1, self.num_layers + 1)
-        )
 
     def _parameters_by_layer(self) -> tuple[int, ...]:
         size = {self.has_experts(layer): _parameters(self, layer) for layer in self.layer_kinds}

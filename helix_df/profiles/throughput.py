@@ -86,10 +86,9 @@ def kv_tokens_by_layers(
     held = weights or computed_bytes(geometry, element_bytes)
     kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
     fits = []
-    by_count = geometry.parameters_in_a_row(min if lightest else max)
-    for layers, parameters in enumerate(by_count, start=1):
+    by_count = held.in_a_row(geometry, min if lightest else max)
+    for layers, layer_bytes in enumerate(by_count, start=1):
         matrices = 2 if layers == geometry.num_layers and not geometry.tie_embeddings else 1
-        layer_bytes = parameters * held.layer / geometry.layer_parameters
         free = USABLE_MEMORY * memory_bytes - matrices * held.vocabulary - layer_bytes
         tokens = int(free // (layers * kv_bytes))
         if tokens < requests.tokens:
@@ -177,15 +176,23 @@ def from_roofline(
 
 
 def best_from_roofline(
-    geometry: ModelGeometry, element_bytes: int, roofline: Roofline, kv_tokens: tuple[int, ...], requests: Requests
+    geometry: ModelGeometry,
+    element_bytes: int,
+    roofline: Roofline,
+    kv_tokens: tuple[int, ...],
+    requests: Requests,
+    weights: WeightBytes | None = None,
 ) -> Throughput:
     """As ``from_roofline``, of the fastest layers in a row where they differ: as many of each kind as lie there."""
-    alone = {
-        kind.has_experts(0): from_roofline(kind, element_bytes, roofline, kv_tokens, requests).tokens_per_s
-        for kind in geometry.kinds_alone()
-    }
+    held = weights or computed_bytes(geometry, element_bytes)
+
+    def rates_of(kind: ModelGeometry) -> tuple[float, ...]:
+        of_kind = held.alone(kind.has_experts(0))
+        return from_roofline(kind, element_bytes, roofline, kv_tokens, requests, of_kind).tokens_per_s
+
+    alone = {kind.has_experts(0): rates_of(kind) for kind in geometry.kinds_alone()}
     if len(alone) == 1:
-        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests)
+        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests, held)
     rates = []
     for layers, numbers in enumerate(geometry.dense_in_a_row()[: len(kv_tokens)], start=1):
         dense_s, mixed_s = (1 / (layers * alone[kind][layers - 1]) for kind in (False, True))

@@ -10,11 +10,13 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 from helix_df.errors import ModelError
 from helix_df.profiles.checkpoint import read_index
+from helix_df.layers import LayerRange
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.gguf_parts import read_gguf_header
@@ -25,8 +27,12 @@ from helix_df.profiles.read_geometry import locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD, gguf_name, layer_names, model_tensors
 from helix_df.spec.source import ModelSource
 
-KeptWeights = Literal["stored", "int8", "int4"]
-"""As a file has them, or rounded when they are loaded."""
+KeptNumbers = Literal["float32", "bfloat16", "float16"]
+KeptWeights = Literal["stored", "float32", "bfloat16", "float16", "int8", "int4"]
+"""As a file has them, as numbers of a format, or rounded to few bits when they are loaded."""
+
+NUMBERS: dict[KeptWeights, KeptNumbers] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+NUMBER_BYTES: dict[KeptNumbers, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 MATRICES = ("qkv", "output", "gate_up", "down")
 STACKED = ("expert_gate_up", "expert_down")
@@ -38,6 +44,11 @@ _PACKED_PARTS = frozenset((*MATRICES, *STACKED, "router", "qkv_bias", "output_bi
     "attention_post_norm",
     "mlp_post_norm",
 }
+LATENT_MATRICES = ("query", "query_down", "query_up", "latent_down", "shared_gate_up", "shared_down")
+MULTIPLIED = frozenset((*MATRICES, *LATENT_MATRICES))
+"""Matrices that inputs are multiplied with as they lie in memory, so that their numbers may have a format of their own;
+those of experts, and of the vocabulary, may as well."""
+
 """Parts of the layers that are known to be computed right beside packed ones."""
 
 ROUNDED: dict[KeptWeights, PackedKind] = {"int8": PackedKind(8, False), "int4": PackedKind(4, True)}
@@ -49,10 +60,35 @@ _KindOf = Callable[[str], PackedKind | None]
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of the largest layer, and of the larger of the vocabulary matrices (embedding and head)."""
+    """Bytes of the largest layer, and of the larger of the vocabulary matrices (embedding and head).
+
+    ``by_kind`` are those of a layer without experts and of one with, where a model has both.
+    """
 
     layer: float
     vocabulary: float
+    by_kind: tuple[float, float] | None = None
+
+    def alone(self, with_experts: bool) -> WeightBytes:
+        """Those of a model whose layers are all of one kind."""
+        return self if self.by_kind is None else WeightBytes(self.by_kind[with_experts], self.vocabulary)
+
+    def of(self, geometry: ModelGeometry, layers: LayerRange) -> float:
+        """Bytes of ``layers``."""
+        return sum(self._by_layer(geometry)[layers.start : layers.stop])
+
+    def in_a_row(self, geometry: ModelGeometry, pick: Callable[[Iterable[float]], float]) -> tuple[float, ...]:
+        """The most or least bytes that 1, 2, 3, … layers in a row have; ``pick`` is ``max`` or ``min``."""
+        sums = (0.0, *accumulate(self._by_layer(geometry)))
+        return tuple(
+            pick(stop - start for start, stop in zip(sums, sums[count:], strict=False))
+            for count in range(1, geometry.num_layers + 1)
+        )
+
+    def _by_layer(self, geometry: ModelGeometry) -> tuple[float, ...]:
+        if self.by_kind is None:
+            return (self.layer,) * geometry.num_layers
+        return tuple(self.by_kind[geometry.has_experts(layer)] for layer in range(geometry.num_layers))
 
     def read(self, geometry: ModelGeometry, tokens: float) -> float:
         """Bytes of a layer that a pass of so many tokens is expected to read (``read_parameters``)."""
@@ -61,7 +97,21 @@ class WeightBytes:
 
 def computed_bytes(geometry: ModelGeometry, element_bytes: int) -> WeightBytes:
     """Where every weight is a number of ``element_bytes``."""
-    return WeightBytes(geometry.layer_parameters * element_bytes, geometry.embedding_parameters * element_bytes)
+    return _number_bytes(geometry, element_bytes, element_bytes)
+
+
+def _number_bytes(geometry: ModelGeometry, element_bytes: int, matrix_bytes: int) -> WeightBytes:
+    """Where numbers of matrices take ``matrix_bytes``, and all others ``element_bytes``."""
+
+    def layer_bytes(layer: int) -> float:
+        return sum(
+            sum(map(math.prod, shapes)) * (matrix_bytes if part in MULTIPLIED or part in STACKED else element_bytes)
+            for part, shapes in layer_parts(geometry, layer).items()
+        )
+
+    each = {geometry.has_experts(layer): layer_bytes(layer) for layer in geometry.layer_kinds}
+    vocabulary = geometry.embedding_parameters * matrix_bytes
+    return WeightBytes(max(each.values()), vocabulary, (each[False], each[True]) if len(each) > 1 else None)
 
 
 def weight_bytes(
@@ -81,14 +131,13 @@ def weight_bytes(
     """
     if kept is None:
         return computed_bytes(geometry, element_bytes)
+    if family_of(geometry.family, str(source)).builder is not None:
+        raise _not_of_this_family(kept, geometry)
+    if kept in NUMBERS:
+        return _number_bytes(geometry, element_bytes, NUMBER_BYTES[NUMBERS[kept]])
     require_one_device(kept, geometry.shares)
     if len(geometry.layer_kinds) > 1 or geometry.latent.rank or not _PACKED_PARTS.issuperset(layer_parts(geometry, 0)):
-        raise ModelError(
-            "the weights of this family can't stay packed yet",
-            where="model.weights",
-            found=f"{kept}, of {geometry.family}",
-            expected="no weights: at all",
-        )
+        raise _not_of_this_family(kept, geometry)
     if kept != "stored":
         return _packed_bytes(geometry, element_bytes, lambda name: ROUNDED[kept])
     if source.kind == "hf":
@@ -129,7 +178,16 @@ def _not_quantized(source: ModelSource) -> ModelError:
         "only quantized weights can stay as they are stored",
         where="model.weights",
         found=f"stored, of {source}",
-        expected="int8 | int4, or no weights: at all",
+        expected="float32 | bfloat16 | float16 | int8 | int4, or no weights: at all",
+    )
+
+
+def _not_of_this_family(kept: KeptWeights, geometry: ModelGeometry) -> ModelError:
+    return ModelError(
+        "the weights of this family can't stay packed yet",
+        where="model.weights",
+        found=f"{kept}, of {geometry.family}",
+        expected="no weights: at all, or a number format" if kept not in NUMBERS else "no weights: at all",
     )
 
 
@@ -139,12 +197,12 @@ def require_one_device(kept: KeptWeights | None, devices: int) -> None:
     Raises:
         ModelError: when they are.
     """
-    if kept is not None and devices > 1:
+    if kept is not None and kept not in NUMBERS and devices > 1:
         raise ModelError(
             "weights can't stay packed on nodes of several devices yet",
             where="model.weights",
             found=f"{kept}, shared by {devices} devices",
-            expected="no weights: at all, or nodes of one device",
+            expected="a number format, no weights: at all, or nodes of one device",
         )
 
 

@@ -67,10 +67,11 @@ class Model(Section):
         default="float32",
         description="Number format of activations, KV cache, and weights unless `weights` says more.",
     )
-    weights: Literal["stored", "int8", "int4"] | None = Field(
+    weights: Literal["stored", "float32", "bfloat16", "float16", "int8", "int4"] | None = Field(
         default=None,
         description="How matrices stay in memory: `stored` as a GGUF file has them (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1), "
-        "`int8` or `int4` rounded when they are loaded; by default as numbers in `dtype`.",
+        "`int8` or `int4` rounded when they are loaded, or as numbers of a format no wider than `dtype`; by default "
+        "`dtype`.",
     )
     context: Count | None = Field(
         default=None, ge=16, description="Longest request in tokens, prompt and output; by default the model's maximum."
@@ -87,6 +88,15 @@ class Model(Section):
         "of another package's parser, or `none`; by default as its chat template says.",
     )
 
+    @model_validator(mode="after")
+    def _no_wider_than_computed(self) -> Model:
+        if self.weights == "float32" and self.dtype != "float32":
+            raise Refusal(
+                f"weights would be held in more bits than {self.dtype}, in which they are computed with",
+                "weights of bfloat16 | float16 | stored | int8 | int4, or dtype: float32",
+            )
+        return self
+
     @property
     def parsed_source(self) -> ModelSource:
         """The source, split into kind and location."""
@@ -100,12 +110,12 @@ class Model(Section):
     @property
     def precision(self) -> str:
         """In what it is computed and held, in words."""
-        return self.dtype if self.weights is None else f"{self.dtype}, weights {self.weights}"
+        return self.dtype if self.weights in (None, self.dtype) else f"{self.dtype}, weights {self.weights}"
 
     @property
     def computed_as(self) -> str:
-        """In what its speed was measured, if it was: how its weights are kept."""
-        return self.weights or self.dtype
+        """In what its speed was measured, if it was: in what it is computed, and how its weights are kept."""
+        return self.precision
 
     @property
     def element_bytes(self) -> int:

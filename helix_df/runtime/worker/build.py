@@ -7,7 +7,6 @@ from functools import partial
 import jax
 
 from helix_df.graph.compile import mean_request
-from helix_df.graph.held_weights import held_weights
 from helix_df.graph.speed_source import is_measured
 from helix_df.graph.stage_timing import node_timing
 from helix_df.layers import LayerRange
@@ -18,7 +17,6 @@ from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
 from helix_df.profiles.catalogue import device_count
-from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.wire.messages import Welcome
@@ -73,14 +71,11 @@ def load_layers(job: Job, layers: LayerRange, devices: int) -> DecoderShard | Sh
         DeploymentError: when this process has fewer devices.
     """
     source, model, layout = job.model.parsed_source, job.model, matrix_layout
+    geometry, kept = read_geometry(source), model.weights
     if devices == 1:
-        geometry = read_geometry(source)
-        return load_shard(
-            source, geometry, layers, dtype=model.dtype, seed=model.seed, layout=layout(), kept=model.weights
-        )
-    found, geometry = several_devices(devices), read_geometry(source)
-    held_weights(job, share_of(geometry, devices))
-    return load_shares(source, geometry, layers, found, dtype=model.dtype, seed=model.seed, layout=layout())
+        return load_shard(source, geometry, layers, dtype=model.dtype, seed=model.seed, layout=layout(), kept=kept)
+    found = several_devices(devices)
+    return load_shares(source, geometry, layers, found, dtype=model.dtype, seed=model.seed, layout=layout(), kept=kept)
 
 
 def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:
