@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from helix_df.errors import ModelError
-from helix_df.profiles.checkpoint import read_index
 from helix_df.layers import LayerRange
+from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.gguf_parts import read_gguf_header
