@@ -93,16 +93,18 @@ class StopMatcher:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped = False
+        self.matched: str | None = None
 
     def push(self, piece: str) -> str:
-        """What can be shown of the text so far. Sets ``stopped`` when a stop string is complete."""
+        """What can be shown of the text so far. Sets ``stopped`` and ``matched`` when a stop string is complete."""
         if self.stopped:
             return ""
         text = self._held + piece
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
+            _, at, self.matched = min(found)
             self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
+            return text[:at]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -22,8 +22,6 @@ from helix_df.runtime.api.answers import (
     ChatDialect,
     CompletionDialect,
     Json,
-    describe,
-    error_body,
     public_status,
     why_not_ready,
 )
@@ -31,12 +29,14 @@ from helix_df.runtime.api.bodies import ChatBody, CompletionBody
 from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
+from helix_df.runtime.api.error_dialects import on_disconnect, on_error, on_http_error, refusal
 from helix_df.runtime.api.flow import AnswerFlow
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.keys import KeyRing, LimitReached
+from helix_df.runtime.api.messages_endpoint import MessagesEndpoint
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
-from helix_df.runtime.api.overload import Drain, QueueRoom, whole_seconds
+from helix_df.runtime.api.overload import Drain, QueueRoom
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
@@ -87,6 +87,7 @@ def create_app(
     routes = [
         *About(flow, began, max_body_bytes, max_queue).routes(),
         *Tokenizing(flow, bodies).routes(),
+        *MessagesEndpoint(flow, bodies).routes(),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/health", api.health, methods=["GET"]),
@@ -102,9 +103,9 @@ def create_app(
         routes=routes,
         exception_handlers={
             HelixError: api.on_error,
-            HTTPException: _on_http_error,
-            ClientDisconnect: _on_disconnect,
-            Exception: _on_error,
+            HTTPException: on_http_error,
+            ClientDisconnect: on_disconnect,
+            Exception: on_error,
         },
     )
     app.router.redirect_slashes = False  # a path that there isn't is told so, and sends nobody to whatever Host says
@@ -168,7 +169,7 @@ class _Api:
         assert isinstance(error, HelixError)
         if isinstance(error, RequestError) and not isinstance(error, LimitReached):
             error = self._room.reworded(error, request.scope.get(KEY_NAME)) or error
-        return _refusal(request, error)
+        return refusal(request, error)
 
 
 class _Counted:
@@ -221,7 +222,7 @@ class _Keyed:
         request = Request(scope)
         begun = False
         try:
-            key = self._keys.find(request.headers.get("authorization", ""))
+            key = self._keys.find(said_key(request))
             scope[KEY_NAME] = key.name
             if scope["method"] == "POST":
                 with self._keys.counted(key):
@@ -231,7 +232,7 @@ class _Keyed:
         except RequestError as error:
             if begun:
                 raise
-            await _refusal(request, error)(scope, receive, send)
+            await refusal(request, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -240,40 +241,7 @@ def _endpoint(path: str) -> str:
     return path.partition("/{")[0]
 
 
-def _refusal(request: Request, error: HelixError) -> Response:
-    status, body = describe(error)
-    if status >= 500 and status not in (503, 504):
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    headers = {}
-    if status in (429, 503):
-        headers["Retry-After"] = whole_seconds(error.retry_after_s) if isinstance(error, LimitReached) else "1"
-    elif status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = {
-        404: f"Unknown URL: {request.method} {request.url.path}",
-        405: f"Not allowed: {request.method} on {request.url.path}",
-    }.get(error.status_code, error.detail)
-    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-    return JSONResponse(
-        error_body(error.status_code, message, code=code), status_code=error.status_code, headers=error.headers
-    )
-
-
-async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return _Nothing()
-
-
-async def _on_error(_request: Request, _error: Exception) -> Response:
-    return JSONResponse(error_body(500, "The server had an error; its log says which."), status_code=500)
-
-
-class _Nothing(Response):
-    """No answer: nobody is there to read it."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        return
+def said_key(request: Request) -> str:
+    """The key that a request came with, as OpenAI's clients send it, or as Anthropic's do."""
+    own = request.headers.get("x-api-key")
+    return request.headers.get("authorization", "" if own is None else f"Bearer {own}")

@@ -29,9 +29,9 @@ def add_calls(calls: list[CalledTool], parts: Iterable[Part]) -> None:
             calls[part.index].arguments += part.text
 
 
-def call_id(answer: str, choice: int, index: int) -> str:
+def call_id(answer: str, choice: int, index: int, prefix: str = "call") -> str:
     """The id of a call: the same whenever its answer is told."""
-    return f"call_{hashlib.sha256(f'{answer}/{choice}/{index}'.encode()).hexdigest()[:24]}"
+    return f"{prefix}_{hashlib.sha256(f'{answer}/{choice}/{index}'.encode()).hexdigest()[:24]}"
 
 
 def whole_calls(answer: str, choice: int, calls: Iterable[CalledTool]) -> list[Json]:

@@ -37,8 +37,15 @@ IGNORED_HEADER = "X-Helix-Ignored"
 class Asking(Protocol):
     """What a body says that asks for text."""
 
-    model: str
-    timeout: float | None
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that all of the answer may take."""
+        ...
 
     def requests(self) -> tuple[TextRequest, ...]:
         """One request for each prompt."""

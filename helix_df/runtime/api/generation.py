@@ -110,8 +110,9 @@ class TextPiece:
     """A part of an answer; the last one has a ``finish_reason``.
 
     ``text`` may be empty while bytes of a character or a possible start of a stop string are held back. Of a chat it is
-    what is said to the user; ``parts`` has that, and what is thought and called, in their order.
-    ``cached_tokens``, on the first piece only, are those of the prompt that were in KV cache already.
+    what is said to the user; ``parts`` has that, and what is thought and called, in their order. ``stop_text`` is the
+    stop string that ended it, if one did. ``cached_tokens``, on the first piece only, are those of the prompt that were
+    in KV cache already.
     """
 
     text: str
@@ -120,6 +121,7 @@ class TextPiece:
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     parts: tuple[Part, ...] | None = None
+    stop_text: str | None = None
 
     @property
     def told(self) -> tuple[Part, ...]:
@@ -332,10 +334,11 @@ class _TextDecoder:
         logprobs = self._logprobs(event.token, added, event.logprobs)
         self._decoded += len(added)
         self._begun = self._begun or bool(token_ids)
+        cached, matched = event.cached_tokens, self._matcher.matched
         if self._reader is None:
-            return TextPiece(text, token_ids, finish, logprobs, event.cached_tokens)
+            return TextPiece(text, token_ids, finish, logprobs, cached, None, matched)
         parts, end = self._reader.read(text, finish)
-        return TextPiece(content_of(parts), token_ids, end, logprobs, event.cached_tokens, parts)
+        return TextPiece(content_of(parts), token_ids, end, logprobs, cached, parts, matched)
 
     def _logprobs(self, token: int | None, added: str, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
         if token is None or logprobs is None:

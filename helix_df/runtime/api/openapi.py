@@ -39,6 +39,8 @@ from helix_df.runtime.api.control import (
     DrainBody,
     StopBody,
 )
+from helix_df.runtime.api.messages_body import CountTokensBody, MessagesBody
+from helix_df.runtime.api.openapi_messages import message_paths, message_schemas
 from helix_df.runtime.api.openapi_parts import REF, REFUSALS, answer_of, errors, event_schema, look, ref
 from helix_df.runtime.api.reconnect import NAME_HEADER, NAME_PATTERN
 from helix_df.runtime.api.request_body import RequestBody
@@ -91,8 +93,8 @@ def openapi_document(
         keeps_answers: whether clients can come back for the rest of theirs.
         is_controlled: whether who holds the job's secret can tell it something.
     """
-    schemas = {**_answer_schemas(), **_status_schemas()}
-    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody):
+    schemas = {**_answer_schemas(), **message_schemas(), **_status_schemas()}
+    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, MessagesBody, CountTokensBody):
         schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
     document: Json = {
         "openapi": "3.1.0",
@@ -140,6 +142,7 @@ def _paths(needs_key: bool, keeps_answers: bool) -> Json:
         ),
         "/tokenize": _simple("tokenize", "The tokens of a prompt.", TokenizeBody, TokenizeAnswer, generating),
         "/detokenize": _simple("detokenize", "The text of tokens.", DetokenizeBody, DetokenizeAnswer, generating),
+        **message_paths(generating),
         "/version": look("version", "The version of helix-df.", VersionBody.__name__, looking),
         "/ping": {
             **look("ping", "Whether the server is there.", PingBody.__name__, looking),
@@ -280,7 +283,7 @@ def _body_schema(kind: type[RequestBody], model_name: str, schemas: Json) -> Jso
         name: field if name in required else _nullable(field) for name, field in schema["properties"].items()
     }
     fields["model"] = {**fields["model"], "enum": [model_name, *([] if "model" in required else [None])]}
-    if "messages" in fields:
+    if "messages" in fields and kind in (ChatBody, TokenizeBody):
         fields["messages"] = {**fields["messages"], "items": message_schema()}
     for name in sorted(kind.harmless):
         fields[name] = {"description": "accepted, since it can't change an answer here"}

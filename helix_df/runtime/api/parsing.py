@@ -103,8 +103,11 @@ def _parts(raw: bytes) -> int:
 
 
 def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[0]
     name = str(first["loc"][0])
+    if name in kind.nested:  # of the kinds that a part may be of, the one that fits best
+        first = max((one for one in found if one["loc"][0] == name), key=lambda one: len(one["loc"]))
     path = _path(first["loc"]) if name in kind.nested else name
     if first["type"] == "missing":
         return RequestError(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
@@ -115,5 +118,6 @@ def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
 
 
 def _path(place: tuple[int | str, ...]) -> str:
-    """``tools[0].function.name``."""
+    """``tools[0].function.name``; pydantic's names of kinds are left away."""
+    place = tuple(one for one in place if isinstance(one, int) or one.isidentifier())
     return shortened("".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix("."))

@@ -9,6 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ID_HEADER = "X-Request-Id"
+MESSAGES_ID_HEADER = "Request-Id"
+"""The same, where Anthropic's clients look for it."""
 ID_NAME = "helix_df.request_id"
 """Where a request's scope has its id."""
 
@@ -32,7 +34,10 @@ class WithRequestIds:
 
         async def naming(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[ID_HEADER] = name
+                headers = MutableHeaders(scope=message)
+                headers[ID_HEADER] = name
+                if scope["path"].startswith("/v1/messages"):
+                    headers[MESSAGES_ID_HEADER] = name
             await send(message)
 
         await self._app(scope, receive, naming)

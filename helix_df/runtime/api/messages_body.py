@@ -1,0 +1,247 @@
+"""The body of Anthropic's ``/v1/messages``, and the chat that it stands for."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from helix_df.runtime.api.bodies import FirstErrorOnly, Strings
+from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
+from helix_df.runtime.api.prompts import Chat
+from helix_df.runtime.api.refusals import invalid, unsupported
+from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.tools import FunctionBody, ToolBody, ToolName
+
+Json = dict[str, Any]
+_FIRST = FirstErrorOnly()
+
+
+class MessagePart(BaseModel):
+    """A part of a message. What is said of caches and citations changes no answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    cache_control: Any = None
+
+
+class TextBlock(MessagePart):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+    citations: Any = None
+
+
+class ToolUseBlock(MessagePart):
+    """A call of a tool by the assistant."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: ToolName
+    input: dict[str, Any]
+    caller: Any = None
+
+
+class ToolResultBlock(MessagePart):
+    """What a call came to."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | Annotated[list[TextBlock], _FIRST] | None = None
+    is_error: bool | None = None
+
+
+class ThinkingBlock(MessagePart):
+    """What the assistant thought; a signature means nothing here."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(MessagePart):
+    """A thought that another server has made unreadable; it is left away."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+MessageBlock = Annotated[
+    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock, Field(discriminator="type")
+]
+MessageBlocks = Annotated[list[MessageBlock], _FIRST]
+
+
+class TurnBody(BaseModel):
+    """A message of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["user", "assistant", "system"]
+    content: str | MessageBlocks
+
+
+class MessageTool(BaseModel):
+    """A tool that the model may call."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: ToolName
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
+    cache_control: Any = None
+    defer_loading: Literal[False] | None = None
+    eager_input_streaming: bool | None = None
+    input_examples: list[dict[str, Any]] | None = None
+
+
+class MessageToolChoice(BaseModel):
+    """Whether tools may be called; ``any`` and ``tool`` aren't supported."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["auto", "none"]
+    disable_parallel_tool_use: bool = False
+
+
+class ThinkingChoice(BaseModel):
+    """Whether the model thinks before it answers, where its template lets one say that. A budget isn't kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
+class CountTokensBody(RequestBody):
+    """``POST /v1/messages/count_tokens``."""
+
+    harmless = frozenset({"cache_control", "metadata", "service_tier", "betas", "context_management"})
+    unsupported = {"container": (), "mcp_servers": ([],), "output_config": (), "output_format": ()}  # noqa: RUF012
+    nested = frozenset({"messages", "system", "tools", "tool_choice", "thinking"})
+
+    model: str = Field(description="the name of a model that /v1/models lists")
+    messages: Annotated[list[TurnBody], _FIRST] = Field(min_length=1, description="a list of at least one message")
+    system: str | Annotated[list[TextBlock], _FIRST] = Field("", description="a string or a list of text blocks")
+    tools: Annotated[list[MessageTool], _FIRST] = Field([], description="a list of tools")
+    tool_choice: MessageToolChoice = Field(MessageToolChoice(type="auto"), description="an object with a type")
+    thinking: ThinkingChoice | None = Field(None, description="an object with a type")
+
+    def check(self) -> None:
+        """See ``RequestBody``."""
+        if self.messages[-1].role != "user":
+            raise unsupported("messages", "that end with words of the assistant, to be continued")
+        if self.thinking is not None:
+            self.ignore(tuple(f"thinking.{name}" for name in self.thinking.model_extra or ()))
+
+    def chat(self) -> Chat:
+        """The conversation as templates take it.
+
+        Raises:
+            RequestError: for a block that its role can't have.
+        """
+        system = _words(self.system)
+        messages: list[Json] = [{"role": "system", "content": system}] if system else []
+        names: dict[str, str] = {}
+        for index, turn in enumerate(self.messages):
+            messages += _turn(turn, f"messages[{index}]", names)
+        tools: tuple[Json, ...] = ()
+        if self.tool_choice.type != "none":
+            tools = tuple(_tool(tool) for tool in self.tools)
+        options = {} if self.thinking is None else {"enable_thinking": self.thinking.type != "disabled"}
+        return Chat(tuple(messages), tools, self.tool_choice.disable_parallel_tool_use, options)
+
+
+class MessagesBody(CountTokensBody):
+    """``POST /v1/messages``."""
+
+    max_tokens: int = Field(ge=1, description="a whole number, 1 or more")
+    stop_sequences: Strings = Field([], max_length=MAX_STOPS, description=f"a list of up to {MAX_STOPS} strings")
+    stream: bool = Field(False, description="true or false")
+    temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
+    top_p: float = Field(1.0, gt=0, le=1, description="a number over 0, up to 1")
+    top_k: int = Field(0, ge=0, description="a whole number, 0 for all tokens")
+
+    @property
+    def timeout(self) -> float | None:
+        """Only the header can say it."""
+        return None
+
+    def requests(self) -> tuple[TextRequest, ...]:
+        """The one request."""
+        return (
+            TextRequest(
+                prompt=self.chat(),
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                stop=tuple(self.stop_sequences),
+            ),
+        )
+
+
+def _tool(tool: MessageTool) -> Json:
+    function = FunctionBody(name=tool.name, description=tool.description, parameters=tool.input_schema)
+    return ToolBody(type="function", function=function).for_template()
+
+
+def _words(content: str | list[TextBlock] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(block.text for block in content)
+
+
+def _turn(turn: TurnBody, where: str, names: dict[str, str]) -> list[Json]:
+    """A turn as messages: results of tools are messages of their own."""
+    if isinstance(turn.content, str):
+        return [{"role": turn.role, "content": turn.content}]
+    results: list[Json] = []
+    message: Json = {"role": turn.role, "content": ""}
+    calls: list[Json] = []
+    for index, block in enumerate(turn.content):
+        match block:
+            case TextBlock():
+                message["content"] += block.text
+            case ToolResultBlock() if turn.role == "user":
+                results.append(_result(block, names))
+            case ToolUseBlock() if turn.role == "assistant":
+                names[block.id] = block.name
+                function = {"name": block.name, "arguments": block.input}
+                calls.append({"id": block.id, "type": "function", "function": function})
+            case ThinkingBlock() if turn.role == "assistant":
+                message |= {"reasoning_content": block.thinking, "thinking": block.thinking}
+            case RedactedThinkingBlock() if turn.role == "assistant":
+                pass
+            case _:
+                raise invalid(f"{where}.content[{index}]", f"a message of the {turn.role} has no {block.type}")
+    if calls:
+        message["tool_calls"] = calls
+    is_empty = turn.role == "user" and not message["content"] and results
+    return results if is_empty else [*results, message]
+
+
+def _result(block: ToolResultBlock, names: dict[str, str]) -> Json:
+    text = _words(block.content)
+    message: Json = {
+        "role": "tool",
+        "tool_call_id": block.tool_use_id,
+        "content": f"Error: {text}" if block.is_error else text,
+    }
+    return message | ({"name": names[block.tool_use_id]} if block.tool_use_id in names else {})
+
+
+def read_input(arguments: str) -> Json:
+    """The arguments of a call as the object that ``tool_use`` has; what isn't one stands in it as it was written."""
+    try:
+        read = json.loads(arguments or "{}", parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        read = None
+    return read if isinstance(read, dict) else {"INVALID_JSON": arguments}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
