@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from helix_df.runtime.api.bodies import FirstErrorOnly, Strings
+from helix_df.runtime.api.field_types import FirstErrorOnly, Strings
 from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
 from helix_df.runtime.api.prompts import Chat
 from helix_df.runtime.api.refusals import invalid, unsupported
