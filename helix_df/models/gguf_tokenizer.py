@@ -21,16 +21,49 @@ from helix_df.profiles.vocabulary import splitter_of
 
 _ARRAYS = ("tokens", "token_type", "merges", "scores")
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS, _REST = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|", r"| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _END
+
+
+def _by_case(contractions: str, digits: str) -> str:
+    """Words end where lower case does."""
+    before, upper = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+    lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    words = f"{before}{upper}*{lower}+{contractions}|{before}{upper}+{lower}*{contractions}|"
+    return words + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _END
+
+
+_THREE_DIGITS = (_WORDS + r"\p{N}{1,3}" + _REST,)
+_ONE_DIGIT = (_WORDS + r"\p{N}" + _REST,)
 _PATTERNS = MappingProxyType(
     {
-        "llama-bpe": _WORDS + r"\p{N}{1,3}" + _REST,
-        "llama3": _WORDS + r"\p{N}{1,3}" + _REST,
-        "llama-v3": _WORDS + r"\p{N}{1,3}" + _REST,
-        "qwen2": _WORDS + r"\p{N}" + _REST,
+        "llama-bpe": _THREE_DIGITS,
+        "llama3": _THREE_DIGITS,
+        "llama-v3": _THREE_DIGITS,
+        "dbrx": _THREE_DIGITS,
+        "smaug-bpe": _THREE_DIGITS,
+        "qwen2": _ONE_DIGIT,
+        "deepseek-r1-qwen": _ONE_DIGIT,
+        "gpt-4o": (_by_case(_CONTRACTIONS + "?", r"\p{N}{1,3}"),),
+        "tekken": (_by_case("", r"\p{N}"),),
+        "deepseek-v3": (
+            r"\p{N}{1,3}",
+            "[一-龥぀-ゟ゠-ヿ]+",
+            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+            r"| ?[\p{P}\p{S}]+[\r\n]*|" + _END,
+        ),
     }
 )
+"""What text is split by, one pattern after the other, by ``tokenizer.ggml.pre``."""
+
+_LLAMA_3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+_WHOLE_WORDS = (*_LLAMA_3_NAMES, "tekken")
+"""These look a whole word up before they merge, and add bos where the file says nothing."""
+
+_COMPOSED = ("qwen2", "deepseek-r1-qwen")
+"""Characters are composed (NFC) before, which a GGUF file doesn't say."""
+
 _GPT2_NAMES = ("default", "gpt-2")
 _DIGIT_NAMES = ("smollm", "starcoder", "refact", "command-r")
 _END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")
@@ -73,7 +106,8 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
     if kind == "gpt2" and not entries.get("pre"):
         entries["pre"] = splitter_of(tokens) or "default"
     tokenizer = _byte_level(entries, str(path)) if kind == "gpt2" else _sentencepiece(entries)
-    _add_specials(tokenizer, tokens, entries.get("token_type", ()))
+    strips = header.metadata.get("general.architecture") == "phi3" and kind == "llama"
+    _add_specials(tokenizer, tokens, entries.get("token_type", ()), strips=strips)
     bos_id, eos_id = entries.get("bos_token_id"), entries.get("eos_token_id")
     ends = {eos_id, entries.get("eot_token_id")} | {tokenizer.token_to_id(name) for name in _END_OF_TURN}
     call_id = tokenizer.token_to_id(_CALL)
@@ -86,7 +120,7 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
         bos_token="" if bos_id is None else tokens[bos_id],
         eos_token="" if eos_id is None else tokens[eos_id],
         eos_ids=frozenset(end for end in ends if end is not None),
-        add_bos=bool(entries.get("add_bos_token", kind == "llama" or entries.get("pre") in _PATTERNS)),
+        add_bos=bool(entries.get("add_bos_token", kind == "llama" or entries.get("pre") in _WHOLE_WORDS)),
         chat_template=template,
     )
 
@@ -94,15 +128,14 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
 def _byte_level(entries: dict[str, Any], where: str) -> tokenizers.Tokenizer:
     merges = [tuple(merge.split(" ", 1)) for merge in entries.get("merges", ())]
     vocabulary = {token: number for number, token in enumerate(entries["tokens"])}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=_whole_words(entries)))
-    tokenizer.pre_tokenizer = _splitter(entries.get("pre", "default"), where)
+    name = entries.get("pre", "default")
+    model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name in _WHOLE_WORDS)
+    tokenizer = tokenizers.Tokenizer(model)
+    if name in _COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = _splitter(name, where)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _whole_words(entries: dict[str, Any]) -> bool:
-    """Llama 3 looks a whole word up before it merges."""
-    return entries.get("pre") in ("llama-bpe", "llama3", "llama-v3")
 
 
 def _splitter(name: str, where: str) -> Any:
@@ -112,8 +145,8 @@ def _splitter(name: str, where: str) -> Any:
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     if name in _PATTERNS:
-        split = pre_tokenizers.Split(Regex(_PATTERNS[name]), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in _PATTERNS[name]]
+        return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     raise ModelError(
         "this GGUF file splits text in a way that isn't supported",
         where=where,
@@ -157,10 +190,16 @@ def _merges_by_score(vocabulary: dict[str, int], scores: Sequence[float]) -> lis
     return [pair for _, pair in found]
 
 
-def _add_specials(tokenizer: tokenizers.Tokenizer, tokens: Sequence[str], kinds: Sequence[int]) -> None:
-    """Tokens that text is never merged across: control tokens vanish in decoding, a user's stay."""
+def _add_specials(
+    tokenizer: tokenizers.Tokenizer, tokens: Sequence[str], kinds: Sequence[int], *, strips: bool
+) -> None:
+    """Tokens that text is never merged across: control tokens vanish in decoding, a user's stay.
+
+    ``strips``: those of Phi 3 that mark roles take the space behind them, which a GGUF file doesn't say.
+    """
     for token, kind in zip(tokens, kinds, strict=False):
         if kind in (_CONTROL, _UNKNOWN):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+            role = strips and token.startswith("<|") and token != "<|endoftext|>"
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False, rstrip=role)])
         elif kind == _USER:
             tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
