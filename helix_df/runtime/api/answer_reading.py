@@ -20,12 +20,13 @@ AnswerEnd = FinishReason | Literal["tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
-    """How an answer is read: the names of the tools that it may call, whether its prompt has begun a thought, and
-    whether it ends with its first call."""
+    """How an answer is read: the names of the tools that it may call, whether its prompt has begun a thought, whether
+    it ends with its first call, and whether a constraint has it write calls as JSON."""
 
     tools: tuple[str, ...] = ()
     opens_thinking: bool = False
     one_call: bool = False
+    forced: bool = False
 
     @classmethod
     def load(cls, fields: Mapping[str, Any]) -> AnswerReading:
@@ -42,6 +43,11 @@ def formats_of(template: str, tools: str | None = None, reasoning: str | None = 
     return AnswerFormats(tool_format_of(template, tools), reasoning_format_of(template, reasoning))
 
 
+def formats_for(formats: AnswerFormats, reading: AnswerReading) -> AnswerFormats:
+    """The formats that an answer is read with: those of its model, unless it is forced."""
+    return AnswerFormats(tool_format_of("", "json")) if reading.forced else formats
+
+
 class PartsReader:
     """Reads one answer.
 
@@ -52,7 +58,7 @@ class PartsReader:
 
     def __init__(self, formats: AnswerFormats, reading: AnswerReading) -> None:
         context = AnswerContext(reading.tools, reading.opens_thinking)
-        self._reader = formats.parser(context, reading.one_call)
+        self._reader = formats_for(formats, reading).parser(context, reading.one_call)
 
     def read(self, text: str, finish: FinishReason | None) -> tuple[tuple[Part, ...], AnswerEnd | None]:
         """The parts that more text makes, and whether the answer ends here."""

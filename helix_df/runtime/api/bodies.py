@@ -7,12 +7,13 @@ refused, never ignored. Doesn't know bytes (``parsing``) or tokens, and doesn't 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.api.chat_messages import checked_messages
 from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings, TokenIdLists, TokenIds
+from helix_df.runtime.api.forced_calls import calls_constraint
 from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.refusals import invalid, unsupported
@@ -213,17 +214,46 @@ class ChatBody(Body):
     def check(self) -> None:
         """See ``Body``."""
         super().check()
-        if isinstance(self.tool_choice, NamedChoice) or self.tool_choice == "required":
-            raise unsupported("tool_choice", "other than auto and none")
+        if self.must_call and not self.callable_tools():
+            raise invalid("tool_choice", "it has to be a tool that tools has")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "it needs logprobs to be true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise invalid("max_tokens", "it contradicts max_completion_tokens; send only the latter")
 
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedChoice)
+
+    def callable_tools(self) -> tuple[Mapping[str, Any], ...]:
+        """The tools that the model may call, as templates take them; it isn't told of any others."""
+        choice = self.tool_choice
+        named = choice.function.name if isinstance(choice, NamedChoice) else None
+        tools = [] if choice == "none" else self.tools
+        return tuple(tool.for_template() for tool in tools if named is None or tool.function.name == named)
+
+    def constraint(self) -> FieldConstraint | None:
+        """See ``Body``. What has to be a call is one; an answer that may be a call or keep to a schema is either."""
+        found, tools = super().constraint(), self.callable_tools()
+        if found is not None and self.must_call:
+            raise invalid("tool_choice", f"the answer can't keep to {found.field} as well")
+        several = self.parallel_tool_calls and not isinstance(self.tool_choice, NamedChoice)
+        if self.must_call:
+            return calls_constraint(tools, "tools", several=several)
+        schema = None if self.response_format is None else self.response_format.json_schema
+        if found is not None and tools and schema is not None:
+            return calls_constraint(tools, found.field, several=several, other=schema.schema_)
+        return found
+
     def requests(self) -> tuple[TextRequest, ...]:
         """See ``Body``."""
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        # A model that mustn't call a tool isn't told of any.
-        tools = () if self.tool_choice == "none" else tuple(tool.for_template() for tool in self.tools)
-        chat = Chat(checked_messages(self.messages), tools, one_call=not self.parallel_tool_calls)
+        constraint = self.constraint()
+        chat = Chat(
+            checked_messages(self.messages),
+            self.callable_tools(),
+            one_call=not self.parallel_tool_calls or isinstance(self.tool_choice, NamedChoice),
+            forced=constraint is not None and constraint.has_calls,
+        )
         return (self._request(chat, limit, self.top_logprobs if self.logprobs else None),)

@@ -17,7 +17,14 @@ from helix_df.models.answer_formats.api import Content, Part
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.streaming_text import StopMatcher, StreamDecoder
 from helix_df.models.tokenizer import Tokenizer
-from helix_df.runtime.api.answer_reading import AnswerEnd, AnswerReading, PartsReader, content_of, formats_of
+from helix_df.runtime.api.answer_reading import (
+    AnswerEnd,
+    AnswerReading,
+    PartsReader,
+    content_of,
+    formats_for,
+    formats_of,
+)
 from helix_df.runtime.api.prompts import Chat, Prompt, PromptEncoder, too_long
 from helix_df.runtime.api.structured import FieldConstraint
 from helix_df.runtime.grammars import Grammars
@@ -294,7 +301,7 @@ class TextService:
     def _decoder(self, stop: tuple[str, ...], reading: AnswerReading | None) -> _TextDecoder:
         if reading is None:
             return _TextDecoder(self._tokenizer, stop)
-        shown = self._formats.markers(bool(reading.tools))
+        shown = formats_for(self._formats, reading).markers(bool(reading.tools))
         return _TextDecoder(self._tokenizer, stop, shown, PartsReader(self._formats, reading))
 
     def _check_constraint(self, asked: FieldConstraint) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.api.field_types import FirstErrorOnly, Strings
+from helix_df.runtime.api.forced_calls import calls_constraint
 from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
 from helix_df.runtime.api.prompts import Chat
 from helix_df.runtime.api.refusals import invalid, unsupported
 from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.structured import FieldConstraint
 from helix_df.runtime.api.tools import FunctionBody, ToolBody, ToolName
 
 Json = dict[str, Any]
@@ -100,11 +102,12 @@ class MessageTool(BaseModel):
 
 
 class MessageToolChoice(BaseModel):
-    """Whether tools may be called; ``any`` and ``tool`` aren't supported."""
+    """Whether tools may or have to be called: ``any`` of them, or the ``tool`` of this name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    type: Literal["auto", "none"]
+    type: Literal["auto", "none", "any", "tool"]
+    name: str | None = None
     disable_parallel_tool_use: bool = False
 
 
@@ -134,8 +137,24 @@ class CountTokensBody(RequestBody):
         """See ``RequestBody``."""
         if self.messages[-1].role != "user":
             raise unsupported("messages", "that end with words of the assistant, to be continued")
+        if self.tool_choice.type in ("any", "tool") and not self.callable_tools():
+            raise invalid("tool_choice", "it has to be a tool that tools has")
         if self.thinking is not None:
             self.ignore(tuple(f"thinking.{name}" for name in self.thinking.model_extra or ()))
+
+    def callable_tools(self) -> tuple[Json, ...]:
+        """The tools that the model may call, as templates take them; it isn't told of any others."""
+        choice = self.tool_choice
+        tools = [] if choice.type == "none" else self.tools
+        return tuple(_tool(tool) for tool in tools if choice.type != "tool" or tool.name == choice.name)
+
+    def constraint(self) -> FieldConstraint | None:
+        """That the answer is a call, where it has to be one."""
+        choice = self.tool_choice
+        if choice.type not in ("any", "tool"):
+            return None
+        several = choice.type == "any" and not choice.disable_parallel_tool_use
+        return calls_constraint(self.callable_tools(), "tools", several=several)
 
     def chat(self) -> Chat:
         """The conversation as templates take it.
@@ -148,11 +167,15 @@ class CountTokensBody(RequestBody):
         names: dict[str, str] = {}
         for index, turn in enumerate(self.messages):
             messages += _turn(turn, f"messages[{index}]", names)
-        tools: tuple[Json, ...] = ()
-        if self.tool_choice.type != "none":
-            tools = tuple(_tool(tool) for tool in self.tools)
         options = {} if self.thinking is None else {"enable_thinking": self.thinking.type != "disabled"}
-        return Chat(tuple(messages), tools, self.tool_choice.disable_parallel_tool_use, options)
+        choice = self.tool_choice
+        return Chat(
+            tuple(messages),
+            self.callable_tools(),
+            one_call=choice.disable_parallel_tool_use or choice.type == "tool",
+            options=options,
+            forced=choice.type in ("any", "tool"),
+        )
 
 
 class MessagesBody(CountTokensBody):
@@ -180,6 +203,7 @@ class MessagesBody(CountTokensBody):
                 top_p=self.top_p,
                 top_k=self.top_k,
                 stop=tuple(self.stop_sequences),
+                constraint=self.constraint(),
             ),
         )
 

@@ -114,7 +114,7 @@ def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
     if first["type"] == "extra_forbidden" and path != name:
         return refused_names([], [path])
     expected = kind.model_fields[name].description if path == name else None
-    return invalid(path, f"expected {expected or first['msg']}")
+    return invalid(path, first["msg"] if expected is None else f"expected {expected}")
 
 
 def _path(place: tuple[int | str, ...]) -> str:

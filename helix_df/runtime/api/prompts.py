@@ -22,7 +22,7 @@ class Chat:
 
     The ``tools`` are told to the model and may be called; with ``one_call`` the answer ends after the first call.
     ``options`` are further variables for the model's template. A prompt that ``begins_answer`` ends where the
-    assistant's words begin.
+    assistant's words begin. Calls are ``forced`` where the answer's constraint has it write them as JSON.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -30,6 +30,7 @@ class Chat:
     one_call: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     begins_answer: bool = True
+    forced: bool = False
 
 
 Prompt = str | tuple[int, ...] | Chat
@@ -72,7 +73,7 @@ class PromptEncoder:
             text = self._checked(self._rendered(prompt), field)
             ids = tuple(self._tokenizer.encode_rendered(text))
             names = tuple(str(tool["function"]["name"]) for tool in prompt.tools)
-            reading = AnswerReading(names, opens_thinking(text), prompt.one_call)
+            reading = AnswerReading(names, opens_thinking(text), prompt.one_call, prompt.forced)
         else:
             ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
             if not begins and self._tokenizer.bos_id is not None:
