@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from helix_df.runtime.api.openapi_messages import EVENTS
+from helix_df.runtime.api.openapi_responses import ResponseEvent
 
 CHECKS: list[Any] = [
     status_code_conformance,
@@ -28,7 +29,10 @@ CHECKS: list[Any] = [
     negative_data_rejection,
 ]
 CHUNKS = {"POST /v1/completions": "CompletionChunk", "POST /v1/chat/completions": "ChatChunk"}
-NAMED_EVENTS = {"POST /v1/messages": [kind.__name__ for kind in EVENTS]}
+NAMED_EVENTS = {
+    "POST /v1/messages": [kind.__name__ for kind in EVENTS],
+    "POST /v1/responses": [ResponseEvent.__name__],
+}
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 

@@ -41,6 +41,7 @@ from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
 from helix_df.runtime.api.request_ids import WithRequestIds
+from helix_df.runtime.api.responses_endpoint import ResponsesEndpoint
 from helix_df.runtime.api.tokenizing import Tokenizing
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def create_app(
         *About(flow, began, max_body_bytes, max_queue).routes(),
         *Tokenizing(flow, bodies).routes(),
         *MessagesEndpoint(flow, bodies).routes(),
+        *ResponsesEndpoint(flow, bodies).routes(),
         Route("/v1/completions", api.completions, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/health", api.health, methods=["GET"]),

@@ -42,8 +42,10 @@ from helix_df.runtime.api.control import (
 from helix_df.runtime.api.messages_body import CountTokensBody, MessagesBody
 from helix_df.runtime.api.openapi_messages import message_paths, message_schemas
 from helix_df.runtime.api.openapi_parts import REF, REFUSALS, answer_of, errors, event_schema, look, ref
+from helix_df.runtime.api.openapi_responses import response_paths, response_schemas
 from helix_df.runtime.api.reconnect import NAME_HEADER, NAME_PATTERN
 from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.responses_body import ResponsesBody
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S, TIMEOUT_HEADER
 from helix_df.runtime.api.tokenizing import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
 from helix_df.runtime.requests import JobStatus, NodeStatus
@@ -93,8 +95,8 @@ def openapi_document(
         keeps_answers: whether clients can come back for the rest of theirs.
         is_controlled: whether who holds the job's secret can tell it something.
     """
-    schemas = {**_answer_schemas(), **message_schemas(), **_status_schemas()}
-    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, MessagesBody, CountTokensBody):
+    schemas = {**_answer_schemas(), **message_schemas(), **response_schemas(), **_status_schemas()}
+    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, MessagesBody, CountTokensBody, ResponsesBody):
         schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
     document: Json = {
         "openapi": "3.1.0",
@@ -143,6 +145,7 @@ def _paths(needs_key: bool, keeps_answers: bool) -> Json:
         "/tokenize": _simple("tokenize", "The tokens of a prompt.", TokenizeBody, TokenizeAnswer, generating),
         "/detokenize": _simple("detokenize", "The text of tokens.", DetokenizeBody, DetokenizeAnswer, generating),
         **message_paths(generating),
+        **response_paths(generating),
         "/version": look("version", "The version of helix-df.", VersionBody.__name__, looking),
         "/ping": {
             **look("ping", "Whether the server is there.", PingBody.__name__, looking),

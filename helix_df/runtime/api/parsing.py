@@ -107,7 +107,8 @@ def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
     first = found[0]
     name = str(first["loc"][0])
     if name in kind.nested:  # of the kinds that a part may be of, the one that fits best
-        first = max((one for one in found if one["loc"][0] == name), key=lambda one: len(one["loc"]))
+        inner = [one for one in found if one["loc"][0] == name]
+        first = max(inner, key=lambda one: (len(one["loc"]), one["loc"][-1] == "type"))
     path = _path(first["loc"]) if name in kind.nested else name
     if first["type"] == "missing":
         return RequestError(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
@@ -119,5 +120,5 @@ def _explain(kind: type[RequestBody], error: ValidationError) -> RequestError:
 
 def _path(place: tuple[int | str, ...]) -> str:
     """``tools[0].function.name``; pydantic's names of kinds are left away."""
-    place = tuple(one for one in place if isinstance(one, int) or one.isidentifier())
+    place = tuple(one for one in place if isinstance(one, int) or (one.isidentifier() and one != "str"))
     return shortened("".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place).removeprefix("."))
