@@ -14,7 +14,7 @@ from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, History, Prefix, StageSpeed, TopLogprobs
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import SamplingParams, Shaping
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.fields import FrameError
@@ -28,9 +28,10 @@ ROUTE = m.Route(
     MicroBatches(2, 5),
     prefix=Prefix("q/3", 32),
 )
+SHAPING = Shaping(0.1, -1.0, 1.0, 1.5, ((1, 2.0), (300, -100.0)), 4, (2, 257), ((1,), (2, 3)))
 CONSTRAINED = replace(
     ROUTE,
-    sampling=replace(ROUTE.sampling, constraint=Constraint.choice(["yes", "nö"])),
+    sampling=replace(ROUTE.sampling, constraint=Constraint.choice(["yes", "nö"]), shaping=SHAPING),
     history=History((1, 300, 2**31 - 1), 2),
 )
 MESSAGES: tuple[m.Message, ...] = (

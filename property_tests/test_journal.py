@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.layers import LayerRange
+from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.kept_answers import AcceptedAnswer, BrokenOff, KeptAnswer
 from helix_df.runtime.requests import GenerationRequest, TokenEvent, TopLogprobs
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import SamplingParams, Shaping
 
 PLAN = "plan"
 FINITE = st.floats(-50, 0)
@@ -30,6 +31,15 @@ SAMPLING = st.builds(
     top_k=st.integers(0, 50),
     seed=st.integers(0, 2**32 - 1),
     logprobs=st.none() | st.integers(0, 20),
+    constraint=st.none() | st.just(Constraint.choice(["ä", "b"])),
+    shaping=st.none()
+    | st.builds(
+        Shaping,
+        min_p=st.floats(0, 1),
+        logit_bias=st.just(((3, 0.5), (7, -1.5))) | st.just(()),
+        held_back=st.just((2, 5)),
+        bad_words=st.just(((1, 2), (3,))),
+    ),
 )
 TOKENS = st.builds(TokenEvent, st.integers(0, 2**31 - 1), st.none(), LOGPROBS)
 LASTS = st.builds(TokenEvent, st.none(), st.just("stop")) | st.builds(

@@ -6,6 +6,7 @@ Owns what can be shown yet. Doesn't know where tokens come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _MOST_INCOMPLETE_BYTES = 3
@@ -79,6 +80,18 @@ class StreamDecoder:
         self._shown = self._decode(self._window)
 
 
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """What ends an answer besides the model: ``texts``, looked for in what comes after its first ``after`` tokens.
+
+    The text that ends it is the last of it if ``included``, else no part of it.
+    """
+
+    texts: tuple[str, ...] = ()
+    included: bool = False
+    after: int = 0
+
+
 class StopMatcher:
     """Lets text through up to the first stop string, however the text is cut into pieces.
 
@@ -87,9 +100,11 @@ class StopMatcher:
 
     Args:
         stops: the stop strings; empty ones are ignored.
+        included: whether the one that ends the text is let through.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, included: bool = False) -> None:
+        self._included = included
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped = False
@@ -102,9 +117,9 @@ class StopMatcher:
         text = self._held + piece
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            _, at, self.matched = min(found)
+            end, at, self.matched = min(found)
             self.stopped, self._held = True, ""
-            return text[:at]
+            return text[: end if self._included else at]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

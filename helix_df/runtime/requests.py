@@ -21,7 +21,8 @@ class GenerationRequest:
     ``stop_ids`` end the generation and are not part of the answer. Whoever asks waits ``timeout_s`` seconds at most for
     the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows. ``so_far`` are tokens of the
     answer that there are already, by a coordinator that has died, say; they count for ``max_tokens``. ``owner`` is the
-    name of the API key that it came with, if it did: requests of several are started in turn.
+    name of the API key that it came with, if it did: requests of several are started in turn. If it ``tells_stop``, a
+    stop id that ends the answer is its last token after all.
     """
 
     id: str
@@ -32,6 +33,7 @@ class GenerationRequest:
     timeout_s: float | None = None
     so_far: tuple[int, ...] = ()
     owner: str | None = None
+    tells_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,66 @@ MAX_LOGPROBS = 20
 _SEEDS = 2**32
 
 
+MOST_BIASES = 1024
+MOST_BAD_WORDS = 1024
+LONGEST_BAD_WORD = 64
+"""Tokens."""
+
+MOST_HELD_BACK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """Changes of the model's distribution, in this order: ``logit_bias`` is added, tokens that must not come are
+    removed, then penalties; after temperature what is less likely than ``min_p`` of the likeliest is removed.
+
+    The repetition penalty is on tokens of prompt and answer, the other two are on those of the answer.
+    Until it has ``min_tokens`` tokens, an answer has none of ``held_back``, which would end it. It never has the
+    sequences ``bad_words``: the last token of one isn't drawn behind the others.
+
+    Raises:
+        RequestError: for a value out of range.
+    """
+
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    held_back: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_p <= 1, "min_p", "0 to 1", self)
+        _require(-2 <= self.presence_penalty <= 2, "presence_penalty", "-2 to 2", self)
+        _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", "-2 to 2", self)
+        _require(0 < self.repetition_penalty <= 100, "repetition_penalty", "more than 0, at most 100", self)
+        within = all(-100 <= bias <= 100 for _, bias in self.logit_bias)
+        once = len({token for token, _ in self.logit_bias}) == len(self.logit_bias) <= MOST_BIASES
+        _require(within and once, "logit_bias", f"-100 to 100 for each of {MOST_BIASES} tokens at most", self)
+        _require(0 <= self.min_tokens < 2**31, "min_tokens", "0 or more", self)
+        _require(len(self.held_back) <= MOST_HELD_BACK, "stop_token_ids", f"{MOST_HELD_BACK} at most", self)
+        short = all(0 < len(word) <= LONGEST_BAD_WORD for word in self.bad_words)
+        expected = f"{MOST_BAD_WORDS} of {LONGEST_BAD_WORD} tokens at most"
+        _require(short and len(self.bad_words) <= MOST_BAD_WORDS, "bad_words", expected, self)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it matters how often a token was drawn."""
+        return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0, 0, 1)
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether drawing a token takes the tokens before it."""
+        return self.counts or self.min_tokens > 0 or bool(self.bad_words)
+
+    @property
+    def edits(self) -> bool:
+        """Whether logits are changed before temperature."""
+        return self.needs_history or bool(self.logit_bias)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Temperature, nucleus and top-k sampling, in this order: scale, keep the k best, keep the nucleus, draw.
@@ -21,6 +81,7 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``top_p`` 1 and ``top_k`` 0 keep everything. ``logprobs`` asks for the drawn token's
     log-probability and those of that many best tokens (None: neither); they are of the model's own distribution,
     before temperature. ``constraint`` says what the whole answer has to look like: nothing else is ever drawn.
+    ``shaping`` changes the model's distribution, which plain requests take as it is.
 
     Raises:
         RequestError: for a value out of range.
@@ -32,6 +93,7 @@ class SamplingParams:
     seed: int = 0
     logprobs: int | None = None
     constraint: Constraint | None = None
+    shaping: Shaping | None = None
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", "0 to 100", self)
@@ -43,7 +105,12 @@ class SamplingParams:
     @property
     def needs_history(self) -> bool:
         """Whether drawing a token takes the tokens before it."""
-        return self.constraint is not None
+        return self.constraint is not None or (self.shaping is not None and self.shaping.needs_history)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens are drawn from the model's own logits as they are."""
+        return self.constraint is None and self.shaping is None
 
 
 def plain_params(params: SamplingParams) -> dict[str, Any]:
@@ -59,9 +126,23 @@ def read_params(plain: Mapping[str, Any]) -> SamplingParams:
         TypeError: for a field that there isn't.
     """
     constraint = plain.get("constraint")
-    return SamplingParams(**{**plain, "constraint": None if constraint is None else Constraint(**constraint)})
+    shaping = plain.get("shaping")
+    return SamplingParams(
+        **{
+            **plain,
+            "constraint": None if constraint is None else Constraint(**constraint),
+            "shaping": None if shaping is None else _read_shaping(shaping),
+        }
+    )
 
 
-def _require(valid: bool, name: str, expected: str, params: SamplingParams) -> None:
+def _read_shaping(plain: Mapping[str, Any]) -> Shaping:
+    biases = tuple((token, bias) for token, bias in plain["logit_bias"])
+    lists = {"held_back": tuple(plain["held_back"]), "bad_words": tuple(map(tuple, plain["bad_words"]))}
+    return Shaping(**{**plain, "logit_bias": biases, **lists})
+
+
+def _require(valid: bool, name: str, expected: str, params: SamplingParams | Shaping) -> None:
     if not valid:
-        raise RequestError(f"{name} is out of range", param=name, found=str(getattr(params, name)), expected=expected)
+        found = str(getattr(params, name, "more"))[:100]
+        raise RequestError(f"{name} is out of range", param=name, found=found, expected=expected)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from helix_df.models.chat import PLAIN_TEMPLATE
+from helix_df.models.streaming_text import StopRule
 from helix_df.runtime.api.answering import Form
 from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.app import create_app
@@ -178,7 +179,7 @@ async def test_a_client_hears_nothing_before_its_request_is_kept() -> None:
     keeper = FakeKeeper(service)
     keeper.disk.clear()
     reconnects = Reconnects(text_service(service), keeper)
-    form = Form("cmpl", "cmpl-1", 0, "tiny", 1, False, False, False, False, ("",), ((),), (1,))
+    form = Form("cmpl", "cmpl-1", 0, "tiny", 1, False, False, False, False, ("",), (StopRule(),), (1,))
 
     async def documents() -> AsyncGenerator[Json, None]:
         yield {}

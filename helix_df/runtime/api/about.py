@@ -11,7 +11,7 @@ from starlette.routing import Route
 from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.bodies import MAX_CHOICES
 from helix_df.runtime.api.flow import AnswerFlow
-from helix_df.runtime.api.generation import MAX_STOPS
+from helix_df.runtime.api.shaping import MAX_STOPS
 from helix_df.runtime.sampling import MAX_LOGPROBS
 
 

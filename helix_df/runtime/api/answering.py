@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 
 from helix_df.errors import RequestError
+from helix_df.models.streaming_text import StopRule
 from helix_df.runtime.api.answer_reading import AnswerReading
 from helix_df.runtime.api.answers import (
     ChatDialect,
@@ -76,6 +77,7 @@ class Form:
     ``echoes`` has an entry a choice; ``stops`` and ``prompt_tokens`` have one a prompt, each of which is answered ``n``
     times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again. ``reading`` is how
     the answer to a chat is read for calls and thoughts. With ``counts_on`` every chunk has the usage so far.
+    Of the answers to a prompt only the ``best`` are told, the likeliest first, if that is given.
     """
 
     dialect: str
@@ -88,11 +90,12 @@ class Form:
     return_token_ids: bool
     wants_logprobs: bool
     echoes: tuple[str, ...]
-    stops: tuple[tuple[str, ...], ...]
+    stops: tuple[StopRule, ...]
     prompt_tokens: tuple[int, ...]
     owner: str | None = None
     reading: AnswerReading | None = None
     counts_on: bool = False
+    best: int | None = None
 
     @property
     def envelope(self) -> Envelope:
@@ -104,9 +107,20 @@ class Form:
         """The words of its endpoint."""
         return DIALECTS[self.dialect]()
 
-    def stop_of(self, choice: int) -> tuple[str, ...]:
-        """The stop strings of a choice."""
+    def stop_of(self, choice: int) -> StopRule:
+        """What ends a choice."""
         return self.stops[choice // self.n]
+
+    def told(self, choices: Sequence[Choice]) -> list[int]:
+        """The choices that are told: all, or of each prompt the best, by their mean log-probability a token."""
+        if self.best is None:
+            return list(range(len(choices)))
+        prompts = (range(at, at + self.n) for at in range(0, len(choices), self.n))
+        return [
+            index
+            for own in prompts
+            for index in sorted(own, key=lambda index: -choices[index].mean_logprob)[: self.best]
+        ]
 
     def cached_tokens(self, by_choice: Sequence[int]) -> int:
         """Tokens of the prompts that no answer had to compute, as each prompt counts once however many answers."""
@@ -120,7 +134,7 @@ class Form:
     def load(cls, text: str) -> Form:
         """What ``dump`` wrote."""
         fields = json.loads(text)
-        fields["stops"] = tuple(map(tuple, fields["stops"]))
+        fields["stops"] = tuple(StopRule(**{**one, "texts": tuple(one["texts"])}) for one in fields["stops"])
         if fields.get("reading") is not None:
             fields["reading"] = AnswerReading.load(fields["reading"])
         return cls(**{**fields, "echoes": tuple(fields["echoes"]), "prompt_tokens": tuple(fields["prompt_tokens"])})
@@ -132,9 +146,11 @@ async def whole(form: Form, pieces: Pieces) -> Json:
     async with aclosing(pieces):
         async for index, piece in pieces:
             choices[index].add(piece)
-    answer = form.phrases.whole(form.envelope, choices, list(form.echoes), form.wants_logprobs)
+    told = [choices[index] for index in form.told(choices)]
+    echoes = [form.echoes[index] for index in form.told(choices)]
+    answer = form.phrases.whole(form.envelope, told, echoes, form.wants_logprobs)
     if form.return_token_ids:
-        with_token_ids(answer, [choice.token_ids for choice in choices])
+        with_token_ids(answer, [choice.token_ids for choice in told])
     cached = form.cached_tokens([choice.cached_tokens for choice in choices])
     answer["usage"] = usage(sum(form.prompt_tokens), sum(len(choice.token_ids) for choice in choices), cached)
     return answer

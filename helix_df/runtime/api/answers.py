@@ -32,6 +32,11 @@ class Choice:
     reasoning: str = ""
     calls: list[CalledTool] = field(default_factory=list)
 
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens, where they have log-probabilities; of none 0."""
+        return sum(token.logprob for token in self.logprobs) / max(1, len(self.logprobs))
+
     def add(self, piece: TextPiece) -> None:
         """Take in the next piece."""
         self.text += piece.text

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from helix_df.runtime.api.chat_messages import checked_messages
 from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings, TokenIdLists, TokenIds
 from helix_df.runtime.api.forced_calls import calls_constraint
-from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
+from helix_df.runtime.api.generation import TextRequest
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.refusals import invalid, unsupported
-from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.shaping import ShapingBody
 from helix_df.runtime.api.structured import FieldConstraint, ResponseFormat, StructuredOutputs, constraint_of
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S
 from helix_df.runtime.api.tools import NamedChoice, ToolBody, ToolChoice
@@ -45,17 +45,12 @@ HARMLESS = frozenset(
 
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "min_p": (0,),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
-    "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "repetition_penalty": (1,),
     "suffix": ("",),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -76,7 +71,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class Body(RequestBody):
+class Body(ShapingBody):
     """What both endpoints take. ``top_k``, ``ignore_eos`` and ``return_token_ids`` go beyond OpenAI's, as in vLLM;
     ``timeout`` does, too."""
 
@@ -88,10 +83,9 @@ class Body(RequestBody):
     max_tokens: int | None = Field(None, ge=1, description="a whole number, 1 or more")
     temperature: float = Field(1.0, ge=0, le=2, description="a number from 0 to 2")
     top_p: float = Field(1.0, gt=0, le=1, description="a number over 0, up to 1")
-    top_k: int = Field(0, ge=0, description="a whole number, 0 for all tokens")
+    top_k: int = Field(0, ge=-1, description="a whole number, 0 or -1 for all tokens")
     n: int = Field(1, ge=1, le=MAX_CHOICES, description=f"a whole number from 1 to {MAX_CHOICES}")
     seed: int | None = Field(None, description="a whole number")
-    stop: str | Strings = Field([], description=f"a string or a list of up to {MAX_STOPS} strings")
     stream: bool = Field(False, description="true or false")
     stream_options: StreamOptions | None = Field(None, description="an object with include_usage")
     ignore_eos: bool = Field(False, description="true or false")
@@ -119,6 +113,16 @@ class Body(RequestBody):
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def drawn(self) -> int:
+        """Answers to generate to each prompt; as many as are asked for, or more, the best of which are told."""
+        return self.n
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer has log-probabilities."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Check what spans several fields.
 
@@ -141,12 +145,12 @@ class Body(RequestBody):
             max_tokens=max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
+            top_k=max(self.top_k, 0),
             seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
             constraint=self.constraint(),
+            wishes=self.wishes(),
         )
 
     def constraint(self) -> FieldConstraint | None:
@@ -170,17 +174,31 @@ class CompletionBody(Body):
     max_tokens: int = Field(16, ge=1, description="a whole number, 1 or more")
     echo: bool = Field(False, description="true or false")
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
-    best_of: int | None = Field(None, description="the same as n")
+    best_of: int | None = Field(
+        None, ge=1, le=MAX_CHOICES, description=f"a whole number from n to {MAX_CHOICES}: how many the best are of"
+    )
 
     def check(self) -> None:
         """See ``Body``."""
         super().check()
-        if self.best_of is not None and self.best_of != self.n:
-            raise unsupported("best_of", "other than n")
+        if self.best_of is not None and self.best_of < self.n:
+            raise invalid("best_of", "expected n or more")
+        if self.stream and self.drawn > self.n:
+            raise invalid("best_of", "which answers are the best is known at their end, so that they can't be streamed")
         if self.echo and self.logprobs is not None:
             raise unsupported("logprobs", "together with echo")
-        if len(self.prompts()) * self.n > MAX_CHOICES:
-            raise invalid("prompt", f"prompts times n may be {MAX_CHOICES} at most")
+        if len(self.prompts()) * self.drawn > MAX_CHOICES:
+            raise invalid("prompt", f"prompts times n, or best_of, may be {MAX_CHOICES} at most")
+
+    @property
+    def drawn(self) -> int:
+        """See ``Body``."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """See ``Body``."""
+        return self.logprobs is not None
 
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
         """The prompts, one or several."""
@@ -197,7 +215,9 @@ class CompletionBody(Body):
         prompts = self.prompts()
         if not prompts:
             raise invalid("prompt", "it is empty")
-        return tuple(self._request(prompt, self.max_tokens, self.logprobs) for prompt in prompts)
+        # The best are found by their log-probabilities, asked for or not.
+        logprobs = 0 if self.drawn > self.n and self.logprobs is None else self.logprobs
+        return tuple(self._request(prompt, self.max_tokens, logprobs) for prompt in prompts)
 
 
 class ChatBody(Body):
@@ -210,6 +230,11 @@ class ChatBody(Body):
     tools: Tools = Field([], description="a list of functions, each with a name")
     tool_choice: ToolChoice = Field("auto", description="none, auto, required or an object that names a function")
     parallel_tool_calls: bool = Field(True, description="true or false")
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """See ``Body``."""
+        return self.logprobs
 
     def check(self) -> None:
         """See ``Body``."""

@@ -22,6 +22,7 @@ from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
 from helix_df.runtime.api.generation import TextPiece, TextRequest, TextService
 from helix_df.runtime.api.prompts import Chat, Prompt
+from helix_df.runtime.api.shaping import Wishes
 from helix_df.runtime.requests import JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16
@@ -170,7 +171,7 @@ class RemoteJob(RunningJob):
             "top_p": request.top_p,
             "top_k": request.top_k,
             "seed": request.seed,
-            "stop": list(request.stop),
+            "stop": list(request.wishes.stop.texts),
             "ignore_eos": request.ignore_eos,
         }
         if isinstance(request.prompt, Chat):
@@ -274,8 +275,8 @@ def text_request(prompt: str | Sequence[int] | Sequence[Mapping[str, str]], opti
         top_p=options.get("top_p", 1.0),
         top_k=options.get("top_k", 0),
         seed=options.get("seed"),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=options.get("ignore_eos", False),
+        wishes=Wishes.ended_by((stop,) if isinstance(stop, str) else stop),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from helix_df.errors import ProtocolError, RequestError
 from helix_df.models.answer_formats.api import Content, Part
 from helix_df.models.answer_formats.chain import AnswerFormats
-from helix_df.models.streaming_text import StopMatcher, StreamDecoder
+from helix_df.models.streaming_text import StopMatcher, StopRule, StreamDecoder
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import (
     AnswerEnd,
@@ -26,6 +26,7 @@ from helix_df.runtime.api.answer_reading import (
     formats_of,
 )
 from helix_df.runtime.api.prompts import Chat, Prompt, PromptEncoder, too_long
+from helix_df.runtime.api.shaping import MAX_STOPS, PLAINLY, Wishes, shaping_in_tokens
 from helix_df.runtime.api.structured import FieldConstraint
 from helix_df.runtime.grammars import Grammars
 from helix_df.runtime.requests import (
@@ -38,7 +39,6 @@ from helix_df.runtime.requests import (
 )
 from helix_df.runtime.sampling import SamplingParams
 
-MAX_STOPS = 4
 _SEEDS = 2**32
 
 
@@ -57,10 +57,10 @@ class TextRequest:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
     constraint: FieldConstraint | None = None
+    wishes: Wishes = PLAINLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,12 @@ class Prepared:
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams
-    stop: tuple[str, ...]
+    stop: StopRule
     stop_ids: frozenset[int]
     timeout_s: float | None = None
     owner: str | None = None
     reading: AnswerReading | None = None
+    tells_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +217,19 @@ class TextService:
         Raises:
             RequestError: when it can't be served as asked, with the numbers that don't fit.
         """
-        _check_stops(request.stop)
+        _check_stops(request.wishes.stop.texts)
         field = "messages" if isinstance(request.prompt, Chat) else "prompt"
         prompt, reading = self._prompts.encode(request.prompt, field)
         if request.constraint is not None and not request.constraint.has_calls:
             reading = None  # the answer is what was asked for, whatever its words mean to the model
         if request.constraint is not None:
             self._check_constraint(request.constraint)
+        stop_ids = (frozenset() if request.ignore_eos else self._tokenizer.eos_ids) | set(request.wishes.stop_ids)
+        max_tokens = _token_limit(len(prompt), request.max_tokens, field, limits)
         seed = self._draw_seed() if request.seed is None else request.seed
         return Prepared(
             prompt=prompt,
-            max_tokens=_token_limit(len(prompt), request.max_tokens, field, limits),
+            max_tokens=max_tokens,
             sampling=SamplingParams(
                 temperature=request.temperature,
                 top_p=request.top_p,
@@ -234,9 +237,11 @@ class TextService:
                 seed=seed % _SEEDS,
                 logprobs=request.logprobs,
                 constraint=None if request.constraint is None else request.constraint.constraint,
+                shaping=shaping_in_tokens(request.wishes, self._tokenizer, stop_ids, max_tokens),
             ),
-            stop=request.stop,
-            stop_ids=frozenset() if request.ignore_eos else self._tokenizer.eos_ids,
+            stop=request.wishes.stop,
+            stop_ids=stop_ids,
+            tells_stop=request.wishes.stop.included,
             reading=reading,
         )
 
@@ -263,12 +268,13 @@ class TextService:
             stop_ids=prepared.stop_ids,
             timeout_s=prepared.timeout_s,
             owner=prepared.owner,
+            tells_stop=prepared.tells_stop,
         )
 
     async def read(
         self,
         events: AsyncIterator[TokenEvent],
-        stop: tuple[str, ...],
+        stop: StopRule,
         after: int = 0,
         reading: AnswerReading | None = None,
     ) -> AsyncGenerator[TextPiece, None]:
@@ -298,7 +304,7 @@ class TextService:
             await _close(events)
         raise ProtocolError("an answer ended without saying why")
 
-    def _decoder(self, stop: tuple[str, ...], reading: AnswerReading | None) -> _TextDecoder:
+    def _decoder(self, stop: StopRule, reading: AnswerReading | None) -> _TextDecoder:
         if reading is None:
             return _TextDecoder(self._tokenizer, stop)
         shown = formats_for(self._formats, reading).markers(bool(reading.tools))
@@ -318,14 +324,15 @@ class _TextDecoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        stop: tuple[str, ...],
+        stop: StopRule,
         shown: frozenset[str] = frozenset(),
         reader: PartsReader | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._reader = reader
         self._decoder = StreamDecoder(tokenizer.decoder(shown))
-        self._matcher = StopMatcher(stop)
+        self._matcher = StopMatcher(stop.texts, included=stop.included)
+        self._free = stop.after
         self._decoded = 0
         self._begun = False
 
@@ -334,7 +341,8 @@ class _TextDecoder:
         added = "".join(self._decoder.push(token) for token in token_ids)
         if event.finish is not None:
             added += self._decoder.finish()
-        text = self._matcher.push(added)
+        self._free -= len(token_ids)
+        text = added if self._free >= 0 else self._matcher.push(added)
         if event.finish is not None and not self._matcher.stopped:
             text += self._matcher.finish()
         finish: FinishReason | None = "stop" if self._matcher.stopped else event.finish

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.api.field_types import FirstErrorOnly, Strings
 from helix_df.runtime.api.forced_calls import calls_constraint
-from helix_df.runtime.api.generation import MAX_STOPS, TextRequest
+from helix_df.runtime.api.generation import TextRequest
 from helix_df.runtime.api.prompts import Chat
 from helix_df.runtime.api.refusals import invalid, unsupported
 from helix_df.runtime.api.request_body import RequestBody
+from helix_df.runtime.api.shaping import MAX_STOPS, Wishes
 from helix_df.runtime.api.structured import FieldConstraint
 from helix_df.runtime.api.tools import FunctionBody, ToolBody, ToolName
 
@@ -202,7 +203,7 @@ class MessagesBody(CountTokensBody):
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=self.top_k,
-                stop=tuple(self.stop_sequences),
+                wishes=Wishes.ended_by(self.stop_sequences),
                 constraint=self.constraint(),
             ),
         )

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from helix_df.errors import HelixError, RequestError
+from helix_df.models.streaming_text import StopRule
 from helix_df.runtime.api.answering import Form, Pieces, Place, chunks, only_whole, read_cursor, the_only
 from helix_df.runtime.api.answers import Json, describe
 from helix_df.runtime.api.generation import TextPiece, TextService, merge
@@ -159,7 +160,7 @@ class Reconnects:
         await asyncio.gather(*(self._grow(one, form, form.stop_of(index)) for index, one in enumerate(growing)))
         del self._growing[answer]  # from now on the keeper has all of it
 
-    async def _grow(self, growing: _Growing, form: Form, stop: tuple[str, ...]) -> None:
+    async def _grow(self, growing: _Growing, form: Form, stop: StopRule) -> None:
         """Run a choice to its end, which a stop string may be, too, or a call."""
         try:
             async with aclosing(self._text.read(self._fed(growing), stop, reading=form.reading)) as pieces:

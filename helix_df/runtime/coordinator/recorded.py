@@ -189,7 +189,8 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
     sampling = plain_params(asked.sampling)
     stop_ids = sorted(asked.stop_ids)
-    return asked.id, asked.prompt, asked.max_tokens, sampling, stop_ids, asked.timeout_s, asked.so_far, asked.owner
+    told = asked.timeout_s, asked.so_far, asked.owner, asked.tells_stop
+    return asked.id, asked.prompt, asked.max_tokens, sampling, stop_ids, *told
 
 
 def _request(
@@ -201,8 +202,9 @@ def _request(
     timeout_s: float | None = None,
     so_far: Sequence[int] = (),
     owner: str | None = None,
+    tells_stop: bool = False,
 ) -> GenerationRequest:
     params = read_params(sampling)
     return GenerationRequest(
-        name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far), owner
+        name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far), owner, tells_stop
     )

@@ -402,7 +402,9 @@ class RequestsState:
             request.move("token_out_of_turn")
         cached = 0 if request.generated else request.cached
         if message.token in request.asked.stop_ids:
-            return self._finish(request, TokenEvent(None, "stop", cached_tokens=cached), message.position)
+            told = request.asked.tells_stop
+            token, logprobs = (message.token, message.logprobs) if told else (None, None)
+            return self._finish(request, TokenEvent(token, "stop", logprobs, cached), message.position)
         request.lost_steps = 0
         request.tokens.append(message.token)
         self.counters.generated_tokens += 1

@@ -22,7 +22,15 @@ from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
 from helix_df.runtime.constraints import MOST_CONSTRAINT_BYTES, Constraint, ConstraintKind
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, StageSpeed, TopLogprobs
-from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
+from helix_df.runtime.sampling import (
+    LONGEST_BAD_WORD,
+    MAX_LOGPROBS,
+    MOST_BAD_WORDS,
+    MOST_BIASES,
+    MOST_HELD_BACK,
+    SamplingParams,
+    Shaping,
+)
 from helix_df.runtime.wire.fields import (
     WRONG_FIELDS,
     FrameError,
@@ -368,6 +376,17 @@ def _hop(node: str, start: int, stop: int) -> Hop:
     return Hop(node, LayerRange(start, stop))
 
 
+_SHAPING = row(
+    Shaping,
+    min_p=number(),
+    presence_penalty=number(),
+    frequency_penalty=number(),
+    repetition_penalty=number(),
+    logit_bias=many(row(lambda token, bias: (token, bias), token=_TOKEN, bias=number()), MOST_BIASES),
+    min_tokens=whole(),
+    held_back=many(_TOKEN, MOST_HELD_BACK),
+    bad_words=many(many(_TOKEN, LONGEST_BAD_WORD, least=1), MOST_BAD_WORDS),
+)
 _ROUTE = record(
     _route,
     hops=many(row(_hop, node=_NAME, start=_LAYER, stop=_LAYER), MOST_HOPS, least=1),
@@ -383,6 +402,7 @@ _ROUTE = record(
         constraint=optional(
             row(Constraint, kind=one_of(*get_args(ConstraintKind)), text=text(MOST_CONSTRAINT_BYTES, least=0))
         ),
+        shaping=optional(_SHAPING),
     ),
     micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
@@ -682,6 +702,8 @@ def _pack(value: Any) -> Any:
             }
         case Constraint():
             return [value.kind, value.text]
+        case Shaping():
+            return [getattr(value, field.name) for field in fields(value)]
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
         case bytes() | memoryview():

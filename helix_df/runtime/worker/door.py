@@ -12,6 +12,7 @@ import numpy as np
 
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.runtime.sampling import Shaping
 from helix_df.runtime.wire.fields import FrameError, shown
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.messages import (
@@ -122,7 +123,15 @@ class StageCheck:
             fits = stop <= len(tokens) <= self._context
             _expect(fits, "forward.route.history", len(tokens), f"{stop} tokens or more")
             self._ids(np.array(tokens, np.int32))
+        if route.sampling.shaping is not None:
+            self._tokens(route.sampling.shaping)
         return here[0].start
+
+    def _tokens(self, shaping: Shaping) -> None:
+        """Check the tokens that a request's draws are shaped by."""
+        words = (token for word in shaping.bad_words for token in word)
+        highest = max((*shaping.held_back, *(token for token, _ in shaping.logit_bias), *words), default=0)
+        _expect(highest < self.geometry.vocab_size, "forward.route.sampling.shaping", highest, "ids of the model")
 
     def _ids(self, tensor: np.ndarray) -> None:
         if tensor.ndim != 1 or tensor.dtype != np.int32:

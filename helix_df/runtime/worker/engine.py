@@ -23,24 +23,13 @@ from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
 from helix_df.runtime.worker.compile_cache import compiled_programs
+from helix_df.runtime.worker.drawing import Draws, draw
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.runtime.worker.matching import Matches
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
-from helix_df.runtime.worker.sampler import (
-    NOT_FINITE,
-    SamplerRows,
-    keep_allowed,
-    log_probabilities,
-    pick_greedily,
-    sample,
-    sampler_rows,
-)
+from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows
 from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
-
-_EVERYTHING = -1
-"""32 tokens that may all come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +106,7 @@ class Engine:
             max_context=self.max_context,
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
-        self._matches = None if tokenizer is None else Matches(tokenizer, self.geometry.vocab_size)
+        self._draws = Draws(self.geometry.vocab_size, tokenizer)
         self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
 
@@ -161,21 +150,19 @@ class Engine:
             raise ValueError("a batch holds two steps of one request")
         admitted = [step for step in steps if self._reserve(step)]
         for step in admitted:
-            self._begin(step)
+            self._draws.begin(step)
         launched = [part for one in passes(admitted, self._shapes.batch_sizes[-1]) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
         for result in results.values():
             if not result.finite:
                 self._scrub(result.request)
-        if self._matches is not None:
-            drawn = {name: result.token for name, result in results.items() if result.token is not None}
-            self._matches.drawn(drawn)
+        self._draws.drawn({name: result.token for name, result in results.items() if result.token is not None})
         return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
 
     def release(self, request: str) -> None:
         """Free the request's pages. Unknown requests are fine."""
         self._pool.release(request)
-        self._forget_draws(request)
+        self._draws.forget(request)
 
     def fork(self, parent: str, child: str, tokens: int) -> None:
         """Let ``child`` begin with what is computed of the first ``tokens`` tokens of ``parent``, whole pages only.
@@ -188,17 +175,7 @@ class Engine:
     def trim(self, request: str, tokens: int) -> None:
         """Free the request's pages but for those of its first ``tokens`` tokens."""
         self._pool.trim(request, tokens)
-        self._forget_draws(request)
-
-    def _forget_draws(self, request: str) -> None:
-        if self._matches is not None:
-            self._matches.forget(request)
-
-    def _begin(self, step: Step) -> None:
-        """Let what a request's draws take be found while its layers run."""
-        if step.constraint is not None and self._matches is not None:
-            answer = () if step.history is None else step.history.answer
-            self._matches.begin(step.request, step.constraint, answer)
+        self._draws.forget(request)
 
     @property
     def health(self) -> EngineHealth:
@@ -280,27 +257,11 @@ class Engine:
         logits = self._programs.last_logits(hidden[-1], lengths)
         params = [step.sampling for step in steps]
         rows = sampler_rows(params, [step.position + len(step.inputs) for step in steps], len(lengths))
-        if any(one is not None and one.needs_history for one in params):
-            allowed, stuck = self._allowed(steps, len(lengths))
-            tokens = _draw(keep_allowed(logits, allowed), rows, logits)
-        else:
-            tokens, stuck = _draw(logits, rows), frozenset[str]()
+        adjusted = self._draws.adjust(steps, len(lengths))
+        tokens = draw(logits, rows, adjusted)
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
-        return _Launched(steps, (), tokens, log_probabilities(logits, tokens) if wants_logprobs else None, stuck)
-
-    def _allowed(self, steps: tuple[Step, ...], rows: int) -> tuple[np.ndarray, frozenset[str]]:
-        """The tokens that may come next, int32 [rows, V / 32], and the requests for which there is none."""
-        allowed = np.full((rows, -(-self.geometry.vocab_size // 32)), _EVERYTHING, np.int32)
-        stuck = set()
-        for row, step in enumerate(steps):
-            if step.sampling is None or step.sampling.constraint is None:
-                continue
-            mask = None if self._matches is None else self._matches.mask(step.request)
-            if mask is None:
-                stuck.add(step.request)
-            else:
-                allowed[row] = mask
-        return allowed, frozenset(stuck)
+        logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
+        return _Launched(steps, (), tokens, logprobs, adjusted.stuck)
 
     def _forward(self, steps: tuple[Step, ...], start: int, stop: int) -> tuple[Array, np.ndarray]:
         """Tokens ``start`` to ``stop`` of each step through its layers; also how many are real in each padded row."""
@@ -348,13 +309,8 @@ class Engine:
         if self.layers.stop == self.geometry.num_layers:
             logits = self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
             for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-                _draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
+                draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
         hidden.block_until_ready()
-
-
-def _draw(logits: Array, rows: SamplerRows, model: Array | None = None) -> Array:
-    tokens: Array = sample(logits, rows, model) if np.any(rows.temperature) else pick_greedily(logits, model)
-    return tokens
 
 
 def _collect(batch: _Launched) -> Iterator[StepResult]:

@@ -1,7 +1,7 @@
 """Draw next tokens from logits, on the device, a whole batch at a time.
 
-Owns temperature, top-k, nucleus and the randomness. Doesn't know requests. A row's randomness depends on its seed and
-its position alone, so batching never changes which token a row draws from given logits.
+Owns edits, temperature, min-p, top-k, nucleus and the randomness. Doesn't know requests. A row's randomness depends on
+its seed and its position alone, so batching never changes which token a row draws from given logits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
+from helix_df.runtime.worker.edits import Edits
 
 NOT_FINITE = -1
 """What is drawn from logits that aren't all finite: no token."""
@@ -25,13 +26,15 @@ _REMOVED = -jnp.inf
 
 
 class SamplerRows(NamedTuple):
-    """Sampling parameters by row, each [B]; ``positions`` are those of the tokens to be drawn."""
+    """Sampling parameters by row, each [B]; ``positions`` are those of the tokens to be drawn. ``min_p`` is None where
+    all rows keep everything by it."""
 
     temperature: ArrayLike
     top_p: ArrayLike
     top_k: ArrayLike
     seeds: ArrayLike
     positions: ArrayLike
+    min_p: ArrayLike | None = None
 
 
 def sampler_rows(params: Sequence[SamplingParams | None], positions: Sequence[int], rows: int) -> SamplerRows:
@@ -63,6 +66,8 @@ def sample(logits: Array, rows: SamplerRows, model: Array | None = None) -> Arra
     """
     temperature, top_p, top_k = jnp.asarray(rows.temperature), jnp.asarray(rows.top_p), jnp.asarray(rows.top_k)
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    if rows.min_p is not None:
+        scaled = _keep_likely(scaled, jnp.asarray(rows.min_p))
     scaled = jax.lax.cond(jnp.any(top_k > 0), lambda values: _keep_best(values, top_k), lambda values: values, scaled)
     scaled = jax.lax.cond(
         jnp.any(top_p < 1), lambda values: _keep_nucleus(values, top_p), lambda values: values, scaled
@@ -74,7 +79,17 @@ def sample(logits: Array, rows: SamplerRows, model: Array | None = None) -> Arra
 
 
 @jax.jit
-def keep_allowed(logits: Array, allowed: Array) -> Array:
+def edit(logits: Array | np.ndarray, edits: Edits) -> Array:
+    """Logits with edits, float32 [B, V]: the logit bias, then the repetition penalty (arXiv 1909.05858), then those on
+    presence and frequency, in the order of vLLM."""
+    logits = jnp.asarray(logits)
+    values = jnp.take_along_axis(logits, jnp.minimum(edits.ids, logits.shape[-1] - 1), axis=-1) + edits.bias
+    values = jnp.where(values > 0, values / edits.repetition, values * edits.repetition) - edits.penalty
+    return logits.at[jnp.arange(len(logits))[:, None], edits.ids].set(values, mode="drop")
+
+
+@jax.jit
+def keep_allowed(logits: Array | np.ndarray, allowed: Array) -> Array:
     """Remove what isn't allowed: float32 [B, V], one bit a token in int32 [B, V / 32], the first the lowest."""
     bits = (allowed[:, :, None] >> jnp.arange(32, dtype=jnp.int32)) & 1
     return jnp.where(bits.reshape(len(logits), -1)[:, : logits.shape[-1]] == 1, logits, _REMOVED)
@@ -95,6 +110,12 @@ def log_probabilities(logits: Array, tokens: Array) -> tuple[Array, Array, Array
 def _gumbel(count: int, seed: Array, position: Array) -> Array:
     """Noise for one row. Adding it and taking the largest draws from the softmax (Gumbel 1954)."""
     return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), (count,), jnp.float32)
+
+
+def _keep_likely(logits: Array, min_p: Array) -> Array:
+    """Remove what is less likely than ``min_p`` of the likeliest (arXiv 2407.01082)."""
+    least = jnp.max(logits, axis=-1) + jnp.log(min_p)
+    return jnp.where(logits >= least[:, None], logits, _REMOVED)
 
 
 def _keep_best(logits: Array, top_k: Array) -> Array:
