@@ -15,7 +15,8 @@ from helix_df.benchmarking.replay import Load, Replayed, replay
 from helix_df.benchmarking.run import at_rest, fitted
 from helix_df.errors import DeploymentError, RequestError, SimulationError
 from helix_df.runtime.api.client import Answer, RunningJob
-from helix_df.runtime.api.generation import TextPiece, TextRequest
+from helix_df.runtime.api.generation import TextRequest
+from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.requests import JobStatus
 from helix_df.simulator.trace import Trace, TraceRequest
 from tests.api.fakes import READY, not_ready

@@ -8,7 +8,7 @@ from typing import Literal
 
 from helix_df.models.answer_formats.api import CallArguments, CallStart, Content, Part
 from helix_df.runtime.api.answer_reading import AnswerEnd
-from helix_df.runtime.api.generation import TextPiece
+from helix_df.runtime.api.text_pieces import TextPiece
 
 BlockKind = Literal["said", "thought", "called"]
 

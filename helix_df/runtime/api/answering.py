@@ -25,8 +25,8 @@ from helix_df.runtime.api.answers import (
     usage,
     with_token_ids,
 )
-from helix_df.runtime.api.generation import TextPiece
 from helix_df.runtime.api.stream import EVENT_ID
+from helix_df.runtime.api.text_pieces import TextPiece
 
 DIALECTS: dict[str, type[ChatDialect] | type[CompletionDialect]] = {
     one.prefix: one for one in (ChatDialect, CompletionDialect)

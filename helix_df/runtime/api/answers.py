@@ -14,7 +14,7 @@ from helix_df.errors import HelixError, RequestError
 from helix_df.models.answer_formats.api import Reasoning
 from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.called_tools import CalledTool, add_calls, call_deltas, whole_calls
-from helix_df.runtime.api.generation import TextPiece, TokenLogprob, TopToken
+from helix_df.runtime.api.text_pieces import TextPiece, TokenLogprob, TopToken
 from helix_df.runtime.requests import JobStatus, what_is_missing
 
 Json = dict[str, Any]

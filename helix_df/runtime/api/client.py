@@ -20,9 +20,10 @@ from helix_df.errors import DeploymentError, RequestError
 from helix_df.runtime.access import Access
 from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
-from helix_df.runtime.api.generation import TextPiece, TextRequest, TextService
+from helix_df.runtime.api.generation import TextRequest, TextService
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.shaping import Wishes
+from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.requests import JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16

@@ -20,13 +20,14 @@ from helix_df.errors import RequestError
 from helix_df.runtime.api.answering import Form, Pieces, chunks, only_whole, the_only
 from helix_df.runtime.api.answers import Json, describe, why_not_ready
 from helix_df.runtime.api.bodies import Body
-from helix_df.runtime.api.generation import Prepared, TextPiece, TextRequest, TextService, TokenLimits, merge
+from helix_df.runtime.api.generation import Prepared, TextRequest, TextService, TokenLimits, merge
 from helix_df.runtime.api.metrics import Metrics
 from helix_df.runtime.api.overload import QueueRoom
 from helix_df.runtime.api.prompts import Chat
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
 from helix_df.runtime.api.refusals import MAX_NAMED, shortened
 from helix_df.runtime.api.stream import EventStream, until_disconnect
+from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.api.timeouts import timeout_of
 from helix_df.runtime.requests import GenerationRequest
 

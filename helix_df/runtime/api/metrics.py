@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from helix_df.runtime.api.connections import Crowd
-from helix_df.runtime.api.generation import TextPiece
+from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.requests import JobStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -21,8 +21,9 @@ from helix_df.errors import HelixError, RequestError
 from helix_df.models.streaming_text import StopRule
 from helix_df.runtime.api.answering import Form, Pieces, Place, chunks, only_whole, read_cursor, the_only
 from helix_df.runtime.api.answers import Json, describe
-from helix_df.runtime.api.generation import TextPiece, TextService, merge
+from helix_df.runtime.api.generation import TextService, merge
 from helix_df.runtime.api.stream import EventStream, until_disconnect
+from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.kept_answers import AcceptedAnswer, AnswerKeeper, KeptAnswer, KeptRequest
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 
