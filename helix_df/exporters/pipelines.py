@@ -80,7 +80,11 @@ def gpu_count(job: Job, node: str) -> int:
 def model_path(job: Job, *kinds: str) -> tuple[str, tuple[str, ...]]:
     """The model's path for a target that reads ``kinds`` of sources, else a placeholder, and notes on it."""
     source, kept = job.model.parsed_source, job.model.weights
-    packed = (f"the plan counts packed weights ({kept}): give the target a model that is as small",) if kept else ()
+    packed: tuple[str, ...] = ()
+    if kept not in (None, job.model.dtype):
+        packed = (f"the plan counts packed weights ({kept}): give the target a model that is as small",)
+    if job.model.kv_format != job.model.dtype:
+        packed += (f"the plan counts a KV cache in {job.model.kv_format}: give the target one that is as small",)
     if source.kind in kinds:
         of_hub = hub_model(source.location) if source.kind == "hf" else None
         if of_hub is not None and of_hub.revision is not None:

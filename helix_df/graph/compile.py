@@ -16,6 +16,7 @@ from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Measured, device_count, find_device
 from helix_df.profiles.device_shares import held_by
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import (
     Requests,
@@ -152,10 +153,9 @@ def gpu_throughput(
             curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
             return from_curves(curves, requests, geometry.num_layers)
         case Roofline():
-            weights = held_weights(job, geometry)
-            if favourable:
-                return best_from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests, weights)
-            return from_roofline(geometry, job.model.element_bytes, source, kv_tokens, requests, weights)
+            weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
+            known = geometry, job.model.element_bytes, source, kv_tokens, requests, weights, kv_bytes
+            return best_from_roofline(*known) if favourable else from_roofline(*known)
 
 
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:
@@ -168,5 +168,6 @@ def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, 
             where=f"gpus.{gpu}.memory",
             expected="memory, or a profile with kv_tokens",
         )
-    weights, element_bytes = held_weights(job, geometry), job.model.element_bytes
-    return kv_tokens_by_layers(geometry, element_bytes, memory, requests, weights, lightest=lightest)
+    weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
+    element_bytes = job.model.element_bytes
+    return kv_tokens_by_layers(geometry, element_bytes, memory, requests, weights, kv_bytes, lightest=lightest)

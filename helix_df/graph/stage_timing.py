@@ -19,6 +19,7 @@ from helix_df.graph.speed_source import (
 )
 from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import LayerTiming, declared_curves, declared_timing, measured_timing, roofline_timing
 from helix_df.spec.job import Job
@@ -64,18 +65,22 @@ def stage_timing(
     known = _curves(job, geometry, gpu, choice)
     if known is not None:
         return measured_timing(known, layers)
-    element_bytes = job.model.element_bytes
+
+    def by(roofline: Roofline) -> LayerTiming:
+        weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
+        return roofline_timing(geometry, job.model.element_bytes, roofline, requests, weights, kv_bytes)
+
     match source:
         case Measured():
             return measured_timing(source, layers)
         case Roofline():
-            return roofline_timing(geometry, element_bytes, source, requests, held_weights(job, geometry))
+            return by(source)
         case DeclaredTable():
             roofline = find_roofline(job, gpu)
             measured = catalogue_curves(job, geometry, gpu)
             shape = measured_timing(measured, layers) if measured is not None else None
             if shape is None and roofline is not None:
-                shape = roofline_timing(geometry, element_bytes, roofline, requests, held_weights(job, geometry))
+                shape = by(roofline)
             tokens_per_s = source.tokens_per_s[layers - 1]
             return declared_timing(tokens_per_s, kv_tokens, layers, shape, source.measured_at(requests))
 

@@ -81,6 +81,7 @@ def time_batches(
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
+        kv=job.model.kv,
         **backend_defaults(),
     )
     samples = []

@@ -21,6 +21,7 @@ from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
 from helix_df.plan.plan import read_plan
 from helix_df.profiles.catalogue import device_count
+from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.throughput import kv_tokens_by_layers
 from helix_df.runtime.jobs.launchers.local import one_thread_each
 from helix_df.runtime.threads import with_one_thread
@@ -125,7 +126,8 @@ def profile_device(
     timed = time_batches(job, batches, clock, on_sample, device_count(gpu))
     memory = _memory(job, gpu, timed.memory)
     element_bytes, weights = job.model.element_bytes, held_weights(job, geometry)
-    kv_tokens = kv_tokens_by_layers(geometry, element_bytes, memory.total_bytes, origin.requests, weights)
+    kv_bytes = kv_token_bytes(geometry, job.model.kv_format)
+    kv_tokens = kv_tokens_by_layers(geometry, element_bytes, memory.total_bytes, origin.requests, weights, kv_bytes)
     return DeviceProfile(
         gpu=gpu,
         device=timed.device + (", one thread" if with_one_thread(os.environ) else ""),

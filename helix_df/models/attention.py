@@ -1,8 +1,7 @@
 """Grouped-query attention over a sequence at hand, or over keys and values kept in pages.
 
-Owns the arithmetic of attention and the layout of KV pages. Doesn't know projections, rotary positions or who owns
-which page. Keys and values are laid out with the head before the token, because that order multiplies 2 to 7 times
-faster on a CPU than token-major and costs nothing on a GPU.
+Owns the arithmetic of attention. Doesn't know projections, rotary positions, how pages keep keys and values
+(``kv_cache``) or who owns which page.
 
 What a layer looks at and how it weighs scores is a ``AttentionView``: scale, cap and window.
 
@@ -18,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from helix_df.models.kv_cache import KvNumbers, PagedCache, product, read, scaled, write
 
 _MASKED = -1e30
 
@@ -48,9 +49,9 @@ class AttentionView(NamedTuple):
         seen = keys_at <= queries_at
         return seen if self.window is None else seen & (keys_at > queries_at - self.window)
 
-    def values_of(self, keys: Array, values: Array | None) -> Array:
+    def values_of(self, keys: KvNumbers, values: KvNumbers | None) -> KvNumbers:
         """The values, where they may be among keys [..., head_dim]."""
-        return keys[..., : self.value_width] if values is None else values
+        return keys._replace(numbers=keys.numbers[..., : self.value_width]) if values is None else values
 
 
 WHOLE_CONTEXT = 2**30
@@ -74,16 +75,6 @@ class PagedBatch(NamedTuple):
     read_pages: Array
     longest: Array
     earliest: Array
-
-
-class PagedCache(NamedTuple):
-    """One layer's keys and values, each ``[kv_heads, pages, page_tokens, head_dim]``. Page 0 is scratch.
-
-    ``values`` is ``None`` where they are among keys (``AttentionView.value_width``).
-    """
-
-    keys: Array
-    values: Array | None
 
 
 def page_rows(
@@ -122,17 +113,26 @@ def attend(queries: Array, keys: Array, values: Array, mask: Array, view: Attent
     Returns:
         [B, T, heads * head_dim].
     """
+    return _attend(queries, KvNumbers(keys), KvNumbers(values), mask, view)
+
+
+def _attend(queries: Array, keys: KvNumbers, values: KvNumbers, mask: Array, view: AttentionView) -> Array:
     batch, tokens, heads, _ = queries.shape
-    kv_heads, context = keys.shape[1], keys.shape[2]
+    kv_heads, context = keys.numbers.shape[1:3]
     group = heads // kv_heads
     grouped = _by_key_head(queries, kv_heads)
-    scores = jax.lax.dot_general(
-        keys, grouped, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32
+    products = jax.lax.dot_general(
+        keys.numbers.astype(queries.dtype),
+        grouped,
+        (((3,), (3,)), ((0, 1), (0, 1))),
+        preferred_element_type=jnp.float32,
     )  # [B, kv_heads, S, group * T]: keys first, because they are the long side
-    scores = view.scored(scores.transpose(0, 1, 3, 2).reshape(batch, kv_heads, group, tokens, context))
+    scores = view.scored(scaled(products.transpose(0, 1, 3, 2), keys))
+    scores = scores.reshape(batch, kv_heads, group, tokens, context)
     weights = _shares(jnp.where(mask[:, None, None], scores, _MASKED), view.sinks)
-    weights = weights.reshape(batch, kv_heads, group * tokens, context).astype(values.dtype)
-    return _by_token(jax.lax.dot_general(weights, values, (((3,), (2,)), ((0, 1), (0, 1)))), tokens)
+    weights = scaled(weights.reshape(batch, kv_heads, group * tokens, context), values).astype(queries.dtype)
+    mixed = jax.lax.dot_general(weights, values.numbers.astype(queries.dtype), (((3,), (2,)), ((0, 1), (0, 1))))
+    return _by_token(mixed, tokens)
 
 
 def _shares(scores: Array, sinks: Array | None) -> Array:
@@ -172,8 +172,14 @@ def attend_causally(queries: Array, keys: Array, values: Array | None, view: Att
         [B, T, heads * head_dim].
     """
     mask = view.sees(positions[:, None, :], positions[:, :, None])
-    values = view.values_of(keys, values)
-    return attend(queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), mask, view)
+    by_head = KvNumbers(keys.transpose(0, 2, 1, 3))
+    return _attend(
+        queries,
+        by_head,
+        view.values_of(by_head, None if values is None else KvNumbers(values.transpose(0, 2, 1, 3))),
+        mask,
+        view,
+    )
 
 
 def attend_in_pages(
@@ -200,11 +206,11 @@ def attend_in_pages(
 def write_pages(keys: Array, values: Array | None, write_rows: Array, cache: PagedCache) -> PagedCache:
     """New keys and values [B, T, kv_heads, head_dim] in their pages; ``write_rows`` as in ``PagedBatch``."""
     # Padding may hold anything, NaN included, and a masked NaN still is one: the scratch page stays blank.
-    real = (write_rows[0] >= cache.keys.shape[2]).reshape(*keys.shape[:2], 1, 1)
-    kept = _write(cache.keys, jnp.where(real, keys, 0), write_rows)
+    real = (write_rows[0] >= cache.keys.numbers.shape[2]).reshape(*keys.shape[:2], 1, 1)
+    kept = write(cache.keys, jnp.where(real, keys, 0), write_rows)
     if cache.values is None or values is None:
         return PagedCache(kept, None)
-    return PagedCache(kept, _write(cache.values, jnp.where(real, values, 0), write_rows))
+    return PagedCache(kept, write(cache.values, jnp.where(real, values, 0), write_rows))
 
 
 def attend_to_pages(
@@ -218,8 +224,8 @@ def attend_to_pages(
     if pages_at_once is not None:
         return _attend_by_stretches(queries, view, batch, cache, pages_at_once)
     context_keys, context_values = _read_both(cache, batch.read_pages, view)
-    mask = view.sees(jnp.arange(context_keys.shape[2])[None, None, :], batch.positions[:, :, None])
-    return attend(queries, context_keys, context_values, mask, view)
+    mask = view.sees(jnp.arange(context_keys.numbers.shape[2])[None, None, :], batch.positions[:, :, None])
+    return _attend(queries, context_keys, context_values, mask, view)
 
 
 def _attend_by_stretches(
@@ -227,7 +233,7 @@ def _attend_by_stretches(
 ) -> Array:
     """Softmax over stretches of ``pages`` pages, corrected by each new maximum (arXiv 1805.02867, 2205.14135)."""
     tokens, heads = queries.shape[1:3]
-    kv_heads, _, page_tokens, _ = cache.keys.shape
+    kv_heads, _, page_tokens, _ = cache.keys.numbers.shape
     grouped = _by_key_head(queries, kv_heads)  # [B, kv_heads, group * T, head_dim]
     positions = jnp.tile(batch.positions, heads // kv_heads)[:, None, :, None]  # [B, 1, group * T, 1]
 
@@ -235,7 +241,7 @@ def _attend_by_stretches(
         most, total, mixed = so_far
         rows = jax.lax.dynamic_slice_in_dim(batch.read_pages, index * pages, pages, axis=2)
         keys, values = _read_both(cache, rows, view)
-        scores = view.scored(_product(grouped, keys, 3))  # [B, kv_heads, group * T, S]
+        scores = view.scored(scaled(product(grouped, keys, 3, queries.dtype), keys))  # [B, kv_heads, group * T, S]
         at = index * pages * page_tokens + jnp.arange(pages * page_tokens)
         scores = jnp.where(view.sees(at, positions), scores, _MASKED)
         # What a query gathers before the first stretch that it sees counts nothing: ``kept`` is 0 at its first real
@@ -243,14 +249,14 @@ def _attend_by_stretches(
         larger = jnp.maximum(most, scores.max(axis=3, keepdims=True))
         weights, kept = jnp.exp(scores - larger), jnp.exp(most - larger)
         total = total * kept + weights.sum(axis=3, keepdims=True)
-        return larger, total, mixed * kept + _product(weights.astype(values.dtype), values, 2)
+        return larger, total, mixed * kept + product(scaled(weights, values), values, 2, queries.dtype)
 
     nothing = jnp.zeros((*grouped.shape[:3], 1), jnp.float32)
     most, total = nothing + _MASKED, nothing
     if view.sinks is not None:  # begin with them: a score and its share, but nothing that it mixes in
         most = nothing + jnp.repeat(view.sinks.astype(jnp.float32).reshape(1, kv_heads, -1, 1), tokens, axis=2)
         total = nothing + 1
-    value_width = view.values_of(cache.keys, cache.values).shape[-1]
+    value_width = view.values_of(cache.keys, cache.values).numbers.shape[-1]
     start = (most, total, jnp.zeros((*grouped.shape[:3], value_width), jnp.float32))
     stretches = (batch.longest - 1) // (pages * page_tokens) + 1
     first = jnp.int32(0) if view.window is None else _first_seen(view.window, batch) // (pages * page_tokens)
@@ -263,26 +269,7 @@ def _first_seen(window: Array, batch: PagedBatch) -> Array:
     return jnp.maximum(batch.earliest - window + 1, 0)
 
 
-def _product(left: Array, right: Array, axis: int) -> Array:
-    """Over the last axis of ``left`` and ``axis`` of ``right``, for each row and head, in float32."""
-    return jax.lax.dot_general(left, right, (((3,), (axis,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
-
-
-def _write(pool: Array, new: Array, rows: Array) -> Array:
-    head_dim = pool.shape[-1]
-    by_head = new.reshape(-1, new.shape[2], head_dim).transpose(1, 0, 2)  # [kv_heads, B * T, head_dim]
-    flat = pool.reshape(-1, head_dim)
-    flat = flat.at[rows.reshape(-1)].set(by_head.reshape(-1, head_dim).astype(pool.dtype), mode="promise_in_bounds")
-    return flat.reshape(pool.shape)
-
-
-def _read_both(cache: PagedCache, pages: Array, view: AttentionView) -> tuple[Array, Array]:
+def _read_both(cache: PagedCache, pages: Array, view: AttentionView) -> tuple[KvNumbers, KvNumbers]:
     """Keys and values in ``pages``."""
-    keys = _read(cache.keys, pages)
-    return keys, view.values_of(keys, None if cache.values is None else _read(cache.values, pages))
-
-
-def _read(pool: Array, pages: Array) -> Array:
-    kv_heads, count, page_tokens, head_dim = pool.shape
-    taken = jnp.take(pool.reshape(kv_heads * count, page_tokens * head_dim), pages, axis=0, mode="clip")
-    return taken.reshape(pages.shape[0], kv_heads, pages.shape[2] * page_tokens, head_dim)
+    keys = read(cache.keys, pages)
+    return keys, view.values_of(keys, None if cache.values is None else read(cache.values, pages))

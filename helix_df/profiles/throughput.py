@@ -71,6 +71,7 @@ def kv_tokens_by_layers(
     memory_bytes: float,
     requests: Requests,
     weights: WeightBytes | None = None,
+    kv_bytes: int | None = None,
     *,
     lightest: bool = False,
 ) -> tuple[int, ...]:
@@ -80,11 +81,11 @@ def kv_tokens_by_layers(
     ``lightest``, and nothing that doesn't fit beside those fits anywhere.
 
     One vocabulary matrix is set aside on every device, since any may turn out first or last; with all layers it is
-    both, which takes two unless they are tied. ``element_bytes`` are of the cache, and of weights unless ``weights``
-    says more.
+    both, which takes two unless they are tied. Numbers take ``element_bytes`` unless ``weights`` says more of weights,
+    and ``kv_bytes`` what a token keeps in a layer's cache.
     """
     held = weights or computed_bytes(geometry, element_bytes)
-    kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
+    kv_bytes = kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)
     fits = []
     by_count = held.in_a_row(geometry, min if lightest else max)
     for layers, layer_bytes in enumerate(by_count, start=1):
@@ -152,10 +153,14 @@ def from_roofline(
     kv_tokens: tuple[int, ...],
     requests: Requests,
     weights: WeightBytes | None = None,
+    kv_bytes: int | None = None,
 ) -> Throughput:
-    """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries."""
+    """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries.
+
+    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``.
+    """
     held = weights or computed_bytes(geometry, element_bytes)
-    kv_bytes = geometry.kv_bytes_per_token_layer(element_bytes)
+    kv_bytes = kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)
     flop = 2 * geometry.active_parameters
     context = requests.input_tokens + requests.output_tokens / 2
     prefill_s = max(
@@ -182,17 +187,18 @@ def best_from_roofline(
     kv_tokens: tuple[int, ...],
     requests: Requests,
     weights: WeightBytes | None = None,
+    kv_bytes: int | None = None,
 ) -> Throughput:
     """As ``from_roofline``, of the fastest layers in a row where they differ: as many of each kind as lie there."""
     held = weights or computed_bytes(geometry, element_bytes)
 
     def rates_of(kind: ModelGeometry) -> tuple[float, ...]:
         of_kind = held.alone(kind.has_experts(0))
-        return from_roofline(kind, element_bytes, roofline, kv_tokens, requests, of_kind).tokens_per_s
+        return from_roofline(kind, element_bytes, roofline, kv_tokens, requests, of_kind, kv_bytes).tokens_per_s
 
     alone = {kind.has_experts(0): rates_of(kind) for kind in geometry.kinds_alone()}
     if len(alone) == 1:
-        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests, held)
+        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests, held, kv_bytes)
     rates = []
     for layers, numbers in enumerate(geometry.dense_in_a_row()[: len(kv_tokens)], start=1):
         dense_s, mixed_s = (1 / (layers * alone[kind][layers - 1]) for kind in (False, True))

@@ -133,12 +133,16 @@ def roofline_timing(
     roofline: Roofline,
     requests: Requests,
     weights: WeightBytes | None = None,
+    kv_bytes: int | None = None,
 ) -> LayerTiming:
-    """Timing from compute and memory bandwidth, with the mean context of the workload."""
+    """Timing from compute and memory bandwidth, with the mean context of the workload.
+
+    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``.
+    """
     held = weights or computed_bytes(geometry, element_bytes)
     compute_s = 2 * geometry.active_parameters / roofline.flop_per_s
     context = requests.input_tokens + requests.output_tokens / 2
-    cache_s = context * geometry.kv_bytes_per_token_layer(element_bytes) / roofline.bytes_per_s
+    cache_s = context * (kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)) / roofline.bytes_per_s
 
     def reading_s(tokens: float) -> float:
         return held.read(geometry, tokens) / roofline.bytes_per_s

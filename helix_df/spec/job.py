@@ -65,13 +65,18 @@ class Model(Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="Number format of activations, KV cache, and weights unless `weights` says more.",
+        description="Number format of activations, and of weights and KV cache unless `weights` and `kv` say more.",
     )
     weights: Literal["stored", "float32", "bfloat16", "float16", "int8", "int4"] | None = Field(
         default=None,
         description="How matrices stay in memory: `stored` as a GGUF file has them (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1), "
         "`int8` or `int4` rounded when they are loaded, or as numbers of a format no wider than `dtype`; by default "
         "`dtype`.",
+    )
+    kv: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="Number format of the KV cache, no wider than `dtype`: `int8` rounds each head's key and value of "
+        "a token to 8 bits, with a scale of their own; by default `dtype`.",
     )
     context: Count | None = Field(
         default=None, ge=16, description="Longest request in tokens, prompt and output; by default the model's maximum."
@@ -95,6 +100,11 @@ class Model(Section):
                 f"weights would be held in more bits than {self.dtype}, in which they are computed with",
                 "weights of bfloat16 | float16 | stored | int8 | int4, or dtype: float32",
             )
+        if self.kv == "float32" and self.dtype != "float32":
+            raise Refusal(
+                f"keys and values would be kept in more bits than {self.dtype}, in which they are computed",
+                "kv of bfloat16 | float16 | int8, or dtype: float32",
+            )
         return self
 
     @property
@@ -110,7 +120,13 @@ class Model(Section):
     @property
     def precision(self) -> str:
         """In what it is computed and held, in words."""
-        return self.dtype if self.weights in (None, self.dtype) else f"{self.dtype}, weights {self.weights}"
+        weights = "" if self.weights in (None, self.dtype) else f", weights {self.weights}"
+        return self.dtype + weights + ("" if self.kv_format == self.dtype else f", kv {self.kv_format}")
+
+    @property
+    def kv_format(self) -> Literal["float32", "bfloat16", "float16", "int8"]:
+        """In what keys and values are kept."""
+        return self.kv or self.dtype
 
     @property
     def computed_as(self) -> str:
@@ -119,7 +135,7 @@ class Model(Section):
 
     @property
     def element_bytes(self) -> int:
-        """Bytes of one element of activations, KV cache and weights that aren't packed."""
+        """Bytes of one element of activations, and of weights that aren't held in another format."""
         return 4 if self.dtype == "float32" else 2
 
 

@@ -50,6 +50,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
         tokenizer=partial(load_tokenizer, source),
+        kv=job.model.kv,
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):

@@ -18,6 +18,7 @@ from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import Tokenizer
+from helix_df.profiles.kv_formats import KvFormat
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -78,6 +79,7 @@ class Engine:
         pages_at_once: see ``attend_in_pages``. With stretches, the shape of a batch is the same for all contexts.
         page_tokens: tokens a page.
         tokenizer: gives the model's tokenizer, for constraints; without one none can be kept to.
+        kv: format of the KV cache; default that of activations.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Engine:
         pages_at_once: int | None = None,
         page_tokens: int = PAGE_TOKENS,
         tokenizer: Callable[[], Tokenizer] | None = None,
+        kv: KvFormat | None = None,
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
@@ -104,6 +107,7 @@ class Engine:
             layers_per_call=layers_per_call,
             pages_at_once=pages_at_once,
             max_context=self.max_context,
+            kv=kv,
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)

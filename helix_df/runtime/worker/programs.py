@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,16 @@ from helix_df.layers import LayerRange
 from helix_df.models.attention import (
     AttentionView,
     PagedBatch,
-    PagedCache,
     attend_in_pages,
     attend_to_pages,
     page_rows,
     write_pages,
 )
 from helix_df.models.decoder import DecoderShard
+from helix_df.models.kv_cache import PagedCache, blank_cache
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables
 from helix_df.models.tensor_parallel import SharedShard
+from helix_df.profiles.kv_formats import KvFormat
 from helix_df.runtime.worker.devices import Devices, devices_of
 
 _Leaves = tuple[Array, ...]
@@ -46,6 +47,7 @@ class ShardPrograms:
             needs few programs; more layers a program run some per cent faster and compile longer.
         pages_at_once: see ``attend_in_pages``.
         max_context: the longest that a request gets; default the model's.
+        kv: format of the pools; default that of activations.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ShardPrograms:
         layers_per_call: int,
         pages_at_once: int | None = None,
         max_context: int | None = None,
+        kv: KvFormat | None = None,
     ) -> None:
         self.layers = shard.layers
         self.layers_per_call = layers_per_call
@@ -67,7 +70,8 @@ class ShardPrograms:
             devices.across([tuple(jax.tree.leaves(state)) for _, state in one]) for one in zip(*blocks, strict=True)
         ]
         self.dtype = own.dtype
-        self._caches = [_blank_cache(own, num_pages, page_tokens, devices) for _ in self._leaves]
+        kind = kv or cast(KvFormat, own.dtype.name)
+        self._caches = [blank_cache(own.geometry, kind, num_pages, page_tokens, devices.zeros) for _ in self._leaves]
         self._kinds = [own.geometry.has_experts(layer) for layer in range(shard.layers.start, shard.layers.stop)]
         """Layers of a kind share programs."""
         each = {
@@ -156,9 +160,8 @@ class ShardPrograms:
 
     def pool_pointers(self) -> tuple[int, ...]:
         """Device addresses of the key pools: they stay the same as long as donation works."""
-        return tuple(
-            share.data.unsafe_buffer_pointer() for cache in self._caches for share in cache.keys.addressable_shards
-        )
+        pools = [cache.keys.numbers for cache in self._caches]
+        return tuple(share.data.unsafe_buffer_pointer() for pool in pools for share in pool.addressable_shards)
 
     def _layers_at_once(self, at: int, stop: int) -> int:
         """Layers of one kind from ``at`` on: as many as a program may have, then the largest power of two left."""
@@ -172,13 +175,6 @@ class ShardPrograms:
 @partial(jax.jit, donate_argnums=0)
 def _blank(pool: Array, page: int) -> Array:
     return pool.at[..., page, :, :].set(0)
-
-
-def _blank_cache(shard: DecoderShard, num_pages: int, page_tokens: int, devices: Devices) -> PagedCache:
-    geometry, dtype = shard.geometry, shard.dtype
-    pool = (geometry.cached_heads, num_pages, page_tokens)
-    keys = devices.zeros((*pool, geometry.key_width), dtype)
-    return PagedCache(keys, devices.zeros((*pool, geometry.value_width), dtype) if geometry.value_width else None)
 
 
 def _ends_of(shard: DecoderShard) -> DecoderShard:
