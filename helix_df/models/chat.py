@@ -83,18 +83,26 @@ class ChatTemplate:
         Raises:
             RequestError: when the template refuses the messages or fails on them.
         """
+        given: dict[str, Any] = {
+            **(options or {}),
+            "add_generation_prompt": add_generation_prompt,
+            "tools": [dict(tool) for tool in tools] or None,
+            "documents": None,
+        }
+        if self.takes_tools:
+            return self._rendered(messages, given)
+        given["tools"] = None
         try:
-            if not self.takes_tools:
-                messages, tools = told_in_words(messages, tools), ()
-            return self._template.render(
-                {
-                    **(options or {}),
-                    "messages": [dict(message) for message in messages],
-                    "add_generation_prompt": add_generation_prompt,
-                    "tools": [dict(tool) for tool in tools] or None,
-                    "documents": None,
-                }
-            )
+            return self._rendered(told_in_words(messages, tools), given)
+        except RequestError:
+            if not tools or messages[0]["role"] == "system":
+                raise
+            # Some templates refuse every system message.
+            return self._rendered(told_in_words(messages, tools, by="user"), given)
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> str:
+        try:
+            return self._template.render({**given, "messages": [dict(message) for message in messages]})
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RequestError(
                 "the model's chat template doesn't accept these messages", param="messages", found=str(error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 _HOW = (
     "You can call functions. To call one, answer with nothing but a JSON object of this form:\n"
@@ -19,26 +19,28 @@ _HOW = (
 Message = Mapping[str, Any]
 
 
-def told_in_words(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+def told_in_words(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, by: Literal["system", "user"] = "system"
+) -> list[Message]:
     """The same chat in messages that have a role of ``system``, ``user`` or ``assistant`` and a content, no more.
 
-    A chat without tools, calls and results is as it was.
+    A chat without tools, calls and results is as it was. Tools stand in the first message of the role ``by``.
     """
     told: list[Message] = []
     names: dict[str, str] = {}
     was_result = False
     for message in messages:
-        is_result = message["role"] == "tool"
+        is_result = message.get("role") == "tool"
         if message.get("tool_calls"):
             names |= {call["id"]: call["function"]["name"] for call in message["tool_calls"] if "id" in call}
             told.append({"role": message["role"], "content": _with_calls(message)})
-        elif is_result or (was_result and message["role"] == "user"):
-            text = _result(message, names) if is_result else message["content"]
+        elif is_result or (was_result and message.get("role") == "user"):
+            text = _result(message, names) if is_result else message.get("content", "")
             _add_users(told, text, joins=was_result)
         else:
             told.append(message)
         was_result = is_result
-    return _with_tools(told, tools) if tools else told
+    return _with_tools(told, tools, by) if tools else told
 
 
 def _with_calls(message: Message) -> str:
@@ -62,8 +64,9 @@ def _add_users(told: list[Message], text: str, *, joins: bool) -> None:
     told.append({"role": "user", "content": text})
 
 
-def _with_tools(told: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+def _with_tools(told: list[Message], tools: Sequence[Mapping[str, Any]], by: str) -> list[Message]:
     what = _HOW + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    if told and told[0]["role"] == "system":
-        return [{**told[0], "content": f"{told[0]['content']}\n\n{what}"}, *told[1:]]
-    return [{"role": "system", "content": what}, *told]
+    if told and told[0]["role"] == by:
+        texts = [told[0]["content"], what] if by == "system" else [what, told[0]["content"]]
+        return [{**told[0], "content": "\n\n".join(texts)}, *told[1:]]
+    return [{"role": by, "content": what}, *told]

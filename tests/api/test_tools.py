@@ -166,3 +166,42 @@ async def test_who_comes_back_in_the_middle_of_a_call_gets_the_rest_of_it(unwrit
             document for _, document in whole[at + 1 :] if document["choices"][0]["delta"]
         ]
         await reconnects.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "asked", "expected"),
+    [
+        ("{{ reasoning_effort }}", {"reasoning_effort": "low"}, "low"),
+        ("{{ enable_thinking }}", {"reasoning_effort": "none"}, "False"),
+        ("{{ enable_thinking }}", {"reasoning_effort": "high"}, "True"),
+        ("{{ enable_thinking }}", {"chat_template_kwargs": {"enable_thinking": False}}, "False"),
+        ("{{ tone }}{{ messages[0].content }}", {"chat_template_kwargs": {"tone": "dry", "messages": []}}, "dryHi"),
+        ("{{ messages[0].content }}", {"reasoning_effort": "none"}, "Hi"),
+        ("{{ messages[0].content }}", {"reasoning_effort": "low"}, None),
+    ],
+)
+async def test_what_a_template_is_told_of_thinking(service, template, asked, expected):
+    app = create_app(text_service(service, 200, template))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as http:
+        body = {"model": "tiny", "messages": user("Hi")} | asked
+        answer = await http.post("/v1/chat/completions", json=body)
+    if expected is None:
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "reasoning_effort")
+    else:
+        assert prompt_text(service.requests[0]) == expected
+
+
+async def test_a_template_that_refuses_system_messages_is_told_of_tools_by_the_user(service):
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    app = create_app(text_service(service, 900, template))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as http:
+        body = {"model": "tiny", "messages": user("Hi"), "tools": [WEATHER]}
+        assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+        system = [{"role": "system", "content": "Be brief."}, *body["messages"]]
+        assert (await http.post("/v1/chat/completions", json=body | {"messages": system})).status_code == 400
+    prompt = prompt_text(service.requests[0])
+    assert prompt.startswith("<user>You can call functions.")
+    assert prompt.endswith("\n\nHi")

@@ -7,7 +7,7 @@ refused, never ignored. Doesn't know bytes (``parsing``) or tokens, and doesn't 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,7 @@ from helix_df.runtime.api.chat_messages import checked_messages
 from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings, TokenIdLists, TokenIds
 from helix_df.runtime.api.forced_calls import calls_constraint
 from helix_df.runtime.api.generation import TextRequest
-from helix_df.runtime.api.prompts import Chat, Prompt
+from helix_df.runtime.api.prompts import Chat, Prompt, ReasoningEffort
 from helix_df.runtime.api.refusals import invalid, unsupported
 from helix_df.runtime.api.shaping import ShapingBody
 from helix_df.runtime.api.structured import FieldConstraint, ResponseFormat, StructuredOutputs, constraint_of
@@ -50,7 +50,6 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
-    "reasoning_effort": ("none",),
     "suffix": ("",),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -230,6 +229,8 @@ class ChatBody(Body):
     tools: Tools = Field([], description="a list of functions, each with a name")
     tool_choice: ToolChoice = Field("auto", description="none, auto, required or an object that names a function")
     parallel_tool_calls: bool = Field(True, description="true or false")
+    reasoning_effort: ReasoningEffort | None = Field(None, description=f"one of {', '.join(get_args(ReasoningEffort))}")
+    chat_template_kwargs: dict[str, Any] = Field({}, description="an object: further variables of the model's template")
 
     @property
     def wants_logprobs(self) -> bool:
@@ -280,5 +281,7 @@ class ChatBody(Body):
             self.callable_tools(),
             one_call=not self.parallel_tool_calls or isinstance(self.tool_choice, NamedChoice),
             forced=constraint is not None and constraint.has_calls,
+            effort=self.reasoning_effort,
+            options=self.chat_template_kwargs,
         )
         return (self._request(chat, limit, self.top_logprobs if self.logprobs else None),)

@@ -110,6 +110,7 @@ class ResponseBody(AnswerBody):
     instructions: str | None
     max_output_tokens: int | None
     parallel_tool_calls: bool
+    reasoning: dict[str, Any]
     temperature: float
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from helix_df.errors import RequestError
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.answer_formats.thinking import opens_thinking
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import AnswerReading, with_ids
+from helix_df.runtime.api.refusals import unsupported
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,9 @@ class Chat:
     """A conversation to continue; each message has a ``role`` and a ``content``, and what else templates take.
 
     The ``tools`` are told to the model and may be called; with ``one_call`` the answer ends after the first call.
-    ``options`` are further variables for the model's template. A prompt that ``begins_answer`` ends where the
-    assistant's words begin. Calls are ``forced`` where the answer's constraint has it write them as JSON.
+    ``options`` are further variables for the model's template, ``effort`` how hard it is to think. A prompt that
+    ``begins_answer`` ends where the assistant's words begin. Calls are ``forced`` where the answer's constraint has it
+    write them as JSON.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -31,6 +35,7 @@ class Chat:
     options: Mapping[str, Any] = field(default_factory=dict)
     begins_answer: bool = True
     forced: bool = False
+    effort: ReasoningEffort | None = None
 
 
 Prompt = str | tuple[int, ...] | Chat
@@ -99,8 +104,21 @@ class PromptEncoder:
         calls = self._formats.tools
         messages = chat.messages if calls is None else tuple(with_ids(one, calls.template_id) for one in chat.messages)
         return self._tokenizer.chat.render(
-            messages, tools=chat.tools, options=chat.options, add_generation_prompt=chat.begins_answer
+            messages, tools=chat.tools, options=self._options(chat), add_generation_prompt=chat.begins_answer
         )
+
+    def _options(self, chat: Chat) -> Mapping[str, Any]:
+        """The template's further variables: an effort by the name by which it knows it, if it knows any."""
+        takes = self._tokenizer.chat.takes
+        if chat.effort is None:
+            return chat.options
+        if takes("reasoning_effort"):
+            return {"reasoning_effort": chat.effort, **chat.options}
+        if takes("enable_thinking"):
+            return {"enable_thinking": chat.effort != "none", **chat.options}
+        if chat.effort != "none":
+            raise unsupported("reasoning_effort", "by this model's chat template, and so")
+        return chat.options
 
     def _checked(self, text: str, field: str) -> str:
         """``text`` itself, if it is text, and could be short enough: tokenizing megabytes takes seconds."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from helix_df.runtime.api.bodies import ChatBody
 from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY
 from helix_df.runtime.api.generation import TextRequest
+from helix_df.runtime.api.prompts import ReasoningEffort
 from helix_df.runtime.api.request_body import RequestBody
 from helix_df.runtime.api.structured import JsonSchemaFormat, ResponseFormat
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S
@@ -144,6 +145,14 @@ class TextChoice(ResponsePart):
     verbosity: Literal["medium"] | None = None
 
 
+class ReasoningChoice(ResponsePart):
+    """``reasoning``: thoughts come whole, so that no summary is made."""
+
+    effort: ReasoningEffort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Any = None
+
+
 class ResponsesBody(RequestBody):
     """``POST /v1/responses``."""
 
@@ -169,11 +178,10 @@ class ResponsesBody(RequestBody):
         "moderation": (),
         "previous_response_id": (),
         "prompt": (),
-        "reasoning": ({}, {"effort": None}, {"summary": None}, {"effort": None, "summary": None}, {"effort": "none"}),
         "top_logprobs": (0,),
         "truncation": ("disabled",),
     }
-    nested = frozenset({"input", "tools", "tool_choice", "text"})
+    nested = frozenset({"input", "reasoning", "text", "tool_choice", "tools"})
 
     model: str = Field(description="the name of a model that /v1/models lists")
     input: str | Annotated[list[InputItem], Field(min_length=1), FIRST_ERROR_ONLY] = Field(
@@ -190,6 +198,7 @@ class ResponsesBody(RequestBody):
         "auto", description="none, auto, required or an object that names a function"
     )
     parallel_tool_calls: bool = Field(True, description="true or false")
+    reasoning: ReasoningChoice = Field(ReasoningChoice(), description="an object with an effort")
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S, description=f"seconds, up to {MAX_TIMEOUT_S}")
 
     def requests(self) -> tuple[TextRequest, ...]:
@@ -207,6 +216,7 @@ class ResponsesBody(RequestBody):
                 ],
                 "tool_choice": _choice(self.tool_choice),
                 "parallel_tool_calls": self.parallel_tool_calls,
+                "reasoning_effort": self.reasoning.effort,
                 "response_format": None if self.text.format is None else self.text.format.as_response_format(),
             }
         )
@@ -221,6 +231,7 @@ class ResponsesBody(RequestBody):
             "instructions": self.instructions or None,
             "max_output_tokens": self.max_output_tokens,
             "parallel_tool_calls": self.parallel_tool_calls,
+            "reasoning": {"effort": self.reasoning.effort, "summary": None},
             "temperature": self.temperature,
             "text": {"format": text},
             "tool_choice": self.tool_choice if isinstance(self.tool_choice, str) else self.tool_choice.model_dump(),
