@@ -428,6 +428,11 @@ class Runtime(Section):
         strict=True,
         description="Without `api_keys`, let everybody in who reaches a `host` beyond this machine.",
     )
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
+        default=(),
+        description="Web pages that may ask the API from a browser, by their origins, or `*` for all (CORS).",
+        examples=[["https://chat.example.org"], ["*"]],
+    )
     tls: Tls | None = Field(default=None, description="Encrypt the API: HTTPS instead of HTTP.")
     max_connections: Count = Field(
         default=2048, ge=1, description="Most connections of clients to the API; further ones are refused."

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from helix_df import __version__
 from helix_df.runtime.api.answers import describe
+from helix_df.runtime.api.app import create_app
+from helix_df.runtime.api.keys import KeyRing, add_key
 from helix_df.runtime.api.stream import EventStream
-from tests.api.fakes import user
+from tests.api.fakes import FakeService, text_service, user
 
 
 async def test_version_ping_and_the_models_limits(http):
@@ -118,3 +121,25 @@ async def test_a_silent_stream_says_that_it_is_there():
         b'data: {"b":2}\n\n',
         b"data: [DONE]\n\n",
     ]
+
+
+@pytest.mark.parametrize(("origins", "allowed"), [(("https://a.org",), "https://a.org"), (("*",), "*"), ((), None)])
+async def test_web_pages_may_ask_if_the_job_says_so(tmp_path, origins, allowed):
+    key = add_key(tmp_path / "keys", "anna")
+    ring = KeyRing(tmp_path / "keys", "secret")
+    app = create_app(text_service(FakeService()), cors_origins=origins, keys=ring)
+    asking = {"Origin": "https://a.org", "Access-Control-Request-Method": "POST"}
+    asking["Access-Control-Request-Headers"] = "authorization,content-type,x-stainless-os"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as http:
+        asked = await http.options("/v1/chat/completions", headers=asking)
+        headers = {"Origin": "https://a.org", "Authorization": f"Bearer {key}"}
+        answer = await http.post(
+            "/v1/chat/completions", json={"model": "tiny", "messages": user("Hi")}, headers=headers
+        )
+        refused = await http.post("/v1/chat/completions", json={}, headers={"Origin": "https://a.org"})
+        stranger = await http.get("/v1/models", headers=headers | {"Origin": "https://b.org"})
+    assert (asked.status_code == 200) == (allowed is not None)
+    assert (answer.status_code, refused.status_code, stranger.status_code) == (200, 401, 200)
+    for response in (asked, answer, refused):
+        assert response.headers.get("access-control-allow-origin") == allowed
+    assert stranger.headers.get("access-control-allow-origin") == ("*" if allowed == "*" else None)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -30,7 +32,7 @@ from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
 from helix_df.runtime.api.error_dialects import on_disconnect, on_error, on_http_error, refusal
-from helix_df.runtime.api.flow import AnswerFlow
+from helix_df.runtime.api.flow import IGNORED_HEADER, AnswerFlow
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.messages_endpoint import MessagesEndpoint
@@ -40,7 +42,7 @@ from helix_df.runtime.api.overload import Drain, QueueRoom
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
-from helix_df.runtime.api.request_ids import WithRequestIds
+from helix_df.runtime.api.request_ids import ID_HEADER, WithRequestIds
 from helix_df.runtime.api.responses_endpoint import ResponsesEndpoint
 from helix_df.runtime.api.tokenizing import Tokenizing
 
@@ -60,6 +62,7 @@ def create_app(
     max_queue: int | None = None,
     keys: KeyRing | None = None,
     control: Control | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> Starlette:
     """The HTTP application of a job; its ``state.quick`` refuses what needn't come as far (``QuickRefusals``).
 
@@ -72,6 +75,7 @@ def create_app(
         max_queue: requests that may wait; with so many, further ones are refused before they are read.
         keys: who may come in; everybody by default.
         control: of the job, for who holds its secret; nobody can tell it anything if None.
+        cors_origins: of the web pages whose scripts may ask; ``*`` for all.
     """
     metrics = Metrics(text.snapshot, crowd)
     room = QueueRoom(text.waiting, max_queue, Drain())
@@ -114,6 +118,14 @@ def create_app(
     app.state.quick = QuickRefusals(room, keys, metrics)
     if keys is not None:
         app.add_middleware(_Keyed, keys=keys)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=(ID_HEADER, IGNORED_HEADER, "Retry-After"),
+        )
     app.add_middleware(WithRequestIds)
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
     return app

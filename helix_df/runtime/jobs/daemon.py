@@ -242,6 +242,7 @@ class _Daemon:
                 keys=keys,
                 tls=tls,
                 control=told,
+                cors_origins=runtime.cors_origins,
             )
             answering = asyncio.create_task(asyncio.sleep(0))
             replanning = asyncio.create_task(asyncio.sleep(0))
@@ -372,10 +373,11 @@ def api_server(
     keys: KeyRing | None = None,
     tls: ssl.SSLContext | None = None,
     control: Control | None = None,
+    cors_origins: tuple[str, ...] = (),
 ) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers, whose connections are within ``limits``.
 
-    ``max_queue`` and ``keys`` are as for ``create_app``; with ``tls`` it speaks HTTPS.
+    ``max_queue``, ``keys`` and ``cors_origins`` are as for ``create_app``; with ``tls`` it speaks HTTPS.
     """
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
@@ -387,6 +389,7 @@ def api_server(
         max_queue=max_queue,
         keys=keys,
         control=control,
+        cors_origins=cors_origins,
     )
     protocol = bounded_protocol(limits, crowd, app.state.quick)
     return _Server(
