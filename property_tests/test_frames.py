@@ -54,6 +54,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Located("r/1", "a", 17, 18),
     m.Forward("r/1", 32, True, CONSTRAINED, np.arange(6, dtype=np.int32)),
     m.Rejected("r/1", "a", "stuck"),
+    m.FileWanted("a", "model.safetensors", 4096, 8192, 12),
+    m.FilePart("model.safetensors", 4096, "8192-17", "00ff", b"weights", 12),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 

@@ -1,6 +1,6 @@
-"""Fetching the tensors of some layers into the mirror of a model of the hub, and nothing else.
+"""Fetching the tensors of some layers into the mirror of a model, and nothing else.
 
-Owns which tensors of a file those are. Doesn't know how files are fetched (``profiles.hub_files``).
+Owns which tensors of a file those are. Doesn't know how files are fetched (``profiles.hub_files``), or from whom.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from pathlib import Path
 
 from helix_df.layers import LayerRange
 from helix_df.profiles.checkpoint import read_index
+from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.gguf_parts import read_gguf_header
+from helix_df.profiles.gguf_types import tensor_bytes
 from helix_df.profiles.hub import is_mirror
-from helix_df.profiles.hub_files import Range, fetch_parts, lacking_bytes
-from helix_df.profiles.read_geometry import model_directory
-from helix_df.profiles.tensor_names import HEAD, in_layers, is_in_a_layer, model_tensors
+from helix_df.profiles.hub_files import HUB, Range, Remote, fetch_parts, lacking_bytes
+from helix_df.profiles.read_geometry import locate_gguf, model_directory
+from helix_df.profiles.tensor_names import HEAD, gguf_tensors, in_layers, is_in_a_layer, model_tensors
 from helix_df.spec.source import ModelSource
 
 OnFetched = Callable[[int, int], None]
@@ -28,18 +31,19 @@ def fetch_layers(
     layers: LayerRange,
     on_fetched: OnFetched = lambda done, total: None,
     base: Path | None = None,
+    remote: Remote = HUB,
 ) -> None:
     """Fetch the tensors of ``layers`` that aren't on this machine yet; nothing for sources that are here whole.
 
     Raises:
         ModelError: when they can't be had.
     """
-    if source.kind != "hf":
+    if source.kind not in ("hf", "gguf"):
         return
-    folder = model_directory(source, base)
+    folder = model_directory(source, base) if source.kind == "hf" else locate_gguf(source, base).parent
     if not is_mirror(folder):
         return
-    parts = parts_of(folder, geometry, layers)
+    parts = parts_of(folder, geometry, layers) if source.kind == "hf" else gguf_parts(source, geometry, layers, base)
     total, done = sum(lacking_bytes(file, wanted) for file, wanted in parts.items()), 0
 
     def came(count: int) -> None:
@@ -48,7 +52,21 @@ def fetch_layers(
         on_fetched(done, total)
 
     for file, wanted in parts.items():
-        fetch_parts(file, wanted, came)
+        fetch_parts(file, wanted, came, remote)
+
+
+def gguf_parts(
+    source: ModelSource, geometry: ModelGeometry, layers: LayerRange, base: Path | None = None
+) -> dict[Path, list[Range]]:
+    """By file, where the tensors of a GGUF model lie that ``layers`` are computed from."""
+    path = locate_gguf(source, base)
+    tensors = read_gguf_header(path).tensors
+    held = gguf_tensors(geometry, layers, family_of(geometry.family, str(path)), tensors)
+    parts: dict[Path, list[Range]] = {}
+    for name in held.keys() & tensors.keys():
+        tensor = tensors[name]
+        parts.setdefault(tensor.file, []).append((tensor.offset, tensor.offset + tensor_bytes(tensor)))
+    return parts
 
 
 def parts_of(folder: Path, geometry: ModelGeometry, layers: LayerRange) -> dict[Path, list[Range]]:

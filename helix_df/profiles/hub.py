@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,11 @@ def _describe(model: HubModel, folder: Path) -> None:
             )
         for name in files:
             begin_file(folder / name, url_of(model, name))
+    mark_mirror(folder, names)
+
+
+def mark_mirror(folder: Path, names: Sequence[str]) -> None:
+    """Say that ``folder`` has what describes a model whole, and the beginnings of its files of weights."""
     (folder / _LISTED).write_text(json.dumps(names))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from helix_df.errors import ModelError
@@ -75,13 +76,43 @@ def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(found)
 
 
+class Remote(Protocol):
+    """Where files are fetched from."""
+
+    def version(self, url: str) -> tuple[str | None, int]:
+        """A tag that another version of the file doesn't have, and the file's bytes.
+
+        Raises:
+            ModelError: when nobody can say.
+        """
+
+    def read(self, url: str, part: Range, size: int) -> bytes:
+        """The bytes of a part.
+
+        Raises:
+            ModelError: when it can't be had.
+        """
+
+
+class _Hub:
+    def version(self, url: str) -> tuple[str | None, int]:
+        return _version_of(url)
+
+    def read(self, url: str, part: Range, size: int) -> bytes:
+        return _read_range(url, part, size)
+
+
+HUB: Remote = _Hub()
+"""Files by their URLs."""
+
+
 def begin_file(path: Path, url: str) -> None:
     """Make the file at ``path`` with the header of the safetensors file at ``url``, unless it is there.
 
     Raises:
         ModelError: when it can't be had, or isn't such a file.
     """
-    if _record_path(path).is_file() and path.is_file():
+    if is_begun(path):
         return
     version, size = _version_of(url)
     head = _read_range(url, (0, min(FIRST_BYTES, size)), size)
@@ -92,21 +123,37 @@ def begin_file(path: Path, url: str) -> None:
         )
     if len(head) < 8 + length:
         head += _read_range(url, (len(head), 8 + length), size)
+    begin_with(path, head[: 8 + length], PartRecord(url, version, size, ((0, 8 + length),)))
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a file and its record are here."""
+    return _record_path(path).is_file() and path.is_file()
+
+
+def begin_with(path: Path, head: bytes, record: PartRecord) -> None:
+    """Make the file of a record, of which ``head`` is here."""
     with path.open("wb") as file:
-        file.write(head[: 8 + length])
-        file.truncate(size)
+        file.write(head)
+        file.truncate(record.size)
         file.flush()
         os.fsync(file.fileno())
-    _write_record(path, PartRecord(url, version, size, ((0, 8 + length),)))
+    _write_record(path, record)
 
 
-def fetch_parts(path: Path, wanted: Iterable[Range], on_bytes: Callable[[int], None] = lambda count: None) -> None:
-    """Fetch what isn't here of the parts ``wanted`` of a file that ``begin_file`` has made.
+def fetch_parts(
+    path: Path,
+    wanted: Iterable[Range],
+    on_bytes: Callable[[int], None] = lambda count: None,
+    remote: Remote = HUB,
+) -> None:
+    """Fetch what isn't here of the parts ``wanted`` of a file that has been begun.
 
     Args:
         path: the file.
         wanted: parts of it.
         on_bytes: told how many bytes have come, each time some have.
+        remote: where it is fetched from.
 
     Raises:
         ModelError: when they can't be had, or the file has changed since.
@@ -116,7 +163,7 @@ def fetch_parts(path: Path, wanted: Iterable[Range], on_bytes: Callable[[int], N
         lacking = record.lacking(wanted)
         if not lacking:
             return
-        version, size = _version_of(record.url)
+        version, size = remote.version(record.url)
         if (version, size) != (record.version, record.size):
             raise ModelError(
                 "the file has changed since its header was fetched",
@@ -127,7 +174,7 @@ def fetch_parts(path: Path, wanted: Iterable[Range], on_bytes: Callable[[int], N
             )
         with path.open("r+b") as file:
             for part in lacking:
-                record = _fetch_part(path, file.fileno(), record, part, on_bytes)
+                record = _fetch_part(path, file.fileno(), record, part, on_bytes, remote)
 
 
 def lacking_bytes(path: Path, wanted: Iterable[Range]) -> int:
@@ -163,11 +210,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _fetch_part(
-    path: Path, descriptor: int, record: PartRecord, part: Range, on_bytes: Callable[[int], None]
+    path: Path, descriptor: int, record: PartRecord, part: Range, on_bytes: Callable[[int], None], remote: Remote
 ) -> PartRecord:
     for start in range(part[0], part[1], PIECE_BYTES):
         piece = (start, min(start + PIECE_BYTES, part[1]))
-        os.pwrite(descriptor, _read_range(record.url, piece, record.size), start)
+        os.pwrite(descriptor, remote.read(record.url, piece, record.size), start)
         os.fsync(descriptor)
         record = PartRecord(record.url, record.version, record.size, merged([*record.here, piece]))
         _write_record(path, record)

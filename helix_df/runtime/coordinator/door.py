@@ -14,7 +14,18 @@ from helix_df.runtime.coordinator.nodes_state import ServedNode
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import same_endpoint
-from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Located, Message, Ready, Rejected, Sampled
+from helix_df.runtime.wire.messages import (
+    Failed,
+    FileWanted,
+    Heartbeat,
+    Hello,
+    Loading,
+    Located,
+    Message,
+    Ready,
+    Rejected,
+    Sampled,
+)
 
 GREETINGS_PER_S = 1.0
 """So many workers that can't be taken in are told so."""
@@ -59,13 +70,13 @@ class CoordinatorCheck:
                 self._node(message)
             case Ready():
                 self._ready(message, self._node(message))
-            case Failed():
+            case Failed() | FileWanted():
                 if message.life != self._node(message).life:
-                    raise _untrue("failed.life", message.life, "that of the worker which serves the node")
+                    raise _untrue(f"{message.TAG}.life", message.life, "that of the worker which serves the node")
             case _:
                 raise FrameError("a message that isn't for a coordinator", "unasked", found=message.TAG)
 
-    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Located | Failed) -> ServedNode:
+    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Located | Failed | FileWanted) -> ServedNode:
         node = self.nodes.get(message.node)
         if node is None:
             raise _untrue(f"{message.TAG}.node", message.node, "a node with layers")

@@ -26,6 +26,7 @@ from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
 from helix_df.runtime.coordinator.journal import Journal, KeptNode
+from helix_df.runtime.coordinator.model_server import ModelServer
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
@@ -41,12 +42,17 @@ from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, same_endpoint
 from helix_df.runtime.wire.messages import (
     MOST_HEAD_BYTES,
+    MOST_WORDS,
+    Failed,
+    FilePart,
+    FileWanted,
     Frames,
     Hello,
     Located,
     Message,
     Send,
     bundles,
+    encode,
     encode_bundle,
     frame_limit,
 )
@@ -61,6 +67,10 @@ STOP_GRACE_S = 6.0
 
 _LOTS_UNDER_WAY = 2
 """Lots of frames that may wait for the loop; more wait in their connections, and so in their senders."""
+
+
+_MOST_GIVEN = 64
+"""Parts of the model that are read at a time; workers ask again for others."""
 
 
 class Coordinator:
@@ -129,6 +139,8 @@ class Coordinator:
         self._steps = StepWatch()
         self.answers: AnswerKeeper | None = None
         self._kept: set[str] = set()
+        self._model = ModelServer(plan.job.model.parsed_source)
+        self._giving: set[asyncio.Task[None]] = set()
         self.replanned = ""
 
     # ------------------------------------------------------------------ life
@@ -388,6 +400,9 @@ class Coordinator:
     def _on(self, message: Message | Malformed, now: float) -> list[CoordinatorAction]:
         if isinstance(message, Malformed):
             return self._machines.on_malformed(message.request, now)
+        if isinstance(message, FileWanted):
+            self._give(message)
+            return []
         if isinstance(message, Located):
             lost = self._steps.on_located(message, now)
             return self._machines.on_lost_step(message.request, now) if lost else []
@@ -397,6 +412,23 @@ class Coordinator:
         if isinstance(message, Hello) and self._journal is not None:
             self._note_worker(message, self._journal)
         return actions
+
+    def _give(self, wanted: FileWanted) -> None:
+        """Send a worker a part of the model, read by a thread: disks are slow."""
+        node = self._state.nodes_state.nodes[wanted.node]
+        if node.address is not None and len(self._giving) < _MOST_GIVEN:
+            task = asyncio.create_task(self._read_and_send(wanted, node.address))
+            self._giving.add(task)
+            task.add_done_callback(self._giving.discard)
+
+    async def _read_and_send(self, wanted: FileWanted, address: str) -> None:
+        message: FilePart | Failed
+        try:
+            message = await asyncio.to_thread(self._model.part, wanted)
+        except HelixError as error:
+            message = Failed(wanted.node, str(error)[:MOST_WORDS], wanted.life)
+        if not self._closing:
+            self._endpoint.send(address, encode(message, self.token), bulk=True)
 
     def _note_worker(self, hello: Hello, journal: Journal) -> None:
         node = self._state.nodes_state.nodes.get(hello.node)

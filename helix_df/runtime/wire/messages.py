@@ -274,6 +274,38 @@ class Located:
     due: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileWanted:
+    """Worker → coordinator: send me these bytes of a file of the model, which isn't on my host; ``life`` is mine.
+
+    Without a name: say which files there are.
+    """
+
+    TAG: ClassVar[str] = "want"
+    node: str
+    name: str
+    start: int
+    stop: int
+    life: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Coordinator → worker: bytes of a file of the model, from ``start`` on.
+
+    ``version`` is another one once the file has changed, ``digest`` that of the bytes (BLAKE2b, 16 bytes, in hex).
+    ``life`` is the worker's.
+    """
+
+    TAG: ClassVar[str] = "part"
+    name: str
+    start: int
+    version: str
+    digest: str
+    payload: bytes | memoryview
+    life: int = 0
+
+
 Message = (
     Hello
     | Welcome
@@ -290,6 +322,8 @@ Message = (
     | Stop
     | Locate
     | Located
+    | FileWanted
+    | FilePart
 )
 
 
@@ -339,6 +373,7 @@ def frame_limit(hidden_size: int, max_prefill_tokens: int) -> int:
 _NAME = text(MOST_NAME)
 _WORDS = text(MOST_WORDS, least=0)
 _ADDRESS = text(MOST_NAME)
+_FILE = text(MOST_NAME, least=0)
 _TOKEN = whole(0, MOST_TOKENS)
 _LAYER = whole(0, MOST_LAYERS)
 _SECONDS = number(1e-7, 1e6)
@@ -460,6 +495,15 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
     Stop: {"life": whole()},
     Locate: {"request": _NAME},
     Located: {"request": _NAME, "node": _NAME, "computed": whole(0, MOST_TOKENS), "due": whole(0, MOST_TOKENS)},
+    FileWanted: {"node": _NAME, "name": _FILE, "start": whole(), "stop": whole(), "life": whole()},
+    FilePart: {
+        "name": _FILE,
+        "start": whole(),
+        "version": _FILE,
+        "digest": _FILE,
+        "payload": whole(0, PROBE_BYTES),
+        "life": whole(),
+    },
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
 
@@ -470,11 +514,11 @@ _FIELDS = {tag: tuple(field.name for field in fields(kind)) for tag, kind in _TY
 _NAMED: dict[str, Named] = {kind.TAG: tuple(kinds.items()) for kind, kinds in _KINDS.items()}
 
 _TENSOR_AT, _CODEC_AT = _FIELDS[Forward.TAG].index("tensor"), _FIELDS[Forward.TAG].index("codec")
-_PAYLOAD_AT = _FIELDS[Probe.TAG].index("payload")
+_PAYLOAD_AT = {kind.TAG: _FIELDS[kind.TAG].index("payload") for kind in (Probe, FilePart)}
 
 _LARGE = frozenset({Welcome.TAG, JobChanged.TAG, Forward.TAG})
 
-_IN_TWO_FRAMES = frozenset({Forward.TAG, Probe.TAG})
+_IN_TWO_FRAMES = frozenset({Forward.TAG, *_PAYLOAD_AT})
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -496,7 +540,7 @@ def encode(message: Message, token: str) -> Frames:
         else:
             packed[field.name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
-    if isinstance(message, Probe):
+    if isinstance(message, Probe | FilePart):
         return [head, message.payload]
     return [head] if tensor is None else [head, pack(tensor, packed["codec"]).data]
 
@@ -574,8 +618,9 @@ def _message(tag: str, packed: Any, rest: Sequence[Any]) -> Message:
         raise FrameError(WRONG_FIELDS, found=f"{1 + len(rest)} frames")
     if kind is Forward:
         values[_TENSOR_AT] = _tensor(values[_TENSOR_AT], values[_CODEC_AT], rest[0])
-    elif kind is Probe:
-        values[_PAYLOAD_AT] = _payload(values[_PAYLOAD_AT], rest[0])
+    elif tag in _PAYLOAD_AT:
+        at = _PAYLOAD_AT[tag]
+        values[at] = _payload(values[at], rest[0])
     message: Message = kind(*values)
     return message
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from helix_df.codecs import packed_bytes
-from helix_df.errors import DeploymentError
+from helix_df.errors import DeploymentError, ModelError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.takeover import OF_WORKERS
+from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
@@ -39,6 +40,8 @@ from helix_df.runtime.wire.messages import (
     MOST_UNREACHABLE,
     MOST_WORDS,
     Failed,
+    FilePart,
+    FileWanted,
     Forward,
     Heartbeat,
     Hello,
@@ -58,11 +61,13 @@ from helix_df.runtime.wire.messages import (
 )
 from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting
+from helix_df.runtime.worker.fetched_model import MovedModel, fetch_model
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
+from helix_df.spec.source import ModelSource
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +82,14 @@ FIRST_WORRY_S = 5.0
 """After so long without an answer a worker says so, later each time up to ``LAST_WORRY_S``."""
 
 LAST_WORRY_S = 300.0
+
+
+ASK_AGAIN_S = 60.0
+"""So long a worker waits for a part of the model before it asks again; it may come over a slow link."""
+
+
+class _UnwantedError(Exception):
+    """Nobody wants this worker any more."""
 
 
 class _RefusedError(DeploymentError):
@@ -127,7 +140,8 @@ class Worker:
     """One node's worker on an endpoint.
 
     ``alive`` says whether whoever started it still wants it. The log of what its machine is told goes to the file
-    ``events``; it is kept in memory if None.
+    ``events``; it is kept in memory if None. Where the model isn't on this host, which ``is_here`` says, the
+    coordinator gives what its layers need.
     """
 
     def __init__(
@@ -140,6 +154,7 @@ class Worker:
         *,
         alive: Callable[[], bool] = lambda: True,
         events: Path | None = None,
+        is_here: Callable[[ModelSource], bool] = is_here,
     ) -> None:
         self._node = node
         self._endpoint = endpoint
@@ -149,6 +164,9 @@ class Worker:
         self._build_engine = build_engine
         self._alive = alive
         self._events = events
+        self._is_here = is_here
+        self._moved: MovedModel | None = None
+        self._postponed: list[JobChanged] = []
         self._illegal_events = 0
         self._door = Door(token, lambda message: check_greeting(message, node))
         self._greeting: int | None = _new_life()
@@ -173,11 +191,18 @@ class Worker:
             welcome = self._greet()
             if welcome is None:
                 return
+            if not self._is_here(Job.model_validate(welcome.job).model.parsed_source):
+                beating.start()
+                fetched = self._fetch_model(welcome)
+                if fetched is None:
+                    return
+                welcome = fetched
             job = Job.model_validate(welcome.job)
             links = link_table(job)
             if job.runtime.emulate:
                 self._emulate(links)
-            beating.start()
+            if beating.ident is None:
+                beating.start()
             engine = self._build_engine(welcome, self._report)
             self._speed = _speed(engine, welcome)
             self._health = engine.health
@@ -220,6 +245,53 @@ class Worker:
         self._greeting = self._greeting or _new_life()
         self._say(Hello(self._node, self._endpoint.address, self._greeting))
 
+    def _fetch_model(self, welcome: Welcome) -> Welcome | None:
+        """The same welcome to the model's mirror on this host, with what its layers need from the coordinator in it.
+
+        ``None`` when the coordinator says stop, or nobody wants this worker any more.
+
+        Raises:
+            ModelError: when the coordinator can't give it.
+        """
+        self._stage_asked_for = welcome
+        said = Job.model_validate(welcome.job).model.parsed_source
+        try:
+            local = fetch_model(said, welcome.layers, self._ask, self._report)
+        except _UnwantedError:
+            return None
+        self._moved = MovedModel(str(welcome.job["model"]["source"]), str(local))
+        return self._here(welcome)
+
+    def _ask(self, name: str, start: int, stop: int) -> FilePart:
+        """Bytes of a file of the model; asks again while no answer comes.
+
+        Raises:
+            ModelError: when the coordinator has said that it can't give them.
+        """
+        while self._alive():
+            self._say(FileWanted(self._node, name, start, stop, self._life))
+            asked_s, found = time.monotonic(), None
+            while found is None and self._alive() and time.monotonic() - asked_s < ASK_AGAIN_S:
+                for message in self._hear(GREET_EVERY_S):
+                    match message:
+                        case FilePart() if (message.name, message.start) == (name, start):
+                            found = message
+                        case Failed() if message.life == self._life:
+                            raise ModelError("the coordinator can't give the model", found=message.reason)
+                        case Failed() if message.life == self._greeting:
+                            raise self._refused(message)
+                        case Stop() if message.life == self._life:
+                            raise _UnwantedError
+                        case Welcome() if self._is_answer(message):
+                            # Of a coordinator that took over, or had lost sight of us.
+                            self._require_same_work(message, self._stage_asked_for)
+                            asked_s = -math.inf
+                        case JobChanged() if message.life == self._life:
+                            self._postponed.append(message)
+            if found is not None:
+                return found
+        raise _UnwantedError
+
     def _is_answer(self, message: Welcome) -> bool:
         """Whether a welcome answers the greeting that is open, which it closes."""
         if message.life != self._greeting:
@@ -239,6 +311,7 @@ class Worker:
 
     def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
         still_cold, state = engine.warm_up(), machine.state
+        self._take_postponed()
         while self._alive():
             if self._silent_s > self._patience_s:
                 log.error("no coordinator has answered for %.0f s: this worker ends", self._silent_s)
@@ -266,14 +339,24 @@ class Worker:
     def _hosts(self, job: Job) -> JobHosts:
         return JobHosts.of(job, self._coordinator, self._endpoint.address)
 
-    def _require_same_work(self, welcome: Welcome) -> None:
+    def _take_postponed(self) -> None:
+        """What came while the model was fetched, now that it can be checked."""
+        for message in self._postponed:
+            try:
+                self._door.check(message)
+            except FrameError as error:
+                self._door.refusals.note(error)
+            else:
+                self._change_job(message.job)
+        self._postponed.clear()
+
+    def _require_same_work(self, welcome: Welcome, before: Welcome) -> None:
         """Make sure that what was loaded is what is wanted: the job may have been applied anew, with other plans.
 
         Raises:
             DeploymentError: when it isn't, so that whoever started this worker starts it anew.
         """
-        before = self._stage.welcome
-        if _work(welcome) != _work(before):
+        if _work(self._here(welcome)) != _work(before):
             raise _RefusedError(
                 "the job has changed, and this worker has loaded something else",
                 where=self._node,
@@ -281,6 +364,9 @@ class Worker:
                 expected=f"{welcome.layers} of {Job.model_validate(welcome.job).model.source}, as planned now",
                 hint="start it again",
             )
+
+    def _here(self, welcome: Welcome) -> Welcome:
+        return welcome if self._moved is None else self._moved.here(welcome)
 
     def _change_job(self, document: Mapping[str, Any]) -> None:
         """Requests may go to other nodes from now on."""
@@ -318,7 +404,7 @@ class Worker:
                 self._change_job(message.job)
             case Welcome() if self._is_answer(message):
                 # The coordinator lost sight of us and has started our requests over elsewhere, or is a new one.
-                self._require_same_work(message)
+                self._require_same_work(message, self._stage.welcome)
                 self._change_job(message.job)
                 self._act(engine, machine.forget_all())
                 self._say_ready(engine)
