@@ -148,6 +148,15 @@ class RuntimeMachine(RuleBasedStateMachine):
         for name, events in self.world.answers.items():
             assert events == toy_answer(self.world.asked[name], LAYERS)[: len(events)], name
 
+    @invariant()
+    def what_comes_into_a_node_leaves_it(self) -> None:
+        status = self.world.coordinator.snapshot()
+        for node in status.nodes:
+            comes = [hop for hop in status.hops if hop.head == node.name]
+            leaves = [hop for hop in status.hops if hop.tail == node.name]
+            assert sum(hop.tokens for hop in comes) == sum(hop.tokens for hop in leaves), node.name
+            assert sum(hop.running for hop in comes) == sum(hop.running for hop in leaves) == node.running, node.name
+
     def teardown(self) -> None:
         self.mend()
         self.world.settle()

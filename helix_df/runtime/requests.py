@@ -145,6 +145,18 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HopStatus:
+    """What goes from one node to another, either of which may be the coordinator: tokens/s that the plan sends there,
+    tokens of prompts and answers that went there so far, and requests that run over it now."""
+
+    tail: str
+    head: str
+    planned_tokens_per_s: float
+    tokens: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobStatus:
     """A running job at one moment. ``ready`` means that a full path through the layers is up.
 
@@ -156,7 +168,8 @@ class JobStatus:
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
     ``restarts`` is how often the coordinator was started again after it had ended by itself, ``last_restart`` why it
-    last was.
+    last was. The plan's flow through ``num_layers`` layers is ``planned_tokens_per_s``; ``hops`` are planned
+    or were used.
     """
 
     name: str
@@ -181,6 +194,9 @@ class JobStatus:
     last_restart: str = ""
     replanned: str = ""
     cut_hops: tuple[tuple[str, str], ...] = ()
+    num_layers: int = 0
+    planned_tokens_per_s: float = 0.0
+    hops: tuple[HopStatus, ...] = ()
 
 
 GIVEN_UP = "another plan was given up"

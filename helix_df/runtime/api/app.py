@@ -39,6 +39,7 @@ from helix_df.runtime.api.messages_endpoint import MessagesEndpoint
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
 from helix_df.runtime.api.openapi import docs_page, openapi_document
 from helix_df.runtime.api.overload import Drain, QueueRoom
+from helix_df.runtime.api.page import is_page, page_routes
 from helix_df.runtime.api.parsing import BodyReader
 from helix_df.runtime.api.quick_refusals import QuickRefusals
 from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
@@ -101,6 +102,7 @@ def create_app(
         Route("/helix/status", api.status, methods=["GET"]),
         Route("/openapi.json", api.openapi, methods=["GET"]),
         Route("/docs", api.docs, methods=["GET"]),
+        *page_routes(),
         *([] if control is None else control_routes(control)),
     ]
     if reconnects is not None:
@@ -222,15 +224,14 @@ _WITH_NAMES = ("/v1/models", "/helix/requests")
 
 
 class _Keyed:
-    """Lets those in who have a key, as far as its limits go. ``/health`` is for everybody."""
+    """Lets those in who have a key, as far as its limits go. ``/health`` and the page are for everybody."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Who controls the job proves it by its secret, not by a key.
-        if scope["type"] != "http" or scope["path"] == "/health" or scope["path"].startswith(f"{CONTROL}/"):
+        if scope["type"] != "http" or _needs_no_key(scope["path"]):
             await self._app(scope, receive, send)
             return
         request = Request(scope)
@@ -249,6 +250,11 @@ class _Keyed:
             await refusal(request, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _needs_no_key(path: str) -> bool:
+    """Who controls the job proves it by its secret, not by a key; the page has nothing that isn't in the package."""
+    return path == "/health" or path.startswith(f"{CONTROL}/") or is_page(path)
 
 
 def _endpoint(path: str) -> str:

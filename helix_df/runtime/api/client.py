@@ -24,7 +24,7 @@ from helix_df.runtime.api.generation import TextRequest, TextService
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.shaping import Wishes
 from helix_df.runtime.api.text_pieces import TextPiece
-from helix_df.runtime.requests import JobStatus, NodeStatus, StageSpeed
+from helix_df.runtime.requests import HopStatus, JobStatus, NodeStatus, StageSpeed
 
 COMPLETION_TOKENS = 16
 """``max_tokens`` of a text completion that names none, as in OpenAI's API."""
@@ -286,7 +286,8 @@ def status_from_json(document: dict[str, Any]) -> JobStatus:
     nodes = tuple(_node_from_json(node) for node in document["nodes"])
     gaps = tuple((start, stop) for start, stop in document.get("missing_layers", ()))
     cut = tuple((tail, head) for tail, head in document.get("cut_hops", ()))
-    return JobStatus(**{**document, "nodes": nodes, "missing_layers": gaps, "cut_hops": cut})
+    hops = tuple(HopStatus(**hop) for hop in document.get("hops", ()))
+    return JobStatus(**{**document, "nodes": nodes, "missing_layers": gaps, "cut_hops": cut, "hops": hops})
 
 
 def _node_from_json(document: dict[str, Any]) -> NodeStatus:

@@ -33,6 +33,7 @@ from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mend
 from helix_df.rules.waiting_order import waiting_rank
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.due_times import DueTimes
+from helix_df.runtime.coordinator.hop_load import HopLoad
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
@@ -99,6 +100,7 @@ class RequestsState:
     prefixes: PrefixCache = field(init=False)
     counters: RequestCounters = field(default_factory=RequestCounters)
     running_on: Counter[str] = field(default_factory=Counter)
+    load: HopLoad = field(default_factory=HopLoad)
     closed: bool = False
     winding_down: bool = False
     requests: dict[str, ServedRequest] = field(default_factory=dict)
@@ -536,6 +538,7 @@ class RequestsState:
     def _leave(self, request: ServedRequest, computed: int = 0) -> list[CoordinatorAction]:
         """Free what a running request holds on its pipeline, but for what is worth keeping of ``computed`` tokens."""
         self.running_on.subtract(hop.node for hop in request.pipeline or ())
+        self.load.leave(request)
         request.pipeline = None
         return self._tell(self.prefixes.end(request.key, request.tokens[:computed]))
 

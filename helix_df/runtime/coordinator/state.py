@@ -138,6 +138,9 @@ class CoordinatorState:
             missing_layers=self.nodes_state.missing_layers(),
             change=self._change_words(),
             cut_hops=tuple(sorted(self.nodes_state.cut_hops())),
+            num_layers=self.plan.num_layers,
+            planned_tokens_per_s=self.plan.flow,
+            hops=requests.load.status(requests.requests.values(), self.plan.edges),
         )
 
     # ------------------------------------------------------------------ events
