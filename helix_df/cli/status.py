@@ -73,7 +73,7 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
         f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens{_reuse(found)}\n",
         soft_wrap=True,
     )
-    print_trimmed(console, _table(found))
+    print_trimmed(console, nodes_table(found))
     if found.change:
         console.print(f"\n{found.change}", soft_wrap=True)
     if found.restarts:
@@ -136,7 +136,8 @@ def _reuse(found: JobStatus) -> str:
     return f" · {found.cached_tokens:,} tokens found in KV cache by {found.prefix_hits:,} requests"
 
 
-def _table(found: JobStatus) -> Table:
+def nodes_table(found: JobStatus) -> Table:
+    """Nodes, their layers and how they are."""
     from helix_df.cli.words import plain_table
     from helix_df.runtime.wire.keys import without_key
 

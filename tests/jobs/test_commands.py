@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helix_df.cli.main import main
+from helix_df.cli.top import tokens_per_s
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import read_plan, write_plan
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
@@ -49,6 +53,36 @@ def test_generate(cli, start):
     code, _, err = cli("generate", "x" * 300)
     assert code == 1
     assert "maximum context length" in err
+
+
+def test_a_chat_of_several_lines(cli, start, monkeypatch):
+    """Each line is a question; nothing but answers is printed where nobody types."""
+    ready(*start("ok"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who are you?\n\n/new\nWho?\n"))
+    code, out, err = cli("chat", "--max-tokens", "50", "--system", "Say")
+    assert (code, out.splitlines(), err) == (0, ["Hello from a daemon", "Hello from a daemon", ""], "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * 300))
+    code, _, err = cli("chat")
+    assert code == 1
+    assert "maximum context length" in err
+
+
+def test_top_shows_nodes_and_links(cli, start):
+    ready(*start("ok"))
+    code, out, err = cli("top", "--times", "2", "--every", "0.1")
+    assert (code, err) == (0, "")
+    assert "job job is ready · 0.0 tokens/s generated" in out
+    assert "[0, 2)" in out
+    assert "planned" in out
+
+
+@given(st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.just(0.0) | st.floats(1e-3, 100))
+def test_rates_are_never_negative(now, before, seconds):
+    rate = tokens_per_s(now, before, seconds)
+    if before is None or not seconds or now < before:
+        assert rate == 0
+    else:
+        assert rate * seconds == pytest.approx(now - before)
 
 
 def test_status_of_one(cli, start):
