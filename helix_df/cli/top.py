@@ -53,7 +53,7 @@ def _frame(status: JobStatus, before: JobStatus | None, seconds: float) -> Rende
 
     from helix_df.cli.status import nodes_table
 
-    generated = tokens_per_s(status.generated_tokens, before and before.generated_tokens, seconds)
+    generated = tokens_per_s(status.generated_tokens, None if before is None else before.generated_tokens, seconds)
     words = (
         f"job {status.name} is {status.state} · {generated:,.1f} tokens/s generated · {status.running} running, "
         f"{status.waiting} waiting, {status.finished:,} finished, {status.failed:,} failed"
@@ -70,7 +70,7 @@ def _hops_table(status: JobStatus, before: JobStatus | None, seconds: float) -> 
     former: dict[tuple[str, str], HopStatus] = {} if before is None else {(it.tail, it.head): it for it in before.hops}
     for hop in status.hops:
         was = former.get((hop.tail, hop.head))
-        now = tokens_per_s(hop.tokens, was and was.tokens, seconds)
+        now = tokens_per_s(hop.tokens, None if was is None else was.tokens, seconds)
         planned = f"{hop.planned_tokens_per_s:,.1f}" if hop.planned_tokens_per_s else "spare"
         head = f"{hop.head}, cut" if (hop.tail, hop.head) in status.cut_hops else hop.head
         table.add_row(hop.tail, head, f"{now:,.1f}", planned, str(hop.running))
