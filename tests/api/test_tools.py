@@ -10,7 +10,9 @@ import httpx
 import openai
 import pytest
 
+from helix_df.models.chat import ChatTemplate
 from helix_df.runtime.api.app import create_app
+from property_tests.test_answer_formats import FAMILIES, LISTED, message_of
 from tests.api.fakes import FakeService, prompt_text, text_service, user
 from tests.api.test_reconnect import FakeKeeper, client_of, parsed
 
@@ -205,3 +207,30 @@ async def test_a_template_that_refuses_system_messages_is_told_of_tools_by_the_u
     prompt = prompt_text(service.requests[0])
     assert prompt.startswith("<user>You can call functions.")
     assert prompt.endswith("\n\nHi")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+async def test_each_familys_own_form_cut_at_every_byte(service, name):
+    family = FAMILIES[name]
+    called = [("weather", {"city": "Zürich 😀", "n": [1, {"a": '}"]</tool_call>'}]}), ("time_in-2", {})]
+    called = called[: family.most_calls]
+    said = "" if name.startswith("llama3") else "Löök:"
+    thought = "Hm 🤔." if family.thinks else ""
+    template = ChatTemplate(family.template)
+    asking = {"role": "user", "content": "?"}
+    before = template.render([asking], tools=LISTED)
+    chat = [asking, message_of(said, thought, called)]
+    whole = template.render(chat, tools=LISTED, add_generation_prompt=False)
+    service.answer = whole[len(before) :].removesuffix(family.ends[0])
+    app = create_app(text_service(service, 5000, family.template))
+    speaker: Any = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
+    asked: Any = {"model": "tiny", "messages": user("?"), "tools": LISTED, "max_completion_tokens": 900}
+    async with openai.AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=speaker) as client:
+        answer = (await client.chat.completions.create(**asked)).choices[0]
+        async with client.chat.completions.stream(**asked) as stream:
+            streamed = (await stream.get_final_completion()).choices[0]
+    for one in (answer, streamed):
+        assert one.finish_reason == "tool_calls"
+        assert (one.message.content or "") == said
+        assert [(call.function.name, json.loads(call.function.arguments)) for call in one.message.tool_calls] == called
+    assert getattr(answer.message, "reasoning_content", "") == thought

@@ -134,3 +134,30 @@ def test_template_helpers():
         "{% for m in messages %}{% break %}{% endfor %}{{ strftime_now('%Y') }}{{ eos_token }}", eos_token="E"
     )
     assert template.render(CHAT)[4:] == "E"
+
+
+def test_special_tokens_that_a_format_is_written_with_stay(tmp_path):
+    tokenizer = load_tokenizer(hf_directory(tmp_path))
+    ids = [*tokenizer.encode("a"), 257, *tokenizer.encode("é b")[1:], 257, 256]
+    assert tokenizer.decode(ids) == "aé b"
+    assert tokenizer.decoder(frozenset({"</s>"}))(ids) == "a</s>é b</s>"
+    assert tokenizer.decoder(frozenset({"<s>", "</s>"}))(ids) == "<s>a</s>é b</s><s>"
+    assert tokenizer.decoder(frozenset())(ids) == "aé b"
+
+
+@pytest.mark.parametrize("names", [["<|end|>", "<|return|>"], ["<|end|>", "<|call|>", "<|return|>"]])
+def test_a_message_of_an_answer_ends_no_turn_where_calls_do(tmp_path, names):
+    path = tmp_path / "harmony.gguf"
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *names]
+    writer = gguf.GGUFWriter(path, "gpt-oss")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * 256 + [3] * len(names))
+    writer.add_token_merges([])
+    writer.add_eos_token_id(tokens.index("<|return|>"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    ends = load_tokenizer(ModelSource("gguf", str(path))).eos_ids
+    assert {tokens[end] for end in ends} == set(names) - ({"<|end|>"} if "<|call|>" in names else set())

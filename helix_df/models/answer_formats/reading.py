@@ -11,8 +11,9 @@ from typing import TypeVar
 from helix_df.models.answer_formats.api import CallArguments, CallStart, Content, Part, Reasoning
 
 T = TypeVar("T")
-Reading = Generator[None, str, T]
-"""A coroutine that is sent characters and comes to a ``T``."""
+Reading = Generator[str | None, str, T]
+"""A coroutine that is sent characters and comes to a ``T``. It asks for the next one by None, or for as many at once as
+there are before the next of the characters that it names."""
 
 END = ""
 """The character after the last."""
@@ -37,12 +38,22 @@ class Characters:
         elif self._ended:
             return END
         else:
-            character = yield
+            character = yield None
             if character == END:
                 self._ended = True
                 return END
         self._taken.append(character)
         return character
+
+    def run(self, stops: str) -> Reading[str]:
+        """The next characters up to one of ``stops``, as many as there are, or that one; ``END`` at the end."""
+        if self._back or self._ended:
+            return (yield from self.next())
+        characters = yield stops
+        self._ended = characters == END
+        if characters:
+            self._taken.append(characters)
+        return characters
 
     def back(self, character: str) -> None:
         """Take back the character that came last: it comes again."""
@@ -84,12 +95,15 @@ class Characters:
 
         No marker may be a part of another.
         """
-        held = ""
+        held, firsts = "", "".join(marker[0] for marker in markers)
         while True:
-            character = yield from self.next()
+            character = yield from (self.next() if held else self.run(firsts))
             if character == END:
                 tell(held)
                 return END
+            if not held and character not in firsts:
+                tell(character)
+                continue
             held += character
             while held and held not in markers and not any(marker.startswith(held) for marker in markers):
                 tell(held[0])
@@ -111,12 +125,12 @@ class PartsBuilder:
 
     def content(self, text: str) -> None:
         """Words for the user."""
-        for character in text:
-            if character.isspace():
-                self._spaces += "" if self._drops_spaces else character
-            else:
-                self._say(Content, self._spaces + character)
-                self._spaces, self._drops_spaces = "", False
+        words = text.rstrip()
+        if words:
+            self._say(Content, words.lstrip() if self._drops_spaces else self._spaces + words)
+            self._spaces, self._drops_spaces = "", False
+        if not self._drops_spaces:
+            self._spaces += text[len(words) :]
 
     def reasoning(self, text: str) -> None:
         """Words of a thought."""
@@ -171,12 +185,15 @@ class GrammarParser:
     def __init__(self, grammar: Callable[[Characters, PartsBuilder], Reading[None]]) -> None:
         self._parts = PartsBuilder()
         self._grammar = grammar(Characters(), self._parts)
-        next(self._grammar)
+        self._stops = next(self._grammar)
 
     def push(self, text: str) -> list[Part]:
         """See ``AnswerParser``."""
-        for character in text:
-            self._grammar.send(character)
+        at = 0
+        while at < len(text):
+            stop = at + 1 if self._stops is None else max(at + 1, _first_of(self._stops, text, at))
+            self._stops = self._grammar.send(text[at:stop])
+            at = stop
         return self._parts.take()
 
     def finish(self) -> list[Part]:
@@ -186,3 +203,9 @@ class GrammarParser:
         except StopIteration:
             return self._parts.end()
         raise AssertionError("a grammar goes on past the end")
+
+
+def _first_of(stops: str, text: str, at: int) -> int:
+    """Where the first of these characters is in a text, from a place on; its length if it has none."""
+    found = (text.find(stop, at) for stop in stops)
+    return min((place for place in found if place >= 0), default=len(text))

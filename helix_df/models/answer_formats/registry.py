@@ -25,8 +25,9 @@ REASONING_GROUP = "helix_df.reasoning_parsers"
 NONE = "none"
 """The name by which a job says that answers are nothing but text."""
 
-_HARMONY, _JSON = HarmonyFormat(), JsonFormat()
-_TOOLS: tuple[AnswerFormat, ...] = (_HARMONY, HermesFormat(), MistralFormat(), Llama3Format(), _JSON)
+_HARMONY = HarmonyFormat()
+JSON_FORMAT = JsonFormat()
+_TOOLS: tuple[AnswerFormat, ...] = (_HARMONY, HermesFormat(), MistralFormat(), Llama3Format(), JSON_FORMAT)
 _REASONING: tuple[AnswerFormat, ...] = (_HARMONY, THINK, MAGISTRAL)
 
 
@@ -57,7 +58,7 @@ def tool_format_of(template: str, name: str | None = None) -> AnswerFormat | Non
     known = tool_formats()
     if name is not None:
         return _named(name, known, "model.tool_parser")
-    return next((one for one in known.values() if one.is_of(template)), _JSON)
+    return next((one for one in known.values() if one.is_of(template)), JSON_FORMAT)
 
 
 def reasoning_format_of(template: str, name: str | None = None) -> AnswerFormat | None:

@@ -80,9 +80,9 @@ class _Thought:
         self._begun = False
 
     def add(self, text: str) -> None:
-        for character in text:
-            if character.isspace():
-                self._spaces += character if self._begun else ""
-            else:
-                self._parts.reasoning(self._spaces + character)
-                self._spaces, self._begun = "", True
+        words = text.rstrip()
+        if words:
+            self._parts.reasoning(self._spaces + words if self._begun else words.lstrip())
+            self._spaces, self._begun = "", True
+        if self._begun:
+            self._spaces += text[len(words) :]

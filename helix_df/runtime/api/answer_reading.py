@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from helix_df.models.answer_formats.api import AnswerContext, Content, Part
 from helix_df.models.answer_formats.chain import AnswerFormats
-from helix_df.models.answer_formats.registry import reasoning_format_of, tool_format_of
+from helix_df.models.answer_formats.registry import JSON_FORMAT, reasoning_format_of, tool_format_of
 from helix_df.runtime.requests import FinishReason
 
 AnswerEnd = FinishReason | Literal["tool_calls"]
@@ -45,7 +45,7 @@ def formats_of(template: str, tools: str | None = None, reasoning: str | None = 
 
 def formats_for(formats: AnswerFormats, reading: AnswerReading) -> AnswerFormats:
     """The formats that an answer is read with: those of its model, unless it is forced."""
-    return AnswerFormats(tool_format_of("", "json")) if reading.forced else formats
+    return AnswerFormats(JSON_FORMAT) if reading.forced else formats
 
 
 class PartsReader:
