@@ -26,7 +26,7 @@ from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.replay import replay
-from helix_df.runtime.requests import GenerationRequest, TokenEvent
+from helix_df.runtime.requests import GenerationRequest, ScoredToken, TokenEvent
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.keys import same_endpoint
@@ -74,6 +74,8 @@ def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
     """What the model says to a request, computed in one piece."""
     tokens = list(request.prompt)
     events: list[TokenEvent] = []
+    if not request.max_tokens:
+        return [TokenEvent(None, "length")]
     while True:
         hidden = tokens
         for layer in range(num_layers):
@@ -98,6 +100,11 @@ def toy_tokens(prompt: tuple[int, ...], num_layers: int, count: int) -> list[int
             hidden = toy_layer(layer, hidden, [])
         tokens.append(hidden[-1] % 64)
     return tokens[len(prompt) :]
+
+
+def toy_score(position: int, token: int) -> ScoredToken:
+    """What the toy model thinks of a prompt's token in its place."""
+    return ScoredToken(-float(position), 1 + token)
 
 
 class ToyEngine:
@@ -147,11 +154,12 @@ class ToyEngine:
             hidden = toy_layer(layer, hidden, past)
         if step.layers.stop < self.num_layers:
             return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
+        scores = tuple(toy_score(step.position + 1 + at, target) for at, target in enumerate(step.targets))
         token = hidden[-1] % 64 if step.sampling else None
         if token is not None and step.sampling.needs_history:
             self._check_history(step, stop)
             self.known[step.request].append(token)
-        return StepResult(step.request, token=token)
+        return StepResult(step.request, token=token, scores=scores)
 
     def _check_history(self, step: Step, stop: int) -> None:
         """What draws take, the tokens so far, is known wherever a request is drawn, and is what it has."""
@@ -274,7 +282,7 @@ class World:
 
     def submit(self, prompt: tuple[int, ...], max_tokens: int, owner: str | None = None) -> str:
         constraint = Constraint.regex("") if len(self.asked) % 2 else None  # the toy model goes by none
-        sampling = SamplingParams(constraint=constraint)
+        sampling = SamplingParams(constraint=constraint, prompt_logprobs=0 if len(self.asked) % 3 == 0 else None)
         request = GenerationRequest(
             f"r{len(self.asked)}", prompt, max_tokens, sampling, frozenset({STOP_TOKEN}), owner=owner
         )
@@ -626,12 +634,20 @@ class World:
                 case Send():
                     self._send(COORDINATOR, action.address, action.message, action.bulk)
                 case Deliver():
+                    self._check_scores(action)
                     self.answers[action.request].append(action.event)
                 case Abort():
                     assert action.request not in self.aborted
                     self.aborted[action.request] = str(action.error)
                 case IllegalEventSeen():
                     assert self.lossy, action.error
+
+    def _check_scores(self, action: Deliver) -> None:
+        """The scores of a prompt come with the first of its answer, all and right, where they were asked for."""
+        asked = self.asked[action.request]
+        wanted = asked.sampling.prompt_logprobs is not None and not self.answers[action.request]
+        expected = tuple(toy_score(at, token) for at, token in enumerate(asked.prompt) if at) if wanted else None
+        assert action.event.prompt_scores == expected, f"{action.request}: {action.event.prompt_scores}"
 
     def _work(self, worker: ToyWorker, actions: list[WorkerAction]) -> None:
         worker.outcomes.append(actions)

@@ -13,7 +13,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import EngineHealth, History, Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.door import Door, Malformed
@@ -56,6 +56,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Rejected("r/1", "a", "stuck"),
     m.FileWanted("a", "model.safetensors", 4096, 8192, 12),
     m.FilePart("model.safetensors", 4096, "8192-17", "00ff", b"weights", 12),
+    m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 

@@ -16,7 +16,7 @@ from helix_df.layers import LayerRange
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.kept_answers import AcceptedAnswer, BrokenOff, KeptAnswer
-from helix_df.runtime.requests import GenerationRequest, TokenEvent, TopLogprobs
+from helix_df.runtime.requests import GenerationRequest, ScoredToken, TokenEvent, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
 
 PLAN = "plan"
@@ -41,6 +41,7 @@ SAMPLING = st.builds(
         bad_words=st.just(((1, 2), (3,))),
     ),
 )
+SCORES = st.none() | st.just((ScoredToken(-1.5, 3, ((7, -0.5),)), ScoredToken(-0.25, 1)))
 TOKENS = st.builds(TokenEvent, st.integers(0, 2**31 - 1), st.none(), LOGPROBS)
 LASTS = st.builds(TokenEvent, st.none(), st.just("stop")) | st.builds(
     TokenEvent, st.integers(0, 2**31 - 1), st.just("length"), LOGPROBS
@@ -103,6 +104,7 @@ class Told:
             for one in answer.requests:
                 said = self.events[one.asked.id]
                 assert list(one.events) == said[: len(one.events)]
+                assert [e.prompt_scores for e in one.events] == [e.prompt_scores for e in said[: len(one.events)]]
                 assert [e.cached_tokens for e in one.events[:1]] == [
                     e.cached_tokens for e in said[: len(one.events)][:1]
                 ]
@@ -132,7 +134,9 @@ def histories(draw: st.DrawFn, folder: Path) -> Told:
                     told.break_off(request, draw(BROKEN))
                 else:
                     cached = 0 if told.events[request] else draw(st.integers(0, 9))
-                    told.token(request, replace(draw(TOKENS if what == "token" else LASTS), cached_tokens=cached))
+                    scores = None if told.events[request] else draw(SCORES)
+                    event = draw(TOKENS if what == "token" else LASTS)
+                    told.token(request, replace(event, cached_tokens=cached, prompt_scores=scores))
     return told
 
 

@@ -71,7 +71,7 @@ class RuntimeMachine(RuleBasedStateMachine):
             prefix_cache=self.prefix_cache,
         )
 
-    @rule(prompt=PROMPTS | SHARING | SHARING, max_tokens=st.integers(1, 12), owner=st.sampled_from((None, "a", "b")))
+    @rule(prompt=PROMPTS | SHARING | SHARING, max_tokens=st.integers(0, 12), owner=st.sampled_from((None, "a", "b")))
     def submit(self, prompt: list[int], max_tokens: int, owner: str | None) -> None:
         try:
             self.world.submit(tuple(prompt), max_tokens, owner)

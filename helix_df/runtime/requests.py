@@ -16,7 +16,8 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One request. ``id`` is unique in the life of a job; ``prompt`` holds at least one token id.
+    """One request. ``id`` is unique in the life of a job; ``prompt`` holds at least one token id. With ``max_tokens`` 0
+    it ends once its prompt is computed.
 
     ``stop_ids`` end the generation and are not part of the answer. Whoever asks waits ``timeout_s`` seconds at most for
     the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows. ``so_far`` are tokens of the
@@ -66,18 +67,30 @@ class TopLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """What the model thought of a token of the prompt, given those before it: its log-probability (natural), its place
+    among all tokens (1 is the likeliest), and the likeliest ``(token id, logprob)`` pairs, best first."""
+
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """One generated token, or the end of the answer.
 
     ``token`` is ``None`` on an end without a token (a stop id was sampled); ``finish`` is set on the last event only.
     ``cached_tokens``, on the first event only, are those of the prompt that were in KV cache already: how an answer
-    came about, and no part of it.
+    came about, and no part of it. ``prompt_scores``, there too where they were asked for, are of the prompt's tokens
+    from the second on.
     """
 
     token: int | None
     finish: FinishReason | None = None
     logprobs: TopLogprobs | None = None
     cached_tokens: int = field(default=0, compare=False)
+    prompt_scores: tuple[ScoredToken, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

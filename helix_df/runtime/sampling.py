@@ -81,6 +81,7 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``top_p`` 1 and ``top_k`` 0 keep everything. ``logprobs`` asks for the drawn token's
     log-probability and those of that many best tokens (None: neither); they are of the model's own distribution,
     before temperature. ``constraint`` says what the whole answer has to look like: nothing else is ever drawn.
+    ``prompt_logprobs`` asks for the prompt's tokens as ``logprobs`` does for those that are drawn.
     ``shaping`` changes the model's distribution, which plain requests take as it is.
 
     Raises:
@@ -94,6 +95,7 @@ class SamplingParams:
     logprobs: int | None = None
     constraint: Constraint | None = None
     shaping: Shaping | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", "0 to 100", self)
@@ -101,11 +103,14 @@ class SamplingParams:
         _require(0 <= self.top_k < 2**31, "top_k", "0 (everything) or more", self)
         _require(0 <= self.seed < _SEEDS, "seed", "0 to 2**32 - 1", self)
         _require(self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, "logprobs", f"0 to {MAX_LOGPROBS}", self)
+        scored = self.prompt_logprobs
+        _require(scored is None or 0 <= scored <= MAX_LOGPROBS, "prompt_logprobs", f"0 to {MAX_LOGPROBS}", self)
 
     @property
     def needs_history(self) -> bool:
         """Whether drawing a token takes the tokens before it."""
-        return self.constraint is not None or (self.shaping is not None and self.shaping.needs_history)
+        shaped = self.shaping is not None and self.shaping.needs_history
+        return shaped or self.constraint is not None or self.prompt_logprobs is not None
 
     @property
     def is_plain(self) -> bool:

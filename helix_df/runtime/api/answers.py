@@ -14,7 +14,7 @@ from helix_df.errors import HelixError, RequestError
 from helix_df.models.answer_formats.api import Reasoning
 from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.called_tools import CalledTool, add_calls, call_deltas, whole_calls
-from helix_df.runtime.api.text_pieces import TextPiece, TokenLogprob, TopToken
+from helix_df.runtime.api.text_pieces import PromptToken, TextPiece, TokenLogprob, TopToken
 from helix_df.runtime.requests import JobStatus, what_is_missing
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Choice:
-    """One answer as it grows."""
+    """One answer as it grows. The tokens of its ``prompt``, if they were scored, may be ``echoed`` with its own."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -31,6 +31,8 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reasoning: str = ""
     calls: list[CalledTool] = field(default_factory=list)
+    prompt: tuple[PromptToken, ...] = ()
+    echoed: tuple[PromptToken, ...] = ()
 
     @property
     def mean_logprob(self) -> float:
@@ -46,6 +48,7 @@ class Choice:
         self.logprobs += piece.logprobs
         self.reasoning += reasoning_of(piece)
         add_calls(self.calls, piece.told)
+        self.prompt = self.prompt or piece.prompt
 
 
 def reasoning_of(piece: TextPiece) -> str:
@@ -148,7 +151,7 @@ class CompletionDialect:
                 self._choice(
                     index,
                     echo + choice.text,
-                    _completion_logprobs(choice.logprobs) if wants_logprobs else None,
+                    _completion_logprobs(choice.logprobs, choice.echoed, len(echo)) if wants_logprobs else None,
                     choice.finish_reason,
                 )
                 for index, (choice, echo) in enumerate(zip(choices, echoes, strict=True))
@@ -176,6 +179,15 @@ def with_token_ids(document: Json, ids: Sequence[Sequence[int]]) -> Json:
     """The body with the token ids of each of its choices, as vLLM gives them."""
     for choice, own in zip(document["choices"], ids, strict=True):
         choice["token_ids"] = list(own)
+    return document
+
+
+def with_prompt_logprobs(document: Json, scores: Sequence[list[Json | None]]) -> Json:
+    """The body with the log-probabilities of its prompts, as vLLM gives them: of a chat once, else by choice."""
+    if document["object"] == "chat.completion":
+        return document | {"prompt_logprobs": scores[0]}
+    for choice, own in zip(document["choices"], scores, strict=True):
+        choice["prompt_logprobs"] = own
     return document
 
 
@@ -247,12 +259,14 @@ def _chat_logprobs(tokens: list[TokenLogprob]) -> Json:
     return {"content": content, "refusal": None}
 
 
-def _completion_logprobs(tokens: list[TokenLogprob]) -> Json:
+def _completion_logprobs(tokens: list[TokenLogprob], echoed: Sequence[PromptToken] = (), begins: int = 0) -> Json:
+    """Those of an answer's tokens, behind those of its prompt if it is echoed; it ``begins`` at that character."""
+    found: list[PromptToken | TokenLogprob] = [*echoed, *tokens]
     return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_by_text(token.top) for token in tokens],
-        "text_offset": [token.offset for token in tokens],
+        "tokens": [token.text for token in found],
+        "token_logprobs": [token.logprob for token in found],
+        "top_logprobs": [None if token.logprob is None else _by_text(token.top) for token in found],
+        "text_offset": [*(token.offset for token in echoed), *(begins + token.offset for token in tokens)],
     }
 
 

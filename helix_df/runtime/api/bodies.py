@@ -7,6 +7,7 @@ refused, never ignored. Doesn't know bytes (``parsing``) or tokens, and doesn't 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +17,7 @@ from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings
 from helix_df.runtime.api.forced_calls import calls_constraint
 from helix_df.runtime.api.generation import TextRequest
 from helix_df.runtime.api.prompts import Chat, Prompt, ReasoningEffort
-from helix_df.runtime.api.refusals import invalid, unsupported
+from helix_df.runtime.api.refusals import invalid
 from helix_df.runtime.api.shaping import ShapingBody
 from helix_df.runtime.api.structured import FieldConstraint, ResponseFormat, StructuredOutputs, constraint_of
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S
@@ -94,6 +95,9 @@ class Body(ShapingBody):
     structured_outputs: StructuredOutputs | None = Field(
         None, description="an object with one of json, regex, choice, grammar and json_object"
     )
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}"
+    )
     return_token_ids: bool = Field(False, description="true or false")
     timeout: float | None = Field(
         None,
@@ -128,6 +132,8 @@ class Body(ShapingBody):
         Raises:
             RequestError: with the field at fault.
         """
+        if self.stream and self.prompt_logprobs is not None:
+            raise invalid("prompt_logprobs", "they can't be streamed")
         if self.stream_options is None:
             return
         if not self.stream:
@@ -148,6 +154,7 @@ class Body(ShapingBody):
             seed=self.seed,
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
+            prompt_logprobs=self.prompt_logprobs,
             constraint=self.constraint(),
             wishes=self.wishes(),
         )
@@ -170,7 +177,7 @@ class CompletionBody(Body):
     prompt: str | Strings | TokenIds | TokenIdLists = Field(
         description="a string, a list of strings, a list of token ids or a list of such lists"
     )
-    max_tokens: int = Field(16, ge=1, description="a whole number, 1 or more")
+    max_tokens: int = Field(16, ge=0, description="a whole number, 0 or more")
     echo: bool = Field(False, description="true or false")
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
     best_of: int | None = Field(
@@ -185,7 +192,10 @@ class CompletionBody(Body):
         if self.stream and self.drawn > self.n:
             raise invalid("best_of", "which answers are the best is known at their end, so that they can't be streamed")
         if self.echo and self.logprobs is not None:
-            raise unsupported("logprobs", "together with echo")
+            if self.stream:
+                raise invalid("stream", "log-probabilities of an echo can't be streamed")
+            if self.prompt_logprobs is not None:
+                raise invalid("prompt_logprobs", "the log-probabilities of an echo say the same")
         if len(self.prompts()) * self.drawn > MAX_CHOICES:
             raise invalid("prompt", f"prompts times n, or best_of, may be {MAX_CHOICES} at most")
 
@@ -216,7 +226,10 @@ class CompletionBody(Body):
             raise invalid("prompt", "it is empty")
         # The best are found by their log-probabilities, asked for or not.
         logprobs = 0 if self.drawn > self.n and self.logprobs is None else self.logprobs
-        return tuple(self._request(prompt, self.max_tokens, logprobs) for prompt in prompts)
+        found = (self._request(prompt, self.max_tokens, logprobs) for prompt in prompts)
+        if not self.echo or self.logprobs is None:
+            return tuple(found)
+        return tuple(replace(one, prompt_logprobs=self.logprobs) for one in found)
 
 
 class ChatBody(Body):

@@ -153,6 +153,8 @@ class AnswerFlow:
             echoes=tuple(self._echo(item) if echo else "" for item in requests for _ in range(body.drawn)),
             stops=tuple(prompt.stop for prompt in prompts),
             prompt_tokens=tuple(len(prompt.prompt) for prompt in prompts),
+            echoes_scores=echo and body.wants_logprobs,
+            tells_scores=body.prompt_logprobs is not None,
             owner=request.scope.get(KEY_NAME),
             reading=prompts[0].reading,
         )

@@ -22,6 +22,7 @@ from helix_df.runtime.api.answer_reading import (
     formats_for,
     formats_of,
 )
+from helix_df.runtime.api.prompt_scores import prompt_tokens
 from helix_df.runtime.api.prompts import Chat, Prompt, PromptEncoder, too_long
 from helix_df.runtime.api.shaping import MAX_STOPS, PLAINLY, Wishes, shaping_in_tokens
 from helix_df.runtime.api.structured import FieldConstraint
@@ -43,8 +44,9 @@ class TextRequest:
     """What a user asks for: a prompt as text, as token ids or as a chat, and how to continue it.
 
     ``max_tokens`` None is all that the context has left. ``logprobs`` asks for the chosen token's log-probability and
-    those of that many likeliest ones. ``ignore_eos`` goes on past the model's end of text, for benchmarks. The whole
-    answer keeps to ``constraint``, if there is one, and ends only where that allows it.
+    those of that many likeliest ones, ``prompt_logprobs`` for those of the prompt. ``ignore_eos`` goes on past the
+    model's end of text, for benchmarks. The whole answer keeps to ``constraint``, if there is one, and ends only where
+    that allows it.
     """
 
     prompt: Prompt
@@ -55,6 +57,7 @@ class TextRequest:
     seed: int | None = None
     logprobs: int | None = None
     ignore_eos: bool = False
+    prompt_logprobs: int | None = None
     constraint: FieldConstraint | None = None
     wishes: Wishes = PLAINLY
 
@@ -182,6 +185,7 @@ class TextService:
                 seed=seed % _SEEDS,
                 logprobs=request.logprobs,
                 constraint=None if request.constraint is None else request.constraint.constraint,
+                prompt_logprobs=request.prompt_logprobs,
                 shaping=shaping_in_tokens(request.wishes, self._tokenizer, stop_ids, max_tokens),
             ),
             stop=request.wishes.stop,
@@ -199,7 +203,9 @@ class TextService:
             RequestError: as ``TokenService.submit``.
         """
         events = self._service.submit(self.request(prepared, request_id, sample))
-        async with aclosing(self.read(events, prepared.stop, reading=prepared.reading)) as pieces:
+        async with aclosing(
+            self.read(events, prepared.stop, reading=prepared.reading, prompt=prepared.prompt)
+        ) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -222,8 +228,11 @@ class TextService:
         stop: StopRule,
         after: int = 0,
         reading: AnswerReading | None = None,
+        prompt: Sequence[int] = (),
     ) -> AsyncGenerator[TextPiece, None]:
         """An answer's pieces that follow on its first ``after`` tokens, from the events of all of it.
+
+        The first has the tokens of its ``prompt``, if that is given and was scored.
 
         What follows depends on what came before: half a character, the start of a stop string, or of a call. Closes
         ``events``.
@@ -241,6 +250,8 @@ class TextService:
                 if left and piece.finish_reason is not None:
                     raise _fewer_tokens(after, after - left)
                 # A client that has an answer's last token need not have heard that it is the last.
+                if prompt and event.prompt_scores is not None:
+                    piece = replace(piece, prompt=prompt_tokens(self._tokenizer, prompt, event.prompt_scores))
                 if not is_known or piece.finish_reason is not None:
                     yield piece if not is_known else TextPiece("", (), piece.finish_reason)
                 if piece.finish_reason is not None:
@@ -328,8 +339,8 @@ def _token_limit(prompt: int, asked: int | None, field: str, limits: TokenLimits
     if asked is None:
         fits = limits.smallest_kv - prompt
         return min(left, fits) if fits > 0 else left
-    if asked < 1:
-        raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="1 or more")
+    if asked < 0:
+        raise RequestError("max_tokens is out of range", param="max_tokens", found=str(asked), expected="0 or more")
     if asked > left:
         raise RequestError(
             f"This model's maximum context length is {limits.context} tokens. However, you requested "

@@ -225,7 +225,8 @@ class Reconnects:
             place = Place() if places is None else places[index]
             events = growing[index].read() if growing is not None else _recorded(one)
             stop, have = form.stop_of(index), place.tokens or 0
-            streams.append(_none() if place.ended else self._text.read(events, stop, have, form.reading))
+            prompt = one.asked.prompt
+            streams.append(_none() if place.ended else self._text.read(events, stop, have, form.reading, prompt))
         return merge(streams)
 
     async def _reading(self, answer: str, documents: AsyncGenerator[Json, None]) -> AsyncGenerator[Json, None]:

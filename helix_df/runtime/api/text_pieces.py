@@ -40,13 +40,29 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of a prompt: its text, which begins at character ``offset``, and what the model thought of it.
+
+    Of the first one that is nothing: ``logprob`` and ``rank`` are None. ``top`` are the likeliest in its place, best
+    first.
+    """
+
+    id: int
+    text: str
+    offset: int
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[TopToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextPiece:
     """A part of an answer; the last one has a ``finish_reason``.
 
     ``text`` may be empty while bytes of a character or a possible start of a stop string are held back. Of a chat it is
     what is said to the user; ``parts`` has that, and what is thought and called, in their order. ``stop_text`` is the
     stop string that ended it, if one did. ``cached_tokens``, on the first piece only, are those of the prompt that were
-    in KV cache already.
+    in KV cache already; ``prompt``, there too if that was asked for, are the prompt's tokens with their scores.
     """
 
     text: str
@@ -56,6 +72,7 @@ class TextPiece:
     cached_tokens: int = 0
     parts: tuple[Part, ...] | None = None
     stop_text: str | None = None
+    prompt: tuple[PromptToken, ...] = ()
 
     @property
     def told(self) -> tuple[Part, ...]:
@@ -111,7 +128,7 @@ class TextDecoder:
 
     def _top(self, token: int, logprob: float) -> TopToken:
         raw = self._bytes(token)
-        return TopToken(token, _readable(raw), raw, logprob)
+        return TopToken(token, readable(raw), raw, logprob)
 
     def _bytes(self, token: int) -> bytes:
         """The token's bytes here: some tokenizers leave the space away that begins a text."""
@@ -120,7 +137,7 @@ class TextDecoder:
         return raw[1:] if first and not self._tokenizer.decode((token,)).startswith(" ") else raw
 
 
-def _readable(raw: bytes) -> str:
+def readable(raw: bytes) -> str:
     """Bytes as text; those of a part of a character as OpenAI writes them."""
     try:
         return raw.decode("utf-8")

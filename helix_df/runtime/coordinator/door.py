@@ -22,6 +22,7 @@ from helix_df.runtime.wire.messages import (
     Loading,
     Located,
     Message,
+    PromptScored,
     Ready,
     Rejected,
     Sampled,
@@ -62,6 +63,8 @@ class CoordinatorCheck:
         match message:
             case Sampled():
                 self._sampled(message)
+            case PromptScored():
+                self._scored(message)
             case Hello():
                 self._hello(message)
             case Loading() | Heartbeat() | Rejected() | Located() | Ready() | Failed() if message.node in self.former:
@@ -81,6 +84,13 @@ class CoordinatorCheck:
         if node is None:
             raise _untrue(f"{message.TAG}.node", message.node, "a node with layers")
         return node
+
+    def _scored(self, message: PromptScored) -> None:
+        rows = self.geometry.vocab_size
+        if any(one.rank > rows or any(token >= rows for token, _ in one.top) for one in message.scores):
+            raise _untrue("scored.scores", "a token or rank that is none", f"0 to {rows - 1}")
+        if message.position + len(message.scores) > self.context:
+            raise _untrue("scored.position", message.position, f"a context of {self.context} tokens")
 
     def _sampled(self, message: Sampled) -> None:
         rows = self.geometry.vocab_size

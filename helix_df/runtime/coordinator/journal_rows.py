@@ -10,7 +10,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import msgpack
@@ -18,13 +18,13 @@ import numpy as np
 
 from helix_df.errors import RequestError
 from helix_df.runtime.kept_answers import AcceptedAnswer, BrokenOff, KeptAnswer, KeptRequest
-from helix_df.runtime.requests import FinishReason, GenerationRequest, TokenEvent, TopLogprobs
+from helix_df.runtime.requests import FinishReason, GenerationRequest, ScoredToken, TokenEvent, TopLogprobs
 from helix_df.runtime.sampling import plain_params, read_params
 
 APPLICATION = 0x48445A6A
 """Of the files' headers, where sqlite keeps a number that tells whose a file is."""
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -114,14 +114,20 @@ def _request(prompt: bytes, asked: str) -> GenerationRequest:
 def token_row(request: str, first: int, events: Sequence[TokenEvent]) -> Row:
     """Events of one request that follow one another, the first of which is its ``first`` one, counted from 0."""
     tokens = np.array([NO_TOKEN if one.token is None else one.token for one in events], dtype="<i4").tobytes()
-    wants = any(one.logprobs is not None for one in events)
-    packed = msgpack.packb([_packed_logprobs(one.logprobs) for one in events]) if wants else None
+    wants = any(one.logprobs is not None or one.prompt_scores is not None for one in events)
+    scores = events[0].prompt_scores
+    said = [[_packed_logprobs(one.logprobs) for one in events], None if scores is None else [*map(astuple, scores)]]
+    packed = msgpack.packb(said) if wants else None
     values = (request, first, tokens, packed, sum(one.cached_tokens for one in events))
     return (*values, checksum(*values))
 
 
 def _packed_logprobs(logprobs: TopLogprobs | None) -> object:
     return None if logprobs is None else [logprobs.chosen, [list(pair) for pair in logprobs.top]]
+
+
+def _score(logprob: float, rank: int, top: Sequence[Sequence[Any]]) -> ScoredToken:
+    return ScoredToken(logprob, rank, tuple((int(token), float(value)) for token, value in top))
 
 
 def ending_row(request: str, answer: str, count: int, ending: FinishReason | BrokenOff, at_unix_s: float) -> Row:
@@ -136,13 +142,14 @@ def _events(rows: Sequence[Row]) -> list[TokenEvent]:
     for row in rows:
         _, first, packed, logprobs, cached = _checked(row)
         tokens = np.frombuffer(packed, dtype="<i4").tolist()
-        said = [None] * len(tokens) if logprobs is None else msgpack.unpackb(logprobs)
+        said, scored = ([None] * len(tokens), None) if logprobs is None else msgpack.unpackb(logprobs)
+        scores = None if scored is None else tuple(_score(*one) for one in scored)
         if first != len(events) or not tokens or len(said) != len(tokens):
             raise UnprovedError("tokens are missing")
         for token, one in zip(tokens, said, strict=True):
             top = None if one is None else TopLogprobs(one[0], tuple((int(id_), float(p)) for id_, p in one[1]))
-            events.append(TokenEvent(None if token == NO_TOKEN else token, None, top, cached))
-            cached = 0
+            events.append(TokenEvent(None if token == NO_TOKEN else token, None, top, cached, scores))
+            cached, scores = 0, None
     return events
 
 
@@ -156,7 +163,7 @@ def _kept_request(asked: GenerationRequest, tokens: Sequence[Row], ending: Row |
         match words:
             case "stop" | "length":
                 last = events[-1]
-                events[-1] = TokenEvent(last.token, words, last.logprobs, last.cached_tokens)
+                events[-1] = replace(last, finish=words)
             case _:
                 broken_off = BrokenOff(**json.loads(words))
     if any(event.token is None and event.finish is None for event in events):

@@ -22,8 +22,8 @@ def check_request(asked: GenerationRequest, *, is_served: bool) -> None:
     """
     if not asked.prompt:
         raise RequestError("the prompt has no tokens", param="prompt")
-    if asked.max_tokens < 1:
-        raise RequestError("max_tokens must be at least 1", param="max_tokens", found=str(asked.max_tokens))
+    if asked.max_tokens < 0:
+        raise RequestError("max_tokens must not be negative", param="max_tokens", found=str(asked.max_tokens))
     if len(asked.id) > MOST_ID:
         raise RequestError("the request's id is too long", param="id", expected=f"at most {MOST_ID} characters")
     if is_served:

@@ -6,12 +6,12 @@ Doesn't know queues, pipelines' choice or workers: what moves a request is ``req
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from helix_df.rules.admission import expected_answer, expected_kv
 from helix_df.rules.routing import Pipeline
-from helix_df.runtime.requests import GenerationRequest
+from helix_df.runtime.requests import GenerationRequest, ScoredToken
 from helix_df.runtime.transitions import TransitionTable
 from helix_df.spec.job import Job
 
@@ -74,7 +74,7 @@ class ServedRequest:
     rejected once. ``rejections`` are those for want of KV cache or for a message that was refused; after one it waits
     until ``due_s``, and a stranded one is given up then. ``lost_steps`` never came home since its last token.
     ``deadline_s`` is when whoever asked wants no answer any more; times are in seconds of any monotonic clock.
-    ``cached`` tokens it didn't have to compute in this attempt.
+    ``cached`` tokens it didn't have to compute in this attempt. ``scores`` are those of the prompt that have come home.
     """
 
     asked: GenerationRequest
@@ -85,6 +85,7 @@ class ServedRequest:
     cautious: bool = False
     alone: bool = False
     cached: int = 0
+    scores: list[ScoredToken] = field(default_factory=list)
     rejections: int = 0
     lost_steps: int = 0
     due_s: float = math.inf
@@ -104,6 +105,16 @@ class ServedRequest:
     def most(self) -> int:
         """Tokens of KV cache it may come to."""
         return len(self.asked.prompt) + self.asked.max_tokens
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the prompt's tokens are still to be scored: they are told with the first of the answer."""
+        return self.asked.sampling.prompt_logprobs is not None and not self.generated
+
+    @property
+    def lacks_scores(self) -> bool:
+        """Whether some of them haven't come home."""
+        return self.wants_scores and len(self.scores) < len(self.asked.prompt) - 1
 
     def expected(self, job: Job) -> int:
         """Tokens of KV cache it is expected to come to; see ``rules.admission``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from typing import Literal
@@ -53,7 +53,7 @@ from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import ways_of
 from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
-from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Sampled, Send
+from helix_df.runtime.wire.messages import Forward, PromptScored, Rejected, Release, Route, Sampled, Send
 from helix_df.spec.job import Job
 
 _MOST_STALE = 256
@@ -358,10 +358,15 @@ class RequestsState:
         self._attempts += 1
         request.pipeline, request.attempt = pipeline, self._attempts
         self.running_on.update(hop.node for hop in pipeline)
-        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=request.alone)
+        # What isn't computed here can't be scored here.
+        alone = request.alone or request.wants_scores
+        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=alone)
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
         sampling = request.asked.sampling
+        request.scores.clear()
+        if not request.wants_scores:
+            sampling = replace(sampling, prompt_logprobs=None)
         history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
         route = Route(pipeline, addresses, sampling, self._micro_batches(pipeline), prefix, history)
         pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
@@ -402,16 +407,22 @@ class RequestsState:
             return [*self._leave(request, message.position), *self._forget(request), *self.admit()]
         if message.position != len(request.tokens):
             request.move("token_out_of_turn")
+        if request.lacks_scores:
+            return self.on_lost_step(message.request)  # they came before it, unless they were lost
         cached = 0 if request.generated else request.cached
+        scores = tuple(request.scores) if request.wants_scores else None
+        if not request.asked.max_tokens:
+            event = TokenEvent(None, "length", cached_tokens=cached, prompt_scores=scores)
+            return self._finish(request, event, message.position)
         if message.token in request.asked.stop_ids:
             told = request.asked.tells_stop
             token, logprobs = (message.token, message.logprobs) if told else (None, None)
-            return self._finish(request, TokenEvent(token, "stop", logprobs, cached), message.position)
+            return self._finish(request, TokenEvent(token, "stop", logprobs, cached, scores), message.position)
         request.lost_steps = 0
         request.tokens.append(message.token)
         self.counters.generated_tokens += 1
         if request.generated >= request.asked.max_tokens:
-            event = TokenEvent(message.token, "length", message.logprobs, cached)
+            event = TokenEvent(message.token, "length", message.logprobs, cached, scores)
             return self._finish(request, event, message.position)
         request.move("token")
         assert request.pipeline is not None, "a running request has no pipeline"
@@ -419,8 +430,19 @@ class RequestsState:
         return [
             *self._tell(self.prefixes.on_token(request.key, len(request.tokens))),
             Send(self.nodes.address(request.pipeline[0].node), step),
-            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached)),
+            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached, scores)),
         ]
+
+    def on_scored(self, message: PromptScored) -> list[CoordinatorAction]:
+        """Scores of a prompt's tokens have come home; where some before them haven't, they are lost."""
+        request = self._attempt(message.request)
+        if request is None or not request.wants_scores:
+            return []
+        known = 1 + len(request.scores)
+        if message.position > known:
+            return self.on_lost_step(message.request)
+        request.scores += message.scores[known - message.position :][: len(request.asked.prompt) - known]
+        return []
 
     def on_rejected(self, message: Rejected, now: float) -> list[CoordinatorAction]:
         """A worker couldn't go on with a request; it is tried again, or has been tried enough.

@@ -25,7 +25,18 @@ from helix_df.runtime.coordinator.requests_state import RequestsState
 from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes, ways_of
 from helix_df.runtime.requests import GIVEN_UP, GenerationRequest, JobState, JobStatus, NodeStatus
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
-from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Loading, Message, Ready, Rejected, Sampled, Send
+from helix_df.runtime.wire.messages import (
+    Failed,
+    Heartbeat,
+    Hello,
+    Loading,
+    Message,
+    PromptScored,
+    Ready,
+    Rejected,
+    Sampled,
+    Send,
+)
 from helix_df.spec.job import Job
 
 
@@ -261,6 +272,8 @@ class CoordinatorState:
         match message:
             case Sampled():
                 return self.requests_state.on_sampled(message)
+            case PromptScored():
+                return self.requests_state.on_scored(message)
             case Rejected():
                 actions = self.requests_state.on_rejected(message, now)
                 if message.reason == "not_finite":

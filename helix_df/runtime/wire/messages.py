@@ -21,7 +21,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
 from helix_df.runtime.constraints import MOST_CONSTRAINT_BYTES, Constraint, ConstraintKind
-from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import (
     LONGEST_BAD_WORD,
     MAX_LOGPROBS,
@@ -306,6 +306,16 @@ class FilePart:
     life: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """Last worker → coordinator: tokens of a request's prompt are this likely; the first of them is at ``position``."""
+
+    TAG: ClassVar[str] = "scored"
+    request: str
+    position: int
+    scores: tuple[ScoredToken, ...]
+
+
 Message = (
     Hello
     | Welcome
@@ -324,6 +334,7 @@ Message = (
     | Located
     | FileWanted
     | FilePart
+    | PromptScored
 )
 
 
@@ -438,6 +449,7 @@ _ROUTE = record(
             row(Constraint, kind=one_of(*get_args(ConstraintKind)), text=text(MOST_CONSTRAINT_BYTES, least=0))
         ),
         shaping=optional(_SHAPING),
+        prompt_logprobs=optional(whole()),
     ),
     micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
@@ -445,6 +457,11 @@ _ROUTE = record(
 )
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
+
+MOST_SCORES = 512
+"""Of one message, with the likeliest tokens of each."""
+
+_SCORE = row(ScoredToken, logprob=number(), rank=whole(1, MOST_TOKENS), top=_TOP)
 
 _JOB = document(depth=12, elements=500_000)
 
@@ -504,6 +521,7 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "payload": whole(0, PROBE_BYTES),
         "life": whole(),
     },
+    PromptScored: {"request": _NAME, "position": whole(1, MOST_TOKENS), "scores": many(_SCORE, MOST_SCORES, least=1)},
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
 
@@ -751,6 +769,10 @@ def _pack(value: Any) -> Any:
             return [getattr(value, field.name) for field in fields(value)]
         case TopLogprobs():
             return [value.chosen, [list(pair) for pair in value.top]]
+        case ScoredToken():
+            return [value.logprob, value.rank, [list(pair) for pair in value.top]]
+        case tuple() if value and isinstance(value[0], ScoredToken):
+            return [_pack(one) for one in value]
         case bytes() | memoryview():
             return len(value)  # follows in a frame of its own
         case EngineHealth():

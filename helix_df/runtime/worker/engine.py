@@ -6,9 +6,10 @@ everything about its share of a batch.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jax import Array
@@ -20,7 +21,7 @@ from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.rules.pages import PAGE_TOKENS
-from helix_df.runtime.requests import EngineHealth, TopLogprobs
+from helix_df.runtime.requests import EngineHealth, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
 from helix_df.runtime.worker.compile_cache import compiled_programs
@@ -28,9 +29,12 @@ from helix_df.runtime.worker.drawing import Draws, draw
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
-from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows
+from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows, score
 from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
+
+_SCORED_AT_ONCE = 64
+"""Tokens of a prompt whose logits are there together: a row of the vocabulary each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class _Launched:
     tokens: Array | None
     logprobs: tuple[Array, Array, Array] | None
     stuck: frozenset[str] = frozenset()
+    scores: dict[str, tuple[ScoredToken, ...]] = field(default_factory=dict)
 
 
 class Engine:
@@ -255,9 +260,10 @@ class Engine:
         """What follows the layers: logits and draws, where they end the model."""
         if steps[0].layers.stop < self.geometry.num_layers:
             return _Launched(steps, tuple(hidden), None, None)
+        scores = {step.request: self._scores(step, row, hidden) for row, step in enumerate(steps) if step.targets}
         if all(step.sampling is None for step in steps):
             hidden[-1].block_until_ready()
-            return _Launched(steps, (), None, None)
+            return _Launched(steps, (), None, None, scores=scores)
         logits = self._programs.last_logits(hidden[-1], lengths)
         params = [step.sampling for step in steps]
         rows = sampler_rows(params, [step.position + len(step.inputs) for step in steps], len(lengths))
@@ -265,7 +271,28 @@ class Engine:
         tokens = draw(logits, rows, adjusted)
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
         logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
-        return _Launched(steps, (), tokens, logprobs, adjusted.stuck)
+        return _Launched(steps, (), tokens, logprobs, adjusted.stuck, scores)
+
+    def _scores(self, step: Step, row: int, hidden: Sequence[Array]) -> tuple[ScoredToken, ...]:
+        """How likely the targets of a step are, from the stretches of its hidden states, some tokens at a time."""
+        found: list[ScoredToken] = []
+        for stretch in hidden:
+            for at in range(0, stretch.shape[1], _SCORED_AT_ONCE):
+                targets = step.targets[len(found) :][:_SCORED_AT_ONCE]
+                if not targets:
+                    return tuple(found)
+                found += self._scored(stretch[row, at : at + _SCORED_AT_ONCE], targets, step.best)
+        return tuple(found)
+
+    def _scored(self, states: Array, targets: tuple[int, ...], best: int) -> list[ScoredToken]:
+        """Scores of targets by the states before them, [T, hidden] with at least as many."""
+        count = len(targets)
+        padded = np.pad(np.asarray(states), ((0, _SCORED_AT_ONCE - len(states)), (0, 0)))
+        logits = self._programs.each_logits(padded)
+        wanted = np.pad(np.array(targets, np.int32), (0, _SCORED_AT_ONCE - count))
+        chosen, ranks, values, ids = (np.asarray(array)[:count] for array in score(logits, wanted))
+        tops = (tuple(zip(ids[at, :best].tolist(), values[at, :best].tolist(), strict=True)) for at in range(count))
+        return [ScoredToken(*one) for one in zip(chosen.tolist(), ranks.tolist(), tops, strict=True)]
 
     def _forward(self, steps: tuple[Step, ...], start: int, stop: int) -> tuple[Array, np.ndarray]:
         """Tokens ``start`` to ``stop`` of each step through its layers; also how many are real in each padded row."""
@@ -328,6 +355,10 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             hidden = stretches[0][row]
         wanted = step.sampling
         sampled = None if tokens is None or wanted is None else int(tokens[row])
+        scores = batch.scores.get(step.request, ())
+        if not all(math.isfinite(one.logprob) for one in scores):
+            yield StepResult(step.request, finite=False)
+            continue
         if sampled == NOT_FINITE or (hidden is not None and not all_finite(hidden[: len(step.inputs)])):
             yield StepResult(step.request, finite=False)
             continue
@@ -339,6 +370,7 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             hidden=None if hidden is None else hidden[: len(step.inputs)],
             token=sampled,
             logprobs=_row_logprobs(logprobs, row, wanted),
+            scores=scores,
         )
 
 

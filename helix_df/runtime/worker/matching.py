@@ -28,7 +28,7 @@ COMPILERS = 2
 
 
 @dataclass(slots=True)
-class _Place:
+class _MatchState:
     """Where a request is in its grammar: its matcher, and the mask of its next token; neither where nothing follows."""
 
     matcher: LLMatcher | None
@@ -39,10 +39,10 @@ class _Place:
 class _Awaited:
     """The ``at``-th of some places that are being computed."""
 
-    found: Future[list[_Place]]
+    found: Future[list[_MatchState]]
     at: int
 
-    def wait(self) -> _Place:
+    def wait(self) -> _MatchState:
         return self.found.result()[self.at]
 
 
@@ -87,28 +87,28 @@ class Matches:
         """A request is over here."""
         self._of.pop(request, None)
 
-    def _masked(self, matchers: list[LLMatcher | None]) -> list[_Place]:
+    def _masked(self, matchers: list[LLMatcher | None]) -> list[_MatchState]:
         try:
             return self._places(matchers)
         except BaseException:  # what the library panics with is no Exception, and must not end the worker
             log.exception("masks of %d requests couldn't be computed", len(matchers))
-            return [_Place(None, None)] * len(matchers)
+            return [_MatchState(None, None)] * len(matchers)
 
-    def _first(self, constraint: Constraint, answer: tuple[int, ...]) -> list[_Place]:
+    def _first(self, constraint: Constraint, answer: tuple[int, ...]) -> list[_MatchState]:
         try:
             matcher = self._grammars.matcher(constraint)
         except HelixError as error:
             # Whoever took the request in could compile it: a worker of another release, or of other files.
             log.warning("a constraint can't be compiled here: %s", error)
-            return [_Place(None, None)]
+            return [_MatchState(None, None)]
         return self._masked([matcher if follows(matcher, answer) else None])
 
-    def _next(self, drawn: list[tuple[LLMatcher | None, int]]) -> list[_Place]:
+    def _next(self, drawn: list[tuple[LLMatcher | None, int]]) -> list[_MatchState]:
         return self._masked([m if m is not None and m.consume_token(token) else None for m, token in drawn])
 
-    def _places(self, matchers: list[LLMatcher | None]) -> list[_Place]:
+    def _places(self, matchers: list[LLMatcher | None]) -> list[_MatchState]:
         if not any(matchers):
-            return [_Place(None, None)] * len(matchers)
+            return [_MatchState(None, None)] * len(matchers)
         width = -(-self._grammars.tokenizer.vocab_size // 32)
         masks = np.zeros((len(matchers), width), np.int32)
         rows = [(matcher, row) for row, matcher in enumerate(matchers) if matcher is not None]
@@ -116,9 +116,8 @@ class Matches:
             fill_next_token_bitmask(rows[0][0], masks, rows[0][1])
         else:
             fill_next_token_bitmask_par(self._several, rows, masks)
-        return [
-            _Place(it, self._padded(mask) if mask.any() else None) for it, mask in zip(matchers, masks, strict=True)
-        ]
+        padded = [self._padded(mask) if mask.any() else None for mask in masks]
+        return [_MatchState(it, mask) for it, mask in zip(matchers, padded, strict=True)]
 
     def _padded(self, mask: np.ndarray) -> np.ndarray:
         """A mask of the tokenizer's ids as one of the model's, which may be more, or fewer."""

@@ -153,6 +153,10 @@ class ShardPrograms:
         logits: Array = self._logits(self._ends, hidden, lengths)
         return logits
 
+    def each_logits(self, states: np.ndarray) -> Array:
+        """float32 [T, vocab] of hidden states [T, hidden]."""
+        return self.last_logits(self._devices.placed(states[:, None]), np.ones(len(states), np.int32))
+
     def blank(self, pages: Sequence[int]) -> None:
         """Fill pages of every layer with zeros."""
         for page in pages:

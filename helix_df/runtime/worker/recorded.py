@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from helix_df.errors import ProtocolError
-from helix_df.runtime.requests import TopLogprobs
+from helix_df.runtime.requests import ScoredToken, TopLogprobs
 from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
 from helix_df.runtime.wire.messages import Forward, Release, pack_values, unpack_values
 from helix_df.runtime.wire.packing import dtype_of, name_of
@@ -134,7 +134,8 @@ def _tensor(value: Sequence[Any]) -> np.ndarray:
 def _result_values(result: StepResult) -> tuple[Any, ...]:
     hidden = None if result.hidden is None else [name_of(result.hidden.dtype), None, *result.hidden.shape]
     logprobs = None if result.logprobs is None else [result.logprobs.chosen, result.logprobs.top]
-    return result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck
+    scores = [[one.logprob, one.rank, one.top] for one in result.scores]
+    return result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck, scores
 
 
 def _result(
@@ -145,6 +146,8 @@ def _result(
     logprobs: list[Any] | None,
     finite: bool = True,  # older logs don't say
     stuck: bool = False,
+    scores: Sequence[Any] = (),
 ) -> StepResult:
     top = None if logprobs is None else TopLogprobs(logprobs[0], tuple((token, value) for token, value in logprobs[1]))
-    return StepResult(request, None if hidden is None else _tensor(hidden), token, top, kv_full, finite, stuck)
+    read = tuple(ScoredToken(logprob, rank, tuple(map(tuple, best))) for logprob, rank, best in scores)
+    return StepResult(request, None if hidden is None else _tensor(hidden), token, top, kv_full, finite, stuck, read)

@@ -100,11 +100,19 @@ def _or_not_finite(tokens: Array, logits: Array) -> Array:
 
 
 @jax.jit
-def log_probabilities(logits: Array, tokens: Array) -> tuple[Array, Array, Array]:
+def log_probabilities(logits: Array, tokens: Array | np.ndarray) -> tuple[Array, Array, Array]:
     """Natural log-probabilities of ``tokens`` [B], and the ``MAX_LOGPROBS`` best tokens with theirs [B, best]."""
     normalized = jax.nn.log_softmax(logits, axis=-1)
     values, ids = jax.lax.top_k(normalized, min(MAX_LOGPROBS, logits.shape[-1]))
     return jnp.take_along_axis(normalized, tokens[:, None], axis=-1)[:, 0], values, ids
+
+
+@jax.jit
+def score(logits: Array, tokens: Array | np.ndarray) -> tuple[Array, Array, Array, Array]:
+    """As ``log_probabilities``, with the place of each token among all, from 1, after its own log-probability."""
+    chosen, values, ids = log_probabilities(logits, tokens)
+    own = jnp.take_along_axis(logits, jnp.asarray(tokens)[:, None], axis=-1)
+    return chosen, 1 + jnp.sum(logits > own, axis=-1), values, ids
 
 
 def _gumbel(count: int, seed: Array, position: Array) -> Array:

@@ -11,7 +11,7 @@ computed is counted here, so that nobody begins with pages that hold something e
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,7 +19,17 @@ from helix_df.codecs import Codec
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
-from helix_df.runtime.wire.messages import Forward, Located, Rejected, Release, Route, Sampled, Send
+from helix_df.runtime.wire.messages import (
+    MOST_SCORES,
+    Forward,
+    Located,
+    PromptScored,
+    Rejected,
+    Release,
+    Route,
+    Sampled,
+    Send,
+)
 from helix_df.runtime.worker.steps import Step, StepResult
 
 HeldState = Literal["unknown", "held", "computing", "kept", "released"]
@@ -335,10 +345,11 @@ class WorkerState:
         if state == "unknown" and fault is not None:
             return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, fault))]
         held.state, held.computed = state, step.position + len(step.inputs)
+        scored: list[WorkerAction] = [Send(self.coordinator, one) for one in _scored(step, result)]
         if result.token is not None:
             sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
-            return [Send(self.coordinator, sampled)]
-        return [self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else []
+            return [*scored, Send(self.coordinator, sampled)]
+        return [self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else scored
 
     def _hop(self, route: Route) -> int | None:
         return next((index for index, hop in enumerate(route.hops) if hop.node == self.node), None)
@@ -356,6 +367,8 @@ class WorkerState:
             sampling=held.route.sampling if samples else None,
             constraint=held.route.sampling.constraint if layers.stop == self.num_layers else None,
             history=held.route.history if layers.stop == self.num_layers else None,
+            targets=_targets(held.route, message) if layers.stop == self.num_layers else (),
+            best=held.route.sampling.prompt_logprobs or 0,
         )
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
@@ -389,3 +402,17 @@ class WorkerState:
             return [Free(request)]
         self._kept[request] = kept
         return [Trim(request, kept)]
+
+
+def _targets(route: Route, message: Forward) -> tuple[int, ...]:
+    """The prompt's tokens that follow those of a message, where they are to be scored."""
+    if route.sampling.prompt_logprobs is None or route.history is None:
+        return ()
+    stop = min(message.position + len(message.tensor) + 1, route.history.prompt)
+    return route.history.tokens[message.position + 1 : stop]
+
+
+def _scored(step: Step, result: StepResult) -> Iterator[PromptScored]:
+    """The scores of a step, as many messages as they take."""
+    for at in range(0, len(result.scores), MOST_SCORES):
+        yield PromptScored(step.request, step.position + 1 + at, result.scores[at : at + MOST_SCORES])

@@ -9,7 +9,7 @@ import numpy as np
 
 from helix_df.layers import LayerRange
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import History, TopLogprobs
+from helix_df.runtime.requests import History, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 
@@ -26,6 +26,8 @@ class Step:
         sampling: set when ``layers`` ends the model and a token is wanted after the last of these.
         constraint: what the answer has to look like, on every step whose ``layers`` end the model.
         history: the request's tokens when it came here, where drawing takes them.
+        targets: what follows each of these tokens in the prompt, where that is to be scored; there may be fewer.
+        best: so many of the likeliest tokens are told beside a score.
     """
 
     request: str
@@ -36,6 +38,8 @@ class Step:
     sampling: SamplingParams | None = None
     constraint: Constraint | None = None
     history: History | None = None
+    targets: tuple[int, ...] = ()
+    best: int = 0
 
     @property
     def inputs(self) -> np.ndarray:
@@ -62,6 +66,7 @@ class StepResult:
         kv_full: nothing was computed, because the pages (or the engine's context) don't suffice.
         finite: whether all of the hidden states, or the logits, are finite numbers; without them there is nothing
             to go on with, and the other fields are None.
+        scores: of the step's targets.
         stuck: the request's constraint allows no token, or can't be followed; there is none to go on with.
     """
 
@@ -72,6 +77,7 @@ class StepResult:
     kv_full: bool = False
     finite: bool = True
     stuck: bool = False
+    scores: tuple[ScoredToken, ...] = ()
 
     @property
     def fault(self) -> Literal["kv_full", "not_finite", "stuck"] | None:
