@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import platform
 
 import gguf
@@ -17,11 +18,11 @@ from helix_df.models.experts import ExpertWeights, Routed, mix_experts
 from helix_df.models.gguf_blocks import quantized_rows
 from helix_df.models.linear import linear, take_rows
 from helix_df.models.machine_calls import compile_handler, register
-from helix_df.models.packed import plain_product, unpack
+from helix_df.models.packed import kind_of, plain_product, unpack
 from helix_df.models.packed_call import call_packed, has_machine_code, packed_source, packed_target
-from helix_df.models.quantized import TINY, Quantized, join, pack, quantize
+from helix_df.models.quantized import TINY, Quantized, in_runs, pack, quantize
 from helix_df.profiles.gguf_types import GGML_TYPES
-from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, KINDS, OUTPUTS, PackedKind, kind_of_bytes
+from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, KINDS, OUTPUTS, PackedKind
 
 TYPES = {kind.name: (number, kind) for number, kind in GGML_TYPES.items() if kind.name in KIND_OF_TYPE}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -29,28 +30,34 @@ LEAST = {"sse4.2": True, "avx": True, "f16c": True} if X86 else {}
 """What a processor without instructions for such products has."""
 
 kinds, seeds = st.sampled_from(KINDS), st.integers(0, 9)
-sizes = st.tuples(st.sampled_from((OUTPUTS, 3 * OUTPUTS)), st.sampled_from((INPUTS, 5 * INPUTS)))
+sizes = st.tuples(st.sampled_from((OUTPUTS, 3 * OUTPUTS)), st.sampled_from((1, 3)))
+"""Outputs, and blocks of inputs."""
 
 
-def drawn(kind: PackedKind, outputs: int, inputs: int, seed: int) -> Quantized:
+def drawn(kind: PackedKind, outputs: int, blocks: int, seed: int) -> Quantized:
     """Any levels, and scales and minima of either sign."""
     chance = np.random.default_rng(seed)
+    inputs = blocks * kind.inputs
     levels = chance.integers(0, 1 << kind.bits, (outputs, inputs), dtype=np.uint8)
-    scales, minima = (chance.standard_normal((outputs, inputs // INPUTS)).astype(np.float16) for _ in range(2))
-    return Quantized(kind, levels, scales, minima if kind.minima else None)
+    scales, minima = (chance.standard_normal((outputs, blocks)).astype(np.float16) for _ in range(2))
+    least, most = (0, 16) if kind.shared_bytes else (0, 64) if kind.minima else (-128, 128)
+    factors, others = chance.integers(least, most, (2, outputs, inputs // kind.span)).astype(np.int8)
+    lesser = others if kind.nested and kind.minima else None
+    return Quantized(kind, levels, scales, minima if kind.minima else None, factors if kind.nested else None, lesser)
 
 
 def magnitudes(matrix: Quantized) -> np.ndarray:
     """Of what is added to get each number: rounding errors are shares of that."""
-    zero = matrix.kind.offset
-    scales = np.repeat(np.abs(matrix.scales.astype(np.float64)), INPUTS, axis=1)
-    minima = 0 if matrix.minima is None else np.repeat(np.abs(matrix.minima.astype(np.float64)), INPUTS, axis=1)
-    return np.abs(matrix.levels.astype(np.float64) - zero) * scales + minima
+    kind, wide = matrix.kind, matrix._replace(levels=np.zeros_like(matrix.levels)).values()
+    minima = np.abs(wide.astype(np.float64)) if kind.minima else 0.0
+    numbers = np.abs(matrix.values().astype(np.float64) - (wide if kind.minima else 0.0))
+    # Sums begin at what the offset takes off.
+    return numbers * (1 if kind.minima else 2 * kind.offset) + minima
 
 
 @functools.cache
 def least_target(kind: PackedKind) -> str:
-    name = f"test_packed_{kind.block_bytes}"
+    name = f"test_{packed_target(kind)}"
     register(name, compile_handler(packed_target(kind), functools.partial(packed_source, kind), LEAST))
     return name
 
@@ -60,46 +67,63 @@ def stored(kind: str, matrix: np.ndarray) -> np.ndarray:
     return gguf.quants.quantize(matrix, gguf.GGMLQuantizationType[kind])
 
 
-@settings(max_examples=25)
+FLOATS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_XS": (0,)}
+"""Where a block has float16."""
+
+
+@settings(max_examples=40)
 @given(name=st.sampled_from(sorted(TYPES)), size=sizes, scale=st.sampled_from((1e-6, 0.02, 3e3)), seed=seeds)
 def test_numbers_of_a_gguf_are_those_of_its_own_package(name, size, scale, seed):
-    chance = np.random.default_rng(seed)
-    raw = stored(name, (chance.standard_normal(size) * scale).astype(np.float32))
-    raw = raw ^ (chance.random(raw.shape) < 0.01).astype(np.uint8)  # and of blocks that nobody would write
-    number, kind = TYPES[name]
+    chance, (number, kind) = np.random.default_rng(seed), TYPES[name]
+    if name in ("IQ4_NL", *FLOATS):  # which that package only reads: any bits, and floats that are numbers
+        raw = chance.integers(0, 256, (*size, kind.block_bytes), dtype=np.uint8)
+        for at in FLOATS.get(name, (0,)):
+            floats = (chance.standard_normal((*size, 1)) * scale).astype("<f2")
+            raw[..., at : at + 2] = floats.view(np.uint8)
+        raw = raw.reshape(size[0], -1)
+    else:
+        raw = stored(name, (chance.standard_normal((size[0], size[1] * INPUTS)) * scale).astype(np.float32))
+        raw = raw ^ (chance.random(raw.shape) < 0.01).astype(np.uint8)  # and of blocks that nobody would write
     ours = quantized_rows(raw, kind)
     np.testing.assert_array_equal(ours.values(), gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(number)))
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(kind=kinds, size=sizes, seed=seeds, indices=st.lists(st.integers(-3, 60), min_size=1, max_size=5))
 def test_what_is_packed_comes_out_again(kind, size, seed, indices):
     matrix = drawn(kind, size[0], size[1], seed)
     packed = pack(matrix)
-    assert packed.shape == (size[0] // OUTPUTS, size[1] // INPUTS, kind.block_bytes)
-    assert kind_of_bytes(packed.shape[-1]) == kind
-    assert packed.nbytes == kind.number_bytes * size[0] * size[1]
-    rows = np.asarray(unpack(jnp.asarray(packed))).reshape(size)
+    assert packed.shape == (size[0] // OUTPUTS, size[1], kind.block_bytes)
+    assert kind_of(jnp.asarray(packed)) == kind
+    assert packed.nbytes == kind.number_bytes * matrix.levels.size
+    rows = np.asarray(unpack(jnp.asarray(packed))).reshape(matrix.levels.shape)
     np.testing.assert_array_equal(rows, matrix.values())
     taken = take_rows(jnp.asarray(packed), jnp.array(indices))
     np.testing.assert_array_equal(taken, matrix.values()[np.clip(indices, 0, size[0] - 1)])
 
 
 @settings(max_examples=25)
-@given(one=kinds, other=kinds, seed=seeds)
-def test_matrices_of_different_kinds_are_joined_without_loss(one, other, seed):
-    parts = [drawn(one, 8, 64, seed), drawn(other, 24, 64, seed + 1)]
-    joined = join(parts)
-    assert joined.kind == one.joined(other)
-    assert joined.kind.bits == max(one.bits, other.bits)
-    np.testing.assert_allclose(joined.values(), np.concatenate([part.values() for part in parts]), rtol=1e-6, atol=1e-4)
-    assert join([parts[0], None]) is None
-    assert join(parts[1:]) is None, "24 outputs aren't blocks of 16"
+@given(kinds=st.lists(st.sampled_from([kind for kind in KINDS if not kind.nested]), min_size=1, max_size=4), seed=seeds)
+def test_matrices_of_a_kind_that_are_neighbours_lie_as_one(kinds, seed):
+    parts = [drawn(kind, OUTPUTS, 2, seed + place) for place, kind in enumerate(kinds)]
+    found = in_runs(parts)
+    assert [run.kind for run in found] == [kind for kind, _ in itertools.groupby(kinds)]
+    every = [part.values() for part in parts]
+    np.testing.assert_array_equal(np.concatenate([run.values() for run in found]), np.concatenate(every))
+    given_rows = jnp.ones((2, 2 * INPUTS))
+    product = linear(given_rows, tuple(jnp.asarray(pack(run)) for run in found))
+    np.testing.assert_allclose(product, given_rows @ np.concatenate(every).T, rtol=1e-3, atol=0.1)
+    assert in_runs([*parts, None]) is None
+    halves = [part.rows(np.arange(OUTPUTS // 2)) for part in parts]
+    assert (in_runs(halves) is None) == any(len(list(run)) % 2 for _, run in itertools.groupby(kinds))
 
 
-def test_a_minimum_beyond_float16_is_not_joined():
-    large = drawn(PackedKind(8, False), OUTPUTS, INPUTS, 0)._replace(scales=np.full((OUTPUTS, 1), 1e4, np.float16))
-    assert join([large, drawn(PackedKind(4, True), OUTPUTS, INPUTS, 0)]) is None
+@settings(max_examples=25)
+@given(kind=kinds, first=st.integers(0, 2), count=st.integers(1, 2), seed=seeds)
+def test_some_blocks_of_inputs_are_a_matrix_of_their_own(kind, first, count, seed):
+    matrix = drawn(kind, OUTPUTS, 4, seed)
+    start, stop = first * kind.inputs, (first + count) * kind.inputs
+    np.testing.assert_array_equal(matrix.columns(start, stop).values(), matrix.values()[:, start:stop])
 
 
 @settings(max_examples=40)
@@ -112,7 +136,8 @@ def test_a_minimum_beyond_float16_is_not_joined():
 )
 def test_every_way_of_a_product_is_right(kind, size, rows, power, seed):
     matrix = drawn(kind, size[0], size[1], seed)
-    inputs = np.random.default_rng(seed).standard_normal((rows, size[1])).astype(np.float32) * np.float32(10.0**power)
+    chance = np.random.default_rng(seed).standard_normal((rows, size[1] * kind.inputs))
+    inputs = chance.astype(np.float32) * np.float32(10.0**power)
     inputs[rows // 2, :INPUTS] = 0
     packed = jnp.asarray(pack(matrix))
     exact = inputs.astype(np.float64) @ matrix.values().T.astype(np.float64)
@@ -150,8 +175,8 @@ def test_tokens_pass_packed_experts_as_they_pass_their_numbers(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_number_stays_none_and_reaches_no_other_row(kind):
-    matrix = drawn(kind, OUTPUTS, 2 * INPUTS, 0)
-    packed, inputs = jnp.asarray(pack(matrix)), np.ones((4, 2 * INPUTS), np.float32)
+    matrix = drawn(kind, OUTPUTS, 2, 0)
+    packed, inputs = jnp.asarray(pack(matrix)), np.ones((4, 2 * kind.inputs), np.float32)
     inputs[1, 3], inputs[2, 40] = np.nan, np.inf
     for product in (plain_product, linear, lambda x, w: call_packed(x, w, least_target(kind))):
         found = np.asarray(product(jnp.asarray(inputs), packed))
@@ -169,7 +194,7 @@ def test_this_processor_has_machine_code(kind):
 @settings(max_examples=25)
 @given(
     kind=st.sampled_from((PackedKind(8, False), PackedKind(4, True))),
-    size=sizes,
+    size=sizes.map(lambda size: (size[0], size[1] * INPUTS)),
     scale=st.sampled_from((0.0, 1e-3, 1.0, 100.0)),
     seed=seeds,
 )

@@ -8,6 +8,7 @@ owns the KV pages: attention is handed in, so the cache-less and the paged path 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count, takewhile
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -21,9 +22,9 @@ from helix_df.layers import LayerRange
 from helix_df.models.attention import WHOLE_CONTEXT, AttentionView, attend_causally
 from helix_df.models.experts import ExpertWeights, mix_experts, route
 from helix_df.models.gated_mlp import gated_mlp
-from helix_df.models.linear import Layout, lay_out, linear, take_rows
+from helix_df.models.linear import Layout, Matrix, lay_out, linear, take_rows
 from helix_df.models.norms import rms_norm
-from helix_df.models.quantized import join, pack
+from helix_df.models.quantized import in_runs, pack
 from helix_df.models.reader import WeightReader
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
 from helix_df.models.shares import averaged, own_number, side_by_side, summed
@@ -51,7 +52,8 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     Args:
         geometry: of the model.
         layer: its number.
-        parts: arrays by the names of ``layer_parts``.
+        parts: arrays by the names of ``layer_parts``; of a part in several (``linear.Matrix``), those after the first
+            by ``part_name``.
     """
 
     def __init__(self, geometry: ModelGeometry, layer: int, parts: dict[str, Array]) -> None:
@@ -70,7 +72,7 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
         attend = self._attend_to_latents if self.geometry.latent.rank else self._attend
         mixed, cache = attend(self._normed("attention_norm", hidden), cos, sin, attention)
-        mixed = self._whole(linear(mixed, self.output[...]))
+        mixed = self._whole(linear(mixed, self._matrix("output")))
         if self._holds("output_bias"):
             mixed = mixed + self.output_bias[...]
         hidden = _added(hidden, self._normed("attention_post_norm", mixed), scale)
@@ -117,14 +119,14 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
             correction = self._maybe("router_correction")
             routed = route(normed, self.router[...], options, self._maybe("router_bias"), correction)
             held = ExpertWeights(
-                self.expert_gate_up[...],
-                self.expert_down[...],
+                self._matrix("expert_gate_up"),
+                self._matrix("expert_down"),
                 self._maybe("expert_gate_up_bias"),
                 self._maybe("expert_down_bias"),
             )
             mixed = mix_experts(normed, routed, held, activation)
             return mixed + self._shared(normed) if options.shared else mixed
-        return gated_mlp(normed, self.gate_up[...], self.down[...], activation)
+        return gated_mlp(normed, self._matrix("gate_up"), self._matrix("down"), activation)
 
     def _shared(self, normed: Array) -> Array:
         """Through the MLP that every token passes beside its experts."""
@@ -134,7 +136,7 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def _project(self, normed: Array) -> tuple[Array, Array, Array]:
         shape, batch = self.geometry, normed.shape[:2]
-        flat = linear(normed, self.qkv[...])
+        flat = linear(normed, self._matrix("qkv"))
         if self._holds("qkv_bias"):
             flat = flat + self.qkv_bias[...]
         heads = flat.reshape(*batch, -1, shape.head_dim)
@@ -166,6 +168,13 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         scale = options.scale or self.geometry.head_dim**-0.5
         return AttentionView(scale, options.softcap, self._maybe("window"), self._maybe("sinks"))
 
+    def _matrix(self, name: str) -> Matrix:
+        """A part that may be in several."""
+        later = (part_name(name, place) for place in count(1))
+        each = [name, *takewhile(self._holds, later)]
+        arrays: list[Array] = [getattr(self, one)[...] for one in each]
+        return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
     def _maybe(self, name: str) -> Array | None:
         """A part that not all families have."""
         part: Array | None = getattr(self, name)[...] if self._holds(name) else None
@@ -173,6 +182,11 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def _holds(self, name: str) -> bool:
         return hasattr(self, name)
+
+
+def part_name(part: str, place: int) -> str:
+    """The name of a part's array at ``place``, of several one below the other."""
+    return f"{part}_{place}" if place else part
 
 
 def _added(hidden: Array, passed: Array, scale: float) -> Array:
@@ -327,11 +341,12 @@ def _build_block(
             each = [[name.format(expert) for name in names] for expert in range(geometry.experts.count)]
             tensors_of = [{name: shapes[name] for name in of_one} for of_one in each]
             kept = numbers if part in STACKED else numbers._replace(matrices=dtype)
-            parts[part] = _stacked(reader, tensors_of, kept, layout)
+            stacked = _stacked(reader, tensors_of, kept, layout)
+            parts |= {part_name(part, place): array for place, array in enumerate(stacked)}
             continue
         packed = _packed(reader, {name: shapes[name] for name in names}) if part in MATRICES else None
         if packed is not None:
-            parts[part] = jnp.asarray(packed)
+            parts |= {part_name(part, place): jnp.asarray(array) for place, array in enumerate(packed)}
             continue
         tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
         if part in MULTIPLIED:
@@ -365,31 +380,34 @@ def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Number
     """Matrices one below the other: packed, if the reader keeps them so and they fit, else in ``layout``."""
     packed = _packed(reader, tensors)
     if packed is not None:
-        return jnp.asarray(packed)
+        (array,) = packed
+        return jnp.asarray(array)
     return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
 
 
-def _stacked(reader: WeightReader, experts: Sequence[Mapping[str, Shape]], numbers: _Numbers, layout: Layout) -> Array:
+def _stacked(
+    reader: WeightReader, experts: Sequence[Mapping[str, Shape]], numbers: _Numbers, layout: Layout
+) -> list[Array]:
     """The matrices of all experts, each of which lies in one file's tensor with the others': all packed, or none."""
-    packed: list[np.ndarray] = []
+    packed: list[list[np.ndarray]] = []
     for tensors in experts:
         blocks = _packed(reader, tensors)
-        if blocks is None or blocks.shape != (packed or [blocks])[0].shape:
+        if blocks is None or [one.shape for one in blocks] != [one.shape for one in (packed or [blocks])[0]]:
             # Panels of experts are read by machine code alone: XLA's own product is as fast on rows.
             form = layout if numbers.matrices != numbers.others else "rows"
             each = [_numbers(reader, one) for one in experts]
             laid_out = each if each[0].ndim == 1 else [lay_out(one, form) for one in each]
-            return jnp.asarray(np.stack(laid_out), numbers.matrices)
+            return [jnp.asarray(np.stack(laid_out), numbers.matrices)]
         packed.append(blocks)
-    return jnp.asarray(np.stack(packed))
+    return [jnp.asarray(np.stack(of_run)) for of_run in zip(*packed, strict=True)]
 
 
-def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray | None:
-    """Matrices one below the other in blocks, if the reader keeps them so and they fit."""
+def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> list[np.ndarray] | None:
+    """Matrices one below the other in blocks, an array a run of a kind, if the reader keeps them so and they fit."""
     if any(len(shape) != 2 for shape in tensors.values()):
         return None
-    joined = join([reader.quantized(name, (shape[0], shape[1])) for name, shape in tensors.items()])
-    return None if joined is None else pack(joined)
+    found = in_runs([reader.quantized(name, (shape[0], shape[1])) for name, shape in tensors.items()])
+    return None if found is None else [pack(run) for run in found]
 
 
 def _numbers(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray:

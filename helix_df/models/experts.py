@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from helix_df.models.gated_mlp import GATES
-from helix_df.models.linear import linear
+from helix_df.models.linear import Matrix, linear
 from helix_df.profiles.geometry import ExpertOptions
 
 BLOCK = 16
@@ -49,8 +49,8 @@ class ExpertWeights(NamedTuple):
     Each expert's may lie in any layout of ``linear``. Biases are [experts, 2 * inner] and [experts, hidden].
     """
 
-    gate_up: Array
-    down: Array
+    gate_up: Matrix
+    down: Matrix
     gate_up_bias: Array | None = None
     down_bias: Array | None = None
 
@@ -99,7 +99,7 @@ def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: 
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     tokens, used = routed.experts.shape
-    blocks = _in_blocks(routed.experts.reshape(-1), len(held.gate_up))
+    blocks = _in_blocks(routed.experts.reshape(-1), len(_each(held.gate_up)[0]))
     padded = jnp.concatenate([flat, jnp.zeros((1, flat.shape[1]), flat.dtype)])
     shares = jnp.concatenate([routed.weights.reshape(-1), jnp.zeros(1, jnp.float32)])
 
@@ -108,8 +108,8 @@ def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: 
         # The row after the last is none's: zeros, which add nothing.
         at = jnp.where(rows < tokens * used, rows // used, tokens)
         expert = blocks.experts[index]
-        gate, up = jnp.split(_plus(_times(padded[at], held.gate_up[expert]), held.gate_up_bias, expert), 2, axis=-1)
-        passed = _plus(_times(GATES[activation](gate, up), held.down[expert]), held.down_bias, expert)
+        gate, up = jnp.split(_plus(_times(padded[at], held.gate_up, expert), held.gate_up_bias, expert), 2, axis=-1)
+        passed = _plus(_times(GATES[activation](gate, up), held.down, expert), held.down_bias, expert)
         return mixed.at[at].add(passed.astype(jnp.float32) * shares[rows][:, None])
 
     start = jnp.zeros(padded.shape, jnp.float32)
@@ -121,8 +121,15 @@ def _plus(product: Array, biases: Array | None, expert: Array) -> Array:
     return product if biases is None else product + biases[expert]
 
 
-def _times(rows: Array, weight: Array) -> Array:
-    return linear(rows, weight) if weight.ndim == 3 or weight.dtype != rows.dtype else rows @ weight.T
+def _each(weights: Matrix) -> tuple[Array, ...]:
+    return weights if isinstance(weights, tuple) else (weights,)
+
+
+def _times(rows: Array, weights: Matrix, expert: Array) -> Array:
+    own = tuple(weight[expert] for weight in _each(weights))
+    if len(own) > 1 or own[0].ndim == 3 or own[0].dtype != rows.dtype:
+        return linear(rows, own)
+    return rows @ own[0].T
 
 
 def _in_blocks(chosen: Array, experts: int) -> _Blocks:

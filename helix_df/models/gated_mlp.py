@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from helix_df.models.linear import linear
+from helix_df.models.linear import Matrix, linear
 
 _SLOPE, _LIMIT = 1.702, 7.0
 
@@ -32,7 +32,7 @@ GATES: dict[str, Callable[[Array, Array], Array]] = {
 """What a gate lets through of what goes up, by activation."""
 
 
-def gated_mlp(hidden: Array, gate_up: Array, down: Array, activation: str) -> Array:
+def gated_mlp(hidden: Array, gate_up: Matrix, down: Matrix, activation: str) -> Array:
     """[..., hidden] → [..., hidden]. ``gate_up`` [2 * inner, hidden] and ``down`` in any layout of ``linear``."""
     gate, up = jnp.split(linear(hidden, gate_up), 2, axis=-1)
     return linear(GATES[activation](gate, up), down)

@@ -27,6 +27,9 @@ from helix_df.models.packed_call import call_narrow, has_narrow_code
 
 Layout = Literal["rows", "panels"]
 
+Matrix = Array | tuple[Array, ...]
+"""A matrix in any layout, or several one below the other."""
+
 PANEL = 64
 """Outputs a panel: a panel of up to 4,096 inputs fits a core's own cache, and a row of it several vectors."""
 
@@ -60,8 +63,10 @@ def take_rows(weight: Array, indices: Array) -> Array:
     return weight[within // PANEL, :, within % PANEL]
 
 
-def linear(inputs: Array, weight: Array) -> Array:
+def linear(inputs: Array, weight: Matrix) -> Array:
     """``inputs`` [..., in] times the transpose of ``weight``, a matrix [out, in] in any layout → [..., out]."""
+    if isinstance(weight, tuple):
+        return jnp.concatenate([linear(inputs, one) for one in weight], axis=-1)
     rows = math.prod(inputs.shape[:-1])
     flat = inputs.reshape(rows, inputs.shape[-1])
     if is_packed(weight):

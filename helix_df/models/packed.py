@@ -12,7 +12,7 @@ from jax import Array
 
 from helix_df.models.packed_call import call_packed, has_machine_code
 from helix_df.models.quantized import GROUP, TINY
-from helix_df.profiles.packed_kinds import INPUTS, OUTPUTS, PackedKind, kind_of_bytes
+from helix_df.profiles.packed_kinds import CURVE, INPUTS, OUTPUTS, PLANES, PackedKind, kind_of_bytes
 
 _GROUPS = INPUTS // GROUP
 _LEVELS = OUTPUTS * GROUP
@@ -20,7 +20,12 @@ _LEVELS = OUTPUTS * GROUP
 
 def is_packed(weight: Array) -> bool:
     """Whether a matrix is a packed one."""
-    return bool(weight.dtype == jnp.uint8)
+    return weight.dtype in (jnp.uint8, jnp.int8)
+
+
+def kind_of(weight: Array) -> PackedKind:
+    """The kind of a packed matrix."""
+    return kind_of_bytes(weight.shape[-1], curved=weight.dtype == jnp.int8)
 
 
 def packed_outputs(weight: Array) -> int:
@@ -29,15 +34,42 @@ def packed_outputs(weight: Array) -> int:
 
 
 def unpack(weight: Array) -> Array:
-    """Blocks [..., blocks, bytes] → float32 [..., 16, blocks * 32], as many rows as a block has."""
-    kind = kind_of_bytes(weight.shape[-1])
-    numbers = OUTPUTS * INPUTS * kind.bits // 8
-    scales = _floats(weight[..., numbers : numbers + 2 * OUTPUTS])
-    values = (_levels(weight[..., :numbers], kind).astype(jnp.float32) - kind.offset) * scales[..., None]
-    if kind.minima:
-        values = values + _floats(weight[..., numbers + 2 * OUTPUTS :])[..., None]
-    rows = jnp.swapaxes(values, -3, -2)
-    return rows.reshape(*rows.shape[:-2], -1)
+    """Blocks [..., blocks, bytes] → float32 [..., 16, inputs], as many rows as a block has."""
+    kind, there = kind_of(weight), weight.shape[:-1]
+    packed = jax.lax.bitcast_convert_type(weight, jnp.uint8)
+    pieces = kind.inputs // INPUTS
+    after = pieces * kind.level_bytes
+    levels = _levels(packed[..., :after].reshape(*there, pieces, kind.level_bytes), kind)
+    numbers = jnp.array(CURVE, jnp.float32)[levels] if kind.curved else levels.astype(jnp.float32) - kind.offset
+    by_span = numbers.reshape(*there, pieces, OUTPUTS, INPUTS // kind.span, kind.span)
+    scales, minima = _of_spans(packed[..., after:], kind)
+    values = by_span * scales[..., None]
+    if minima is not None:
+        values = values + minima[..., None]
+    rows = jnp.moveaxis(values, -3, -5)  # [..., 16, blocks, pieces, spans, span]
+    return rows.reshape(*rows.shape[:-4], -1)
+
+
+def _of_spans(packed: Array, kind: PackedKind) -> tuple[Array, Array | None]:
+    """What follows levels → scales, and minima if there are any, float32 [..., pieces, 16, spans of a piece]."""
+    size = kind.factor_bytes
+    scales = _floats(packed[..., size : size + 2 * OUTPUTS])
+    minima = _floats(packed[..., size + 2 * OUTPUTS :]) if kind.minima else None
+    if not kind.nested:
+        return scales[..., None, :, None], None if minima is None else minima[..., None, :, None]
+    whole = packed[..., :size]
+    if kind.shared_bytes:
+        of_scales, of_minima = whole & 15, whole >> 4
+    else:
+        of_scales, of_minima = whole[..., : size // (1 + kind.minima)], whole[..., size // (1 + kind.minima) :]
+
+    def multiplied(floats: Array, factors: Array) -> Array:
+        signed = jax.lax.bitcast_convert_type(factors, jnp.int8).astype(jnp.float32)
+        each = signed.reshape(*floats.shape[:-1], -1, OUTPUTS) * floats[..., None, :]  # [..., spans, 16]
+        by_piece = each.reshape(*floats.shape[:-1], kind.inputs // INPUTS, -1, OUTPUTS)
+        return jnp.swapaxes(by_piece, -1, -2)
+
+    return multiplied(scales, of_scales), None if minima is None else multiplied(minima, of_minima)
 
 
 def take_packed_rows(weight: Array, indices: Array) -> Array:
@@ -49,7 +81,7 @@ def take_packed_rows(weight: Array, indices: Array) -> Array:
 
 def packed_product(flat: Array, weight: Array) -> Array:
     """Inputs float32 [rows, in], each block rounded to 8 bits, times a packed matrix → float32 [rows, out]."""
-    fast = has_machine_code(kind_of_bytes(weight.shape[-1]))
+    fast = has_machine_code(kind_of(weight))
     return call_packed(flat, weight) if fast else plain_product(flat, weight)
 
 
@@ -69,17 +101,19 @@ def _rounded(flat: Array) -> Array:
 def _levels(packed: Array, kind: PackedKind) -> Array:
     """[..., bytes] → uint8 [..., 16, 32]."""
     *there, _ = packed.shape
-    if kind.bits == 8:
-        groups = packed.reshape(*there, _GROUPS, _LEVELS)
-    else:
-        low_bytes = OUTPUTS * INPUTS // 2
-        both = packed[..., :low_bytes].reshape(*there, _GROUPS // 2, _LEVELS)
-        groups = jnp.stack([both & 15, both >> 4], axis=-2).reshape(*there, _GROUPS, _LEVELS)
-        if kind.bits == 5:
-            plane = packed[..., low_bytes:].reshape(*there, _GROUPS, _LEVELS // 8)
-            bits = (plane[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
-            groups = groups | (bits.reshape(groups.shape) << 4)
-    by_output = jnp.swapaxes(groups.reshape(*there, _GROUPS, OUTPUTS, GROUP), -3, -2)
+    levels, at, shift = jnp.zeros((*there, _GROUPS, _LEVELS), jnp.uint8), 0, 0
+    for width in PLANES[kind.bits]:
+        size, places = OUTPUTS * INPUTS * width // 8, 8 // width
+        plane = packed[..., at : at + size]
+        if width == 1:
+            bits = plane.reshape(*there, _GROUPS, _LEVELS // 8)[..., None] >> jnp.arange(8, dtype=jnp.uint8)
+            values = (bits & 1).reshape(levels.shape)
+        else:
+            together = plane.reshape(*there, _GROUPS // places, 1, _LEVELS)
+            shifts = jnp.arange(places, dtype=jnp.uint8)[:, None] * jnp.uint8(width)
+            values = ((together >> shifts) & jnp.uint8((1 << width) - 1)).reshape(levels.shape)
+        levels, at, shift = levels | (values << shift), at + size, shift + width
+    by_output = jnp.swapaxes(levels.reshape(*there, _GROUPS, OUTPUTS, GROUP), -3, -2)
     return by_output.reshape(*there, OUTPUTS, INPUTS)
 
 

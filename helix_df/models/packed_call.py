@@ -10,20 +10,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from helix_df.models.machine_calls import Features, has_handler
-from helix_df.profiles.packed_kinds import OUTPUTS, PackedKind, kind_of_bytes
+from helix_df.profiles.packed_kinds import INPUTS, OUTPUTS, PackedKind, kind_of_bytes
 
 
 def call_packed(flat: Array, weight: Array, target: str | None = None) -> Array:
     """float32 [rows, in] times a packed matrix → float32 [rows, out], on a CPU; by another ``target`` of XLA."""
     rows, inputs = flat.shape
-    panels, blocks, block_bytes = weight.shape
-    kind, shaped = kind_of_bytes(block_bytes), partial(jax.ShapeDtypeStruct)
+    panels, _, block_bytes = weight.shape
+    kind = kind_of_bytes(block_bytes, curved=weight.dtype == jnp.int8)
+    shaped, pieces = partial(jax.ShapeDtypeStruct), inputs // INPUTS
     product: Array = jax.ffi.ffi_call(
         target or packed_target(kind),
         (
             shaped((rows, panels * OUTPUTS), jnp.float32),
             shaped((rows, inputs), jnp.int8),
-            shaped((rows, blocks, 2), jnp.float32),
+            shaped((rows, pieces, 1 + INPUTS // kind.span), jnp.float32),
         ),
     )(weight, flat, jnp.int32(0))[0]
     return product
@@ -51,7 +52,8 @@ def has_narrow_code(dtype: str) -> bool:
 
 def packed_target(kind: PackedKind) -> str:
     """XLA's name of the product with weights of a kind."""
-    return f"helix_df_packed_{kind.bits}{'_minima' if kind.minima else ''}"
+    words = ("minima", kind.minima), (f"{kind.span}", kind.nested), ("curved", kind.curved)
+    return "_".join([f"helix_df_packed_{kind.bits}", *(word for word, so in words if so)])
 
 
 def narrow_target(dtype: str) -> str:
@@ -65,9 +67,17 @@ def packed_source(kind: PackedKind, has: Features) -> str:
     Raises:
         ImportError: without llvmlite.
     """
-    from helix_df.models.packed_code import dot_by_instruction, dot_by_parts, handler_source
+    from helix_df.models.packed_code import (
+        curved_by_bits,
+        curved_by_instruction,
+        dot_by_instruction,
+        dot_by_parts,
+        handler_source,
+    )
 
-    return handler_source(packed_target(kind), kind, dot_by_instruction if has.get("avx512vnni") else dot_by_parts)
+    dot = dot_by_instruction if has.get("avx512vnni") else dot_by_parts
+    curved = curved_by_instruction if has.get("avx512bw") else curved_by_bits
+    return handler_source(packed_target(kind), kind, dot, curved)
 
 
 def narrow_source(dtype: str, has: Features) -> str:

@@ -27,7 +27,7 @@ from helix_df.models.machine_code import (
     constant,
 )
 from helix_df.models.quantized import GROUP, TINY
-from helix_df.profiles.packed_kinds import INPUTS, OUTPUTS, PackedKind
+from helix_df.profiles.packed_kinds import CURVE, INPUTS, OUTPUTS, PLANES, PackedKind
 
 ROWS = (8, 4, 2, 1)
 """Rows that are multiplied together, most first: as many as vector registers hold the sums of."""
@@ -39,6 +39,10 @@ _BYTES = ir.VectorType(I8, OUTPUTS * GROUP)
 
 Dot = Callable[[CodeBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
 """Sums int32 [16], levels uint8 [64] and inputs int8 [64] → sums, to each the four products of its lane added."""
+
+
+Curved = Callable[[CodeBuilder, ir.Value], ir.Value]
+"""Places in the table of curved levels, uint8 [64] → what stands there, plus 128."""
 
 
 def dot_by_instruction(build: CodeBuilder, sums: ir.Value, levels: ir.Value, inputs: ir.Value) -> ir.Value:
@@ -59,16 +63,31 @@ def dot_by_parts(build: CodeBuilder, sums: ir.Value, levels: ir.Value, inputs: i
     return sums
 
 
+def curved_by_instruction(build: CodeBuilder, places: ir.Value) -> ir.Value:
+    """Where a processor has it for 64 bytes: x86's VPSHUFB, which looks up in each 16 of them."""
+    table = ir.Constant(_BYTES, [number + 128 for number in CURVE] * (_BYTES.count // len(CURVE)))
+    return build.intrinsic("llvm.x86.avx512.pshuf.b.512", _BYTES, table, places)
+
+
+def curved_by_bits(build: CodeBuilder, places: ir.Value) -> ir.Value:
+    """On any processor: the table's halves, quarters and so on, by each bit."""
+    left: list[ir.Value] = [constant(_BYTES, number + 128) for number in CURVE]
+    for bit in range(4):
+        on = build.icmp_unsigned("!=", build.and_(places, constant(_BYTES, 1 << bit)), constant(_BYTES, 0))
+        left = [build.select(on, high, low) for low, high in zip(left[::2], left[1::2], strict=True)]
+    return left[0]
+
+
 def _each_second(build: CodeBuilder, value: ir.Value, first: int) -> ir.Value:
     places = ir.Constant(ir.VectorType(I32, OUTPUTS), list(range(first, 2 * OUTPUTS, 2)))
     return build.sext(build.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places), INTS)
 
 
-def handler_source(name: str, kind: PackedKind, dot: Dot) -> str:
+def handler_source(name: str, kind: PackedKind, dot: Dot, curved: Curved) -> str:
     """A module with the handler ``name`` of products with weights of one kind, as text.
 
-    Arguments: uint8 [out / 16, in / 32, bytes], float32 [rows, in], int32 [] (the first panel to multiply with).
-    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 2].
+    Arguments: uint8 [out / 16, blocks, bytes], float32 [rows, in], int32 [] (the first panel to multiply with).
+    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 1 + spans].
     """
     handler = begin_handler(name, (3, 2, 0), (2, 2, 3))
     build = handler.build
@@ -76,8 +95,9 @@ def handler_source(name: str, kind: PackedKind, dot: Dot) -> str:
     outputs, rounded, scales = (one.data for one in handler.results)
     inputs, (rows, width) = handler.arguments[1]
     of_row = handler.results[0].sizes[1]
-    blocks = build.udiv(width, build.int64(INPUTS))
-    _round_inputs(build, inputs, build.mul(rows, blocks), rounded, scales, kind.offset)
+    pieces, piece_bytes = build.udiv(width, build.int64(INPUTS)), 4 * (1 + INPUTS // kind.span)
+    blocks = build.udiv(width, build.int64(kind.inputs))
+    _round_inputs(build, inputs, build.mul(rows, pieces), rounded, scales, kind)
     panel_bytes = build.mul(blocks, build.int64(kind.block_bytes))
     weights = build.at(weights, build.mul(build.sext(build.read(first, I32), I64), panel_bytes))
     with build.counting(build.int64(0), build.udiv(of_row, build.int64(OUTPUTS))) as panel:
@@ -86,14 +106,16 @@ def handler_source(name: str, kind: PackedKind, dot: Dot) -> str:
         for together in ROWS:
             with build.counting(start, rows, together) as row:
                 of_rows = [build.add(row, build.int64(index)) for index in range(together)]
+                words = [build.mul(index, build.mul(pieces, build.int64(piece_bytes))) for index in of_rows]
                 sums = _panel_sums(
                     build,
                     kind,
                     dot,
+                    curved,
                     there,
                     blocks,
                     [build.at(rounded, build.mul(index, width)) for index in of_rows],
-                    [build.at(scales, build.mul(index, build.mul(blocks, build.int64(8)))) for index in of_rows],
+                    [build.at(scales, place) for place in words],
                 )
                 for index, total in zip(of_rows, sums, strict=True):
                     place = build.add(build.mul(index, of_row), build.mul(panel, build.int64(OUTPUTS)))
@@ -103,11 +125,11 @@ def handler_source(name: str, kind: PackedKind, dot: Dot) -> str:
 
 
 def _round_inputs(
-    build: CodeBuilder, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, offset: int
+    build: CodeBuilder, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, kind: PackedKind
 ) -> None:
-    """Each of ``count`` blocks to whole numbers from -127 to 127, its scale, and what its sum adds.
+    """Each of ``count`` blocks to whole numbers from -127 to 127, its scale, and what the sum of each span adds.
 
-    The last is ``scale * sum`` for minima, or as int32 ``-offset * sum``, where sums of products start.
+    That is ``scale * sum`` for minima, or as int32 ``-offset * sum``, where sums of products start.
     """
     with build.counting(build.int64(0), count) as block:
         here = build.at(inputs, build.mul(block, build.int64(4 * INPUTS)))
@@ -120,26 +142,31 @@ def _round_inputs(
         inverse = build.fdiv(ir.Constant(F32, 127.0), largest)
         some = build.fcmp_unordered(">", largest, ir.Constant(F32, TINY))
         factor = build.splat(build.select(some, inverse, ir.Constant(F32, 0.0)), FLOATS)
-        sums = None
+        sums: list[ir.Value] = []
         for half, value in enumerate(values):
             shifted = build.fadd(build.fmul(value, factor), constant(FLOATS, _ROUND))
             whole = build.sub(build.bitcast(shifted, INTS), build.bitcast(constant(FLOATS, _ROUND), INTS))
             narrow = build.trunc(whole, ir.VectorType(I8, OUTPUTS))
             build.write(narrow, build.at(rounded, build.mul(block, build.int64(INPUTS)), OUTPUTS * half))
-            sums = whole if sums is None else build.add(sums, whole)
-        total = build.intrinsic("llvm.vector.reduce.add.v16i32", I32, sums)
-        place = build.at(scales, build.mul(block, build.int64(8)))
+            sums.append(whole)
+        if kind.span == INPUTS:
+            sums = [build.add(*sums)]
+        place = build.at(scales, build.mul(block, build.int64(4 * (1 + len(sums)))))
         build.write(scale, place)
-        if offset:
-            build.write(build.mul(total, ir.Constant(I32, -offset)), build.at(place, 4))
-        else:
-            build.write(build.fmul(build.sitofp(total, F32), scale), build.at(place, 4))
+        for span, of_span in enumerate(sums):
+            total = build.intrinsic("llvm.vector.reduce.add.v16i32", I32, of_span)
+            if kind.offset:
+                adds = build.mul(total, ir.Constant(I32, -kind.offset))
+            else:
+                adds = build.fmul(build.sitofp(total, F32), scale)
+            build.write(adds, build.at(place, 4 * (1 + span)))
 
 
 def _panel_sums(
     build: CodeBuilder,
     kind: PackedKind,
     dot: Dot,
+    curved: Curved,
     weights: ir.Value,
     blocks: ir.Value,
     rounded: Sequence[ir.Value],
@@ -149,41 +176,84 @@ def _panel_sums(
     totals = [build.alloca_at_entry(FLOATS) for _ in rounded]
     for total in totals:
         build.store(constant(FLOATS, 0.0), total)
+    pieces = kind.inputs // INPUTS
     with build.counting(build.int64(0), blocks) as block:
         here = build.at(weights, build.mul(block, build.int64(kind.block_bytes)))
-        of_block = [build.at(row, build.mul(block, build.int64(8))) for row in scales]
-        sums = [
-            build.splat(build.read(build.at(row, 4), I32), INTS) if kind.offset else constant(INTS, 0)
-            for row in of_block
-        ]
-        inputs = [build.at(row, build.mul(block, build.int64(INPUTS))) for row in rounded]
-        for group in range(INPUTS // GROUP):
-            levels = _levels(build, kind, here, group)
-            for row, place in enumerate(inputs):
-                four = build.bitcast(build.splat(build.read(build.at(place, GROUP * group), I32), INTS), _BYTES)
-                sums[row] = dot(build, sums[row], levels, four)
-        after = OUTPUTS * INPUTS * kind.bits // 8
-        factors = build.fpext(build.read(build.at(here, after), HALVES), FLOATS)
-        minima = kind.minima and build.fpext(build.read(build.at(here, after + 2 * OUTPUTS), HALVES), FLOATS)
-        for row, total in enumerate(totals):
-            factor = build.fmul(factors, build.splat(build.read(of_block[row], F32), FLOATS))
-            mixed = build.multiply_add(build.sitofp(sums[row], FLOATS), factor, build.load(total, typ=FLOATS))
-            if minima:
-                shift = build.splat(build.read(build.at(of_block[row], 4), F32), FLOATS)
-                mixed = build.multiply_add(shift, minima, mixed)
-            build.store(mixed, total)
+        after = build.at(here, pieces * kind.level_bytes)
+        factors = _halves(build, build.at(after, kind.factor_bytes))
+        minima = _halves(build, build.at(after, kind.factor_bytes + 2 * OUTPUTS)) if kind.minima else None
+        with build.counting(build.int64(0), build.int64(pieces)) as piece:
+            levels = build.at(here, build.mul(piece, build.int64(kind.level_bytes)))
+            at = build.add(build.mul(block, build.int64(pieces)), piece)
+            words = [build.at(row, build.mul(at, build.int64(4 * (1 + INPUTS // kind.span)))) for row in scales]
+            inputs = [build.at(row, build.mul(at, build.int64(INPUTS))) for row in rounded]
+            steps = [build.splat(build.read(word, F32), FLOATS) for word in words]
+            for span in range(INPUTS // kind.span):
+                sums = [_first_sum(build, kind, word, span) for word in words]
+                for group in range(span * kind.span // GROUP, (span + 1) * kind.span // GROUP):
+                    of_group = _levels(build, kind, levels, group)
+                    of_group = curved(build, of_group) if kind.curved else of_group
+                    for row, place in enumerate(inputs):
+                        four = build.splat(build.read(build.at(place, GROUP * group), I32), INTS)
+                        sums[row] = dot(build, sums[row], of_group, build.bitcast(four, _BYTES))
+                whole, whole_minima = _factors(build, kind, after, piece, span)
+                scale = factors if whole is None else build.fmul(factors, whole)
+                minimum = minima if whole_minima is None else build.fmul(minima, whole_minima)
+                for row, total in enumerate(totals):
+                    factor = build.fmul(scale, steps[row])
+                    mixed = build.multiply_add(build.sitofp(sums[row], FLOATS), factor, build.load(total, typ=FLOATS))
+                    if minimum is not None:
+                        shift = build.splat(build.read(build.at(words[row], 4 * (1 + span)), F32), FLOATS)
+                        mixed = build.multiply_add(shift, minimum, mixed)
+                    build.store(mixed, total)
     return [build.load(total, typ=FLOATS) for total in totals]
+
+
+def _halves(build: CodeBuilder, place: ir.Value) -> ir.Value:
+    return build.fpext(build.read(place, HALVES), FLOATS)
+
+
+def _first_sum(build: CodeBuilder, kind: PackedKind, words: ir.Value, span: int) -> ir.Value:
+    if not kind.offset:
+        return constant(INTS, 0)
+    return build.splat(build.read(build.at(words, 4 * (1 + span)), I32), INTS)
+
+
+def _factors(
+    build: CodeBuilder, kind: PackedKind, factors: ir.Value, piece: ir.Value, span: int
+) -> tuple[ir.Value | None, ir.Value | None]:
+    """The whole numbers of a nested kind's span, as floats: those of scales, and of minima."""
+    if not kind.nested:
+        return None, None
+    spans = INPUTS // kind.span
+    here = build.at(factors, build.mul(piece, build.int64(OUTPUTS * spans)), OUTPUTS * span)
+    bytes_of = ir.VectorType(I8, OUTPUTS)
+    whole = build.read(here, bytes_of)
+    if kind.shared_bytes:
+        each = build.and_(whole, constant(bytes_of, 15)), build.lshr(whole, constant(bytes_of, 4))
+    elif kind.minima:
+        each = whole, build.read(build.at(here, kind.factor_bytes // 2), bytes_of)
+    else:
+        return build.sitofp(build.sext(whole, INTS), FLOATS), None
+    scales, minima = (build.sitofp(build.sext(one, INTS), FLOATS) for one in each)
+    return scales, minima
 
 
 def _levels(build: CodeBuilder, kind: PackedKind, block: ir.Value, group: int) -> ir.Value:
     """Levels uint8 [16 * 4] of four inputs of a block."""
     size = OUTPUTS * GROUP
-    if kind.bits == 8:
-        return build.read(build.at(block, size * group), _BYTES)
-    both = build.read(build.at(block, size * (group // 2)), _BYTES)
-    low = build.lshr(both, constant(_BYTES, 4)) if group % 2 else build.and_(both, constant(_BYTES, 15))
-    if kind.bits == 4:
-        return low
-    plane = build.read(build.at(block, OUTPUTS * INPUTS // 2 + size // 8 * group), I64)
-    bits = build.bitcast(plane, ir.VectorType(ir.IntType(1), size))
-    return build.select(bits, build.or_(low, constant(_BYTES, 16)), low)
+    levels, at, shift = None, 0, 0
+    for width in PLANES[kind.bits]:
+        if width == 1:
+            bits = build.read(build.at(block, at + size // 8 * group), I64)
+            on = build.bitcast(bits, ir.VectorType(ir.IntType(1), size))
+            levels = build.select(on, build.or_(levels, constant(_BYTES, 1 << shift)), levels)
+        else:
+            places = 8 // width
+            plane = build.read(build.at(block, at + size * (group // places)), _BYTES)
+            place = group % places
+            plane = build.lshr(plane, constant(_BYTES, place * width)) if place else plane
+            plane = build.and_(plane, constant(_BYTES, (1 << width) - 1)) if place < places - 1 else plane
+            levels = build.or_(levels, build.shl(plane, constant(_BYTES, shift))) if shift else plane
+        at, shift = at + OUTPUTS * INPUTS * width // 8, shift + width
+    return levels

@@ -5,18 +5,21 @@ Owns the arithmetic of levels and the order of bytes in a packed block. Doesn't 
 A packed matrix is one array, uint8 [out / 16, in / 32, bytes], whose last size tells its kind
 (``profiles.packed_kinds``): each block lies as the product reads it, one after the other. In a block first come the
 levels, for each four inputs the 16 outputs, for each output those four inputs; two such groups share 64 bytes, the
-first in the low half of each byte. Of 5 bits the highest follow, a bit a level; then scales, then minima.
+first in the low half of each byte, and of a plane of 2 bits four. Of the bits above, the next plane follows; one of a
+single bit is a bit a level. Then come scales, then minima.
+
+Nested kinds have the levels of eight times 32 inputs, the whole numbers of scales, those of minima, then scales and
+minima. Curved ones are told by their type, int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from helix_df.profiles.packed_kinds import INPUTS, OUTPUTS, PackedKind, fits
+from helix_df.profiles.packed_kinds import CURVE, INPUTS, OUTPUTS, PLANES, PackedKind, runs
 
 GROUP = 4
 """Inputs that lie beside each other for one output."""
@@ -28,57 +31,79 @@ TINY = 2.0**-100
 class Quantized(NamedTuple):
     """Numbers ``scale * (level - kind.offset)``, or with minima ``scale * level + minimum``.
 
-    ``levels`` uint8 [out, in]; ``scales`` float16 [out, in / 32], and ``minima`` if the kind has them.
+    ``levels`` uint8 [out, in]; ``scales`` float16 [out, in / 32], and ``minima`` if the kind has them. Nested ones are
+    [out, in / 256], and each span's are those times ``factors``, int8 [out, in / span], and ``minimum_factors``.
     """
 
     kind: PackedKind
     levels: np.ndarray
     scales: np.ndarray
     minima: np.ndarray | None
+    factors: np.ndarray | None = None
+    minimum_factors: np.ndarray | None = None
 
     def values(self) -> np.ndarray:
         """The matrix in float32."""
-        by_block = self.levels.reshape(*self.scales.shape, INPUTS).astype(np.float32) - np.float32(self.kind.offset)
-        values = by_block * self.scales.astype(np.float32)[..., None]
+        by_span = self.levels.reshape(len(self.levels), -1, self.kind.span)
+        if self.kind.curved:
+            numbers = np.array(CURVE, np.float32)[by_span]
+        else:
+            numbers = by_span.astype(np.float32) - np.float32(self.kind.offset)
+        values = numbers * _by_span(self.scales, self.factors)[..., None]
         if self.minima is not None:
-            values += self.minima.astype(np.float32)[..., None]
-        return values.reshape(self.levels.shape)
+            values += _by_span(self.minima, self.minimum_factors)[..., None]
+        flat: np.ndarray = values.reshape(self.levels.shape)
+        return flat
 
     def rows(self, order: np.ndarray) -> Quantized:
-        """Rows in another order."""
-        minima = None if self.minima is None else self.minima[order]
-        return Quantized(self.kind, self.levels[order], self.scales[order], minima)
+        """Rows in another order, or some of them."""
+        return self.of_each(lambda numbers: numbers[order])
 
-    def as_kind(self, kind: PackedKind) -> Quantized | None:
-        """The same numbers in a kind that has at least these levels; ``None`` where a minimum is no float16."""
-        if kind.minima and self.minima is None:
-            with np.errstate(over="ignore"):
-                minima = self.scales * np.float16(-self.kind.offset)
-            return Quantized(kind, self.levels, self.scales, minima) if np.isfinite(minima).all() else None
-        return self._replace(kind=kind, levels=self.levels + np.uint8(kind.offset - self.kind.offset))
+    def columns(self, start: int, stop: int) -> Quantized:
+        """Some inputs, whole blocks of them."""
+
+        def of(numbers: np.ndarray) -> np.ndarray:
+            first, last = (at * numbers.shape[1] // self.levels.shape[1] for at in (start, stop))
+            return numbers[:, first:last]
+
+        return self.of_each(of)
+
+    def of_each(self, change: Callable[[np.ndarray], np.ndarray]) -> Quantized:
+        """The same kind, with something else of each array."""
+
+        def maybe(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else change(array)
+
+        levels, scales = change(self.levels), change(self.scales)
+        factors = maybe(self.factors), maybe(self.minimum_factors)
+        return Quantized(self.kind, levels, scales, maybe(self.minima), *factors)
 
 
-def join(parts: Sequence[Quantized | None]) -> Quantized | None:
-    """Matrices one below the other, in the smallest kind that holds all of them exactly.
+def _by_span(scales: np.ndarray, factors: np.ndarray | None) -> np.ndarray:
+    """float32, one for each span."""
+    wide = scales.astype(np.float32)
+    return wide if factors is None else np.repeat(wide, factors.shape[1] // wide.shape[1], axis=1) * factors
 
-    ``None`` where one isn't quantized, or the whole doesn't divide into blocks (``profiles.packed_kinds.fits``).
+
+def in_runs(parts: Sequence[Quantized | None]) -> list[Quantized] | None:
+    """Matrices one below the other, those of a kind that are neighbours as one (``profiles.packed_kinds.runs``).
+
+    ``None`` where one isn't quantized, or doesn't divide into blocks.
     """
     given = [part for part in parts if part is not None]
-    outputs = sum(len(part.levels) for part in given)
-    if len(given) < len(parts) or not fits(outputs, given[0].levels.shape[1]):
+    if len(given) < len(parts):
         return None
-    kind = reduce(PackedKind.joined, (part.kind for part in given))
-    alike = [part.as_kind(kind) for part in given]
-    same = [part for part in alike if part is not None]
-    if len(same) < len(alike):
-        return None
-    minima = [part.minima for part in same if part.minima is not None]
-    return Quantized(
-        kind,
-        np.concatenate([part.levels for part in same]),
-        np.concatenate([part.scales for part in same]),
-        np.concatenate(minima) if minima else None,
-    )
+    found = runs((part.kind for part in given), (len(part.levels) for part in given), given[0].levels.shape[1])
+    return None if found is None else [_below(given[start:stop]) for _, start, stop in found]
+
+
+def _below(parts: Sequence[Quantized]) -> Quantized:
+    def of(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    levels, scales = (np.concatenate(list(each)) for each in zip(*(part[1:3] for part in parts), strict=True))
+    return Quantized(parts[0].kind, levels, scales, of("minima"), of("factors"), of("minimum_factors"))
 
 
 def quantize(matrix: np.ndarray, kind: PackedKind) -> Quantized | None:
@@ -108,17 +133,42 @@ def quantize(matrix: np.ndarray, kind: PackedKind) -> Quantized | None:
 
 def pack(matrix: Quantized) -> np.ndarray:
     """The matrix in blocks; both its sizes are multiples of a block's."""
-    outputs, inputs = matrix.levels.shape
-    there = outputs // OUTPUTS, inputs // INPUTS
-    tiles = matrix.levels.reshape(there[0], OUTPUTS, there[1], INPUTS // GROUP, GROUP).transpose(0, 2, 3, 1, 4)
-    levels = np.ascontiguousarray(tiles).reshape(*there, INPUTS // GROUP, OUTPUTS * GROUP)
-    parts: list[np.ndarray] = (
-        [levels] if matrix.kind.bits == 8 else [(levels[:, :, ::2] & 15) | (levels[:, :, 1::2] << 4)]
-    )
-    if matrix.kind.bits == 5:
-        parts.append(np.packbits(levels >> 4, axis=-1, bitorder="little"))
-    for numbers in (matrix.scales, matrix.minima):
-        if numbers is not None:
-            of_blocks = numbers.astype("<f2").reshape(there[0], OUTPUTS, there[1]).transpose(0, 2, 1)
-            parts.append(np.ascontiguousarray(of_blocks).view(np.uint8))
-    return np.concatenate([part.reshape(*there, -1) for part in parts], axis=-1)
+    kind, (outputs, inputs) = matrix.kind, matrix.levels.shape
+    there = outputs // OUTPUTS, inputs // kind.inputs
+    tiles = matrix.levels.reshape(there[0], OUTPUTS, -1, INPUTS // GROUP, GROUP).transpose(0, 2, 3, 1, 4)
+    levels = np.ascontiguousarray(tiles).reshape(*tiles.shape[:3], OUTPUTS * GROUP)
+    parts: list[np.ndarray] = [np.concatenate(_planes(levels, kind.bits), axis=-1)]
+    factors: list[np.ndarray] = [
+        one.view(np.uint8) for one in (matrix.factors, matrix.minimum_factors) if one is not None
+    ]
+    if kind.shared_bytes:
+        factors = [factors[0] | (factors[1] << 4)]
+    parts += [_by_block(one, there) for one in factors]
+    floats = (one for one in (matrix.scales, matrix.minima) if one is not None)
+    parts += [_by_block(one.astype("<f2"), there).view(np.uint8) for one in floats]
+    packed = np.concatenate([part.reshape(*there, -1) for part in parts], axis=-1)
+    return packed.view(np.int8) if kind.curved else packed
+
+
+def _planes(levels: np.ndarray, bits: int) -> list[np.ndarray]:
+    """uint8 [..., groups, 64] → the bytes of each plane, [..., bytes]."""
+    found, shift = [], 0
+    for width in PLANES[bits]:
+        values = (levels >> shift) & np.uint8((1 << width) - 1)
+        if width == 1:
+            plane = np.packbits(values, axis=-1, bitorder="little")
+        else:
+            each = 8 // width
+            plane = np.zeros_like(values[..., ::each, :])
+            for place in range(each):
+                plane |= values[..., place::each, :] << np.uint8(place * width)
+        found.append(plane.reshape(*levels.shape[:-2], -1))
+        shift += width
+    return found
+
+
+def _by_block(numbers: np.ndarray, there: tuple[int, int]) -> np.ndarray:
+    """[out, n of each block, one block after the other] → [out / 16, blocks, n * 16]."""
+    panels, blocks = there
+    each = numbers.reshape(panels, OUTPUTS, blocks, -1).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(each).reshape(panels, blocks, -1)

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
-from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, PackedKind, fits
+from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, PackedKind, runs
 from helix_df.profiles.quantization_config import read_quantization
 from helix_df.profiles.read_geometry import locate_gguf, model_directory
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD, gguf_name, layer_names, model_tensors
@@ -245,11 +245,11 @@ def _packed_bytes(geometry: ModelGeometry, element_bytes: int, kind_of: _KindOf)
 
 
 def _matrix_bytes(kinds: Iterable[PackedKind | None], shapes: Iterable[Shape], element_bytes: int) -> float:
-    """Of matrices [..., out, in] one below the other: packed if all are quantized and the whole divides into blocks."""
+    """Of matrices [..., out, in] one below the other: packed if all are quantized and divide into blocks."""
     each = list(shapes)
     numbers = sum(math.prod(shape) for shape in each)
     given = list(kinds)
     known = [kind for kind in given if kind is not None]
-    if len(known) < len(given) or not fits(sum(shape[-2] for shape in each), each[0][-1]):
+    if len(known) < len(given) or runs(known, (shape[-2] for shape in each), each[0][-1]) is None:
         return numbers * element_bytes
-    return numbers * reduce(PackedKind.joined, known).number_bytes
+    return sum(math.prod(shape) * kind.number_bytes for kind, shape in zip(known, each, strict=True))

@@ -69,9 +69,9 @@ class Model(Section):
     )
     weights: Literal["stored", "float32", "bfloat16", "float16", "int8", "int4"] | None = Field(
         default=None,
-        description="How matrices stay in memory: `stored` as a GGUF file has them (Q8_0, Q4_0, Q4_1, Q5_0, Q5_1), "
-        "`int8` or `int4` rounded when they are loaded, or as numbers of a format no wider than `dtype`; by default "
-        "`dtype`.",
+        description="How matrices stay in memory: `stored` as a file has them (a GGUF's Q4_0 to Q8_0, Q2_K to Q6_K, "
+        "IQ4_NL and IQ4_XS, quantized safetensors), `int8` or `int4` rounded when they are loaded, or as numbers of a "
+        "format no wider than `dtype`; by default `dtype`.",
     )
     kv: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,

