@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from helix_df.errors import SpecError
-from helix_df.graph.held_weights import held_weights
+from helix_df.graph.held_weights import divided_weights, held_weights
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
 from helix_df.layers import LayerRange
@@ -29,7 +29,6 @@ from helix_df.profiles.throughput import (
     kv_tokens_by_layers,
 )
 from helix_df.profiles.timing import declared_curves
-from helix_df.profiles.weight_bytes import require_one_device
 from helix_df.spec.job import GpuType, Job, LinkQuality, Node
 
 TOKEN_BYTES = 2
@@ -139,7 +138,6 @@ def gpu_throughput(
         SpecError: when nobody says how much memory or speed the type has.
         ModelError: when weights can't be kept there as the job says.
     """
-    require_one_device(job.model.weights, device_count(gpu))
     source = speed_source(job, geometry, gpu)
     if isinstance(source, Measured):
         return from_curves(source, requests, geometry.num_layers)
@@ -161,13 +159,13 @@ def gpu_throughput(
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:
     declared, device = job.gpus.get(gpu, GpuType()).memory, find_device(gpu)
     memory = declared if declared is not None else device.memory_bytes if device is not None else math.nan
-    geometry = held_by(geometry, device_count(gpu))
+    weights, geometry = divided_weights(job, geometry, device_count(gpu)), held_by(geometry, device_count(gpu))
     if math.isnan(memory):
         raise SpecError(
             "nobody knows how much memory this GPU has",
             where=f"gpus.{gpu}.memory",
             expected="memory, or a profile with kv_tokens",
         )
-    weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
+    kv_bytes = kv_token_bytes(geometry, job.model.kv_format)
     element_bytes = job.model.element_bytes
     return kv_tokens_by_layers(geometry, element_bytes, memory, requests, weights, kv_bytes, lightest=lightest)

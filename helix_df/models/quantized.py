@@ -68,6 +68,16 @@ class Quantized(NamedTuple):
 
         return self.of_each(of)
 
+    def followed_by(self, outputs: int, inputs: int) -> Quantized:
+        """With so many more outputs and inputs, whole blocks of these, all of them zeros."""
+        before = self.levels.shape
+
+        def padded(numbers: np.ndarray) -> np.ndarray:
+            each = before[1] // numbers.shape[1]
+            return np.pad(numbers, ((0, outputs), (0, inputs // each)))
+
+        return self.of_each(padded)
+
     def of_each(self, change: Callable[[np.ndarray], np.ndarray]) -> Quantized:
         """The same kind, with something else of each array."""
 
@@ -94,10 +104,12 @@ def in_runs(parts: Sequence[Quantized | None]) -> list[Quantized] | None:
     if len(given) < len(parts):
         return None
     found = runs((part.kind for part in given), (len(part.levels) for part in given), given[0].levels.shape[1])
-    return None if found is None else [_below(given[start:stop]) for _, start, stop in found]
+    return None if found is None else [below(given[start:stop]) for _, start, stop in found]
 
 
-def _below(parts: Sequence[Quantized]) -> Quantized:
+def below(parts: Sequence[Quantized]) -> Quantized:
+    """Matrices of a kind one below the other."""
+
     def of(name: str) -> np.ndarray | None:
         arrays = [getattr(part, name) for part in parts]
         return None if arrays[0] is None else np.concatenate(arrays)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
-from helix_df.models.quantized import Quantized
+from helix_df.models.quantized import Quantized, below
 from helix_df.models.reader import WeightReader, require_shape
 from helix_df.models.shares import AXIS
 from helix_df.profiles.device_shares import SHARES, Axes, Divided, Rule, share_of, vocabulary_rows
@@ -66,8 +66,34 @@ class ShareReader:
         return require_shape(np.concatenate(shares), shape, name, "a device's share")
 
     def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
-        """See ``WeightReader``. Nothing is: shares are numbers."""
-        return None
+        """See ``WeightReader``. Numbers, too, are matrices whose blocks would have to be cut."""
+        whole = self._reader.quantized(name, (self._shapes[name][0], self._shapes[name][1]))
+        if whole is None:
+            return None
+        shares, start = [], 0
+        for section in self._sections_of(name):
+            own = self._packed_share(whole.rows(np.arange(start, start + section.rows)), section.divided)
+            if own is None:
+                return None
+            shares.append(own)
+            start += section.rows
+        share = below(shares)
+        require_shape(share.levels, shape, name, "a device's share")
+        return share
+
+    def _packed_share(self, rows: Quantized, divided: Rule) -> Quantized | None:
+        if divided is None:
+            return rows
+        axis, by = divided
+        length = rows.levels.shape[axis]
+        start, width = self._own(by, length)
+        stop = min(start + width, length)
+        lacking = width - max(0, stop - start)
+        if axis == 0:
+            return rows.rows(np.arange(start, stop)).followed_by(lacking, 0)
+        if width % rows.kind.inputs:
+            return None
+        return rows.columns(min(start, length), stop).followed_by(0, lacking)
 
     def _share(self, rows: np.ndarray, divided: Rule) -> np.ndarray:
         if divided is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -73,6 +73,11 @@ class WeightBytes:
         """Those of a model whose layers are all of one kind."""
         return self if self.by_kind is None else WeightBytes(self.by_kind[with_experts], self.vocabulary)
 
+    def times(self, count: int) -> WeightBytes:
+        """What ``count`` devices hold together, each so much."""
+        by_kind = None if self.by_kind is None else (count * self.by_kind[0], count * self.by_kind[1])
+        return WeightBytes(count * self.layer, count * self.vocabulary, by_kind)
+
     def of(self, geometry: ModelGeometry, layers: LayerRange) -> float:
         """Bytes of ``layers``."""
         return sum(self._by_layer(geometry)[layers.start : layers.stop])
@@ -135,7 +140,6 @@ def weight_bytes(
         raise _not_of_this_family(kept, geometry)
     if kept in NUMBERS:
         return _number_bytes(geometry, element_bytes, NUMBER_BYTES[NUMBERS[kept]])
-    require_one_device(kept, geometry.shares)
     if len(geometry.layer_kinds) > 1 or geometry.latent.rank or not _PACKED_PARTS.issuperset(layer_parts(geometry, 0)):
         raise _not_of_this_family(kept, geometry)
     if kept != "stored":
@@ -191,21 +195,6 @@ def _not_of_this_family(kept: KeptWeights, geometry: ModelGeometry) -> ModelErro
     )
 
 
-def require_one_device(kept: KeptWeights | None, devices: int) -> None:
-    """Make sure that weights which stay packed aren't to be divided among devices.
-
-    Raises:
-        ModelError: when they are.
-    """
-    if kept is not None and kept not in NUMBERS and devices > 1:
-        raise ModelError(
-            "weights can't stay packed on nodes of several devices yet",
-            where="model.weights",
-            found=f"{kept}, shared by {devices} devices",
-            expected="a number format, no weights: at all, or nodes of one device",
-        )
-
-
 @lru_cache(maxsize=16)
 def _stored_bytes(path: Path, _changed: int, _size: int, geometry: ModelGeometry, element_bytes: int) -> WeightBytes:
     family, tensors = family_of(geometry.family, str(path)), read_gguf_header(path).tensors
@@ -250,6 +239,15 @@ def _matrix_bytes(kinds: Iterable[PackedKind | None], shapes: Iterable[Shape], e
     numbers = sum(math.prod(shape) for shape in each)
     given = list(kinds)
     known = [kind for kind in given if kind is not None]
-    if len(known) < len(given) or runs(known, (shape[-2] for shape in each), each[0][-1]) is None:
+    if len(known) < len(given):
+        return numbers * element_bytes
+    if len(given) < len(each):  # which are stored as one
+        each = [_below(each)]
+    if runs(known, (shape[-2] for shape in each), each[0][-1]) is None:
         return numbers * element_bytes
     return sum(math.prod(shape) * kind.number_bytes for kind, shape in zip(known, each, strict=True))
+
+
+def _below(shapes: Sequence[Shape]) -> Shape:
+    """Of matrices one below the other as one."""
+    return (*shapes[0][:-2], sum(shape[-2] for shape in shapes), shapes[0][-1])

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import gguf
 import jax
@@ -10,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helix_df.errors import ModelError, SpecError
+from helix_df.errors import SpecError
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.held_weights import divided_weights
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.models.weights import load_shard
+from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ExpertOptions, ModelGeometry
 from helix_df.profiles.gguf_parts import read_gguf_header
@@ -231,10 +238,56 @@ def test_smollm2_stays_as_small_as_its_file_and_says_the_same():
     }
 
 
-def test_several_devices_of_a_node_hold_no_packed_weights_yet():
-    job = parse_job(job_text(ModelSource("random", "tiny")).replace("model: {", "model: {weights: int8, "))
-    two = job.model_copy(update={"nodes": {"a": job.nodes["a"].model_copy(update={"gpu": "2xL4"})}})
-    assert compile_problem(job)
-    with pytest.raises(ModelError) as refused:
-        compile_problem(two)
-    assert "shared by 2 devices" in str(refused.value)
+DEVICES = """
+import json, sys, jax
+jax.config.update("jax_num_cpu_devices", 4)
+from tests.unit.test_kept_weights import *
+from helix_df.models.weights import load_shares
+path, kept, *counts = sys.argv[1:]
+source = ModelSource("gguf", path)
+geometry = read_geometry(source)
+every, ids = LayerRange(0, geometry.num_layers), IDS[0].tolist()
+def tokens(shard):
+    engine = Engine(shard, num_pages=8, max_batch=1, max_prefill=32, max_context=64, layers_per_call=1)
+    return list(generate_in_process(engine, ids, 16))
+found = {0: tokens(load_shard(source, geometry, kept=kept))}
+for count in map(int, counts):
+    shard = load_shares(source, geometry, every, jax.devices()[:count], kept=kept, layout="panels")
+    found[count] = tokens(shard), [sum(leaf.nbytes for leaf in jax.tree.leaves(share)) for share in shard.shares]
+print(json.dumps(found))
+"""
+
+
+def with_gpu(source, gpu, kept):
+    text = job_text(source).replace("gpu: L4", f"gpu: {gpu}").replace("model: {", f"model: {{weights: {kept}, ")
+    return text + f"gpus: {{{gpu}: {{memory: 2MB, profile: {{compute: 1TFLOPS, bandwidth: 1GB/s}}}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "kind_of", "kept", "counts"),
+    [
+        (SHAPE, lambda name: "Q5_1" if "attn_q" in name else "Q4_0", "stored", (2, 4)),
+        (MIXTURE, lambda name: "Q8_0", "stored", (2,)),
+        (WIDE, medium, "stored", (2,)),
+        (WIDE, lambda name: "F32", "int4", (4,)),
+    ],
+    ids=["blocks", "experts", "nested", "rounded"],
+)
+def test_several_devices_of_a_node_hold_their_shares_and_say_the_same(tmp_path, geometry, kind_of, kept, counts):
+    source = write_gguf(tmp_path / "m.gguf", geometry, kind_of)
+    command = [sys.executable, "-c", DEVICES, source.location, kept, *map(str, counts)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    for count in counts:
+        tokens, held = found[str(count)]
+        assert tokens == found["0"]
+        share = weight_bytes(source, share_of(geometry, count), 4, kept)
+        matrices = 1 if geometry.tie_embeddings else 2
+        norm = 4 * geometry.hidden_size
+        planned = geometry.num_layers * share.layer + matrices * share.vocabulary + norm
+        assert held == [planned] * count or (kind_of is medium and 0.97 * planned < held[0] < planned), "the largest"
+        job = parse_job(with_gpu(source, f"{count}xsmall", kept))
+        assert divided_weights(job, geometry, count) == share.times(count)
+        assert compile_problem(job).nodes[0].max_layers
