@@ -57,9 +57,11 @@ async def settle(coordinator: Coordinator) -> None:
         seen = 0 if any(node.cold_shapes for node in coordinator.snapshot().nodes) else seen + 1
 
 
-async def answer(coordinator: Coordinator, prompt: Sequence[int], max_tokens: int) -> Answered:
-    """One request to its end, greedy."""
-    request = GenerationRequest(f"r{next(_numbers)}", tuple(prompt), max_tokens, SamplingParams())
+async def answer(
+    coordinator: Coordinator, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams | None = None
+) -> Answered:
+    """One request to its end, greedy by default."""
+    request = GenerationRequest(f"r{next(_numbers)}", tuple(prompt), max_tokens, sampling or SamplingParams())
     answered = Answered(time.perf_counter())
     async for event in coordinator.submit(request):
         answered.times_s.append(time.perf_counter())

@@ -32,6 +32,7 @@ async def refusal(http, path, body):
         ({"tool_choice": "sometimes"}, "tool_choice", "invalid_value"),
         ({"logit_bias": {"5": 101}}, "logit_bias", None),
         ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {str(token): "x" for token in range(1025)}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"258": 1}}, "logit_bias", "invalid_value"),
         ({"bad_words": [" "]}, "bad_words", "invalid_value"),
         ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "invalid_value"),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from helix_df.models.streaming_text import StopRule
 from helix_df.models.tokenizer import Tokenizer
@@ -42,6 +43,16 @@ class Wishes:
 PLAINLY = Wishes()
 
 
+def _few(value: object) -> object:
+    """A value that isn't an object of more than so many: nobody reads an error for each of a million."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError("too many")
+    return value
+
+
+Biases = Annotated[dict[str, float], BeforeValidator(_few)]
+
+
 class ShapingBody(RequestBody):
     """What all bodies that generate take of that."""
 
@@ -49,9 +60,7 @@ class ShapingBody(RequestBody):
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="a number from -2 to 2")
     repetition_penalty: float = Field(1.0, gt=0, le=100, description="a number over 0, up to 100; 1 changes nothing")
     min_p: float = Field(0.0, ge=0, le=1, description="a number from 0 to 1")
-    logit_bias: dict[str, float] = Field(
-        {}, max_length=MOST_BIASES, description=f"an object of up to {MOST_BIASES} token ids, each with -100 to 100"
-    )
+    logit_bias: Biases = Field({}, description=f"an object of up to {MOST_BIASES} token ids, each with -100 to 100")
     min_tokens: int = Field(0, ge=0, description="a whole number, not more than the answer may have")
     bad_words: Strings = Field(
         [], max_length=MOST_BAD_WORDS, description=f"a list of up to {MOST_BAD_WORDS} strings, none of which is empty"
