@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
 def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The URL of a job's API, and its model's name."""
     folder = tmp_path_factory.mktemp("clients")
-    config = json.loads(GEOMETRIES.read_text("utf-8"))["geometries"]["tiny"] | {"max_position_embeddings": 4096}
+    config = json.loads(GEOMETRIES.read_text("utf-8"))["tiny"] | {"max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config), encoding="utf-8")
     model = {"source": f"random:{folder / 'config.json'}", "name": "tiny"}
     runtime = {"max_batch": 4, "max_prefill_tokens": 64, "port": 0}
