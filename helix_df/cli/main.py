@@ -93,7 +93,7 @@ def _tell(sentence: str) -> None:
 def _app(arguments: Sequence[str]) -> typer.Typer:
     """The application with the command that is asked for, or with all of them for help and typos."""
     app = typer.Typer(
-        help=_ABOUT, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+        help=_ABOUT, no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False
     )
     app.callback()(_root)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)

@@ -57,6 +57,17 @@ def test_every_command_explains_itself(name, capsys):
     assert "Raises" not in out
 
 
+@pytest.mark.parametrize(
+    ("words", "at", "offered"), [("helix-df pl", 1, "plan"), ("helix-df plan --so", 2, "--solver")]
+)
+def test_shells_complete_commands_and_options(words, at, offered, capsys, monkeypatch):
+    monkeypatch.setenv("_HELIX_DF_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(at))
+    code, out, err = run(capsys)
+    assert (code, out.split(), err) == (0, [offered], "")
+
+
 def test_version(capsys):
     assert run(capsys, "--version")[1].startswith("helix-df")
 
