@@ -16,11 +16,13 @@ def down(
         float,
         typer.Option(min=0, metavar="SECONDS", help="Let requests end that run or wait; new ones are refused at once."),
     ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what ended as JSON.")] = False,
 ) -> None:
     """End a job and its workers.
 
     Ending a job that isn't running is no error.
     """
+    from helix_df.cli.console import print_json
     from helix_df.deployment import down as down_
     from helix_df.runtime.jobs.directory import find_job, running_jobs
 
@@ -28,10 +30,12 @@ def down(
         raise typer.BadParameter("give a name or --all, not both")
     running = running_jobs()
     if name is None and not running:
-        typer.echo("no job is running")
+        print_json({"jobs": []}) if as_json else typer.echo("no job is running")
         return
-    for job in running if every else [find_job(name)]:
-        if down_(job.name, grace_s=grace):
-            typer.echo(f"job {job.name} is down")
-        else:
-            typer.echo(f"job {job.name} is not running")
+    jobs = running if every else [find_job(name)]
+    ended = {job.name: down_(job.name, grace_s=grace) for job in jobs}
+    if as_json:
+        print_json({"jobs": [{"name": job, "was_running": was} for job, was in ended.items()]})
+        return
+    for job, was in ended.items():
+        typer.echo(f"job {job} is down" if was else f"job {job} is not running")

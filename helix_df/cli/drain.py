@@ -14,15 +14,19 @@ def drain(
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Send it requests again.")] = False,
     wait: Annotated[bool, typer.Option(help="Stay until nothing runs there any more.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Send no new requests to a node of a running job; those that run there go on.
 
     Refused where nothing would be left that serves: make a plan without the node first (`limits.avoid`), and apply it.
     """
     from helix_df import deployment
+    from helix_df.cli.console import print_json
 
     deployment.drain(node, name, undo=undo, wait=wait)
-    if undo:
+    if as_json:
+        print_json({"node": node, "drained": not undo, "idle": wait and not undo})
+    elif undo:
         typer.echo(f"{node} gets requests again")
     elif wait:
         typer.echo(f"{node} is drained: nothing runs there, and nothing new goes there")

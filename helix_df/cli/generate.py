@@ -32,6 +32,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End the answer before this text; may be given up to four times.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer and what it took as JSON.")] = False,
 ) -> None:
     """Ask a running job, and print the answer as it comes."""
     import asyncio
@@ -47,16 +48,27 @@ def generate(
     if seed is not None:
         options["seed"] = seed
     name = words[0] if len(words) == 2 else None
-    asyncio.run(_stream(name, words[-1], chat, options))
+    asked: str | list[dict[str, str]] = [{"role": "user", "content": words[-1]}] if chat else words[-1]
+    asyncio.run((_whole if as_json else _stream)(name, asked, options))
 
 
-async def _stream(name: str | None, prompt: str, chat: bool, options: GenerationOptions) -> None:
+async def _whole(name: str | None, asked: str | list[dict[str, str]], options: GenerationOptions) -> None:
+    from dataclasses import asdict
+
+    from helix_df.cli.console import print_json
+    from helix_df.deployment import connect
+
+    async with connect(name) as job:
+        answer = await (job.complete(asked, **options) if isinstance(asked, str) else job.chat(asked, **options))
+    print_json(asdict(answer))
+
+
+async def _stream(name: str | None, asked: str | list[dict[str, str]], options: GenerationOptions) -> None:
     from contextlib import aclosing
 
     from helix_df.deployment import connect
 
     async with connect(name) as job:
-        asked = [{"role": "user", "content": prompt}] if chat else prompt
         async with aclosing(job.stream(asked, **options)) as pieces:
             async for piece in pieces:
                 typer.echo(piece.text, nl=False)

@@ -6,6 +6,7 @@ planning never waits for jax. A new command is one file and one line in ``COMMAN
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _report(error)
+        if "--json" in arguments:
+            _report_as_json(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -127,7 +130,18 @@ def _root(
 _root.__doc__ = _ABOUT
 
 
+def _singles(error: HelixError) -> Sequence[HelixError]:
+    return error.errors if isinstance(error, SpecErrors) else (error,)
+
+
 def _report(error: HelixError) -> None:
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    for single in error.errors if isinstance(error, SpecErrors) else (error,):
+    for single in _singles(error):
         sys.stderr.write(f"{red}error:{plain} {single}\n")
+
+
+def _report_as_json(error: HelixError) -> None:
+    """For programs, which read stdout; people read stderr."""
+    parts = ("problem", "where", "found", "expected", "hint")
+    errors = [{part: value for part in parts if (value := getattr(one, part)) is not None} for one in _singles(error)]
+    sys.stdout.write(json.dumps({"errors": errors}, default=str) + "\n")

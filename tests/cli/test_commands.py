@@ -68,6 +68,36 @@ def test_shells_complete_commands_and_options(words, at, offered, capsys, monkey
     assert (code, out.split(), err) == (0, [offered], "")
 
 
+def test_what_is_valid_as_json(capsys):
+    code, out, _ = run(capsys, "validate", SINGLE24, "--json")
+    assert code == 0
+    found, words = json.loads(out), run(capsys, "validate", SINGLE24)[1]
+    assert found.keys() == {"name", "layers", "nodes", "room"}
+    assert all(str(value) in words for value in found.values())
+
+
+def test_mistakes_as_json(capsys, tmp_path):
+    """Programs read stdout, and people what stderr says as always."""
+    (tmp_path / "job.yaml").write_text(SINGLE24.read_text().replace("nodes:", "nodez:"))
+    code, out, err = run(capsys, "validate", "job.yaml", "--json")
+    assert code == 2
+    errors = json.loads(out)["errors"]
+    assert [one["problem"] for one in errors if "nodez" in one["where"]]
+    assert all(one["problem"] in err for one in errors)
+
+
+def test_solvers_as_json(capsys):
+    code, out, _ = run(capsys, "solvers", "--json")
+    assert code == 0
+    assert {"auto", "even", "petals"} <= {solver["name"] for solver in json.loads(out)["solvers"]}
+
+
+def test_a_plan_as_json(capsys):
+    made = run(capsys, "plan", SINGLE24, "--solver", "even", "--out", "plan.json")
+    assert made[0] == 0
+    assert json.loads(run(capsys, "show", "plan.json", "--json")[1]) == json.loads(Path("plan.json").read_text())
+
+
 def test_version(capsys):
     assert run(capsys, "--version")[1].startswith("helix-df")
 

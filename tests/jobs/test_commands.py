@@ -55,6 +55,23 @@ def test_generate(cli, start):
     assert "maximum context length" in err
 
 
+def test_generate_as_json(cli, start):
+    ready(*start("ok"))
+    whole = json.loads(cli("generate", "Say", "--max-tokens", "50", "--json")[1])
+    assert (whole["text"], whole["finish_reason"], whole["prompt_tokens"]) == ("Hello from a daemon", "stop", 3)
+    assert json.loads(cli("generate", "Say", "--chat", "--max-tokens", "5", "--json")[1])["text"] == "Hello"
+    code, out, err = cli("generate", "x" * 300, "--json")
+    assert code == 1
+    assert json.loads(out)["errors"][0]["problem"] in err
+
+
+def test_down_as_json(cli, start):
+    assert json.loads(cli("down", "--json")[1]) == {"jobs": []}
+    ready(*start("ok"))
+    assert json.loads(cli("down", "tiny", "--json")[1]) == {"jobs": [{"name": "tiny", "was_running": True}]}
+    assert json.loads(cli("down", "tiny", "--json")[1]) == {"jobs": [{"name": "tiny", "was_running": False}]}
+
+
 def test_a_chat_of_several_lines(cli, start, monkeypatch):
     """Each line is a question; nothing but answers is printed where nobody types."""
     ready(*start("ok"))
