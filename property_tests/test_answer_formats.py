@@ -162,6 +162,7 @@ PHRASES = [
     "\n", '{"name": "weather"', '"arguments"', ": ", ", ", '"parameters": {}', "null", "```json\n", "```", "words",
     " ", "é", '{"name": "\\ud83d", "arguments": {}}', "weather", "{", "true", "<", "<tool",
 ]  # fmt: skip
+PHRASES += ["<function=", "<function=weather>", "</function>", "<parameter=", "<parameter=city>", "</parameter>", ">"]
 FRAGMENTS = st.lists(st.sampled_from(PHRASES), max_size=14).map("".join)
 
 
@@ -211,3 +212,54 @@ def test_a_thought_that_the_prompt_begins(opens_thinking: bool) -> None:
     begun = "" if opens_thinking else "<think>\n"
     found = read(formats, list(f"{begun}so \n it is\n</think>\n\nYes.\n"), opens_thinking=opens_thinking)
     assert found == ("Yes.\n", "so \n it is", [])
+
+
+_QWEN_CODER = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}"
+    "{{ '\n' if not loop.first or m.content }}<tool_call>{{ '\n<function=' + c.function.name + '>\n' }}"
+    "{% for key, value in c.function.arguments.items() %}{{ '<parameter=' + key + '>\n' }}"
+    "{{ value | tojson if value is mapping or value is iterable and value is not string else value | string }}"
+    "{{ '\n</parameter>\n' }}{% endfor %}{{ '</function>\n</tool_call>' }}{% endfor %}{% endfor %}"
+)
+values = {
+    "city": text,
+    "n": st.integers(-99, 99),
+    "is_far": st.booleans() | st.none(),
+    "list": st.lists(st.integers(0, 9) | text, max_size=3),
+}
+optional = st.fixed_dictionaries({}, optional=values)
+
+
+@given(
+    said=words | st.just(""),
+    called=st.lists(st.tuples(st.sampled_from(TOOLS), optional), max_size=3),
+    places=st.lists(st.integers(0, 999)),
+)
+def test_what_qwen_coders_template_writes_is_read_back_however_it_is_cut(
+    said: str, called: list, places: list[int]
+) -> None:
+    template = ChatTemplate(_QWEN_CODER)
+    assert tool_format_of(_QWEN_CODER).name == "qwen3_coder"
+    answer = template.render([message_of(said, "", called)], add_generation_prompt=False)
+    texts = tuple(f"{tool}/city" for tool in TOOLS)
+    for pieces in ([answer], cut(answer, places), list(answer)):
+        parser = AnswerFormats(tool_formats()["qwen3_coder"]).parser(AnswerContext(TOOLS, texts=texts))
+        parts = [part for piece in pieces for part in parser.push(piece)]
+        found, _, told = joined([*parts, *parser.finish()])
+        assert found == said
+        assert [(name, json.loads(given_arguments)) for name, given_arguments in told] == called
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>", ("", '{"city": "Rome"}')),
+        ("<tool_call><function=weather></function></tool_call> so", ("so", "{}")),
+        ("<tool_call>\n<function=weather>\n<parameter=n>\n3", ("", "")),
+        ("<tool_call>\n{}", ("<tool_call>\n{}", None)),
+        ("<function=\n>", ("<function=\n>", None)),
+    ],
+)
+def test_qwen_coders_calls_that_are_written_otherwise(answer: str, expected: tuple) -> None:
+    said, _, called = read(AnswerFormats(tool_formats()["qwen3_coder"]), list(answer))
+    assert (said, called[0][1] if called else None) == expected

@@ -52,6 +52,7 @@ shouting = Shouting()
     [
         ("... <tool_call> ... <think>", "hermes", "think"),
         ("... <tool_call>\n<function=", "json", None),
+        ("... <tool_call>\n<function=x>\n<parameter=y>", "qwen3_coder", None),
         ("<|start_header_id|> {{ '\"parameters\"' }}", "llama3", None),
         ("[TOOL_CALLS] [THINK]", "mistral", "magistral"),
         ("<|channel|> <|message|>", "harmony", "harmony"),

@@ -45,10 +45,12 @@ Part = Content | Reasoning | CallStart | CallArguments
 
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
-    """What an answer follows on: the names of the tools that it may call; whether its prompt has begun a thought."""
+    """What an answer follows on: the names of the tools that it may call; whether its prompt has begun a thought;
+    ``tool/parameter`` for each parameter that is a text by its tool's schema."""
 
     tools: tuple[str, ...] = ()
     opens_thinking: bool = False
+    texts: tuple[str, ...] = ()
 
 
 class AnswerParser(Protocol):

@@ -17,6 +17,7 @@ from helix_df.models.answer_formats.hermes import HermesFormat
 from helix_df.models.answer_formats.json_calls import JsonFormat
 from helix_df.models.answer_formats.llama3 import Llama3Format
 from helix_df.models.answer_formats.mistral import MistralFormat
+from helix_df.models.answer_formats.qwen_coder import QwenCoderFormat
 from helix_df.models.answer_formats.thinking import MAGISTRAL, THINK
 from helix_df.suggestions import closest
 
@@ -27,7 +28,14 @@ NONE = "none"
 
 _HARMONY = HarmonyFormat()
 JSON_FORMAT = JsonFormat()
-_TOOLS: tuple[AnswerFormat, ...] = (_HARMONY, HermesFormat(), MistralFormat(), Llama3Format(), JSON_FORMAT)
+_TOOLS: tuple[AnswerFormat, ...] = (
+    _HARMONY,
+    QwenCoderFormat(),
+    HermesFormat(),
+    MistralFormat(),
+    Llama3Format(),
+    JSON_FORMAT,
+)
 _REASONING: tuple[AnswerFormat, ...] = (_HARMONY, THINK, MAGISTRAL)
 
 

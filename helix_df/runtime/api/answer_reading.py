@@ -21,17 +21,19 @@ AnswerEnd = FinishReason | Literal["tool_calls"]
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
     """How an answer is read: the names of the tools that it may call, whether its prompt has begun a thought, whether
-    it ends with its first call, and whether a constraint has it write calls as JSON."""
+    it ends with its first call, whether a constraint has it write calls as JSON, and which parameters are ``texts``
+    (``AnswerContext``)."""
 
     tools: tuple[str, ...] = ()
     opens_thinking: bool = False
     one_call: bool = False
     forced: bool = False
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, fields: Mapping[str, Any]) -> AnswerReading:
         """From what ``asdict`` made, by way of JSON."""
-        return cls(**{**fields, "tools": tuple(fields["tools"])})
+        return cls(**{**fields, "tools": tuple(fields["tools"]), "texts": tuple(fields["texts"])})
 
 
 def formats_of(template: str, tools: str | None = None, reasoning: str | None = None) -> AnswerFormats:
@@ -57,7 +59,7 @@ class PartsReader:
     """
 
     def __init__(self, formats: AnswerFormats, reading: AnswerReading) -> None:
-        context = AnswerContext(reading.tools, reading.opens_thinking)
+        context = AnswerContext(reading.tools, reading.opens_thinking, reading.texts)
         self._reader = formats_for(formats, reading).parser(context, reading.one_call)
 
     def read(self, text: str, finish: FinishReason | None) -> tuple[tuple[Part, ...], AnswerEnd | None]:

@@ -5,7 +5,7 @@ Owns the model's template and tokenizer on the way in, and what is too long, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,7 +78,8 @@ class PromptEncoder:
             text = self._checked(self._rendered(prompt), field)
             ids = tuple(self._tokenizer.encode_rendered(text))
             names = tuple(str(tool["function"]["name"]) for tool in prompt.tools)
-            reading = AnswerReading(names, opens_thinking(text), prompt.one_call, prompt.forced)
+            texts = tuple(name for tool in prompt.tools for name in text_parameters(tool))
+            reading = AnswerReading(names, opens_thinking(text), prompt.one_call, prompt.forced, texts)
         else:
             ids = tuple(self._tokenizer.encode(self._checked(prompt, field)))
             if not begins and self._tokenizer.bos_id is not None:
@@ -130,6 +131,14 @@ class PromptEncoder:
         if fewest >= self._context:
             raise too_long(self._context, field, f"at least {fewest}")
         return text
+
+
+def text_parameters(tool: Mapping[str, Any]) -> Iterator[str]:
+    """``tool/parameter`` for each parameter that its schema says is a text."""
+    properties = tool["function"]["parameters"].get("properties")
+    for name, schema in properties.items() if isinstance(properties, Mapping) else ():
+        if isinstance(schema, Mapping) and schema.get("type") == "string":
+            yield f"{tool['function']['name']}/{name}"
 
 
 def too_long(context: int, field: str, tokens: str) -> RequestError:
