@@ -169,3 +169,13 @@ def test_a_worker_that_is_refused_leaves_the_one_that_serves_alone() -> None:
     coordinator.close()
     assert f"another worker serves this node: {hello.life}" in str(ended[0])
     assert set(heard) <= {"hello"}
+
+
+def test_a_job_that_is_closed_runs_nothing_any_more() -> None:
+    world = World(toy_plan({"a": LayerRange(0, 2)}, 2, kv_tokens=60))
+    name = world.submit((1, 2, 3), 5)
+    assert world.coordinator.requests_state.running == 1
+    world._coordinate(world.recorded.stop())
+    assert name in world.aborted
+    assert world.coordinator.requests_state.running == 0
+    assert not any(world.coordinator.requests_state.running_on.values())

@@ -265,6 +265,7 @@ class RequestsState:
     def close(self, why: str) -> list[CoordinatorAction]:
         """Abort what runs and waits, for good."""
         self.closed = True
+        self.running_on.clear()
         return self._abort(list(self.requests), unavailable(why))
 
     def _judge(self, asked: GenerationRequest) -> int:
