@@ -39,8 +39,7 @@ class Fleet:
 
 FLEETS = {
     "qwen3-30b-a3b": Fleet(FOUR),
-    # Packed weights aren't divided among devices, so each T4 is a node.
-    "llama-3.3-70b": Fleet({"A100-40GB": 1, "L4": 1, "T4": 4, "RTX-4090": 1}, "int4"),
+    "llama-3.3-70b": Fleet(FOUR, "int4"),
     "gemma-3-27b": Fleet(FOUR),
     "gpt-oss-120b": Fleet({"A100-80GB": 2, "L4": 3, "4xT4": 2, "RTX-4090": 3}),
     # A layer takes 23 GB: only the A100s hold any. Latents aren't divided among devices.
