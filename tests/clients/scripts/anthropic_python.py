@@ -18,7 +18,7 @@ with trying("streamed messages"), client.messages.stream(model=MODEL, messages=a
     assert text == stream.get_final_message().content[0].text
 with trying("a tool, forced"):
     answer = client.messages.create(
-        model=MODEL, messages=asked, max_tokens=64, tools=[tool], tool_choice={"type": "tool", "name": "get_weather"}
+        model=MODEL, messages=asked, max_tokens=512, tools=[tool], tool_choice={"type": "tool", "name": "get_weather"}
     )
     (call,) = (block for block in answer.content if block.type == "tool_use")
     assert call.name == "get_weather"

@@ -18,6 +18,6 @@ for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
     with trying(f"a model by {mode.value}"):
         client = instructor.from_openai(speaker, mode=mode)
         found = client.chat.completions.create(
-            model=MODEL, messages=ASKED, response_model=Answer, max_tokens=64, max_retries=1
+            model=MODEL, messages=ASKED, response_model=Answer, max_tokens=512, max_retries=1
         )
         assert isinstance(found, Answer)

@@ -5,7 +5,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 from report import MODEL, URL, trying
 
-model = ChatOpenAI(model=MODEL, base_url=f"{URL}/v1", api_key="none", max_tokens=64, max_retries=0)
+model = ChatOpenAI(model=MODEL, base_url=f"{URL}/v1", api_key="none", max_tokens=512, max_retries=0)
 
 
 class Answer(BaseModel):

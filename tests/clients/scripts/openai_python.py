@@ -22,7 +22,9 @@ with trying("log-probabilities"):
     answer = chat(model=MODEL, messages=ASKED, max_tokens=4, logprobs=True, top_logprobs=3)
     assert [len(token.top_logprobs) for token in answer.choices[0].logprobs.content] == [3] * 4
 with trying("a tool, forced"):
-    answer = chat(model=MODEL, messages=ASKED, tools=[WEATHER], tool_choice="required", max_tokens=64)
+    answer = chat(
+        model=MODEL, messages=ASKED, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, max_tokens=512
+    )
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
@@ -31,7 +33,15 @@ with trying("a tool's result"):
     assert chat(model=MODEL, messages=said, tools=[WEATHER], max_tokens=8).choices[0].finish_reason
 with trying("a tool, streamed"):
     name, arguments = "", ""
-    for chunk in chat(model=MODEL, messages=ASKED, tools=[WEATHER], tool_choice="required", max_tokens=64, stream=True):
+    for chunk in chat(
+        model=MODEL,
+        messages=ASKED,
+        tools=[WEATHER],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=512,
+        stream=True,
+    ):
         for piece in chunk.choices[0].delta.tool_calls or ():
             name += piece.function.name or ""
             arguments += piece.function.arguments or ""
@@ -39,7 +49,7 @@ with trying("a tool, streamed"):
     json.loads(arguments)
 with trying("a JSON schema"):
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": ANSWER, "strict": True}}
-    answer = chat(model=MODEL, messages=ASKED, response_format=form, max_tokens=64)
+    answer = chat(model=MODEL, messages=ASKED, response_format=form, max_tokens=512)
     assert set(json.loads(answer.choices[0].message.content)) == {"city", "population"}
 with trying("responses"):
     assert client.responses.create(model=MODEL, input="What is 1 + 1?", max_output_tokens=8).output_text

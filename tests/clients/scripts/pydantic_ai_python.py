@@ -7,7 +7,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from report import MODEL, URL, trying
 
 model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=f"{URL}/v1", api_key="none"))
-settings = {"max_tokens": 64}
+settings = {"max_tokens": 512}
 
 
 class Answer(BaseModel):
