@@ -1,19 +1,18 @@
 """The decoder that all built-in families share, over any range of its layers: which parts are there, a geometry says.
 
-Owns the block (norms, grouped-query attention with rotary positions, a gated MLP), the shard that holds some blocks,
-and which checkpoint tensor goes where in them. Doesn't know where tensors come from, how tokens are batched, or who
-owns the KV pages: attention is handed in, so the cache-less and the paged path run the same block.
+Owns the block (norms, grouped-query attention with rotary positions, a gated MLP) and the shard that holds some blocks.
+Doesn't know where their arrays come from (``decoder_weights``), how tokens are batched, or who owns the KV pages:
+attention is handed in, so the cache-less and the paged path run the same block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from itertools import count, takewhile
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -22,16 +21,11 @@ from helix_df.layers import LayerRange
 from helix_df.models.attention import WHOLE_CONTEXT, AttentionView, attend_causally
 from helix_df.models.experts import ExpertWeights, mix_experts, route
 from helix_df.models.gated_mlp import gated_mlp
-from helix_df.models.linear import Layout, Matrix, lay_out, linear, take_rows
+from helix_df.models.linear import Matrix, linear, take_rows
 from helix_df.models.norms import rms_norm
-from helix_df.models.quantized import in_runs, pack
-from helix_df.models.reader import WeightReader
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
 from helix_df.models.shares import averaged, own_number, side_by_side, summed
-from helix_df.profiles.families.registry import family_of
-from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
-from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
-from helix_df.profiles.weight_bytes import MATRICES, MULTIPLIED, STACKED
+from helix_df.profiles.geometry import ModelGeometry
 
 _Cache = TypeVar("_Cache")
 Attention = Callable[[Array, Array, Array | None, AttentionView], tuple[Array, _Cache]]
@@ -279,143 +273,3 @@ def _held(parameter: Any, name: str) -> Array:
         raise ValueError(f"this shard doesn't hold the {name}")
     weight: Array = parameter[...]
     return weight
-
-
-def build_decoder(
-    reader: WeightReader,
-    geometry: ModelGeometry,
-    layers: LayerRange,
-    dtype: DTypeLike,
-    layout: Layout,
-    matrix_dtype: DTypeLike | None = None,
-) -> DecoderShard:
-    """The shard of ``layers``, reading only the tensors that it holds, with its matrices in ``layout``.
-
-    ``matrix_dtype`` is that of matrices (``profiles.weight_bytes.MULTIPLIED``) which aren't packed; by default
-    ``dtype``, in which it computes.
-
-    Raises:
-        ModelError: when a tensor is missing or of another shape.
-        ValueError: when ``layers`` reaches beyond the model.
-    """
-    if layers.stop > geometry.num_layers:
-        raise ValueError(f"layers {layers} of a model with {geometry.num_layers}")
-    shapes = model_tensors(geometry, layers)
-    offset = family_of(geometry.family, "geometry").norm_offset
-    numbers = _Numbers(dtype, dtype if matrix_dtype is None else matrix_dtype)
-
-    def read(name: str) -> np.ndarray:
-        return reader.tensor(name, shapes[name])
-
-    def matrix(name: str, layout: Layout) -> Array | None:
-        return _matrix(reader, {name: shapes[name]}, numbers, layout) if name in shapes else None
-
-    as_head = layers.stop == geometry.num_layers and geometry.tie_embeddings
-    return DecoderShard(
-        geometry,
-        layers,
-        tuple(
-            _build_block(reader, shapes, geometry, layer, numbers, layout) for layer in range(layers.start, layers.stop)
-        ),
-        # Looking rows up wants rows; only where it is the head, too, is it a factor of products.
-        embedding=matrix(EMBEDDING, layout if as_head else "rows"),
-        final_norm=_norm(read(FINAL_NORM), offset, dtype) if FINAL_NORM in shapes else None,
-        head=matrix(HEAD, layout),
-        dtype=dtype,
-    )
-
-
-def _build_block(
-    reader: WeightReader,
-    shapes: Mapping[str, Shape],
-    geometry: ModelGeometry,
-    layer: int,
-    numbers: _Numbers,
-    layout: Layout,
-) -> DecoderBlock:
-    offset, dtype = family_of(geometry.family, "geometry").norm_offset, numbers.others
-    parts: dict[str, Array] = {}
-    for part in layer_parts(geometry, layer):
-        names = [f"model.layers.{layer}.{name}" for name in layer_names(geometry)[part]]
-        if "{}" in names[0]:
-            each = [[name.format(expert) for name in names] for expert in range(geometry.experts.count)]
-            tensors_of = [{name: shapes[name] for name in of_one} for of_one in each]
-            kept = numbers if part in STACKED else numbers._replace(matrices=dtype)
-            stacked = _stacked(reader, tensors_of, kept, layout)
-            parts |= {part_name(part, place): array for place, array in enumerate(stacked)}
-            continue
-        packed = _packed(reader, {name: shapes[name] for name in names}) if part in MATRICES else None
-        if packed is not None:
-            parts |= {part_name(part, place): jnp.asarray(array) for place, array in enumerate(packed)}
-            continue
-        tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
-        if part in MULTIPLIED:
-            parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), numbers.matrices)
-        elif part.endswith("_norm"):
-            parts[part] = _norm(tensors[0], offset, dtype)
-        else:
-            parts[part] = jnp.asarray(np.concatenate(tensors), dtype)
-    return DecoderBlock(geometry, layer, parts)
-
-
-def _halved(part: str, tensor: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
-    """Rows of queries and keys of latents, each head's rotated ones with the halves one after the other."""
-    latent = geometry.latent
-    if not latent.interleaved or part not in ("query", "query_up", "latent_down"):
-        return tensor
-    heads = 1 if part == "latent_down" else geometry.num_heads
-    by_head = tensor.reshape(heads, -1, tensor.shape[-1])
-    still, turning = np.split(by_head, [by_head.shape[1] - latent.rotated], axis=1)
-    return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(tensor.shape)
-
-
-class _Numbers(NamedTuple):
-    """Formats of what isn't packed: of all but matrices, and of matrices."""
-
-    others: DTypeLike
-    matrices: DTypeLike
-
-
-def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Numbers, layout: Layout) -> Array:
-    """Matrices one below the other: packed, if the reader keeps them so and they fit, else in ``layout``."""
-    packed = _packed(reader, tensors)
-    if packed is not None:
-        (array,) = packed
-        return jnp.asarray(array)
-    return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
-
-
-def _stacked(
-    reader: WeightReader, experts: Sequence[Mapping[str, Shape]], numbers: _Numbers, layout: Layout
-) -> list[Array]:
-    """The matrices of all experts, each of which lies in one file's tensor with the others': all packed, or none."""
-    packed: list[list[np.ndarray]] = []
-    for tensors in experts:
-        blocks = _packed(reader, tensors)
-        if blocks is None or [one.shape for one in blocks] != [one.shape for one in (packed or [blocks])[0]]:
-            # Panels of experts are read by machine code alone: XLA's own product is as fast on rows.
-            form = layout if numbers.matrices != numbers.others else "rows"
-            each = [_numbers(reader, one) for one in experts]
-            laid_out = each if each[0].ndim == 1 else [lay_out(one, form) for one in each]
-            return [jnp.asarray(np.stack(laid_out), numbers.matrices)]
-        packed.append(blocks)
-    return [jnp.asarray(np.stack(of_run)) for of_run in zip(*packed, strict=True)]
-
-
-def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> list[np.ndarray] | None:
-    """Matrices one below the other in blocks, an array a run of a kind, if the reader keeps them so and they fit."""
-    if any(len(shape) != 2 for shape in tensors.values()):
-        return None
-    found = in_runs([reader.quantized(name, (shape[0], shape[1])) for name, shape in tensors.items()])
-    return None if found is None else [pack(run) for run in found]
-
-
-def _numbers(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray:
-    return np.concatenate([reader.tensor(name, shape) for name, shape in tensors.items()])
-
-
-def _norm(weight: np.ndarray, offset: float, dtype: DTypeLike) -> Array:
-    """A norm's weight; one that is stored less an offset keeps float32, in which its family adds and multiplies."""
-    if not offset:
-        return jnp.asarray(weight, dtype)
-    return jnp.asarray(weight.astype(np.float32) + np.float32(offset), jnp.float32)

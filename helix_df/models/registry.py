@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
-from helix_df.models.decoder import DecoderShard, build_decoder
+from helix_df.models.decoder import DecoderShard
+from helix_df.models.decoder_weights import build_decoder
 from helix_df.models.linear import Layout
 from helix_df.models.reader import WeightReader
 from helix_df.profiles.families.registry import family_of

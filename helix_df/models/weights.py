@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
-from helix_df.models.decoder import DecoderShard, build_decoder
+from helix_df.models.decoder import DecoderShard
+from helix_df.models.decoder_weights import build_decoder
 from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.gguf_weights import GgufReader
 from helix_df.models.linear import Layout

@@ -16,7 +16,7 @@ import pytest
 from helix_df.errors import SpecError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
-from helix_df.models.decoder import build_decoder
+from helix_df.models.decoder_weights import build_decoder
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.weights import load_shard
 from helix_df.profiles.config_options import BOOKKEEPING

@@ -117,17 +117,23 @@ def test_workers_of_this_machine_see_devices_of_their_own(tmp_path: Path, monkey
     assert seen == {"a": "0", "b": "1,2", "c": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-async def test_three_workers_of_which_one_has_several_devices_say_what_one_says(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "kept"), [(2, {}), (4, {}), (2, {"weights": "int8", "kv": "int8"}), (2, {"weights": "bfloat16"})]
+)
+async def test_three_workers_of_which_one_has_several_devices_say_what_one_says(
+    count: int, kept: dict[str, Any]
+) -> None:
     pair = f"{count}xtoy"
     profile = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [4096] * 4}
     plan = tiny_plan(
         {"front": LayerRange(0, 1), "middle": LayerRange(1, 3), "back": LayerRange(3, 4)},
         gpus={name: {"memory": "1GiB", "profile": profile} for name in ("toy", pair)},
         nodes={"front": {"gpu": "toy"}, "middle": {"gpu": pair}, "back": {"gpu": "toy"}},
+        model={"source": "random:tiny", "context": 256, **kept},
     )
     source = plan.job.model.parsed_source
-    engine = Engine(load_shard(source, read_geometry(source)), num_pages=32, max_batch=1, max_context=256)
+    shard = load_shard(source, read_geometry(source), kept=kept.get("weights"))
+    engine = Engine(shard, num_pages=32, max_batch=1, max_context=256, kv=kept.get("kv"))
     expected = list(generate_in_process(engine, PROMPT, 48))
     async with deploy(plan, embedded=False) as job:
         pieces = [piece async for piece in job.stream(PROMPT, max_tokens=48, temperature=0, ignore_eos=True)]
