@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -37,8 +38,8 @@ async def client(http: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-@pytest.fixture
-async def server(service: FakeService) -> AsyncIterator[str]:
+@asynccontextmanager
+async def on_a_port(service: FakeService) -> AsyncIterator[str]:
     """The URL of the API on a real port."""
     with bound_socket("127.0.0.1", 0) as listener:
         running = api_server(text_service(service))
@@ -47,3 +48,10 @@ async def server(service: FakeService) -> AsyncIterator[str]:
         running.should_exit = True
         service.go_on.set()
         await task
+
+
+@pytest.fixture
+async def server(service: FakeService) -> AsyncIterator[str]:
+    """The URL of the API on a real port."""
+    async with on_a_port(service) as url:
+        yield url

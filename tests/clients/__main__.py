@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,10 +92,10 @@ def _node(client: Client, folder: Path) -> tuple[list[str], str]:
     if not (folder / "package.json").exists():
         (folder / "package.json").write_text('{"private": true}', encoding="utf-8")
     _quietly(["npm", "install", "--silent", "--no-audit", "--no-fund", *client.packages], folder)
-    script = folder / client.script  # modules are looked for from where a script lies
-    script.write_bytes((SCRIPTS / client.script).read_bytes())
+    for name in (client.script, "report.mjs"):  # modules are looked for from where a script lies
+        shutil.copy(SCRIPTS / name, folder / name)
     manifest = folder / "node_modules" / client.packages[0] / "package.json"
-    return ["node", str(script)], str(json.loads(manifest.read_text(encoding="utf-8"))["version"])
+    return ["node", str(folder / client.script)], str(json.loads(manifest.read_text(encoding="utf-8"))["version"])
 
 
 def _quietly(command: Sequence[str], folder: Path | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from helix_df.runtime.jobs.daemon import api_server, bound_socket, url_of
 from helix_df.runtime.requests import HopStatus, NodeStatus
-from tests.api.fakes import FakeService, text_service
+from tests.api.conftest import on_a_port
+from tests.api.fakes import FakeService
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NODES = (
@@ -45,13 +44,8 @@ def service() -> FakeService:
 
 @pytest.fixture
 async def url(service: FakeService) -> AsyncIterator[str]:
-    with bound_socket("127.0.0.1", 0) as listener:
-        running = api_server(text_service(service))
-        task = asyncio.create_task(running.serve(sockets=[listener]))
-        yield url_of(listener)
-        running.should_exit = True
-        service.go_on.set()
-        await task
+    async with on_a_port(service) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,25 +1,10 @@
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, streamText, tool } from "ai";
 import { z } from "zod";
+import { assert, name, trying, url } from "./report.mjs";
 
-const [, , url, name] = process.argv;
 const provider = createOpenAICompatible({ name: "helix", baseURL: `${url}/v1`, supportsStructuredOutputs: true });
 const model = provider(name);
-
-async function trying(what, work) {
-  let why = "";
-  try {
-    await work();
-  } catch (error) {
-    console.error(error);
-    why = String(error).split("\n")[0];
-  }
-  console.log(JSON.stringify({ what, why }));
-}
-
-function assert(is, words) {
-  if (!is) throw new Error(words);
-}
 
 await trying("chat", async () => {
   assert((await generateText({ model, prompt: "Hello", maxOutputTokens: 8 })).text, "no words");

@@ -1,23 +1,8 @@
 import OpenAI from "openai";
+import { assert, name as model, trying, url } from "./report.mjs";
 
-const [, , url, model] = process.argv;
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
 const messages = [{ role: "user", content: "What is the capital of France?" }];
-
-async function trying(what, work) {
-  let why = "";
-  try {
-    await work();
-  } catch (error) {
-    console.error(error);
-    why = String(error).split("\n")[0];
-  }
-  console.log(JSON.stringify({ what, why }));
-}
-
-function assert(is, words) {
-  if (!is) throw new Error(words);
-}
 
 await trying("chat", async () => {
   const answer = await client.chat.completions.create({ model, messages, max_tokens: 8 });
