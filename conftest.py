@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HELIX_DF_CHECKS", "1")  # before anything of helix_df is imported; child processes have it, too
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +34,29 @@ SLOW = frozenset((Path(__file__).parent / "tests/slow.txt").read_text("utf-8").s
 
 LONGEST = "property_tests/test_simulator_is_runtime.py"
 """Takes minutes on one core, so it begins first: what begins last keeps everybody waiting."""
+
+
+TOGETHER = (
+    "tests/chaos/test_hosts.py",
+    "tests/clients/test_clients.py",
+    "tests/docs/test_commands.py::test_the_commands_of_a_page_run_on_a_job",
+    "tests/e2e/test_quickstart.py",
+)
+"""Tests that share a job, or need the machine's cores: those of a line run one after another, by one process."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Its own groups (``--dist loadgroup``) are of no effect with pytest 9.2, which doesn't take the names it gives."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneAfterAnother(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((line for line in TOGETHER if nodeid.startswith(line)), nodeid)
+
+    return OneAfterAnother(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,6 @@ from tests.chaos import hosts
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(hosts.why_not() is not None, reason=f"no hosts can be made here: {hosts.why_not()}"),
-    pytest.mark.xdist_group("chaos"),
 ]
 
 RESUMED_S = 5.0

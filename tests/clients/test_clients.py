@@ -17,7 +17,7 @@ from tests.clients.__main__ import CLIENTS, SCRIPTS
 from tests.runtime.tiny import tiny_plan
 
 GEOMETRIES = Path(helix_df.__file__).parent / "profiles/data/geometries.json"
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clients")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

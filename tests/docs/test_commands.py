@@ -157,7 +157,6 @@ def test_the_long_commands_of_a_page_run(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize("page", of_kind("job"), ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_on_a_job(page: Path, folder: Path, state: Path) -> None:
     for block in blocks(page):

@@ -21,8 +21,6 @@ import pytest
 from helix_df.plan.plan import read_plan
 from helix_df.plan.violations import violations
 
-pytestmark = pytest.mark.xdist_group("quickstart")
-
 QUICKSTART = Path(__file__).parents[2] / "spec/examples/quickstart.yaml"
 MODEL = "smollm2"
 
