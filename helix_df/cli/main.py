@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _report(error)
-        if "--json" in arguments:
+        if _prints_json(arguments):
             _report_as_json(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -128,6 +128,13 @@ def _root(
 
 
 _root.__doc__ = _ABOUT
+
+
+def _prints_json(arguments: Sequence[str]) -> bool:
+    """Whether JSON was asked for on stdout; two commands write it to a file that they are told."""
+    if "--json" not in arguments:
+        return False
+    return arguments[0] not in ("bench", "simulate") or arguments[arguments.index("--json") + 1 :][:1] == ["-"]
 
 
 def _singles(error: HelixError) -> Sequence[HelixError]:
