@@ -52,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneAfterAnother(LoadScopeScheduling):
+    class OneAfterAnother(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return next((line for line in TOGETHER if nodeid.startswith(line)), nodeid)
 
