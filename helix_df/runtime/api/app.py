@@ -6,9 +6,11 @@ generated (``generation``) or phrased (``answers``).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,7 +39,6 @@ from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.keys import KeyRing, LimitReached
 from helix_df.runtime.api.messages_endpoint import MessagesEndpoint
 from helix_df.runtime.api.metrics import CONTENT_TYPE, Metrics
-from helix_df.runtime.api.openapi import docs_page, openapi_document
 from helix_df.runtime.api.overload import Drain, QueueRoom
 from helix_df.runtime.api.page import is_page, page_routes
 from helix_df.runtime.api.parsing import BodyReader
@@ -83,12 +84,19 @@ def create_app(
     began = int(time.time()) if created is None else created
     bodies = BodyReader(max_body_bytes)
     flow = AnswerFlow(text, metrics, room, reconnects)
-    document = openapi_document(
-        text.model_name,
-        needs_key=keys is not None,
-        keeps_answers=reconnects is not None,
-        is_controlled=control is not None,
-    )
+
+    @cache
+    def document() -> Json:
+        # Made when it is first asked for: it takes as long as a good part of a start, and few ask.
+        from helix_df.runtime.api.openapi import openapi_document
+
+        return openapi_document(
+            text.model_name,
+            needs_key=keys is not None,
+            keeps_answers=reconnects is not None,
+            is_controlled=control is not None,
+        )
+
     api = _Api(text, metrics, bodies, room, flow, document)
     routes = [
         *About(flow, began, max_body_bytes, max_queue).routes(),
@@ -143,7 +151,7 @@ class _Api:
         bodies: BodyReader,
         room: QueueRoom,
         flow: AnswerFlow,
-        document: Json,
+        document: Callable[[], Json],
     ) -> None:
         self._text = text
         self._metrics = metrics
@@ -165,10 +173,12 @@ class _Api:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(self._document)
+        return JSONResponse(await asyncio.to_thread(self._document))
 
     async def docs(self, request: Request) -> Response:
-        return HTMLResponse(docs_page(self._document))
+        from helix_df.runtime.api.openapi import docs_page
+
+        return HTMLResponse(docs_page(await asyncio.to_thread(self._document)))
 
     async def completions(self, request: Request) -> Response:
         self._flow.require_room(request)
