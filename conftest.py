@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 os.environ.setdefault("HELIX_DF_CHECKS", "1")  # before anything of helix_df is imported; child processes have it, too
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,28 @@ TOGETHER = (
     "tests/e2e/test_quickstart.py",
 )
 """Tests that share a job, or need the machine's cores: those of a line run one after another, by one process."""
+
+
+ALONE = ("tests/chaos/test_hosts.py",)
+"""What is promised in seconds of a machine that does nothing else: these run while no other test does."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with _cores(item.nodeid.startswith(ALONE)):
+        return (yield)
+
+
+@contextmanager
+def _cores(alone: bool) -> Iterator[None]:
+    """Let tests of all processes that run this tree's in, or one that is alone. Whoever comes waits behind those that
+    wait already, so that tests which follow one another keep nobody out."""
+    room, turn = Path(__file__), Path(__file__).with_name("pyproject.toml")
+    with room.open() as entered, turn.open() as next_in:
+        fcntl.flock(next_in, fcntl.LOCK_EX)
+        fcntl.flock(entered, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(next_in, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

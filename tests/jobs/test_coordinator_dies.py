@@ -23,6 +23,7 @@ from helix_df.runtime.api.client import fetch_status, http_client
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready
 from helix_df.runtime.jobs.processes import children_of, command_line
+from helix_df.runtime.jobs.standby import STANDBY
 from tests.runtime.tiny import tiny_plan
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc")
@@ -136,6 +137,7 @@ class Client:
     id: str = ""
     place: str = ""
     done: bool = False
+    heard: Callable[[], object] = lambda: None
 
     @property
     def body(self) -> dict:
@@ -165,6 +167,7 @@ class Client:
             if document:
                 self.hear(document)
                 self.place = name
+                self.heard()
 
     async def run(self, http: httpx.AsyncClient) -> Client:
         path = "chat/completions" if self.number % 4 == 3 else "completions"
@@ -195,15 +198,18 @@ class Client:
 
 
 async def stream_all(url: str, kill: Callable[[], object] | None = None) -> list[Client]:
-    clients = [Client(url, number) for number in range(8)]
-    async with http_client(url) as http:
-        tasks = [asyncio.create_task(client.run(http)) for client in clients]
-        if kill is not None:
-            while not all(len(client.tokens.get(0, ())) > 4 for client in clients):
-                await asyncio.sleep(0.01)
+    """What eight clients hear; ``kill`` is called at once when all of them have a few tokens."""
+    clients: list[Client] = []
+
+    def on_token() -> None:
+        nonlocal kill
+        if kill is not None and all(len(client.tokens.get(0, ())) > 4 for client in clients):
             kill()
-        async with asyncio.timeout(120):
-            return await asyncio.gather(*tasks)
+            kill = None
+
+    clients += [Client(url, number, heard=on_token) for number in range(8)]
+    async with http_client(url) as http, asyncio.timeout(240):
+        return await asyncio.gather(*(client.run(http) for client in clients))
 
 
 async def test_streams_go_on_where_they_were_when_a_coordinator_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,3 +280,21 @@ def test_workers_go_when_nobody_is_left_to_watch_over_them(monkeypatch: pytest.M
         os.kill(record.coordinator, signal.SIGKILL)
         until(lambda: not any(command_line(pid) for pid in left.values()))
         assert not job.is_running()
+
+
+def standby_of(record: DaemonRecord) -> int | None:
+    return next((pid for pid in children_of(record.pid) if STANDBY in command_line(pid)), None)
+
+
+def test_the_next_coordinator_is_a_process_that_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    with daemon(tiny_plan(HALVES), monkeypatch) as (job, record):
+        expected = answer(record.url, 0)
+        until(lambda: standby_of(record) is not None)
+        gone = standby_of(record)
+        os.kill(gone, signal.SIGKILL)
+        until(lambda: standby_of(record) not in (None, gone))
+        waiting = standby_of(record)
+        after = kill_the_coordinator(job)
+        assert (after.coordinator, after.restarts) == (waiting, 1)
+        assert answer(record.url, 0) == expected
+        until(lambda: standby_of(after) is not None)

@@ -39,9 +39,10 @@ from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.jobs.replanner import Replannable, Replanner
+from helix_df.runtime.jobs.standby import STANDBY, wait_for_turn
 from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
-from helix_df.runtime.log_files import BoundedLog, Seldom
+from helix_df.runtime.log_files import BoundedLog, Seldom, is_standard_error, write_output_to
 from helix_df.runtime.requests import TokenService
 from helix_df.runtime.threads import require_threads
 from helix_df.spec.checks import lets_anyone_in
@@ -154,14 +155,16 @@ def real_parts() -> Parts:
 
 def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = real_parts) -> int:
     """Run the daemon; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.daemon", description="Runs the job in a folder.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--lock", type=int, help="an inherited file descriptor that holds the folder's lock")
-    parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
-    parser.add_argument("--supervisor", type=int, metavar="PID", help="the process that watches over this one")
-    parser.add_argument("--restarts", type=int, default=0, help="how many daemons of this run have ended by themselves")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     job = JobDirectory(options.directory.absolute())
+    if options.standby:
+        parts()  # imports
+        turn = wait_for_turn()
+        if turn is None:
+            return 0
+        options.restarts = turn
+        if not is_standard_error(job.log_path()):  # put aside while this waited
+            write_output_to(job.log_path())
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -192,6 +195,17 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     finally:
         os.close(lock)
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.daemon", description="Runs the job in a folder.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--lock", type=int, help="an inherited file descriptor that holds the folder's lock")
+    parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
+    parser.add_argument("--supervisor", type=int, metavar="PID", help="the process that watches over this one")
+    parser.add_argument("--restarts", type=int, default=0, help="how many daemons of this run have ended by themselves")
+    parser.add_argument(STANDBY, action="store_true", help="wait for a line with --restarts before anything else")
+    return parser.parse_args(arguments)
 
 
 class _Daemon:

@@ -26,6 +26,7 @@ from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
 from helix_df.runtime.jobs.kept_folder import KeptFolder
 from helix_df.runtime.jobs.processes import children_of
+from helix_df.runtime.jobs.standby import Standby
 from helix_df.runtime.log_files import BoundedLog, is_standard_error, write_output_to
 
 log = logging.getLogger("helix_df.supervisor")  # not __name__, which is __main__ here
@@ -72,19 +73,29 @@ class _Supervisor:
     def __init__(self, job: JobDirectory, lock: int, command: Sequence[str]) -> None:
         self._job = job
         self._lock = lock
-        self._command = command
+        self._command = [*command, str(job.path), "--lock", str(lock), "--supervisor", str(os.getpid())]
         self._daemon: int | None = None
         self._ended: asyncio.Future[int] | None = None
         self._asked_to_end = asyncio.Event()
         self._restarts = Restarts()
         self._folder = KeptFolder(job, lock)
+        self._standby = Standby(self._command, lock)
 
     async def run(self) -> int:
-        keeping = asyncio.create_task(self._keep_folder())
+        keeping = [asyncio.create_task(self._keep_folder()), asyncio.create_task(self._keep_standby())]
         try:
             return await self._run()
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
+
+    async def _keep_standby(self) -> None:
+        """Have the next coordinator's process wait, once a job is ready: starting has the cores to itself."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            record = self._record() if self._daemon is not None and not self._standby.waits else None
+            if record is not None and record.state == "ready" and record.coordinator == self._daemon:
+                self._standby.prepare()
 
     async def _keep_folder(self) -> None:
         """Put the job's folder back when it is deleted, so that it can be seen and ended."""
@@ -93,6 +104,7 @@ class _Supervisor:
             await asyncio.sleep(KEEP_EVERY_S)
             try:
                 if await asyncio.to_thread(self._folder.look):
+                    self._standby.drop()  # it holds the lock of the folder that was
                     self._write_to_log()
                     log.warning("the job's folder was deleted while it runs, and is put back")
                 told = ""
@@ -129,25 +141,30 @@ class _Supervisor:
     async def _one_life(self) -> int:
         """Start the daemon and wait for its end; returns its exit code, negative for a signal."""
         self._ended = asyncio.get_running_loop().create_future()
-        times = self._restarts.counts[_DAEMON]
-        arguments = ["--lock", str(self._lock), "--supervisor", str(os.getpid()), "--restarts", str(times)]
         self._restarts.started(_DAEMON, time.monotonic())
+        times = self._restarts.counts[_DAEMON]
+        self._daemon = (self._standby.take(times) if times else None) or self._started(times)
+        if self._daemon is None:
+            return 1
+        self._reap()
+        if self._asked_to_end.is_set():
+            self._end()
+        return await self._ended
+
+    def _started(self, times: int) -> int | None:
+        """A daemon's process id; ``None``, once that is told, if there can't be one now."""
         try:
             process = subprocess.Popen(
-                [*self._command, str(self._job.path), *arguments], stdin=subprocess.DEVNULL, pass_fds=(self._lock,)
+                [*self._command, "--restarts", str(times)], stdin=subprocess.DEVNULL, pass_fds=(self._lock,)
             )
         except OSError as error:  # no process or descriptor left: later, perhaps
             log.error("the coordinator can't be started: %s", error)
             if not times:
                 why = Failure("DeploymentError", "the coordinator can't be started", found=str(error))
                 self._write(DaemonRecord(os.getpid(), "failed", time.time(), failure=why))
-            return 1
+            return None
         process.returncode = 0  # it is reaped here, with all others
-        self._daemon = process.pid
-        self._reap()
-        if self._asked_to_end.is_set():
-            self._end()
-        return await self._ended
+        return process.pid
 
     def _write_to_log(self) -> None:
         """The daemon has put the log aside that this process and the next daemon would write to."""
@@ -179,6 +196,8 @@ class _Supervisor:
                 if pid == self._daemon and self._ended is not None:
                     self._daemon = None
                     self._ended.set_result(os.waitstatus_to_exitcode(status))
+                else:
+                    self._standby.ended(pid)
 
     def _end(self) -> None:
         self._asked_to_end.set()
@@ -211,6 +230,7 @@ class _Supervisor:
 
     async def _leave_nothing(self) -> None:
         """End what a daemon has left behind."""
+        self._standby.drop()
         deadline = time.monotonic() + STOP_GRACE_S
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in children_of(os.getpid()):
