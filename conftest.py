@@ -48,7 +48,7 @@ TOGETHER = (
 """Tests that share a job, or need the machine's cores: those of a line run one after another, by one process."""
 
 
-ALONE = ("tests/chaos/test_hosts.py",)
+ALONE = ("tests/chaos/test_hosts.py::test_where_the_layers_survive",)
 """What is promised in seconds of a machine that does nothing else: these run while no other test does."""
 
 
