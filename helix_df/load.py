@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
 from helix_df.graph.held_weights import held_weights
-from helix_df.profiles.catalogue import devices, find_device, known_name
+from helix_df.profiles.catalogue import device_count, devices, find_device, known_name
+from helix_df.profiles.device_shares import share_of
+from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.hub import hub_model, pinned
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
 from helix_df.profiles.this_device import accelerators, type_of
@@ -96,7 +98,20 @@ def _check_model(job: Job) -> list[Mistake]:
         held_weights(job, geometry)
     except ModelError as error:
         return [_model_mistake(job, "weights", error)]
+    _tell_undivided(job, geometry)
     return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
+
+
+def _tell_undivided(job: Job, geometry: ModelGeometry) -> None:
+    """Say which nodes' devices can't share this model: it can be planned and simulated on them, but not run."""
+    if job.runtime.emulate:
+        return
+    for gpu in dict.fromkeys(node.gpu for node in job.nodes.values()):
+        try:
+            share_of(geometry, device_count(gpu))
+        except ModelError as error:
+            name = next(name for name, node in job.nodes.items() if node.gpu == gpu)
+            log.warning("nodes.%s.gpu: %s can be planned, but not run: %s (%s)", name, gpu, error.problem, error.found)
 
 
 def _model_mistake(job: Job, field: str, error: ModelError) -> Mistake:

@@ -27,7 +27,7 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, ScoredToken, TokenEvent
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import Pooling, SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import (
@@ -107,6 +107,9 @@ def toy_score(position: int, token: int) -> ScoredToken:
     return ScoredToken(-float(position), 1 + token)
 
 
+POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "last")
+
+
 class ToyEngine:
     """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there."""
 
@@ -159,7 +162,8 @@ class ToyEngine:
         if token is not None and step.sampling.needs_history:
             self._check_history(step, stop)
             self.known[step.request].append(token)
-        return StepResult(step.request, token=token, scores=scores)
+        pooled = np.array([sum(hidden[-step.pooled :])], np.float32) if step.pooled else None
+        return StepResult(step.request, token=token, scores=scores, pooled=pooled)
 
     def _check_history(self, step: Step, stop: int) -> None:
         """What draws take, the tokens so far, is known wherever a request is drawn, and is what it has."""
@@ -282,7 +286,9 @@ class World:
 
     def submit(self, prompt: tuple[int, ...], max_tokens: int, owner: str | None = None) -> str:
         constraint = Constraint.regex("") if len(self.asked) % 2 else None  # the toy model goes by none
-        sampling = SamplingParams(constraint=constraint, prompt_logprobs=0 if len(self.asked) % 3 == 0 else None)
+        pooling = None if max_tokens else POOLINGS[len(self.asked) % len(POOLINGS)]
+        scored = 0 if len(self.asked) % 3 == 0 else None
+        sampling = SamplingParams(constraint=constraint, prompt_logprobs=scored, pooling=pooling)
         request = GenerationRequest(
             f"r{len(self.asked)}", prompt, max_tokens, sampling, frozenset({STOP_TOKEN}), owner=owner
         )
@@ -635,6 +641,7 @@ class World:
                     self._send(COORDINATOR, action.address, action.message, action.bulk)
                 case Deliver():
                     self._check_scores(action)
+                    self._check_pooled(action)
                     self.answers[action.request].append(action.event)
                 case Abort():
                     assert action.request not in self.aborted
@@ -648,6 +655,15 @@ class World:
         wanted = asked.sampling.prompt_logprobs is not None and not self.answers[action.request]
         expected = tuple(toy_score(at, token) for at, token in enumerate(asked.prompt) if at) if wanted else None
         assert action.event.prompt_scores == expected, f"{action.request}: {action.event.prompt_scores}"
+
+    def _check_pooled(self, action: Deliver) -> None:
+        """Of a prompt's hidden states come the sums that were asked for, of each token once."""
+        asked = self.asked[action.request]
+        hidden = list(asked.prompt)
+        for layer in range(self.coordinator.plan.num_layers):
+            hidden = toy_layer(layer, hidden, [])
+        expected = {"mean": sum(hidden), "last": hidden[-1], None: 0}[asked.sampling.pooling]
+        assert sum(float(np.frombuffer(one, "<f4")[0]) for one in action.event.pooled) == expected
 
     def _work(self, worker: ToyWorker, actions: list[WorkerAction]) -> None:
         worker.outcomes.append(actions)

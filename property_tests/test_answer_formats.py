@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helix_df.models.answer_formats.api import AnswerContext, CallArguments, CallStart, Content, Part, Reasoning
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.answer_formats.registry import reasoning_format_of, reasoning_formats, tool_format_of, tool_formats
+from helix_df.models.answer_formats.sections import DEEPSEEK, KIMI
 from helix_df.models.chat import ChatTemplate
 
 TOOLS = ("weather", "time_in-2")
@@ -68,7 +69,28 @@ _HARMONY = (
     "{% for c in m.tool_calls %}{{ ' to=functions.' + c.function.name + '<|channel|>commentary json<|message|>'"
     " + c.function.arguments | tojson }}{{ '<|call|><|start|>assistant' if not loop.last }}{% endfor %}"
 )
+_DEEPSEEK = (
+    "{{ m.content }}{% for c in m.tool_calls %}{{ '<｜tool▁calls▁begin｜>' if loop.first else '\n' }}"
+    "{{ '<｜tool▁call▁begin｜>function<｜tool▁sep｜>' + c.function.name + '\n```json\n' "
+    "+ c.function.arguments | tojson + '\n```<｜tool▁call▁end｜>' }}"
+    "{{ '<｜tool▁calls▁end｜>' if loop.last }}{% endfor %}"
+)
+_DEEPSEEK_END = "<｜end▁of▁sentence｜>"
+_DEEPSEEK_31 = (
+    "{{ m.content }}{% for c in m.tool_calls %}{{ '<｜tool▁calls▁begin｜>' if loop.first }}"
+    "{{ '<｜tool▁call▁begin｜>' + c.function.name + '<｜tool▁sep｜>' + c.function.arguments | tojson "
+    "+ '<｜tool▁call▁end｜>' }}{{ '<｜tool▁calls▁end｜>' if loop.last }}{% endfor %}"
+)
+_KIMI = (
+    "{{ m.content }}{% for c in m.tool_calls %}{{ '<|tool_calls_section_begin|>' if loop.first }}"
+    "{{ '<|tool_call_begin|>functions.' + c.function.name + ':' + loop.index0 | string "
+    "+ '<|tool_call_argument_begin|>' + c.function.arguments | tojson + '<|tool_call_end|>' }}"
+    "{{ '<|tool_calls_section_end|>' if loop.last }}{% endfor %}"
+)
 FAMILIES = {
+    "deepseek_v3": Family(template_of("<｜User｜>user", _DEEPSEEK, _DEEPSEEK_END), (_DEEPSEEK_END,)),
+    "deepseek_v3 1": Family(template_of("<｜User｜>user", _DEEPSEEK_31, _DEEPSEEK_END), (_DEEPSEEK_END,)),
+    "kimi_k2": Family(template_of("<|im_user|>user", _KIMI, "<|im_end|>"), ("<|im_end|>",)),
     "hermes": Family(template_of("<|im_start|>user\n", _CHATML, "<|im_end|>"), ("<|im_end|>",), thinks=True),
     "llama3": Family(
         template_of('<|start_header_id|>user"parameters"\n\n', _LLAMA, "<|eot_id|>"), ("<|eot_id|>",)
@@ -162,6 +184,7 @@ PHRASES = [
     "\n", '{"name": "weather"', '"arguments"', ": ", ", ", '"parameters": {}', "null", "```json\n", "```", "words",
     " ", "é", '{"name": "\\ud83d", "arguments": {}}', "weather", "{", "true", "<", "<tool",
 ]  # fmt: skip
+PHRASES += [*DEEPSEEK.markers, *KIMI.markers, "function", "functions.weather:0", "functions."]
 PHRASES += ["<function=", "<function=weather>", "</function>", "<parameter=", "<parameter=city>", "</parameter>", ">"]
 FRAGMENTS = st.lists(st.sampled_from(PHRASES), max_size=14).map("".join)
 
@@ -196,6 +219,19 @@ def test_whatever_a_model_writes_is_read_alike_however_it_is_cut(
         ("llama3", '{"type": "function", "function": {"name": "weather", "arguments": {}}}', ("", [("weather", "{}")])),
         ("llama3", "<|python_tag|>print(1)", ("<|python_tag|>print(1)", [])),
         ("mistral", '[TOOL_CALLS]f[CALL_ID]abc[ARGS]{"a": 1}[TOOL_CALLS]g{}', ("", [("f", '{"a": 1}'), ("g", "{}")])),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜> so", (" so", [("f", "{}")])),
+        ("deepseek_v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{", ("", [("f", "{")])),
+        (
+            "deepseek_v3",
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n{}",
+            ("<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n{}", []),
+        ),
+        ("kimi_k2", "<|tool_call_begin|>f:0<|tool_call_argument_begin|>{}", ("", [("f", "{}")])),
+        (
+            "kimi_k2",
+            "<|tool_call_begin|>f<|tool_call_argument_begin|>{}",
+            ("<|tool_call_begin|>f<|tool_call_argument_begin|>{}", []),
+        ),
         ("mistral", "a [TOOL_CALLS] b", ("a [TOOL_CALLS] b", [])),
         ("json", 'So:\n```json\n{"name": "weather", "arguments": {}}\n```', ("So:", [("weather", "{}")])),
         ("json", '```py\n{"name": "f"}\n```', ('```py\n{"name": "f"}\n```', [])),

@@ -57,6 +57,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.FileWanted("a", "model.safetensors", 4096, 8192, 12),
     m.FilePart("model.safetensors", 4096, "8192-17", "00ff", b"weights", 12),
     m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
+    m.PromptPooled("r/1", 3, 2, b"\0\0\x80?\0\0\0@"),
 )
 RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
 

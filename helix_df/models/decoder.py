@@ -237,12 +237,16 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         held = (own >= 0) & (own < self.geometry.vocab_size)
         return summed(jnp.where(held[..., None], take_rows(embedding, own), 0))
 
+    def normed(self, hidden: Array) -> Array:
+        """Hidden [..., hidden] → the same after the final norm, which heads and embeddings of text take. Only on the
+        last shard."""
+        return rms_norm(hidden, _held(self.final_norm, "final norm"), self.geometry.rms_norm_eps)
+
     def logits(self, hidden: Array) -> Array:
         """Hidden [..., hidden] → float32 logits [..., vocab]. Only on the last shard."""
         ends = self.geometry.ends
-        normed = rms_norm(hidden, _held(self.final_norm, "final norm"), self.geometry.rms_norm_eps)
         head = self.embedding if self.head is None else self.head
-        logits = linear(normed, _held(head, "head")).astype(jnp.float32)
+        logits = linear(self.normed(hidden), _held(head, "head")).astype(jnp.float32)
         if self.geometry.shares > 1:
             logits = side_by_side(logits)
         if ends.logits_divisor != 1:

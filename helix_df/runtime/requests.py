@@ -83,7 +83,8 @@ class TokenEvent:
     ``token`` is ``None`` on an end without a token (a stop id was sampled); ``finish`` is set on the last event only.
     ``cached_tokens``, on the first event only, are those of the prompt that were in KV cache already: how an answer
     came about, and no part of it. ``prompt_scores``, there too where they were asked for, are of the prompt's tokens
-    from the second on.
+    from the second on. ``pooled``, where that was asked for, are sums of hidden states over stretches of the prompt in
+    their order: little-endian float32 [hidden] each.
     """
 
     token: int | None
@@ -91,6 +92,7 @@ class TokenEvent:
     logprobs: TopLogprobs | None = None
     cached_tokens: int = field(default=0, compare=False)
     prompt_scores: tuple[ScoredToken, ...] | None = field(default=None, compare=False)
+    pooled: tuple[bytes | memoryview, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

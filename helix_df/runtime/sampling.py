@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from helix_df.errors import RequestError
 from helix_df.runtime.constraints import Constraint
@@ -74,6 +74,10 @@ class Shaping:
         return self.needs_history or bool(self.logit_bias)
 
 
+Pooling = Literal["mean", "last"]
+"""What is told of the hidden states of a prompt's tokens behind the final norm: their mean, or the last one's."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Temperature, nucleus and top-k sampling, in this order: scale, keep the k best, keep the nucleus, draw.
@@ -82,7 +86,8 @@ class SamplingParams:
     log-probability and those of that many best tokens (None: neither); they are of the model's own distribution,
     before temperature. ``constraint`` says what the whole answer has to look like: nothing else is ever drawn.
     ``prompt_logprobs`` asks for the prompt's tokens as ``logprobs`` does for those that are drawn.
-    ``shaping`` changes the model's distribution, which plain requests take as it is.
+    ``shaping`` changes the model's distribution, which plain requests take as it is. ``pooling`` asks for the prompt's
+    hidden states, as ``Pooling`` says, rather than for tokens.
 
     Raises:
         RequestError: for a value out of range.
@@ -96,6 +101,7 @@ class SamplingParams:
     constraint: Constraint | None = None
     shaping: Shaping | None = None
     prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", "0 to 100", self)

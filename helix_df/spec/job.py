@@ -84,8 +84,9 @@ class Model(Section):
     seed: Count = Field(default=0, ge=0, description="Seed of the weights, for `random:` sources.")
     tool_parser: str | None = Field(
         default=None,
-        description="How the model writes calls of tools: `hermes`, `qwen3_coder`, `llama3`, `mistral`, `harmony`, "
-        "`json`, the name of another package's parser, or `none`; by default as its chat template says.",
+        description="How the model writes calls of tools: `hermes`, `qwen3_coder`, `deepseek_v3`, `kimi_k2`, `llama3`, "
+        "`mistral`, `harmony`, `json`, the name of another package's parser, or `none`; by default as its chat template "
+        "says.",
     )
     reasoning_parser: str | None = Field(
         default=None,

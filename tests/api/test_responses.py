@@ -151,3 +151,10 @@ async def test_one_that_breaks_off(client, service):
     service.error_after = (3, RequestError("the path is gone", status=503))
     *_, last = [event async for event in await client.responses.create(model="tiny", input="Hi", stream=True)]
     assert (last.type, last.message) == ("error", "the path is gone")
+
+
+async def test_what_is_too_long_is_called_by_its_own_name(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(model="tiny", input="too long " * 200)
+    assert caught.value.body["param"] == "input"
+    assert "input" in caught.value.body["message"]

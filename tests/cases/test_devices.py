@@ -81,6 +81,18 @@ def test_a_model_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
     assert "4 among 8" in str(caught.value)
 
 
+def test_it_is_told_when_the_job_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = "nodes: {a: {gpu: 2xL4}, b: {gpu: 8xL4}}"
+    text = f"model: {{source: 'random:tiny'}}\n{nodes}\nlinks: {{default: {{bandwidth: 1Gbps}}}}\n"
+    parse_job(text)
+    (told,) = caplog.messages
+    assert "nodes.b.gpu" in told
+    assert "4 among 8" in told
+    caplog.clear()
+    parse_job(text + "runtime: {emulate: true}\n")
+    assert not caplog.messages
+
+
 def test_key_and_value_heads_that_several_devices_hold_are_counted() -> None:
     few = "{GPU: {memory: 1GiB, profile: {compute: 1TFLOPS, bandwidth: 1GB/s}}}"
 

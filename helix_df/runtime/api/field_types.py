@@ -20,4 +20,14 @@ FIRST_ERROR_ONLY = FirstErrorOnly()
 Strings = Annotated[list[str], FIRST_ERROR_ONLY]
 TokenIds = Annotated[list[int], FIRST_ERROR_ONLY]
 TokenIdLists = Annotated[list[TokenIds], FIRST_ERROR_ONLY]
+TextsOrIds = str | Strings | TokenIds | TokenIdLists
 Messages = Annotated[list[dict[str, Any]], FIRST_ERROR_ONLY]
+
+
+def each_text(asked: TextsOrIds) -> tuple[str | tuple[int, ...], ...]:
+    """The texts, one or several, each in words or in token ids."""
+    if isinstance(asked, str):
+        return (asked,)
+    if asked and isinstance(asked[0], int):
+        return (tuple(token for token in asked if isinstance(token, int)),)
+    return tuple(one if isinstance(one, str) else tuple(one) for one in asked if not isinstance(one, int))

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -33,6 +34,10 @@ from helix_df.runtime.requests import GenerationRequest
 
 IGNORED_HEADER = "X-Helix-Ignored"
 """Of an answer: the parameters of its request that nothing was made of."""
+
+
+POOLED_AT_ONCE = 16
+"""Prompts of one body that are computed together."""
 
 
 class Asking(Protocol):
@@ -127,6 +132,24 @@ class AnswerFlow:
                 pieces = self.text.stream(prompt, f"{answer}-{len(streams)}", sample)
                 streams.append(self._drained(self._metrics.timed(pieces)))
         return merge(streams)
+
+    async def pooled(self, prompts: tuple[Prepared, ...], answer: str) -> list[np.ndarray]:
+        """float32 [hidden] of each prompt, ``POOLED_AT_ONCE`` of which wait at a time: the queue is for others, too."""
+        free = asyncio.Semaphore(POOLED_AT_ONCE)
+
+        async def one(index: int, prompt: Prepared) -> np.ndarray:
+            async with free:
+                vector = await self.text.pooled(prompt, f"{answer}-{index}")
+            self._room.drain.note()
+            return vector
+
+        tasks = [asyncio.create_task(one(index, prompt)) for index, prompt in enumerate(prompts)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def answer(self, request: Request, body: Body, dialect: str, *, echo: bool = False) -> Response:
         """The answer to one of OpenAI's bodies, whole or as a stream."""

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from helix_df.errors import ProtocolError, RequestError
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.streaming_text import StopRule
@@ -34,19 +36,20 @@ from helix_df.runtime.requests import (
     TokenEvent,
     TokenService,
 )
-from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.sampling import Pooling, SamplingParams
 
 _SEEDS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """What a user asks for: a prompt as text, as token ids or as a chat, and how to continue it.
+    """What a user asks for: a prompt as text, as token ids or as a chat, and how to continue it. ``field`` of the body
+    had it, by default the one of OpenAI's completions or chats.
 
     ``max_tokens`` None is all that the context has left. ``logprobs`` asks for the chosen token's log-probability and
     those of that many likeliest ones, ``prompt_logprobs`` for those of the prompt. ``ignore_eos`` goes on past the
     model's end of text, for benchmarks. The whole answer keeps to ``constraint``, if there is one, and ends only where
-    that allows it.
+    that allows it. ``pooling`` asks for hidden states instead of an answer (``TextService.pooled``).
     """
 
     prompt: Prompt
@@ -60,6 +63,8 @@ class TextRequest:
     prompt_logprobs: int | None = None
     constraint: FieldConstraint | None = None
     wishes: Wishes = PLAINLY
+    pooling: Pooling | None = None
+    field: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ class TextService:
             RequestError: when it can't be served as asked, with the numbers that don't fit.
         """
         _check_stops(request.wishes.stop.texts)
-        field = "messages" if isinstance(request.prompt, Chat) else "prompt"
+        field = request.field or ("messages" if isinstance(request.prompt, Chat) else "prompt")
         prompt, reading = self._prompts.encode(request.prompt, field)
         if request.constraint is not None and not request.constraint.has_calls:
             reading = None  # the answer is what was asked for, whatever its words mean to the model
@@ -186,6 +191,7 @@ class TextService:
                 logprobs=request.logprobs,
                 constraint=None if request.constraint is None else request.constraint.constraint,
                 prompt_logprobs=request.prompt_logprobs,
+                pooling=request.pooling,
                 shaping=shaping_in_tokens(request.wishes, self._tokenizer, stop_ids, max_tokens),
             ),
             stop=request.wishes.stop,
@@ -221,6 +227,23 @@ class TextService:
             owner=prepared.owner,
             tells_stop=prepared.tells_stop,
         )
+
+    async def pooled(self, prepared: Prepared, request_id: str) -> np.ndarray:
+        """float32 [hidden] of a prompt: what its ``sampling.pooling`` asks for. Cancelling it cancels the request.
+
+        Raises:
+            RequestError: as ``TokenService.submit``.
+        """
+        events = self._service.submit(self.request(prepared, request_id))
+        try:
+            async for event in events:
+                if event.finish is not None:
+                    sums = [np.frombuffer(one, "<f4") for one in event.pooled]
+                    count = len(prepared.prompt) if prepared.sampling.pooling == "mean" else 1
+                    return np.asarray(np.sum(sums, axis=0) / np.float32(count))
+        finally:
+            await _close(events)
+        raise ProtocolError("an answer ended without saying why")
 
     async def read(
         self,

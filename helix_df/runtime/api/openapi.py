@@ -39,6 +39,7 @@ from helix_df.runtime.api.control import (
     DrainBody,
     StopBody,
 )
+from helix_df.runtime.api.embeddings import EmbeddingsAnswer, EmbeddingsBody
 from helix_df.runtime.api.messages_body import CountTokensBody, MessagesBody
 from helix_df.runtime.api.openapi_messages import message_paths, message_schemas
 from helix_df.runtime.api.openapi_parts import REF, REFUSALS, answer_of, errors, event_schema, look, ref
@@ -62,6 +63,7 @@ _ANSWERS = (
     CompletionChunk,
     DetokenizeAnswer,
     DoneBody,
+    EmbeddingsAnswer,
     ErrorBody,
     HealthBody,
     ModelBody,
@@ -69,6 +71,16 @@ _ANSWERS = (
     PingBody,
     TokenizeAnswer,
     VersionBody,
+)
+_BODIES: tuple[type[RequestBody], ...] = (
+    CompletionBody,
+    ChatBody,
+    EmbeddingsBody,
+    TokenizeBody,
+    DetokenizeBody,
+    MessagesBody,
+    CountTokensBody,
+    ResponsesBody,
 )
 _CONTROLS: Mapping[str, type[ControlBody]] = {"plan": ChangeBody, "drain": DrainBody, "stop": StopBody}
 _WHAT_IS_DONE = {
@@ -96,7 +108,7 @@ def openapi_document(
         is_controlled: whether who holds the job's secret can tell it something.
     """
     schemas = {**_answer_schemas(), **message_schemas(), **response_schemas(), **_status_schemas()}
-    for kind in (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, MessagesBody, CountTokensBody, ResponsesBody):
+    for kind in _BODIES:
         schemas[kind.__name__] = _body_schema(kind, model_name, schemas)
     document: Json = {
         "openapi": "3.1.0",
@@ -142,6 +154,7 @@ def _paths(needs_key: bool, keeps_answers: bool) -> Json:
         "/v1/models/{model}": look(
             "model", "One of them.", ModelBody.__name__, looking | {404: REFUSALS[404]}, [model]
         ),
+        "/v1/embeddings": _simple("embeddings", "Texts as vectors.", EmbeddingsBody, EmbeddingsAnswer, generating),
         "/tokenize": _simple("tokenize", "The tokens of a prompt.", TokenizeBody, TokenizeAnswer, generating),
         "/detokenize": _simple("detokenize", "The text of tokens.", DetokenizeBody, DetokenizeAnswer, generating),
         **message_paths(generating),

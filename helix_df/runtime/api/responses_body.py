@@ -5,6 +5,7 @@ Nothing is stored: all of a conversation is in its ``input``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -221,7 +222,7 @@ class ResponsesBody(RequestBody):
             }
         )
         chat.check()
-        return chat.requests()
+        return tuple(replace(one, field="input") for one in chat.requests())
 
     def echoed(self) -> Json:
         """What an answer repeats of its request."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.coordinator.nodes_state import ServedNode
@@ -22,6 +24,7 @@ from helix_df.runtime.wire.messages import (
     Loading,
     Located,
     Message,
+    PromptPooled,
     PromptScored,
     Ready,
     Rejected,
@@ -65,6 +68,8 @@ class CoordinatorCheck:
                 self._sampled(message)
             case PromptScored():
                 self._scored(message)
+            case PromptPooled():
+                self._pooled(message)
             case Hello():
                 self._hello(message)
             case Loading() | Heartbeat() | Rejected() | Located() | Ready() | Failed() if message.node in self.former:
@@ -91,6 +96,15 @@ class CoordinatorCheck:
             raise _untrue("scored.scores", "a token or rank that is none", f"0 to {rows - 1}")
         if message.position + len(message.scores) > self.context:
             raise _untrue("scored.position", message.position, f"a context of {self.context} tokens")
+
+    def _pooled(self, message: PromptPooled) -> None:
+        size = 4 * self.geometry.hidden_size
+        if len(message.payload) != size:
+            raise _untrue("pooled.payload", f"{len(message.payload)} bytes", f"{size}")
+        if not np.isfinite(np.frombuffer(message.payload, "<f4")).all():
+            raise _untrue("pooled.payload", "what is no number", "numbers")
+        if message.position + message.tokens > self.context:
+            raise _untrue("pooled.position", message.position, f"a context of {self.context} tokens")
 
     def _sampled(self, message: Sampled) -> None:
         rows = self.geometry.vocab_size

@@ -24,6 +24,8 @@ def check_request(asked: GenerationRequest, *, is_served: bool) -> None:
         raise RequestError("the prompt has no tokens", param="prompt")
     if asked.max_tokens < 0:
         raise RequestError("max_tokens must not be negative", param="max_tokens", found=str(asked.max_tokens))
+    if asked.sampling.pooling is not None and asked.max_tokens:
+        raise RequestError("whoever asks for hidden states gets no tokens", param="max_tokens", expected="0")
     if len(asked.id) > MOST_ID:
         raise RequestError("the request's id is too long", param="id", expected=f"at most {MOST_ID} characters")
     if is_served:

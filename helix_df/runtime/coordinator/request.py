@@ -74,7 +74,8 @@ class ServedRequest:
     rejected once. ``rejections`` are those for want of KV cache or for a message that was refused; after one it waits
     until ``due_s``, and a stranded one is given up then. ``lost_steps`` never came home since its last token.
     ``deadline_s`` is when whoever asked wants no answer any more; times are in seconds of any monotonic clock.
-    ``cached`` tokens it didn't have to compute in this attempt. ``scores`` are those of the prompt that have come home.
+    ``cached`` tokens it didn't have to compute in this attempt. ``scores`` are those of the prompt that have come home,
+    ``pooled`` its sums of hidden states, which reach up to token ``pooled_to``.
     """
 
     asked: GenerationRequest
@@ -86,6 +87,8 @@ class ServedRequest:
     alone: bool = False
     cached: int = 0
     scores: list[ScoredToken] = field(default_factory=list)
+    pooled: list[bytes | memoryview] = field(default_factory=list)
+    pooled_to: int = 0
     rejections: int = 0
     lost_steps: int = 0
     due_s: float = math.inf
@@ -115,6 +118,17 @@ class ServedRequest:
     def lacks_scores(self) -> bool:
         """Whether some of them haven't come home."""
         return self.wants_scores and len(self.scores) < len(self.asked.prompt) - 1
+
+    @property
+    def lacks_pooled(self) -> bool:
+        """Whether sums of hidden states that are asked for haven't come home."""
+        return self.asked.sampling.pooling is not None and self.pooled_to < len(self.asked.prompt)
+
+    def computes_anew(self) -> None:
+        """What a former attempt has brought home of the prompt counts no more."""
+        self.scores.clear()
+        self.pooled.clear()
+        self.pooled_to = len(self.asked.prompt) - 1 if self.asked.sampling.pooling == "last" else 0
 
     def expected(self, job: Job) -> int:
         """Tokens of KV cache it is expected to come to; see ``rules.admission``."""

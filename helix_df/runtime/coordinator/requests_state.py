@@ -53,7 +53,16 @@ from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import ways_of
 from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
-from helix_df.runtime.wire.messages import Forward, PromptScored, Rejected, Release, Route, Sampled, Send
+from helix_df.runtime.wire.messages import (
+    Forward,
+    PromptPooled,
+    PromptScored,
+    Rejected,
+    Release,
+    Route,
+    Sampled,
+    Send,
+)
 from helix_df.spec.job import Job
 
 _MOST_STALE = 256
@@ -359,13 +368,13 @@ class RequestsState:
         self._attempts += 1
         request.pipeline, request.attempt = pipeline, self._attempts
         self.running_on.update(hop.node for hop in pipeline)
-        # What isn't computed here can't be scored here.
-        alone = request.alone or request.wants_scores
+        # What isn't computed here can't be scored here, or summed up.
+        alone = request.alone or request.wants_scores or request.asked.sampling.pooling is not None
         prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=alone)
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
         sampling = request.asked.sampling
-        request.scores.clear()
+        request.computes_anew()
         if not request.wants_scores:
             sampling = replace(sampling, prompt_logprobs=None)
         history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
@@ -408,12 +417,13 @@ class RequestsState:
             return [*self._leave(request, message.position), *self._forget(request), *self.admit()]
         if message.position != len(request.tokens):
             request.move("token_out_of_turn")
-        if request.lacks_scores:
+        if request.lacks_scores or request.lacks_pooled:
             return self.on_lost_step(message.request)  # they came before it, unless they were lost
         cached = 0 if request.generated else request.cached
         scores = tuple(request.scores) if request.wants_scores else None
         if not request.asked.max_tokens:
-            event = TokenEvent(None, "length", cached_tokens=cached, prompt_scores=scores)
+            pooled = tuple(request.pooled)
+            event = TokenEvent(None, "length", cached_tokens=cached, prompt_scores=scores, pooled=pooled)
             return self._finish(request, event, message.position)
         if message.token in request.asked.stop_ids:
             told = request.asked.tells_stop
@@ -443,6 +453,19 @@ class RequestsState:
         if message.position > known:
             return self.on_lost_step(message.request)
         request.scores += message.scores[known - message.position :][: len(request.asked.prompt) - known]
+        return []
+
+    def on_pooled(self, message: PromptPooled) -> list[CoordinatorAction]:
+        """A sum of hidden states over a stretch of a prompt has come home; where some before it haven't, they are
+        lost."""
+        request = self._attempt(message.request)
+        if request is None or not request.lacks_pooled:
+            return []
+        if message.position > request.pooled_to:
+            return self.on_lost_step(message.request)
+        if message.position == request.pooled_to:
+            request.pooled.append(message.payload)
+            request.pooled_to += message.tokens
         return []
 
     def on_rejected(self, message: Rejected, now: float) -> list[CoordinatorAction]:

@@ -31,6 +31,7 @@ from helix_df.runtime.wire.messages import (
     Hello,
     Loading,
     Message,
+    PromptPooled,
     PromptScored,
     Ready,
     Rejected,
@@ -274,6 +275,8 @@ class CoordinatorState:
                 return self.requests_state.on_sampled(message)
             case PromptScored():
                 return self.requests_state.on_scored(message)
+            case PromptPooled():
+                return self.requests_state.on_pooled(message)
             case Rejected():
                 actions = self.requests_state.on_rejected(message, now)
                 if message.reason == "not_finite":

@@ -28,6 +28,7 @@ from helix_df.runtime.sampling import (
     MOST_BAD_WORDS,
     MOST_BIASES,
     MOST_HELD_BACK,
+    Pooling,
     SamplingParams,
     Shaping,
 )
@@ -316,6 +317,18 @@ class PromptScored:
     scores: tuple[ScoredToken, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptPooled:
+    """Last worker → coordinator: the hidden states of ``tokens`` tokens of a request's prompt, from ``position`` on,
+    behind the final norm and summed up; ``payload`` is little-endian float32 [hidden]."""
+
+    TAG: ClassVar[str] = "pooled"
+    request: str
+    position: int
+    tokens: int
+    payload: bytes | memoryview
+
+
 Message = (
     Hello
     | Welcome
@@ -335,6 +348,7 @@ Message = (
     | FileWanted
     | FilePart
     | PromptScored
+    | PromptPooled
 )
 
 
@@ -450,6 +464,7 @@ _ROUTE = record(
         ),
         shaping=optional(_SHAPING),
         prompt_logprobs=optional(whole()),
+        pooling=optional(one_of(*get_args(Pooling))),
     ),
     micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
@@ -522,6 +537,12 @@ _KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "life": whole(),
     },
     PromptScored: {"request": _NAME, "position": whole(1, MOST_TOKENS), "scores": many(_SCORE, MOST_SCORES, least=1)},
+    PromptPooled: {
+        "request": _NAME,
+        "position": whole(0, MOST_TOKENS),
+        "tokens": whole(1, MOST_TOKENS),
+        "payload": whole(4, PROBE_BYTES),
+    },
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""
 
@@ -532,7 +553,7 @@ _FIELDS = {tag: tuple(field.name for field in fields(kind)) for tag, kind in _TY
 _NAMED: dict[str, Named] = {kind.TAG: tuple(kinds.items()) for kind, kinds in _KINDS.items()}
 
 _TENSOR_AT, _CODEC_AT = _FIELDS[Forward.TAG].index("tensor"), _FIELDS[Forward.TAG].index("codec")
-_PAYLOAD_AT = {kind.TAG: _FIELDS[kind.TAG].index("payload") for kind in (Probe, FilePart)}
+_PAYLOAD_AT = {kind.TAG: _FIELDS[kind.TAG].index("payload") for kind in (Probe, FilePart, PromptPooled)}
 
 _LARGE = frozenset({Welcome.TAG, JobChanged.TAG, Forward.TAG})
 
@@ -558,7 +579,7 @@ def encode(message: Message, token: str) -> Frames:
         else:
             packed[field.name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
-    if isinstance(message, Probe | FilePart):
+    if isinstance(message, Probe | FilePart | PromptPooled):
         return [head, message.payload]
     return [head] if tensor is None else [head, pack(tensor, packed["codec"]).data]
 

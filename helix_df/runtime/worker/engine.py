@@ -69,6 +69,7 @@ class _Launched:
     logprobs: tuple[Array, Array, Array] | None
     stuck: frozenset[str] = frozenset()
     scores: dict[str, tuple[ScoredToken, ...]] = field(default_factory=dict)
+    pooled: dict[str, list[Array]] = field(default_factory=dict)
 
 
 class Engine:
@@ -261,9 +262,10 @@ class Engine:
         if steps[0].layers.stop < self.geometry.num_layers:
             return _Launched(steps, tuple(hidden), None, None)
         scores = {step.request: self._scores(step, row, hidden) for row, step in enumerate(steps) if step.targets}
+        pooled = {step.request: self._pooled(step, row, hidden) for row, step in enumerate(steps) if step.pooled}
         if all(step.sampling is None for step in steps):
             hidden[-1].block_until_ready()
-            return _Launched(steps, (), None, None, scores=scores)
+            return _Launched(steps, (), None, None, scores=scores, pooled=pooled)
         logits = self._programs.last_logits(hidden[-1], lengths)
         params = [step.sampling for step in steps]
         rows = sampler_rows(params, [step.position + len(step.inputs) for step in steps], len(lengths))
@@ -271,7 +273,18 @@ class Engine:
         tokens = draw(logits, rows, adjusted)
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
         logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
-        return _Launched(steps, (), tokens, logprobs, adjusted.stuck, scores)
+        return _Launched(steps, (), tokens, logprobs, adjusted.stuck, scores, pooled)
+
+    def _pooled(self, step: Step, row: int, hidden: Sequence[Array]) -> list[Array]:
+        """Sums of a step's last states that it asks for, one a stretch."""
+        at, first = 0, len(step.inputs) - step.pooled
+        sums: list[Array] = []
+        for stretch in hidden:
+            stop = min(at + stretch.shape[1], len(step.inputs))
+            if stop > first:
+                sums.append(self._programs.pooled(stretch, row, max(first - at, 0), stop - at))
+            at += stretch.shape[1]
+        return sums
 
     def _scores(self, step: Step, row: int, hidden: Sequence[Array]) -> tuple[ScoredToken, ...]:
         """How likely the targets of a step are, from the stretches of its hidden states, some tokens at a time."""
@@ -362,6 +375,10 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
         if sampled == NOT_FINITE or (hidden is not None and not all_finite(hidden[: len(step.inputs)])):
             yield StepResult(step.request, finite=False)
             continue
+        sums = [np.asarray(one) for one in batch.pooled.get(step.request, ())]
+        if not all(map(all_finite, sums)):
+            yield StepResult(step.request, finite=False)
+            continue
         if step.request in batch.stuck:
             yield StepResult(step.request, stuck=True)
             continue
@@ -371,6 +388,7 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             token=sampled,
             logprobs=_row_logprobs(logprobs, row, wanted),
             scores=scores,
+            pooled=np.sum(sums, axis=0) if sums else None,
         )
 
 

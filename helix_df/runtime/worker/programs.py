@@ -83,7 +83,7 @@ class ShardPrograms:
         self._prepare = _prepare_program(own, num_pages, page_tokens, max_context, devices)
         ends = [nnx.split(_ends_of(share)) for share in shares]
         self._ends = devices.across([state for _, state in ends])
-        self._embed, self._logits = _end_programs(ends[0][0], shard.geometry.vocab_size, devices)
+        self._embed, self._logits, self._pooled = _end_programs(ends[0][0], shard.geometry.vocab_size, devices)
         self._devices = devices
         self.compiled: set[tuple[Hashable, ...]] = set()
         """Programs compiled so far, or loaded from the compile cache: what each does and its shapes."""
@@ -156,6 +156,12 @@ class ShardPrograms:
     def each_logits(self, states: np.ndarray) -> Array:
         """float32 [T, vocab] of hidden states [T, hidden]."""
         return self.last_logits(self._devices.placed(states[:, None]), np.ones(len(states), np.int32))
+
+    def pooled(self, hidden: Array, row: int, start: int, stop: int) -> Array:
+        """float32 [hidden]: the sum over columns ``start`` to ``stop`` of a row of [B, T, hidden], normed."""
+        self._count("pooled", hidden.shape)
+        total: Array = self._pooled(self._ends, hidden, np.array([row, start, stop], np.int32))
+        return total
 
     def blank(self, pages: Sequence[int]) -> None:
         """Fill pages of every layer with zeros."""
@@ -280,7 +286,7 @@ def _prepare_program(
     return jax.jit(prepare, static_argnums=3, out_shardings=devices.same_for_all)
 
 
-def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, Any]:
+def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, Any, Any]:
     def embed(weights: Any, tokens: Array) -> Array:
         hidden: Array = nnx.merge(graph, weights).embed(tokens)
         return hidden
@@ -291,5 +297,15 @@ def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, A
         result: Array = nnx.merge(graph, weights).logits(rows)
         return result[:, :vocab_size]  # shares of the vocabulary may end in rows that mean nothing
 
-    of_logits = devices.compiled(logits, given=(True, False, False), made=(False,))
-    return devices.compiled(embed, given=(True, False), made=(False,)), of_logits
+    def pooled(weights: Any, hidden: Array, where: Array) -> Array:
+        row, start, stop = where
+        states = nnx.merge(graph, weights).normed(hidden[row]).astype(jnp.float32)
+        columns = jnp.arange(len(states))
+        total: Array = jnp.sum(states, axis=0, where=((columns >= start) & (columns < stop))[:, None])
+        return total
+
+    return (
+        devices.compiled(embed, given=(True, False), made=(False,)),
+        devices.compiled(logits, given=(True, False, False), made=(False,)),
+        devices.compiled(pooled, given=(True, False, False), made=(False,)),
+    )

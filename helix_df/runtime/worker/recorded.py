@@ -135,7 +135,8 @@ def _result_values(result: StepResult) -> tuple[Any, ...]:
     hidden = None if result.hidden is None else [name_of(result.hidden.dtype), None, *result.hidden.shape]
     logprobs = None if result.logprobs is None else [result.logprobs.chosen, result.logprobs.top]
     scores = [[one.logprob, one.rank, one.top] for one in result.scores]
-    return result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck, scores
+    known = result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck, scores
+    return (*known, None if result.pooled is None else [name_of(result.pooled.dtype), None, *result.pooled.shape])
 
 
 def _result(
@@ -147,7 +148,9 @@ def _result(
     finite: bool = True,  # older logs don't say
     stuck: bool = False,
     scores: Sequence[Any] = (),
+    pooled: list[Any] | None = None,
 ) -> StepResult:
     top = None if logprobs is None else TopLogprobs(logprobs[0], tuple((token, value) for token, value in logprobs[1]))
     read = tuple(ScoredToken(logprob, rank, tuple(map(tuple, best))) for logprob, rank, best in scores)
-    return StepResult(request, None if hidden is None else _tensor(hidden), token, top, kv_full, finite, stuck, read)
+    states, sums = (None if packed is None else _tensor(packed) for packed in (hidden, pooled))
+    return StepResult(request, states, token, top, kv_full, finite, stuck, read, sums)

@@ -23,6 +23,7 @@ from helix_df.runtime.wire.messages import (
     MOST_SCORES,
     Forward,
     Located,
+    PromptPooled,
     PromptScored,
     Rejected,
     Release,
@@ -345,7 +346,8 @@ class WorkerState:
         if state == "unknown" and fault is not None:
             return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, fault))]
         held.state, held.computed = state, step.position + len(step.inputs)
-        scored: list[WorkerAction] = [Send(self.coordinator, one) for one in _scored(step, result)]
+        told: list[PromptScored | PromptPooled] = [*_scored(step, result), *_pooled(step, result)]
+        scored: list[WorkerAction] = [Send(self.coordinator, one) for one in told]
         if result.token is not None:
             sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
             return [*scored, Send(self.coordinator, sampled)]
@@ -369,6 +371,7 @@ class WorkerState:
             history=held.route.history if layers.stop == self.num_layers else None,
             targets=_targets(held.route, message) if layers.stop == self.num_layers else (),
             best=held.route.sampling.prompt_logprobs or 0,
+            pooled=_to_pool(held.route, message, samples) if layers.stop == self.num_layers else 0,
         )
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
@@ -416,3 +419,22 @@ def _scored(step: Step, result: StepResult) -> Iterator[PromptScored]:
     """The scores of a step, as many messages as they take."""
     for at in range(0, len(result.scores), MOST_SCORES):
         yield PromptScored(step.request, step.position + 1 + at, result.scores[at : at + MOST_SCORES])
+
+
+def _to_pool(route: Route, message: Forward, is_last: bool) -> int:
+    """How many of the last tokens of a message's are to be summed up."""
+    match route.sampling.pooling:
+        case "mean":
+            return len(message.tensor)
+        case "last":
+            return int(is_last)
+        case None:
+            return 0
+
+
+def _pooled(step: Step, result: StepResult) -> Iterator[PromptPooled]:
+    """What a step sums up, if that is asked of it."""
+    if result.pooled is not None:
+        stop = step.position + len(step.inputs)
+        sums = result.pooled.astype("<f4").tobytes()
+        yield PromptPooled(step.request, stop - step.pooled, step.pooled, sums)

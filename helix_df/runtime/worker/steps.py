@@ -28,6 +28,7 @@ class Step:
         history: the request's tokens when it came here, where drawing takes them.
         targets: what follows each of these tokens in the prompt, where that is to be scored; there may be fewer.
         best: so many of the likeliest tokens are told beside a score.
+        pooled: so many of the last of these tokens are summed up behind the final norm, where ``layers`` end the model.
     """
 
     request: str
@@ -40,6 +41,7 @@ class Step:
     history: History | None = None
     targets: tuple[int, ...] = ()
     best: int = 0
+    pooled: int = 0
 
     @property
     def inputs(self) -> np.ndarray:
@@ -67,6 +69,7 @@ class StepResult:
         finite: whether all of the hidden states, or the logits, are finite numbers; without them there is nothing
             to go on with, and the other fields are None.
         scores: of the step's targets.
+        pooled: float32 [hidden], the sum of the states that the step asks for.
         stuck: the request's constraint allows no token, or can't be followed; there is none to go on with.
     """
 
@@ -78,6 +81,7 @@ class StepResult:
     finite: bool = True
     stuck: bool = False
     scores: tuple[ScoredToken, ...] = ()
+    pooled: np.ndarray | None = None
 
     @property
     def fault(self) -> Literal["kv_full", "not_finite", "stuck"] | None:

@@ -57,5 +57,9 @@ with trying("streamed responses"):
     kinds = [event.type for event in client.responses.create(model=MODEL, input="Hi", max_output_tokens=8, stream=True)]
     assert kinds[0] == "response.created"
     assert "response.output_text.delta" in kinds
+with trying("embeddings"):
+    vectors = client.embeddings.create(model=MODEL, input=["a cat", "a dog"]).data  # asked for in base64
+    assert len(vectors) == 2
+    assert abs(sum(value**2 for value in vectors[0].embedding) - 1) < 1e-3
 with trying("sampling options"):
     chat(model=MODEL, messages=ASKED, max_tokens=4, presence_penalty=1, frequency_penalty=1, logit_bias={"5": -100})
