@@ -27,7 +27,8 @@ from helix_df.models.weights import load_shard
 from helix_df.plan.plan import Plan
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.messages import Forward, decode, encode
+from helix_df.runtime.wire.framing import decode, encode
+from helix_df.runtime.wire.messages import Forward
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step

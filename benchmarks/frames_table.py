@@ -37,6 +37,7 @@ from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready
 from helix_df.runtime.requests import GenerationRequest, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.pacing import Lane
 from property_tests.mutated_frames import Mutator
@@ -74,7 +75,7 @@ def recorded(plan: Plan, addresses: dict[str, str], token: str) -> list[list[byt
     said += _said(state.on_message(m.Sampled(key, 39, 5, TopLogprobs(-0.5, ((5, -0.5), (1, -2.0)))), 0.0))
     said += [m.Sampled(key, 39, 5, None), m.Rejected(key, "first", "kv_full"), m.Release(key, 16), m.Release(key)]
     said += [m.Failed("first", "broken"), m.Probe(1, (addresses["first"],), bytes(64)), m.Stop()]
-    return [[bytes(frame) for frame in m.encode(message, token)] for message in said]
+    return [[bytes(frame) for frame in framing.encode(message, token)] for message in said]
 
 
 def _said(actions: object) -> list[m.Message]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from helix_df.runtime.wire import messages as m
+from helix_df.runtime.wire import framing
 
 NASTY: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, -7, 63, 2**31 - 1, 2**31, 2**63 - 1, 2**64 - 1, -(2**63),
@@ -39,7 +39,7 @@ class Mutator:
         self._recorded = [list(map(bytes, frames)) for frames in recorded]
         self._token = token
         self._chance = random.Random(seed)
-        self._opening = bytes(msgpack.packb([m.VERSION, token]))[1:]
+        self._opening = bytes(msgpack.packb([framing.VERSION, token]))[1:]
         self._ways: tuple[Callable[[list[bytes]], list[bytes]], ...] = (
             self._field, self._field, self._field, self._field, self._two_fields, self._keys, self._cut, self._flip,
             self._noise_behind_secret, self._again, self._payload, self._extra_frame, self._bundled,
@@ -56,7 +56,7 @@ class Mutator:
             return [chance.randbytes(chance.choice((0, 1, 2, 3, 40, 300))) for _ in range(chance.choice((1, 1, 2, 5)))]
         frames = self.with_secret()
         wrong = chance.choice(("", "x", "f" * len(self._token), self._token[:-1], self._token + "0"))
-        frames[0] = frames[0].replace(self._opening, bytes(msgpack.packb([m.VERSION, wrong]))[1:])
+        frames[0] = frames[0].replace(self._opening, bytes(msgpack.packb([framing.VERSION, wrong]))[1:])
         if self._token.encode() in frames[0]:
             frames[0] = b"\x94" + chance.randbytes(20)
         return frames
@@ -121,9 +121,9 @@ class Mutator:
     def _head(self, frames: list[bytes]) -> list[Any]:
         try:
             head = msgpack.unpackb(frames[0], raw=False)
-            return head if isinstance(head, list) and len(head) == 4 else [m.VERSION, self._token, "stop", {}]
+            return head if isinstance(head, list) and len(head) == 4 else [framing.VERSION, self._token, "stop", {}]
         except Exception:  # it was mutated before
-            return [m.VERSION, self._token, "stop", {}]
+            return [framing.VERSION, self._token, "stop", {}]
 
     def _changed(self, value: Any) -> Any:
         """The value with one leaf, or one branch, replaced."""

@@ -29,6 +29,7 @@ from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import GenerationRequest, ScoredToken, TokenEvent
 from helix_df.runtime.sampling import Pooling, SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
+from helix_df.runtime.wire.framing import decode, encode
 from helix_df.runtime.wire.keys import same_endpoint
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
@@ -43,8 +44,6 @@ from helix_df.runtime.wire.messages import (
     Send,
     Stop,
     Welcome,
-    decode,
-    encode,
 )
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.recorded import RecordedWorker

@@ -18,6 +18,9 @@ from helix_df.models.answer_formats.registry import reasoning_format_of, reasoni
 from helix_df.models.answer_formats.sections import DEEPSEEK, KIMI
 from helix_df.models.chat import ChatTemplate
 
+CALLS, THOUGHTS = tool_formats(), reasoning_formats()
+"""Looked up once: other packages' are searched for."""
+
 TOOLS = ("weather", "time_in-2")
 LISTED = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in TOOLS]
 
@@ -104,6 +107,13 @@ FAMILIES = {
     "json": Family("{% for m in messages %}{{ m.role }}:{{ m.content }}</s>{% endfor %}"
                    "{% if add_generation_prompt %}assistant:{% endif %}", ("</s>",)),
 }  # fmt: skip
+FOUND = {
+    name: (
+        ChatTemplate(one.template),
+        AnswerFormats(tool_format_of(one.template), reasoning_format_of(one.template)),
+    )
+    for name, one in FAMILIES.items()
+}
 
 text = st.text(st.sampled_from("ab \n\"\\{}[]<>|'é😀\t:,"), max_size=12)
 json_values = st.recursive(
@@ -163,8 +173,7 @@ def test_what_a_familys_template_writes_is_read_back_however_it_is_cut(
     if called and name.startswith("llama3"):
         said = ""  # its template writes one or the other
     thought = thought if family.thinks and (said or called) else ""
-    template = ChatTemplate(family.template)
-    formats = AnswerFormats(tool_format_of(family.template), reasoning_format_of(family.template))
+    template, formats = FOUND[name]
     assert formats.tools.name == name.partition(" ")[0]
     user = {"role": "user", "content": "Hi"}
     before = template.render([user], tools=LISTED)
@@ -189,13 +198,13 @@ PHRASES += ["<function=", "<function=weather>", "</function>", "<parameter=", "<
 FRAGMENTS = st.lists(st.sampled_from(PHRASES), max_size=14).map("".join)
 
 
-@pytest.mark.parametrize("tools", tool_formats())
-@pytest.mark.parametrize("reasoning", [None, *reasoning_formats()])
+@pytest.mark.parametrize("tools", CALLS)
+@pytest.mark.parametrize("reasoning", [None, *THOUGHTS])
 @given(answer=FRAGMENTS, places=st.lists(st.integers(0, 999)), opens_thinking=st.booleans())
 def test_whatever_a_model_writes_is_read_alike_however_it_is_cut(
     tools: str, reasoning: str | None, answer: str, places: list[int], opens_thinking: bool
 ) -> None:
-    formats = AnswerFormats(tool_formats()[tools], None if reasoning is None else reasoning_formats()[reasoning])
+    formats = AnswerFormats(CALLS[tools], None if reasoning is None else THOUGHTS[reasoning])
     whole = read(formats, [answer], opens_thinking=opens_thinking)
     assert read(formats, cut(answer, places), opens_thinking=opens_thinking) == whole
     assert read(formats, list(answer), opens_thinking=opens_thinking) == whole
@@ -219,7 +228,7 @@ def test_whatever_a_model_writes_is_read_alike_however_it_is_cut(
         ("llama3", '{"type": "function", "function": {"name": "weather", "arguments": {}}}', ("", [("weather", "{}")])),
         ("llama3", "<|python_tag|>print(1)", ("<|python_tag|>print(1)", [])),
         ("mistral", '[TOOL_CALLS]f[CALL_ID]abc[ARGS]{"a": 1}[TOOL_CALLS]g{}', ("", [("f", '{"a": 1}'), ("g", "{}")])),
-        ("deepseek_v3", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜> so", (" so", [("f", "{}")])),
+        ("deepseek_v3", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜> so", ("so", [("f", "{}")])),
         ("deepseek_v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{", ("", [("f", "{")])),
         (
             "deepseek_v3",
@@ -238,13 +247,13 @@ def test_whatever_a_model_writes_is_read_alike_however_it_is_cut(
     ],
 )
 def test_calls_that_are_written_otherwise(tools: str, answer: str, expected: tuple) -> None:
-    said, _, called = read(AnswerFormats(tool_formats()[tools]), list(answer))
+    said, _, called = read(AnswerFormats(CALLS[tools]), list(answer))
     assert (said, called) == expected
 
 
 @pytest.mark.parametrize("opens_thinking", [False, True])
 def test_a_thought_that_the_prompt_begins(opens_thinking: bool) -> None:
-    formats = AnswerFormats(None, reasoning_formats()["think"])
+    formats = AnswerFormats(None, THOUGHTS["think"])
     begun = "" if opens_thinking else "<think>\n"
     found = read(formats, list(f"{begun}so \n it is\n</think>\n\nYes.\n"), opens_thinking=opens_thinking)
     assert found == ("Yes.\n", "so \n it is", [])
@@ -257,6 +266,7 @@ _QWEN_CODER = (
     "{{ value | tojson if value is mapping or value is iterable and value is not string else value | string }}"
     "{{ '\n</parameter>\n' }}{% endfor %}{{ '</function>\n</tool_call>' }}{% endfor %}{% endfor %}"
 )
+QWEN_CODER = ChatTemplate(_QWEN_CODER)
 values = {
     "city": text,
     "n": st.integers(-99, 99),
@@ -274,16 +284,19 @@ optional = st.fixed_dictionaries({}, optional=values)
 def test_what_qwen_coders_template_writes_is_read_back_however_it_is_cut(
     said: str, called: list, places: list[int]
 ) -> None:
-    template = ChatTemplate(_QWEN_CODER)
-    assert tool_format_of(_QWEN_CODER).name == "qwen3_coder"
+    template = QWEN_CODER
     answer = template.render([message_of(said, "", called)], add_generation_prompt=False)
     texts = tuple(f"{tool}/city" for tool in TOOLS)
     for pieces in ([answer], cut(answer, places), list(answer)):
-        parser = AnswerFormats(tool_formats()["qwen3_coder"]).parser(AnswerContext(TOOLS, texts=texts))
+        parser = AnswerFormats(CALLS["qwen3_coder"]).parser(AnswerContext(TOOLS, texts=texts))
         parts = [part for piece in pieces for part in parser.push(piece)]
         found, _, told = joined([*parts, *parser.finish()])
         assert found == said
         assert [(name, json.loads(given_arguments)) for name, given_arguments in told] == called
+
+
+def test_qwen_coders_template_tells_its_format() -> None:
+    assert tool_format_of(_QWEN_CODER).name == "qwen3_coder"
 
 
 @pytest.mark.parametrize(
@@ -297,5 +310,5 @@ def test_what_qwen_coders_template_writes_is_read_back_however_it_is_cut(
     ],
 )
 def test_qwen_coders_calls_that_are_written_otherwise(answer: str, expected: tuple) -> None:
-    said, _, called = read(AnswerFormats(tool_formats()["qwen3_coder"]), list(answer))
+    said, _, called = read(AnswerFormats(CALLS["qwen3_coder"]), list(answer))
     assert (said, called[0][1] if called else None) == expected

@@ -15,6 +15,7 @@ from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
+from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.fields import FrameError
@@ -59,11 +60,11 @@ MESSAGES: tuple[m.Message, ...] = (
     m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
     m.PromptPooled("r/1", 3, 2, b"\0\0\x80?\0\0\0@"),
 )
-RECORDED = [[bytes(frame) for frame in m.encode(message, TOKEN)] for message in MESSAGES]
+RECORDED = [[bytes(frame) for frame in framing.encode(message, TOKEN)] for message in MESSAGES]
 
 
 def test_every_message_is_among_them() -> None:
-    assert {message.TAG for message in MESSAGES} == set(m._TYPES)
+    assert {message.TAG for message in MESSAGES} == set(framing._TYPES)
 
 
 @given(seed=st.integers(0, 2**32), secret=st.booleans())
@@ -71,12 +72,12 @@ def test_a_mutated_frame_is_read_whole_or_refused(seed: int, secret: bool) -> No
     mutator = Mutator(RECORDED, TOKEN, seed)
     for _ in range(20):
         frames = mutator.with_secret() if secret else mutator.without_secret()
-        for found in m.read_bundle(frames, TOKEN):
+        for found in framing.read_bundle(frames, TOKEN):
             assert secret or isinstance(found, FrameError)
             if not isinstance(found, FrameError):
                 # What is let in can be sent on, and comes back the same, but for what a codec rounds.
-                again = [bytes(frame) for frame in m.encode(found, TOKEN)]
-                back = [bytes(frame) for frame in m.encode(m.decode(again, TOKEN), TOKEN)]
+                again = [bytes(frame) for frame in framing.encode(found, TOKEN)]
+                back = [bytes(frame) for frame in framing.encode(framing.decode(again, TOKEN), TOKEN)]
                 kept = 1 if getattr(found, "codec", "none") != "none" else len(again)
                 assert back[:kept] == again[:kept]
 
@@ -85,7 +86,7 @@ def test_a_mutated_frame_is_read_whole_or_refused(seed: int, secret: bool) -> No
 def test_random_bytes_are_refused(frames: list[bytes], secret: bool) -> None:
     if frames and secret:
         frames[0] = RECORDED[0][0][: len(TOKEN) + 6] + frames[0]
-    found = list(m.read_bundle(frames, TOKEN))
+    found = list(framing.read_bundle(frames, TOKEN))
     assert len(found) == bool(frames)
     assert all(isinstance(one, FrameError) for one in found)
 
@@ -93,15 +94,15 @@ def test_random_bytes_are_refused(frames: list[bytes], secret: bool) -> None:
 @given(message=st.sampled_from(MESSAGES), data=st.data())
 def test_any_field_of_any_message_may_be_anything(message: m.Message, data: st.DataObject) -> None:
     """Each field alone replaced: it is refused with the field's name, or it is one of the values that it may have."""
-    names = m.field_names(message.TAG)
+    names = framing.field_names(message.TAG)
     if not names:
         return
     name = data.draw(st.sampled_from(names))
     value = data.draw(st.sampled_from([*NASTY, nest(40)]) | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=3))
-    head, *rest = m.encode(message, TOKEN)
+    head, *rest = framing.encode(message, TOKEN)
     version, token, tag, fields = msgpack.unpackb(head)
     frames = [msgpack.packb([version, token, tag, {**fields, name: value}]), *rest]
-    (found,) = m.read_bundle(frames, TOKEN)
+    (found,) = framing.read_bundle(frames, TOKEN)
     if isinstance(found, FrameError):
         # A codec is checked with the tensor that it packs.
         assert found.where.startswith(f"{message.TAG}.{name}") or name in ("codec", "tensor")

@@ -26,7 +26,8 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest, StageSpeed
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
-from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send, bundles
+from helix_df.runtime.wire.framing import bundles
+from helix_df.runtime.wire.messages import Forward, Hello, Message, Ready, Release, Sampled, Send
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.state import Free, Trim, WorkerAction, WorkerState

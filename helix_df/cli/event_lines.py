@@ -51,7 +51,7 @@ def _words(at_s: float, name: str, event: LoggedEvent) -> str:
 
 
 def _values(event: LoggedEvent) -> Iterator[str]:
-    from helix_df.runtime.wire.messages import field_names
+    from helix_df.runtime.wire.framing import field_names
 
     names = _NAMES.get(event.name) or field_names(event.name)
     for at, value in enumerate(event.values):

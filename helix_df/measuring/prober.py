@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from helix_df.errors import DeploymentError, ProtocolError
-from helix_df.runtime.wire.messages import Probe, decode_bundle, encode
+from helix_df.runtime.wire.framing import decode_bundle, encode
+from helix_df.runtime.wire.messages import Probe
 from helix_df.runtime.wire.transport import Endpoint
 
 SIZES = (64, 65_536, 4_194_304)

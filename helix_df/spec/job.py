@@ -85,8 +85,8 @@ class Model(Section):
     tool_parser: str | None = Field(
         default=None,
         description="How the model writes calls of tools: `hermes`, `qwen3_coder`, `deepseek_v3`, `kimi_k2`, `llama3`, "
-        "`mistral`, `harmony`, `json`, the name of another package's parser, or `none`; by default as its chat template "
-        "says.",
+        "`mistral`, `harmony`, `json`, the name of another package's parser, or `none`; by default as its chat "
+        "template says.",
     )
     reasoning_parser: str | None = Field(
         default=None,

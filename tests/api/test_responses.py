@@ -156,5 +156,5 @@ async def test_one_that_breaks_off(client, service):
 async def test_what_is_too_long_is_called_by_its_own_name(client):
     with pytest.raises(openai.BadRequestError) as caught:
         await client.responses.create(model="tiny", input="too long " * 200)
-    assert caught.value.body["param"] == "input"
-    assert "input" in caught.value.body["message"]
+    assert caught.value.param == "input"
+    assert "context" in caught.value.message

@@ -22,7 +22,7 @@ from typing import Any
 
 from helix_df.runtime.coordinator import shell
 from helix_df.runtime.wire import transport
-from helix_df.runtime.wire.messages import Frames
+from helix_df.runtime.wire.framing import Frames
 from helix_df.runtime.wire.transport import Endpoint
 
 VARIABLE = "HELIX_DF_CHAOS_FAULTS"

@@ -17,7 +17,8 @@ import numpy as np
 
 from helix_df.layers import LayerRange
 from helix_df.runtime.sampling import SamplingParams
-from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Stop, encode
+from helix_df.runtime.wire.framing import encode
+from helix_df.runtime.wire.messages import Failed, Heartbeat, Hello, Stop
 from helix_df.runtime.wire.transport import endpoint_keys, listen
 from tests.chaos.hosts import HOME, spy
 from tests.chaos.scene import scene

@@ -16,7 +16,7 @@ from helix_df.errors import ProtocolError
 from helix_df.load import load_job
 from helix_df.plan.plan import read_plan, write_plan
 from helix_df.plan.violations import violations
-from helix_df.runtime.wire import messages
+from helix_df.runtime.wire import framing
 
 FOLDER = Path(__file__).parent.parent / "data" / "compat"
 PLANS = sorted(FOLDER.glob("*/*.plan.json"))
@@ -75,10 +75,10 @@ def test_messages_are_read_or_refused_by_version(path: Path) -> None:
     document = json.loads(path.read_text("utf-8"))
     read = []
     for row in document["messages"]:
-        if document["version"] == messages.VERSION:
-            read.append(messages.decode(frames(row), document["token"]).TAG)
+        if document["version"] == framing.VERSION:
+            read.append(framing.decode(frames(row), document["token"]).TAG)
         else:
             with pytest.raises(ProtocolError, match="another protocol version"):
-                messages.decode(frames(row), document["token"])
+                framing.decode(frames(row), document["token"])
             read.append(row["tag"])
     assert read == [row["tag"] for row in document["messages"]]

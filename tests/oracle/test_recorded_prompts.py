@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ async def test_hidden_states_are_transformers_however_many_prompts_there_are(tmp
     prompts = [prompt_ids(config["vocab_size"], length).tolist() for length in SCORED_LENGTHS]
     async with served(f"hf:{write_checkpoint(tmp_path, name)}", config["num_hidden_layers"]) as job:
         await asyncio.gather(*(greedy(job, f"kept-{len(one)}", one, 2) for one in prompts))
-        asked = [(prompt, pooling) for prompt in prompts for pooling in ("mean", "last")]
+        asked = [(prompt, pooling) for prompt in prompts for pooling in get_args(Pooling)]
         found = await asyncio.gather(*(pooled(job, *one) for one in asked))
         for (prompt, pooling), vector in zip(asked, found, strict=True):
             np.testing.assert_allclose(vector, recorded[f"{name}.{pooling}.{len(prompt)}"], atol=1e-3)

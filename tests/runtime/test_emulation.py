@@ -18,7 +18,8 @@ from helix_df.profiles.timing import LayerTiming
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, TokenEvent
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
-from helix_df.runtime.wire.messages import Forward, encode
+from helix_df.runtime.wire.framing import encode
+from helix_df.runtime.wire.messages import Forward
 from helix_df.runtime.wire.pacing import Lane
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.paced_engine import BatchSeconds, Pace, PacedEngine, as_profiled, slowed

@@ -18,7 +18,8 @@ from helix_df.runtime.replay import replay
 from helix_df.runtime.requests import TopLogprobs
 from helix_df.runtime.wire import event_log
 from helix_df.runtime.wire.event_log import EventLog, older, read_events
-from helix_df.runtime.wire.messages import Forward, Sampled, pack_values, unpack_values
+from helix_df.runtime.wire.framing import pack_values, unpack_values
+from helix_df.runtime.wire.messages import Forward, Sampled
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.state import WorkerState
 from property_tests.runtime_world import World, toy_plan

@@ -13,6 +13,7 @@ import pytest
 from helix_df.layers import LayerRange
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
+from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.transport import LocalEndpoint, listen
 from helix_df.runtime.worker import shell
@@ -29,7 +30,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     taken: Sent = []
     send = LocalEndpoint.send
 
-    def take(self: LocalEndpoint, address: str, frames: m.Frames, *, bulk: bool = False) -> None:
+    def take(self: LocalEndpoint, address: str, frames: framing.Frames, *, bulk: bool = False) -> None:
         taken.append((address, [bytes(frame) for frame in frames]))
         send(self, address, frames, bulk=bulk)
 
@@ -62,7 +63,7 @@ def inject(addresses: list[str], frames: list[list[bytes]]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 async def test_mutated_frames_change_no_answer(job: Coordinator, sent: Sent, seed: int) -> None:
     expected = [await answer(job, tiny_request(index, id=f"alone{index}")) for index in range(4)]
-    recorded = [frames for _, frames in sent] + [[bytes(one) for one in m.encode(m.Stop(), job.token)]]
+    recorded = [frames for _, frames in sent] + [[bytes(one) for one in framing.encode(m.Stop(), job.token)]]
     mutator = Mutator(recorded, job.token, seed)
     for turn in range(5):
         frames = [mutator.with_secret() for _ in range(60)] + [mutator.without_secret() for _ in range(60)]
@@ -81,7 +82,7 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
     a, b = (str(node.address) for node in job.snapshot().nodes)
     firsts = {}
     for address, frames in sent:
-        for message in m.decode_bundle(frames, job.token):
+        for message in framing.decode_bundle(frames, job.token):
             if isinstance(message, m.Forward) and message.route is not None:
                 firsts[address] = message
     first, second = firsts[a], firsts[b]
@@ -108,10 +109,10 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
     ]
     stranger = listen("local://*")
     for address, message in wrong:
-        stranger.send(address, m.encode(message, job.token))
+        stranger.send(address, framing.encode(message, job.token))
     stranger.send(a, edited(first, job.token, ("route", "sampling", "temperature"), -1))
     stranger.send(job.address, edited(m.Ready("a", 16), job.token, ("kv_tokens",), "x"))
-    stranger.send(a, [msgpack.packb([m.VERSION, job.token, ["stop"], {}])])
+    stranger.send(a, [msgpack.packb([framing.VERSION, job.token, ["stop"], {}])])
     stranger.close()
     assert await answer(job, tiny_request(1, id="after")) == expected
     status = job.snapshot()
@@ -120,9 +121,9 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
     assert all(node.address in (a, b) for node in status.nodes)
 
 
-def edited(message: m.Message, token: str, path: tuple[str, ...], value: object) -> m.Frames:
+def edited(message: m.Message, token: str, path: tuple[str, ...], value: object) -> framing.Frames:
     """The frames of a message with one leaf replaced."""
-    head, *rest = m.encode(message, token)
+    head, *rest = framing.encode(message, token)
     whole = msgpack.unpackb(head)
     place = whole[3]
     for step in path[:-1]:
@@ -139,11 +140,11 @@ async def test_a_refused_message_of_a_running_request_has_it_tried_again(job: Co
     key = next(
         message.request
         for _, frames in reversed(sent)
-        for message in m.decode_bundle(frames, job.token)
+        for message in framing.decode_bundle(frames, job.token)
         if isinstance(message, m.Sampled)
     )
     stranger = listen("local://*")
-    stranger.send(b, m.encode(m.Forward(key, 40, True, None, np.zeros((1, 63), np.float32)), job.token))
+    stranger.send(b, framing.encode(m.Forward(key, 40, True, None, np.zeros((1, 63), np.float32)), job.token))
     stranger.close()
     events += [event async for event in stream]
     assert events == expected
@@ -151,7 +152,7 @@ async def test_a_refused_message_of_a_running_request_has_it_tried_again(job: Co
     attempts = {
         message.request
         for _, frames in sent
-        for message in m.decode_bundle(frames, job.token)
+        for message in framing.decode_bundle(frames, job.token)
         if isinstance(message, m.Sampled) and message.request.startswith("live/")
     }
     assert len(attempts) == 2
@@ -179,7 +180,7 @@ async def test_what_somebody_else_says_of_a_workers_life_is_not_believed(job: Co
     again = [
         (address, frames)
         for address, frames in sent
-        if isinstance(m.decode_bundle(frames, job.token)[0], of_life) and address in everywhere(job)
+        if isinstance(framing.decode_bundle(frames, job.token)[0], of_life) and address in everywhere(job)
     ]
     made_up: list[tuple[str, m.Message]] = []
     for node in job.snapshot().nodes:
@@ -192,14 +193,14 @@ async def test_what_somebody_else_says_of_a_workers_life_is_not_believed(job: Co
     for address, frames in 3 * again:
         stranger.send(address, frames)
     for address, message in 3 * made_up:
-        stranger.send(address, m.encode(message, job.token))
+        stranger.send(address, framing.encode(message, job.token))
     stranger.close()
     events += [event async for event in stream]
     assert events == expected
     attempts = {
         message.request
         for _, frames in sent
-        for message in m.decode_bundle(frames, job.token)
+        for message in framing.decode_bundle(frames, job.token)
         if isinstance(message, m.Sampled) and message.request.startswith("live/")
     }
     assert len(attempts) == 1
@@ -217,14 +218,14 @@ async def test_kv_cache_that_somebody_elses_requests_hold_comes_back(
     first = next(
         message
         for address, frames in sent
-        for message in m.decode_bundle(frames, job.token)
+        for message in framing.decode_bundle(frames, job.token)
         if address == a and isinstance(message, m.Forward) and message.route is not None
     )
     tokens = np.zeros(200, np.int32)
     stranger = listen("local://*")
     for number in range(40):  # each holds 200 of the 4,096 tokens that there are, and never comes to a token
         ghost = replace(first, request=f"ghost{number}/1", tensor=tokens, wants_token=False)
-        stranger.send(a, m.encode(ghost, job.token))
+        stranger.send(a, framing.encode(ghost, job.token))
     stranger.close()
     async with asyncio.timeout(60):
         assert await answer(job, tiny_request(1, id="after")) == expected
@@ -237,17 +238,17 @@ async def test_a_step_is_checked_by_what_came_before_it_in_the_same_bundle(job: 
     second = next(
         message
         for address, frames in sent
-        for message in m.decode_bundle(frames, job.token)
+        for message in framing.decode_bundle(frames, job.token)
         if address == b and isinstance(message, m.Forward) and message.route is not None
     )
     begun = replace(second, request="ghost/1", wants_token=False)
     after = len(begun.tensor)
     narrow = m.Forward("ghost/1", after, True, None, np.zeros((1, 63), np.float32))
     stranger = listen("local://*")
-    stranger.send(b, m.encode_bundle([begun, narrow], job.token))
+    stranger.send(b, framing.encode_bundle([begun, narrow], job.token))
     again = [replace(begun, request="ghost/2"), replace(narrow, request="ghost/2")]
     for message in again:
-        stranger.send(b, m.encode(message, job.token))
+        stranger.send(b, framing.encode(message, job.token))
     stranger.close()
     assert await answer(job, tiny_request(1, id="after")) == expected
     assert job.snapshot().state == "ready"

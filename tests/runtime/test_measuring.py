@@ -17,7 +17,8 @@ from helix_df.measuring.profiling import model_job, node_gpu, profile_device, pr
 from helix_df.planning import make_plan
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.runtime.jobs.coordinators import new_coordinator
-from helix_df.runtime.wire.messages import Frames, Probe, decode, encode
+from helix_df.runtime.wire.framing import Frames, decode, encode
+from helix_df.runtime.wire.messages import Probe
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.runtime.worker.stage_speed import PREFILL_TOKENS, RUNS, time_stage
 from helix_df.runtime.worker.steps import Step, StepResult

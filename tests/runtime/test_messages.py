@@ -12,6 +12,7 @@ from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.requests import EngineHealth, Prefix, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire import framing, message_kinds
 from helix_df.runtime.wire import messages as m
 
 ROUTE = m.Route(
@@ -43,18 +44,18 @@ PLAIN = [
 
 @pytest.mark.parametrize("message", PLAIN, ids=lambda message: message.TAG)
 def test_plain_messages_round_trip(message: m.Message) -> None:
-    assert m.decode([bytes(frame) for frame in m.encode(message, "t")], "t") == message
+    assert framing.decode([bytes(frame) for frame in framing.encode(message, "t")], "t") == message
 
 
-@pytest.mark.parametrize("dtype", sorted(m.TENSOR_DTYPES))
+@pytest.mark.parametrize("dtype", sorted(message_kinds.TENSOR_DTYPES))
 def test_tensors_round_trip_without_a_copy(dtype: str) -> None:
     import ml_dtypes
 
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     tensor = np.arange(6).reshape(2, 3).astype(kind)
-    frames = m.encode(m.Forward("r/1", 3, True, ROUTE, tensor), "t")
+    frames = framing.encode(m.Forward("r/1", 3, True, ROUTE, tensor), "t")
     assert np.shares_memory(np.frombuffer(frames[1], np.uint8), tensor)
-    back = m.decode(frames, "t")
+    back = framing.decode(frames, "t")
     assert isinstance(back, m.Forward)
     assert (back.request, back.position, back.wants_token, back.route) == ("r/1", 3, True, ROUTE)
     assert back.tensor.dtype == tensor.dtype
@@ -70,24 +71,27 @@ def packed(*parts: object) -> list[bytes]:
     ("frames", "complaint"),
     [
         ([b"\xff\x00garbage"], "not a helix-df message"),
-        (packed(m.VERSION, "t"), "not a helix-df message"),
+        (packed(framing.VERSION, "t"), "not a helix-df message"),
         (packed(99, "t", "stop", {}), "another protocol version"),
-        (packed(m.VERSION, "other", "stop", {}), "another job"),
-        (packed(m.VERSION, "t", "dance", {}), "unknown message"),
-        (packed(m.VERSION, "t", "ready", {"node": "a"}), "wrong fields"),
+        (packed(framing.VERSION, "other", "stop", {}), "another job"),
+        (packed(framing.VERSION, "t", "dance", {}), "unknown message"),
+        (packed(framing.VERSION, "t", "ready", {"node": "a"}), "wrong fields"),
         (
             packed(
-                m.VERSION, "t", "welcome", {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}}
+                framing.VERSION,
+                "t",
+                "welcome",
+                {"node": "a", "layers": [3, 1], "num_layers": 1, "kv_tokens": 1, "job": {}},
             ),
             "wrong",
         ),
-        (packed(m.VERSION, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
-        ([*packed(m.VERSION, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
+        (packed(framing.VERSION, "t", "forward", {"tensor": ["object", [1]]}), "wrong fields"),
+        ([*packed(framing.VERSION, "t", "forward", {"tensor": ["float32", [9]]}), b"1234"], "wrong fields"),
     ],
 )
 def test_what_is_no_message_is_refused_in_words(frames: list[bytes], complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
-        m.decode(frames, "t")
+        framing.decode(frames, "t")
 
 
 def test_what_leaves_together_arrives_together_and_in_order() -> None:
@@ -99,18 +103,18 @@ def test_what_leaves_together_arrives_together_and_in_order() -> None:
         m.Send("there", m.Stop()),
         m.Send("here", second),
     ]
-    here, there = m.bundles(sends)
+    here, there = framing.bundles(sends)
     assert (here.address, here.bulk, there.address, there.bulk) == ("here", False, "there", False)
-    frames = m.encode_bundle(here.messages, "t")
-    released, one, two = m.decode_bundle([bytes(frame) for frame in frames], "t")
+    frames = framing.encode_bundle(here.messages, "t")
+    released, one, two = framing.decode_bundle([bytes(frame) for frame in frames], "t")
     assert released == m.Release("q/1")
     assert isinstance(one, m.Forward)
     assert isinstance(two, m.Forward)
     assert (one.request, one.tensor.tolist(), one.route) == ("r/1", [0, 1, 2, 3], ROUTE)
     assert (two.request, two.tensor.shape, two.route) == ("s/1", (2, 3), None)
-    assert m.decode_bundle(m.encode_bundle(there.messages, "t"), "t") == [m.Stop()]
+    assert framing.decode_bundle(framing.encode_bundle(there.messages, "t"), "t") == [m.Stop()]
     with pytest.raises(ProtocolError, match="another job"):
-        m.decode_bundle(frames, "u")
+        framing.decode_bundle(frames, "u")
 
 
 def test_bulk_goes_by_itself_behind_all_else() -> None:
@@ -119,7 +123,7 @@ def test_bulk_goes_by_itself_behind_all_else() -> None:
     steps = [m.Forward(f"d{at}/1", 9, True, None, np.ones((1, 3), np.float32)) for at in range(2)]
     sends = [m.Send("here", pieces[0], bulk=True), m.Send("here", steps[0])]
     sends += [m.Send("there", pieces[1], bulk=True), m.Send("here", steps[1])]
-    found = [(one.address, [*map(id, one.messages)], one.bulk) for one in m.bundles(sends)]
+    found = [(one.address, [*map(id, one.messages)], one.bulk) for one in framing.bundles(sends)]
     assert found == [
         ("here", [id(steps[0]), id(steps[1])], False),
         ("here", [id(pieces[0])], True),

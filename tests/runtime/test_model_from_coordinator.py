@@ -21,7 +21,8 @@ from helix_df.profiles import hub_files
 from helix_df.profiles.model_files import ModelFile, digest_of, dump_listing, is_here, list_files, read_listing
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.coordinator.model_server import ModelServer
-from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Hello, Stop, Welcome, encode, encode_bundle
+from helix_df.runtime.wire.framing import encode, encode_bundle
+from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Hello, Stop, Welcome
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker import fetched_model, shell
 from helix_df.runtime.worker.fetched_model import fetch_model

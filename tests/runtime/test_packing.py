@@ -14,6 +14,7 @@ from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.packing import dtype_of, pack, unpack
 from helix_df.runtime.worker.engine import Engine
@@ -80,14 +81,14 @@ def test_zeros_and_what_is_not_finite_survive_int8() -> None:
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_message_says_how_its_tensor_is_packed(codec: Codec) -> None:
     tensor = hidden_states(4, 96)
-    frames = [bytes(frame) for frame in m.encode(m.Forward("r/1", 3, True, None, tensor, codec), "t")]
+    frames = [bytes(frame) for frame in framing.encode(m.Forward("r/1", 3, True, None, tensor, codec), "t")]
     assert len(frames[1]) == 4 * packed_bytes(96, 4, codec)
-    back = m.decode(frames, "t")
+    back = framing.decode(frames, "t")
     assert isinstance(back, m.Forward)
     assert np.array_equal(back.tensor, unpack(pack(tensor, codec), "float32", (4, 96), codec))
     for broken in ([frames[0], frames[1][:-1]], [frames[0], frames[1] + b"x"]):
         with pytest.raises(ProtocolError, match="wrong fields"):
-            m.decode(broken, "t")
+            framing.decode(broken, "t")
 
 
 def two_stages() -> tuple[Engine, Engine]:
@@ -110,7 +111,7 @@ def test_what_a_codec_does_to_logits(codec: Codec, most: float, record_property:
     prompt = np.arange(3, 40, dtype=np.int32)
     hidden = first.run([Step("r", LayerRange(0, 2), 0, tokens=prompt)])[0].hidden
     assert hidden is not None
-    sent = m.decode(m.encode(m.Forward("r", 0, True, None, hidden, codec), "t"), "t")
+    sent = framing.decode(framing.encode(m.Forward("r", 0, True, None, hidden, codec), "t"), "t")
     assert isinstance(sent, m.Forward)
     top = SamplingParams(logprobs=20)
 

@@ -23,7 +23,7 @@ from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.jobs.launchers.local import LocalLauncher
 from helix_df.runtime.launcher import WorkerOrder
-from helix_df.runtime.wire.messages import frame_limit
+from helix_df.runtime.wire.message_kinds import frame_limit
 from tests.runtime.tiny import answer, has_ipv6, tiny_plan, tiny_request
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="finds child processes in /proc")

@@ -16,6 +16,7 @@ from helix_df.runtime.coordinator.nodes_state import NODE
 from helix_df.runtime.coordinator.request import REQUEST, RequestState
 from helix_df.runtime.requests import NodeState
 from helix_df.runtime.transitions import IllegalEvent, IllegalEventSeen, TransitionTable
+from helix_df.runtime.wire.framing import decode, encode
 from helix_df.runtime.wire.messages import (
     Failed,
     Forward,
@@ -28,8 +29,6 @@ from helix_df.runtime.wire.messages import (
     Release,
     Sampled,
     Stop,
-    decode,
-    encode,
 )
 from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.shell import Worker

@@ -17,7 +17,8 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.jobs.job_keys import new_keys
 from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.wire.messages import Heartbeat, Hello, Ready, Send, Stop, Welcome, decode_bundle, encode
+from helix_df.runtime.wire.framing import decode_bundle, encode
+from helix_df.runtime.wire.messages import Heartbeat, Hello, Ready, Send, Stop, Welcome
 from helix_df.runtime.wire.transport import Endpoint, endpoint_keys, listen
 from helix_df.runtime.worker.build import build_engine
 from helix_df.runtime.worker.shell import FIRST_WORRY_S, Silence, Worker

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from helix_df.errors import ModelError
 from helix_df.profiles.model_files import ModelFile, digest_of, dump_listing, list_files, read_part
-from helix_df.runtime.wire.messages import PROBE_BYTES, FilePart, FileWanted
+from helix_df.runtime.wire.message_kinds import PROBE_BYTES
+from helix_df.runtime.wire.messages import FilePart, FileWanted
 from helix_df.spec.source import ModelSource
 
 

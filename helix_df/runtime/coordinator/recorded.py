@@ -18,7 +18,8 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.requests import GenerationRequest
 from helix_df.runtime.sampling import plain_params, read_params
 from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
-from helix_df.runtime.wire.messages import Message, pack_values, unpack_values
+from helix_df.runtime.wire.framing import pack_values, unpack_values
+from helix_df.runtime.wire.messages import Message
 
 ROLE = "coordinator"
 

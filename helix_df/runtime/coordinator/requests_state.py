@@ -53,16 +53,7 @@ from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import ways_of
 from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
-from helix_df.runtime.wire.messages import (
-    Forward,
-    PromptPooled,
-    PromptScored,
-    Rejected,
-    Release,
-    Route,
-    Sampled,
-    Send,
-)
+from helix_df.runtime.wire.messages import Forward, PromptPooled, PromptScored, Rejected, Release, Route, Sampled, Send
 from helix_df.spec.job import Job
 
 _MOST_STALE = 256

@@ -38,24 +38,11 @@ from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.event_log import EventLog
+from helix_df.runtime.wire.framing import Frames, bundles, encode, encode_bundle
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, same_endpoint
-from helix_df.runtime.wire.messages import (
-    MOST_HEAD_BYTES,
-    MOST_WORDS,
-    Failed,
-    FilePart,
-    FileWanted,
-    Frames,
-    Hello,
-    Located,
-    Message,
-    Send,
-    bundles,
-    encode,
-    encode_bundle,
-    frame_limit,
-)
+from helix_df.runtime.wire.message_kinds import MOST_HEAD_BYTES, MOST_WORDS, frame_limit
+from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Hello, Located, Message, Send
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 from helix_df.spec.job import Node

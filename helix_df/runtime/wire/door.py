@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helix_df.runtime.wire.fields import FrameError, FrameFault
-from helix_df.runtime.wire.messages import Message, is_of_job, read_bundle, stranger_fault
+from helix_df.runtime.wire.framing import is_of_job, read_bundle, stranger_fault
+from helix_df.runtime.wire.messages import Message
 
 log = logging.getLogger(__name__)
 

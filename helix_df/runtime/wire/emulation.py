@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping
 
 from helix_df.graph.problem import Link, LinkTable
+from helix_df.runtime.wire.framing import Frames
 from helix_df.runtime.wire.keys import same_endpoint
-from helix_df.runtime.wire.messages import Frames, Route
+from helix_df.runtime.wire.messages import Route
 from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.wire.transport import Endpoint
 

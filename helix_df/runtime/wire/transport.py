@@ -29,6 +29,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from helix_df.errors import DeploymentError, ProtocolError
+from helix_df.runtime.wire.framing import Frames
 from helix_df.runtime.wire.keys import (
     ENCRYPTED,
     PLAIN,
@@ -38,7 +39,6 @@ from helix_df.runtime.wire.keys import (
     same_endpoint,
     split_endpoint,
 )
-from helix_df.runtime.wire.messages import Frames
 from helix_df.spec.addresses import split_address
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from helix_df.profiles.hub import is_mirror, mark_mirror
 from helix_df.profiles.hub_files import PartRecord, Range, begin_with, is_begun, locked
 from helix_df.profiles.model_files import ModelFile, digest_of, listing_digest, read_listing
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.wire.messages import PROBE_BYTES, FilePart, Welcome
+from helix_df.runtime.wire.message_kinds import PROBE_BYTES
+from helix_df.runtime.wire.messages import FilePart, Welcome
 from helix_df.spec.source import ModelSource
 
 Ask = Callable[[str, int, int], FilePart]

@@ -16,7 +16,8 @@ import numpy as np
 from helix_df.errors import ProtocolError
 from helix_df.runtime.requests import ScoredToken, TopLogprobs
 from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
-from helix_df.runtime.wire.messages import Forward, Release, pack_values, unpack_values
+from helix_df.runtime.wire.framing import pack_values, unpack_values
+from helix_df.runtime.wire.messages import Forward, Release
 from helix_df.runtime.wire.packing import dtype_of, name_of
 from helix_df.runtime.worker.state import WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult

@@ -32,13 +32,13 @@ from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.fields import FrameError
+from helix_df.runtime.wire.framing import bundles, encode, encode_bundle
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import newly_connected, same_endpoint, without_key
+from helix_df.runtime.wire.message_kinds import MOST_UNREACHABLE, MOST_WORDS
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
-    MOST_UNREACHABLE,
-    MOST_WORDS,
     Failed,
     FilePart,
     FileWanted,
@@ -55,9 +55,6 @@ from helix_df.runtime.wire.messages import (
     Send,
     Stop,
     Welcome,
-    bundles,
-    encode,
-    encode_bundle,
 )
 from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting

@@ -19,8 +19,8 @@ from helix_df.codecs import Codec
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
+from helix_df.runtime.wire.message_kinds import MOST_SCORES
 from helix_df.runtime.wire.messages import (
-    MOST_SCORES,
     Forward,
     Located,
     PromptPooled,
