@@ -73,7 +73,7 @@ class PromptEncoder:
         if isinstance(prompt, tuple):
             ids = prompt
             if len(ids) < self._context:  # longer ones are refused for that, however many are wrong
-                self.check_ids(ids, "prompt")
+                self.check_ids(ids, field)
         elif isinstance(prompt, Chat):
             text = self._checked(self._rendered(prompt), field)
             ids = tuple(self._tokenizer.encode_rendered(text))
@@ -85,7 +85,7 @@ class PromptEncoder:
             if not begins and self._tokenizer.bos_id is not None:
                 ids = ids[1:]
         if not ids:
-            raise RequestError("the prompt is empty", param="prompt", expected="at least one token")
+            raise RequestError("the prompt is empty", param=field, expected="at least one token")
         return ids, reading
 
     def check_ids(self, ids: tuple[int, ...], field: str) -> None:
