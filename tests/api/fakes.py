@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from helix_df.errors import HelixError, RequestError
 from helix_df.models.chat import PLAIN_TEMPLATE, ChatTemplate
 from helix_df.models.tokenizer import ByteCodec, Tokenizer
@@ -69,6 +71,9 @@ class FakeService:
         self.open += 1
         try:
             answer = self.answer if isinstance(self.answer, str) else self.answer(request)
+            if request.sampling.pooling is not None:
+                yield TokenEvent(None, "length", pooled=(STATES.tobytes(),))
+                return
             tokens = (*answer.encode(), EOS)
             for count, token in enumerate(tokens):
                 await self._act(count)
@@ -91,6 +96,10 @@ class FakeService:
             await self.go_on.wait()
         if self.error_after is not None and self.error_after[0] == count:
             raise self.error_after[1]
+
+
+STATES = np.array([3.0, -4.0, 0.0], "<f4")
+"""What hidden states come to, of any prompt."""
 
 
 def _logprobs(token: int) -> TopLogprobs:
