@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,6 +25,7 @@ from helix_df.profiles.this_device import accelerators, type_of
 from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
+from helix_df.spec.node_groups import names_of
 from helix_df.spec.source import ModelSource
 from helix_df.spec.validation_errors import mistakes_of
 from helix_df.spec.yaml_tree import one_or_all, parse_yaml
@@ -77,12 +80,29 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
     except ModelError as error:
         found = None if error.found is None else str(error.found)
         path = ("nodes", _asking(job)[0], "gpu")
-        raise document.error(Mistake(path, error.problem, found, error.expected, error.hint)) from None
+        mistake = Mistake(path, error.problem, found, error.expected, error.hint)
+        raise document.error(*_as_declared([mistake], document.data)) from None
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)
     if mistakes:
-        raise one_or_all([document.error(mistake) for mistake in mistakes])
+        raise one_or_all([document.error(mistake) for mistake in _as_declared(mistakes, document.data)])
     return job
+
+
+def _as_declared(mistakes: list[Mistake], data: dict[str, Any]) -> list[Mistake]:
+    """The mistakes at the entries that nodes were declared by, each told once however many nodes there are."""
+    declared = data.get("nodes")
+    groups = {k: v for k, v in (declared or {}).items() if isinstance(v, dict) and v.get("count") is not None}
+    keys = {name: key for key, node in groups.items() for name in names_of(key, node["count"], node.get("names"))}
+    if not keys:
+        return mistakes
+    found = [
+        replace(one, path=("nodes", keys.get(str(one.path[1]), one.path[1]), *one.path[2:]))
+        if one.path[0] == "nodes" and len(one.path) > 1
+        else one
+        for one in mistakes
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _check_model(job: Job) -> list[Mistake]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first"
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""The same rule, for names that the job doesn't write down."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 Count = Annotated[int, Strict()]
