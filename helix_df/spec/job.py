@@ -314,8 +314,13 @@ class Node(Section):
         elif self.names is not None and not has_number(self.names):
             raise Refusal("all of these nodes would have one name", "{n} in names, for the number of each")
         elif self.count > 1 and self.address is not None and not has_number(self.address):
-            raise Refusal("all of these nodes would have one address", "{n} in it, for the number of each")
+            self._check_shared(self.address)
         return self
+
+    def _check_shared(self, address: str) -> None:
+        """Without a port processes may share a host."""
+        if split_address(address)[1] is not None:
+            raise Refusal("all of these nodes would have one address", "{n} in it, for the number of each")
 
     def each(self, key: str) -> dict[str, Node]:
         """The nodes that this entry stands for, by name; of ``key`` alone if it is one.

@@ -34,18 +34,21 @@ def test_a_group_is_its_nodes_one_by_one(data: st.DataObject, names: list[str]) 
     alone: dict[str, Any] = {}
     for key in names:
         node, count = data.draw(groups), data.draw(st.none() | st.integers(1, 12))
-        has_names, has_address = data.draw(st.booleans()), data.draw(st.booleans())
+        has_names, address = data.draw(st.booleans()), data.draw(st.sampled_from([None, "host", "{n}.fleet:70{n:02}"]))
         if count is None:
             together[key] = alone[key] = node
             continue
         declared = node | {"count": count}
         if has_names:
             declared["names"] = f"{key}-n{{n:03}}"
-        if has_address:
-            declared["address"] = f"{key}{{n}}.fleet:70{{n:02}}"
+        if address is not None:
+            declared["address"] = key + address
         together[key] = declared
         for number in range(1, count + 1):
-            own = node | ({"address": f"{key}{number}.fleet:70{number:02}"} if has_address else {})
+            said = (
+                None if address is None else key + address.replace("{n}", f"{number}").replace("{n:02}", f"{number:02}")
+            )
+            own = node | ({} if said is None else {"address": said})
             alone[f"{key}-n{number:03}" if has_names else f"{key}-{number}"] = own
     assert job(together) == job(alone)
     assert list(job(together).nodes) == list(alone)
@@ -60,7 +63,7 @@ def test_a_group_is_its_nodes_one_by_one(data: st.DataObject, names: list[str]) 
         ("a: {gpu: L4, names: 'x{n}'}", ":1: nodes.a", "a count beside them"),
         ("a: {gpu: L4, address: 'x{n}'}", ":1: nodes.a", "a count beside it"),
         ("a: {gpu: L4, count: 2, names: x}", ":1: nodes.a", "one name"),
-        ("a: {gpu: L4, count: 2, address: x}", ":1: nodes.a", "one address"),
+        ("a: {gpu: L4, count: 2, address: 'x:7000'}", ":1: nodes.a", "one address"),
         ("a: {gpu: L4, count: 2, names: 'x y{n}'}", "nodes", "'x y1' can't be a node's name (a)"),
         ("a: {gpu: L4, count: 9, address: 'x:6553{n}'}", "nodes", "out of range"),
         ("a: {gpu: L4, count: 2, address: 'x{m}'}", ":1: nodes.a.address", "this is not an address"),
