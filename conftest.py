@@ -42,10 +42,15 @@ LONGEST = "property_tests/test_simulator_is_runtime.py"
 TOGETHER = (
     "tests/chaos/test_hosts.py",
     "tests/clients/test_clients.py",
-    "tests/docs/test_commands.py::test_the_commands_of_a_page_run_on_a_job",
+    "tests/docs/test_commands.py",
+    "tests/docs/test_site.py",
     "tests/e2e/test_quickstart.py",
+    "tests/oracle/test_recorded_devices.py",
+    "tests/solvers/test_chosen_rules.py",
+    "tests/solvers/test_goodput.py",
 )
-"""Tests that share a job, or need the machine's cores: those of a line run one after another, by one process."""
+"""Tests that share a job, plans or whatever else takes long to make, or need the machine's cores: those of a line run
+one after another, by one process."""
 
 
 ALONE = ("tests/chaos/test_hosts.py::test_where_the_layers_survive",)

@@ -181,7 +181,11 @@ def _with_known_gpus(job: Job) -> Job:
     def called(name: str, gpu: str) -> str:
         return gpu if gpu in job.gpus else own if name in asking else known_name(gpu)
 
-    nodes = {name: node.model_copy(update={"gpu": called(name, node.gpu)}) for name, node in job.nodes.items()}
+    names = {name: called(name, node.gpu) for name, node in job.nodes.items()}
+    nodes = {
+        name: node if names[name] == node.gpu else node.model_copy(update={"gpu": names[name]})
+        for name, node in job.nodes.items()
+    }
     offers = {name: offer.model_copy(update={"gpu": called("", offer.gpu)}) for name, offer in job.offers.items()}
     return job.model_copy(update={"nodes": nodes, "offers": offers})
 

@@ -101,6 +101,7 @@ def rows_printed_as(name: str) -> list[Device]:
     return [device for device in devices().values() if wanted in (one.lower() for one in device.printed_as)]
 
 
+@cache
 def known_name(name: str) -> str:
     """The catalogue's name for ``name``, or for what a driver prints; ``name`` itself where that isn't one row."""
     counted = _COUNTED.fullmatch(name)

@@ -70,7 +70,7 @@ async def test_closing_a_stream_early_frees_its_kv(job: Coordinator) -> None:
     ("changes", "code"),
     [
         ({"prompt": ()}, None),
-        ({"max_tokens": 0}, None),
+        ({"max_tokens": -1}, None),
         ({"max_tokens": 10_000}, "context_length_exceeded"),
     ],
 )
