@@ -25,7 +25,7 @@ from helix_df.profiles.this_device import accelerators, type_of
 from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import Mistake
-from helix_df.spec.node_groups import names_of
+from helix_df.spec.nodes import names_of
 from helix_df.spec.source import ModelSource
 from helix_df.spec.validation_errors import mistakes_of
 from helix_df.spec.yaml_tree import one_or_all, parse_yaml

@@ -29,7 +29,8 @@ from helix_df.profiles.throughput import (
     kv_tokens_by_layers,
 )
 from helix_df.profiles.timing import declared_curves
-from helix_df.spec.job import GpuType, Job, LinkQuality, Node
+from helix_df.spec.job import GpuType, Job, LinkQuality
+from helix_df.spec.nodes import Node
 
 TOKEN_BYTES = 2
 """Bytes of a token id on the way to and from the coordinator: a vocabulary of 65,536 fits, and the paper's data counts

@@ -17,7 +17,8 @@ from helix_df.layers import LayerRange
 from helix_df.plan.moves import load_bytes
 from helix_df.plan.plan import Plan, Stage
 from helix_df.spec.addresses import host_of
-from helix_df.spec.job import Job, Limits, Links, Node, PairLink
+from helix_df.spec.job import Job, Limits, Links, PairLink
+from helix_df.spec.nodes import Node
 
 APPLIED = frozenset(
     {

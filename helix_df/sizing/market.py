@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from helix_df.errors import SpecError
 from helix_df.graph.compile import compile_problem, origin_of
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
-from helix_df.spec.job import Job, Node, Offer
+from helix_df.spec.job import Job, Offer
+from helix_df.spec.nodes import Node
 
 UNITS = 1_000_000
 """Prices are counted in millionths, so that costs are whole numbers and equal costs are equal."""

@@ -14,7 +14,8 @@ from helix_df.errors import SpecError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import Link
 from helix_df.profiles.catalogue import devices, find_device
-from helix_df.spec.job import COORDINATOR, Job, Links, Node, PairLink
+from helix_df.spec.job import COORDINATOR, Job, Links, PairLink
+from helix_df.spec.nodes import Node
 from helix_df.suggestions import did_you_mean
 
 MAX_SHOWN = 20

@@ -128,6 +128,14 @@ def create_app(
     )
     app.router.redirect_slashes = False  # a path that there isn't is told so, and sends nobody to whatever Host says
     app.state.quick = QuickRefusals(room, keys, metrics)
+    _add_middleware(app, keys, cors_origins)
+    # Last, so that it sees all of them.
+    app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
+    return app
+
+
+def _add_middleware(app: Starlette, keys: KeyRing | None, cors_origins: Sequence[str]) -> None:
+    """What a request passes before its endpoint, the last added first."""
     if keys is not None:
         app.add_middleware(_Keyed, keys=keys)
     if cors_origins:
@@ -139,8 +147,6 @@ def create_app(
             expose_headers=(ID_HEADER, IGNORED_HEADER, "Retry-After"),
         )
     app.add_middleware(WithRequestIds)
-    app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
-    return app
 
 
 class _Api:

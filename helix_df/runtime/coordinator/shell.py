@@ -45,7 +45,7 @@ from helix_df.runtime.wire.message_kinds import MOST_HEAD_BYTES, MOST_WORDS, fra
 from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Hello, Located, Message, Send
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
-from helix_df.spec.job import Node
+from helix_df.spec.nodes import Node
 
 log = logging.getLogger(__name__)
 
