@@ -1,4 +1,5 @@
-"""What all tests share: hypothesis is deterministic, slow tests are marked, and CI can insist on the live oracle."""
+"""What all tests share: hypothesis is deterministic, slow tests are marked, long tables of cases are sampled,
+and CI can insist on the live oracle."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 
 os.environ.setdefault("HELIX_DF_CHECKS", "1")  # before anything of helix_df is imported; child processes have it, too
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +31,17 @@ settings.load_profile("helix-df")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-oracle", action="store_true", help="fail if torch and transformers are not installed")
+    parser.addoption("--every-case", action="store_true", help="run the cases, too, that tests/sampled.txt leaves out")
 
 
 # Files and tests that take long, as measured; scripts/slow-tests writes it. Others carry the mark themselves.
 SLOW = frozenset((Path(__file__).parent / "tests/slow.txt").read_text("utf-8").splitlines())
+
+SAMPLED = {
+    test: int(one_of)
+    for one_of, test in map(str.split, (Path(__file__).parent / "tests/sampled.txt").read_text("utf-8").splitlines())
+}
+"""Tests whose cases each take seconds and are much alike: of these one of so many is run, all with ``--every-case``."""
 
 
 LONGEST = "property_tests/test_simulator_is_runtime.py"
@@ -89,12 +98,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return OneAfterAnother(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
-        test = item.nodeid.partition("[")[0]
+        test = _test_of(item)
         if test in SLOW or test.partition("::")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
+            if not test.startswith("property_tests/"):  # counting lines costs most where a job or a model is started
+                item.add_marker("no_cover")
+    # A case that somebody asks for by its name is run.
+    if not config.getoption("--every-case") and not any("[" in word for word in config.args):
+        _leave_out(config, items)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        test = _test_of(item)
+        if test in SAMPLED:
+            if seen[test] % SAMPLED[test]:
+                left_out.append(item)
+            seen[test] += 1
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
+
+
+def _test_of(item: pytest.Item) -> str:
+    """Without its case."""
+    return item.nodeid.partition("[")[0]
 
 
 def pytest_configure(config: pytest.Config) -> None:
