@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -21,6 +20,7 @@ from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
+from tests.whole_model import whole_logits
 
 SOURCE = ModelSource("random", "tiny-16")
 GEOMETRY = read_geometry(SOURCE)
@@ -50,14 +50,13 @@ def engine(layers: LayerRange, layers_per_call: int = 4, pages_at_once: int | No
 
 @functools.cache
 def whole():
-    model = shard(LayerRange(0, LAYERS), "rows")
-    return jax.jit(lambda tokens: model(tokens))
+    return shard(LayerRange(0, LAYERS), "rows")
 
 
 def expected_logits(tokens: np.ndarray) -> np.ndarray:
     padded = np.zeros((1, 64), np.int32)
     padded[0, : len(tokens)] = tokens
-    return np.asarray(whole()(padded))[0, : len(tokens)]
+    return whole_logits(whole(), padded)[0, : len(tokens)]
 
 
 def tokens_of(seed: int, count: int) -> np.ndarray:

