@@ -13,23 +13,26 @@ from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.problem import Problem
 from helix_df.models.answer_formats.registry import reasoning_format_of, tool_format_of
+from helix_df.runtime.jobs.launchers.registry import check_launchers
 from helix_df.spec.job import Job
 
 
 def check_job(job: Job) -> Problem:
-    """Check what can be checked without solving: solver and options, the model, and that it fits on the nodes.
+    """Check what can be checked without solving: solver and launchers with their options, the model, that it fits.
 
-    A solver that only lacks packages here is let pass; they may be installed where the job is planned.
+    A solver or launcher that only lacks packages here is let pass; they may be installed where the job is planned.
 
     Raises:
         Infeasible: when no placement exists; says why.
         SolverError: as ``choose_solver``.
-        ModelError, SpecError: as ``compile_problem``; for a parser that nobody knows.
+        ModelError, SpecError: as ``compile_problem``; for a parser or launcher that nobody knows.
     """
     with suppress(MissingExtra), explained_imports():
         from helix_df.solvers.choice import choose_solver
 
         choose_solver(job)
+    with suppress(MissingExtra), explained_imports():
+        check_launchers(job)
     tool_format_of("", job.model.tool_parser)
     reasoning_format_of("", job.model.reasoning_parser)
     problem = compile_problem(job)

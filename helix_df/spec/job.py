@@ -491,6 +491,9 @@ class Job(Section):
     solver: Annotated[SolverChoice, BeforeValidator(solver_shorthand)] = Field(
         default=SolverChoice(), description="Which solver places the layers: its name, or a section."
     )
+    launchers: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Options of launchers, by their names, where they have any."
+    )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
 
     @property

@@ -6,7 +6,7 @@ Owns names and addresses of nodes that are declared together: texts with ``{n}``
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -83,10 +83,11 @@ class Node(Section):
         description="What these are called otherwise: `{n}` is the number, `{n:03}` in three digits at least.",
         examples=["rack2-{n:02}"],
     )
-    launcher: Literal["local", "external"] | None = Field(
+    launcher: Name | None = Field(
         default=None,
-        description="Who starts the worker: `local` = helix-df, on this machine; `external` = you, on that host. "
-        "By default local without an address, external with one.",
+        description="Who starts the worker: `local` = helix-df, on this machine; `external` = you, on that host; or a "
+        "launcher of another package. By default local without an address, external with one.",
+        examples=["local", "external"],
     )
     nic: Bandwidth | None = Field(
         default=None, description="Bandwidth of the network card, shared by all links of the node, in each direction."
@@ -100,7 +101,7 @@ class Node(Section):
     )
 
     @property
-    def started_by(self) -> Literal["local", "external"]:
+    def started_by(self) -> str:
         """The launcher in force."""
         if self.launcher is not None:
             return self.launcher

@@ -42,14 +42,15 @@ _LIMITS = {
 """By pydantic's kind of error: where the limit is in its context, and how it limits."""
 
 
-def mistakes_of(error: ValidationError, data: object) -> list[Mistake]:
-    """Every mistake in ``data``, in the order of the file; a missing key that is only misspelt is told once."""
+def mistakes_of(error: ValidationError, data: object, root: type[BaseModel] = Job) -> list[Mistake]:
+    """Every mistake in ``data``, which is no ``root``, in the order of the file; a missing key that is only misspelt is
+    told once."""
     details = error.errors(include_url=False)
-    mistakes = [_mistake(detail, data) for detail in details]
+    mistakes = [_mistake(detail, data, root) for detail in details]
     misspelt = {
         (*detail["loc"][:-1], near)
         for detail in details
-        if detail["type"] == "extra_forbidden" and (near := _nearest(detail["loc"])) is not None
+        if detail["type"] == "extra_forbidden" and (near := _nearest(detail["loc"], root)) is not None
     }
     return [
         mistake
@@ -58,20 +59,20 @@ def mistakes_of(error: ValidationError, data: object) -> list[Mistake]:
     ]
 
 
-def _mistake(detail: ErrorDetails, data: object) -> Mistake:
+def _mistake(detail: ErrorDetails, data: object, root: type[BaseModel]) -> Mistake:
     loc, kind = detail["loc"], detail["type"]
     if loc and loc[-1] == "[key]":
         return _bad_name(loc[:-1])
     if kind == "extra_forbidden":
-        return _unknown_key(loc)
+        return _unknown_key(loc, root)
     if kind == "missing":
-        return _missing(loc)
+        return _missing(loc, root)
     if kind == "value_error":
         return _refused(loc, detail)
     if kind == "literal_error":
         return _not_one_of(loc, detail)
     if kind in _LIMITS:
-        return _out_of_range(loc, detail, data)
+        return _out_of_range(loc, detail, data, root)
     problem, expected = _plain(kind, detail.get("ctx", {}), detail["msg"])
     found = None if kind == "too_short" else shown(detail["input"])
     return Mistake(loc, problem, found, expected, _advice(loc, kind, detail["input"]))
@@ -91,11 +92,11 @@ def _plain(kind: str, context: Mapping[str, Any], message: str) -> tuple[str, st
     return message, None
 
 
-def _out_of_range(loc: FieldPath, detail: ErrorDetails, data: object) -> Mistake:
+def _out_of_range(loc: FieldPath, detail: ErrorDetails, data: object, root: type[BaseModel]) -> Mistake:
     """What has a unit is told in one: pydantic compares what was made of it."""
     key, word = _LIMITS[detail["type"]]
     limit = detail.get("ctx", {})[key]
-    in_its_unit = _writer_of(loc)
+    in_its_unit = _writer_of(loc, root)
     if in_its_unit is None:
         return Mistake(loc, "the number is out of range", shown(detail["input"]), f"{word} {limit:g}")
     found = _written(data, loc, in_its_unit(detail["input"]))
@@ -112,9 +113,9 @@ def _written(data: Any, loc: FieldPath, otherwise: str) -> object:
     return data
 
 
-def _writer_of(loc: FieldPath) -> Callable[[float], str] | None:
+def _writer_of(loc: FieldPath, root: type[BaseModel]) -> Callable[[float], str] | None:
     """What writes the quantity at a path with its unit; none if it is a number."""
-    section = _section(loc[:-1])
+    section = _section(loc[:-1], root)
     field = None if section is None else section.model_fields.get(str(loc[-1]))
     if field is None:
         return None
@@ -143,8 +144,8 @@ def _bad_name(loc: FieldPath) -> Mistake:
     return Mistake(loc, "this can't be a name", shown(loc[-1]), NAME_RULE)
 
 
-def _missing(loc: FieldPath) -> Mistake:
-    section = _section(loc[:-1])
+def _missing(loc: FieldPath, root: type[BaseModel]) -> Mistake:
+    section = _section(loc[:-1], root)
     field = section.model_fields.get(str(loc[-1])) if section is not None else None
     if field is None:
         return Mistake(loc, "an entry is missing", None, "two names: [a, b]" if loc[-2:-1] == ("between",) else None)
@@ -169,11 +170,12 @@ def _refused(loc: FieldPath, detail: ErrorDetails) -> Mistake:
     return Mistake(loc, str(cause), found)
 
 
-def _unknown_key(loc: FieldPath) -> Mistake:
-    near = _nearest(loc)
-    known = _known_keys(loc[:-1])
+def _unknown_key(loc: FieldPath, root: type[BaseModel]) -> Mistake:
+    near = _nearest(loc, root)
+    known = _known_keys(loc[:-1], root)
     guess = f"; did you mean '{near}'?" if near else ""
-    return Mistake(loc, f"unknown key '{loc[-1]}'{guess}", None, " | ".join(known) or None, _belongs(loc, near))
+    home = _belongs(loc, near) if root is Job else None
+    return Mistake(loc, f"unknown key '{loc[-1]}'{guess}", None, " | ".join(known) or None, home)
 
 
 def _belongs(loc: FieldPath, near: str | None) -> str | None:
@@ -189,18 +191,18 @@ def _belongs(loc: FieldPath, near: str | None) -> str | None:
     return f"'{loc[-1]}' belongs under {homes[0]}" if alone else None
 
 
-def _nearest(loc: FieldPath) -> str | None:
-    return closest(str(loc[-1]), _known_keys(loc[:-1]), cutoff=0.6)
+def _nearest(loc: FieldPath, root: type[BaseModel]) -> str | None:
+    return closest(str(loc[-1]), _known_keys(loc[:-1], root), cutoff=0.6)
 
 
-def _known_keys(loc: FieldPath) -> list[str]:
-    section = _section(loc)
+def _known_keys(loc: FieldPath, root: type[BaseModel]) -> list[str]:
+    section = _section(loc, root)
     return list(section.model_fields) if section is not None else []
 
 
-def _section(loc: FieldPath) -> type[BaseModel] | None:
+def _section(loc: FieldPath, root: type[BaseModel]) -> type[BaseModel] | None:
     """The section of the job at a path, so that its keys can be named."""
-    annotation: Any = Job
+    annotation: Any = root
     for part in loc:
         annotation = _inside(annotation, part)
     return _model_in(annotation)

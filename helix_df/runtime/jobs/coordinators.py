@@ -1,26 +1,23 @@
-"""A coordinator with the launchers of its job: the place where who starts workers meets who needs them.
-
-A new launcher is one file in ``launchers`` and one line here.
-"""
+"""A coordinator with the launchers of its job: the place where who starts workers meets who needs them."""
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare
-from helix_df.profiles.this_device import accelerators
 from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.coordinator.ways import serving_nodes
 from helix_df.runtime.jobs.job_keys import KeyFiles, new_keys
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
-from helix_df.runtime.jobs.launchers.external import ExternalLauncher
-from helix_df.runtime.jobs.launchers.local import LocalLauncher, visible_devices
+from helix_df.runtime.jobs.launchers.kind import LaunchSite
+from helix_df.runtime.jobs.launchers.registry import get_launcher, options_of
 from helix_df.runtime.launcher import Launcher
 from helix_df.runtime.wire.transport import endpoint_keys
 from helix_df.runtime.worker.shell import EngineBuilder
@@ -60,19 +57,22 @@ def new_coordinator(
         spares: workers of nodes that the plan does without until they are back.
     """
     if embedded:
-        launcher = EmbeddedLauncher(build_engine or _real_engine())
-        return Coordinator(plan, lambda _declared: launcher, log_dir=log_dir, embedded=True, token=token)
+        in_here = EmbeddedLauncher(build_engine or _real_engine())
+        return Coordinator(plan, lambda _declared: in_here, log_dir=log_dir, embedded=True, token=token)
     of_job = new_keys() if keys is None else keys.keys
     if token is not None:
         of_job = replace(of_job, token=token)
-    local = sum(plan.job.nodes[node].started_by == "local" for node in serving_nodes(plan))
-    launchers: dict[str, Launcher] = {
-        "local": LocalLauncher(local, supervisor, visible_devices(os.environ, len(accelerators()))),
-        "external": ExternalLauncher(of_job, None if keys is None else keys.worker_key),
-    }
+    workers = Counter(plan.job.nodes[node].started_by for node in serving_nodes(plan))
+
+    @cache
+    def launcher(name: str) -> Launcher:
+        site = LaunchSite(workers[name], of_job, None if keys is None else keys.worker_key, supervisor)
+        kind = get_launcher(name, "nodes")
+        return kind.make(site, options_of(plan.job, name, kind))
+
     coordinator = Coordinator(
         plan,
-        lambda declared: launchers[declared.started_by],
+        lambda declared: launcher(declared.started_by),
         log_dir=log_dir,
         token=of_job.token,
         address=address,

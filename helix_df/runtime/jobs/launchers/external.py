@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_df.runtime.jobs.job_keys import JobKeys, write_worker_key
+from helix_df.runtime.jobs.launchers.kind import LauncherKind
 from helix_df.runtime.jobs.launchers.local import worker_arguments
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.wire.keys import without_key
@@ -46,3 +47,6 @@ class ExternalLauncher:
         """See ``Launcher``: the coordinator's stop message is all an external worker gets."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+EXTERNAL = LauncherKind(make=lambda site, _: ExternalLauncher(site.keys, site.key_file))

@@ -14,6 +14,8 @@ from pathlib import Path
 from subprocess import Popen
 from typing import IO
 
+from helix_df.profiles.this_device import accelerators
+from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.threads import ONE_THREAD, with_one_thread
@@ -222,3 +224,10 @@ def _last_words(code: int | None, log_file: Path | None) -> str:
     lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
     told = [line for line in lines if not _FRAME.match(line)]
     return "\n".join([ending, *told[-LAST_WORDS_LINES:]])
+
+
+def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
+    return LocalLauncher(site.workers, site.supervisor, visible_devices(os.environ, len(accelerators())))
+
+
+LOCAL = LauncherKind(make=_of_this_machine)

@@ -1,0 +1,115 @@
+"""Launchers by name: built-ins imported on demand, others through the entry point group ``helix_df.launchers``.
+
+Owns the names, and the check of what a job says to its launchers. Imports none before somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from pydantic import ValidationError
+
+from helix_df.errors import SpecError, SpecErrors
+from helix_df.runtime.jobs.launchers.kind import LauncherKind
+from helix_df.spec.job import Job
+from helix_df.spec.mistakes import dotted
+from helix_df.spec.section import Section
+from helix_df.spec.validation_errors import mistakes_of
+from helix_df.suggestions import closest
+
+GROUP = "helix_df.launchers"
+"""Entry point group: ``name = "package.module:KIND"``, a ``LauncherKind``."""
+
+BUILT_IN = {
+    "local": "helix_df.runtime.jobs.launchers.local:LOCAL",
+    "external": "helix_df.runtime.jobs.launchers.external:EXTERNAL",
+}
+"""Where each built-in lives. An entry point of the same name is never loaded."""
+
+
+def launcher_names() -> tuple[str, ...]:
+    """All names that ``get_launcher`` knows: built-ins in the order of the registry, then the others by name."""
+    return (*BUILT_IN, *sorted({entry.name for entry in entry_points(group=GROUP)} - set(BUILT_IN)))
+
+
+def get_launcher(name: str, where: str) -> LauncherKind:
+    """The launcher of that name, which the job has at the path ``where``.
+
+    Raises:
+        SpecError: for a name nobody knows, one that two distributions claim, or an entry point that doesn't load.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        kind: LauncherKind = getattr(import_module(module), attribute)
+        return kind
+    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if not found:
+        near = closest(name, launcher_names())
+        raise SpecError(
+            "no launcher has this name",
+            where=where,
+            found=name,
+            expected=f"one of {', '.join(launcher_names())}",
+            hint=None if near is None else f"did you mean {near!r}?",
+        )
+    if len(found) > 1:
+        raise SpecError(
+            "two packages offer a launcher of this name", where=where, found=", ".join(found), hint="uninstall one"
+        )
+    (entry,) = found.values()
+    try:
+        loaded = entry.load()
+    except Exception as error:  # whatever a package does when it is imported
+        raise _broken(name, entry.value, f"{type(error).__name__}: {error}") from error
+    if not isinstance(loaded, LauncherKind):
+        raise _broken(name, entry.value, type(loaded).__name__)
+    return loaded
+
+
+def options_of(job: Job, name: str, kind: LauncherKind) -> Section:
+    """What the job says to a launcher under ``launchers``.
+
+    Raises:
+        SpecErrors: one for each mistake in it.
+    """
+    said = job.launchers.get(name, {})
+    try:
+        return kind.options.model_validate(said)
+    except ValidationError as error:
+        mistakes = mistakes_of(error, said, kind.options)
+    raise SpecErrors(
+        tuple(
+            SpecError(
+                mistake.problem,
+                where=dotted(("launchers", name, *mistake.path)),
+                found=mistake.found,
+                expected=mistake.expected,
+                hint=mistake.hint,
+            )
+            for mistake in mistakes
+        )
+    )
+
+
+def check_launchers(job: Job) -> None:
+    """Check that there are the launchers that a job names, that they take their options, and can start its nodes.
+
+    Raises:
+        SpecError: for a name nobody knows, a wrong option, or whatever a launcher says that it needs.
+    """
+    used = {node.started_by: f"nodes.{name}.launcher" for name, node in reversed(job.nodes.items())}
+    for name, where in (dict.fromkeys(job.launchers, "launchers") | used).items():
+        kind = get_launcher(name, where)
+        nodes = {node: declared for node, declared in job.nodes.items() if declared.started_by == name}
+        kind.check(nodes, options_of(job, name, kind))
+
+
+def _broken(name: str, entry: str, found: str) -> SpecError:
+    return SpecError(
+        f"the launcher {name} of another package can't be used",
+        where=f'entry point {name} = "{entry}"',
+        found=found,
+        expected="a helix_df.runtime.jobs.launchers.kind.LauncherKind",
+        hint="remove that package, or mend it",
+    )
