@@ -41,9 +41,12 @@ CASES = [f"{name}:{most_devices(name)}" for name in FAMILY_CONFIGS if most_devic
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Of the cases that are to be run, all by one process with devices of its own."""
+    mine = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    cases = dict.fromkeys(item.callspec.params["case"] for item in mine)
     folder = tmp_path_factory.mktemp("devices")
-    command = [sys.executable, "-m", "tests.oracle.on_devices", str(folder), *CASES, "gemma2:2"]
+    command = [sys.executable, "-m", "tests.oracle.on_devices", str(folder), *cases]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

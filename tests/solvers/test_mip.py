@@ -155,7 +155,8 @@ def test_auto_leaves_large_problems_to_cover(monkeypatch: pytest.MonkeyPatch) ->
     result = AutoSolver().solve(large, SolveOptions(time_limit_s=2.0), Watch())
     assert result.placement is not None
     assert result.termination.limit == "time"
-    assert result.termination.detail == "best by covering the layers"
+    # Which of cover's ways was best by then depends on the machine; the MIP says nothing of the kind.
+    assert result.termination.detail in ("best by covering the layers", "best by filling wide stages")
 
 
 def test_auto_stops_at_once_when_told_to() -> None:
