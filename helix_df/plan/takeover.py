@@ -168,7 +168,7 @@ def require_changeable(running: Job, new: Job) -> None:
         DeploymentError: with the fields that only a new start can change.
     """
     fields = [
-        *(field for field in ("model", "coordinator") if getattr(running, field) != getattr(new, field)),
+        *(field for field in ("model", "coordinator", "launchers") if getattr(running, field) != getattr(new, field)),
         *(
             f"runtime.{field}"
             for field in type(new.runtime).model_fields

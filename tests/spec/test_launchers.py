@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helix_df.check import check_job
-from helix_df.errors import HelixError, SpecError, SpecErrors
+from helix_df.errors import DeploymentError, HelixError, SpecError, SpecErrors
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.runtime.jobs.coordinators import new_coordinator
@@ -122,6 +122,12 @@ async def test_a_launcher_of_another_package_starts_the_workers_of_its_nodes() -
     try:
         await coordinator.start()
         await coordinator.wait_ready(120)
+        another = {name: {"gpu": "toy", "launcher": "gone"} for name in placement}
+        with pytest.raises(SpecError, match="the launcher gone of another package"):
+            coordinator.begin_change(tiny_plan(placement, nodes=another, launchers={"threads": {"queue": "long"}}))
+        with pytest.raises(DeploymentError, match="another launchers"):
+            coordinator.begin_change(tiny_plan(placement, nodes=nodes))
+        assert coordinator._state.change is None
         assert len(await answer(coordinator, tiny_request(1, max_tokens=5))) == 5
     finally:
         await coordinator.close()

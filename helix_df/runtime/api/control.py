@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from helix_df.errors import DeploymentError, HelixError, PlanError, RequestError
+from helix_df.errors import DeploymentError, HelixError, PlanError, RequestError, SpecError
 from helix_df.plan.plan import Plan, from_document
 from helix_df.runtime.api.stream import read_json_body
 
@@ -96,7 +96,7 @@ class _Doors:
         body = await self._read(ChangeBody, request)
         try:
             self._control.begin_change(await asyncio.to_thread(from_document, body.plan))
-        except (DeploymentError, PlanError) as error:
+        except (DeploymentError, PlanError, SpecError) as error:
             raise _refusal(error) from error
         return _done()
 
