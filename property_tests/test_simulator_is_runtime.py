@@ -22,7 +22,7 @@ from property_tests.virtual_time import SAME_S, Told, VirtualJob
 pytestmark = pytest.mark.no_cover
 """Thousands of small simulations take several times as long while lines are counted; other tests cover the same."""
 
-EXAMPLES = int(os.environ.get("HELIX_DF_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("HELIX_DF_EXAMPLES", "1000"))
 """More of them once in a while: HELIX_DF_EXAMPLES=20000."""
 
 

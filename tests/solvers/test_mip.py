@@ -152,11 +152,10 @@ def test_auto_leaves_large_problems_to_cover(monkeypatch: pytest.MonkeyPatch) ->
     geo = cluster("geo24")
     copies = [replace(one, name=f"c{i}") for i, one in enumerate(geo.nodes * 5)]
     large = problem(80, *copies[: MIP_NODES + 1])
-    result = AutoSolver().solve(large, SolveOptions(time_limit_s=2.0), Watch())
+    result = AutoSolver().solve(large, SolveOptions(time_limit_s=8.0), Watch())  # 2 s can be too few to cover once
     assert result.placement is not None
     assert result.termination.limit == "time"
-    # Which of cover's ways was best by then depends on the machine; the MIP says nothing of the kind.
-    assert result.termination.detail in ("best by covering the layers", "best by filling wide stages")
+    assert result.termination.detail == "best by covering the layers"
 
 
 def test_auto_stops_at_once_when_told_to() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helix_df.check import check_job
-from helix_df.errors import DeploymentError, HelixError, SpecError, SpecErrors
+from helix_df.errors import DeploymentError, HelixError, SpecError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.runtime.jobs.coordinators import new_coordinator
@@ -73,8 +73,7 @@ def job(node: str = "", more: str = "") -> Job:
 def mistake(given: Job) -> HelixError:
     with pytest.raises(HelixError) as error:
         check_job(given)
-    found = error.value
-    return found.errors[0] if isinstance(found, SpecErrors) else found
+    return error.value
 
 
 def test_names_that_nobody_knows_are_refused_where_they_stand() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 from helix_df.errors import ModelError
 from helix_df.models.answer_formats.api import AnswerFormat
@@ -20,6 +21,7 @@ from helix_df.models.answer_formats.mistral import MistralFormat
 from helix_df.models.answer_formats.qwen_coder import QwenCoderFormat
 from helix_df.models.answer_formats.sections import DEEPSEEK, KIMI
 from helix_df.models.answer_formats.thinking import MAGISTRAL, THINK
+from helix_df.plugins import broken_plugin, load_plugin
 from helix_df.suggestions import closest
 
 TOOLS_GROUP = "helix_df.tool_parsers"
@@ -99,27 +101,17 @@ def _named(name: str, known: Mapping[str, AnswerFormat], where: str) -> AnswerFo
     return known[name]
 
 
+_EXPECTED = "an object as helix_df.models.answer_formats.api.AnswerFormat says"
+
+
 def _all(built_in: tuple[AnswerFormat, ...], group: str) -> dict[str, AnswerFormat]:
     found = {one.name: one for one in built_in}
     for entry in entry_points(group=group):
         if entry.name in found:
             continue  # a name that is built in can't be taken
-        try:
-            one = entry.load()
-        except Exception as error:  # whatever a package does when it is imported
-            raise _broken(entry.name, f"{group}: {entry.value}", f"{type(error).__name__}: {error}") from error
+        one: Any = load_plugin(entry, "parser", _EXPECTED, ModelError)
         missing = [part for part in ("name", "markers", "is_of", "parser", "template_id") if not hasattr(one, part)]
         if missing:
-            raise _broken(entry.name, f"{group}: {entry.value}", f"it has no {missing[0]}")
+            raise broken_plugin(entry, "parser", f"it has no {missing[0]}", _EXPECTED, ModelError)
         found[entry.name] = one
     return found
-
-
-def _broken(name: str, entry: str, found: str) -> ModelError:
-    return ModelError(
-        f"the parser {name} of another package can't be used",
-        where=f"entry point {entry}",
-        found=found,
-        expected="an object as helix_df.models.answer_formats.api.AnswerFormat says",
-        hint="remove that package, or mend it",
-    )

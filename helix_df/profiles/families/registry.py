@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from helix_df.errors import ModelError
+from helix_df.plugins import broken_plugin, load_plugin
 from helix_df.profiles.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from helix_df.profiles.families.family import Config, Family, Gguf
 from helix_df.profiles.families.gemma import GEMMA2, GEMMA3
@@ -45,6 +46,8 @@ BUILT_IN = {
     )
 }
 
+_EXPECTED = "a helix_df.profiles.families.family.Family with a name of its own"
+
 
 @cache
 def families() -> dict[str, Family]:
@@ -55,12 +58,9 @@ def families() -> dict[str, Family]:
     """
     found = dict(BUILT_IN)
     for entry in entry_points(group=GROUP):
-        try:
-            family = entry.load()
-        except Exception as error:  # whatever a package does when it is imported
-            raise _broken(entry.name, entry.value, f"{type(error).__name__}: {error}") from error
+        family = load_plugin(entry, "model family", _EXPECTED, ModelError)
         if not isinstance(family, Family) or family.name in found:
-            raise _broken(entry.name, entry.value, repr(family)[:80])
+            raise broken_plugin(entry, "model family", repr(family)[:80], _EXPECTED, ModelError)
         found[family.name] = family
     return found
 
@@ -96,14 +96,4 @@ def family_of_gguf(architecture: object, said: Config, where: str) -> tuple[Fami
 def _unsupported(found: object, key: str, known: list[str], where: str) -> ModelError:
     return ModelError(
         "this model's architecture isn't supported", where=where, found=found, expected=f"{key} {' | '.join(known)}"
-    )
-
-
-def _broken(name: str, value: str, found: str) -> ModelError:
-    return ModelError(
-        f"the model family {name} of another package can't be used",
-        where=f"entry point {GROUP}: {value}",
-        found=found,
-        expected="a helix_df.profiles.families.family.Family with a name of its own",
-        hint="remove that package, or mend it",
     )

@@ -285,9 +285,8 @@ class Coordinator:
             DeploymentError: when it can't take over.
             SpecError: when there is no such launcher as a node of it says.
         """
-        if not self._embedded:
-            for stage in plan.stages:
-                self._launcher_of(plan.job.nodes[stage.node])  # before anything begins
+        for stage in plan.stages:
+            self._launcher_of(plan.job.nodes[stage.node])  # raises, if at all, before anything begins
         self._perform(self._machines.begin_change(plan, without))
         self._check_of_door.hosts = JobHosts.of(self._state.change_job, self._endpoint.address)
         if self._emulated is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from helix_df.runtime.jobs.launchers.registry import get_launcher, options_of
 from helix_df.runtime.launcher import Launcher
 from helix_df.runtime.wire.transport import endpoint_keys
 from helix_df.runtime.worker.shell import EngineBuilder
+from helix_df.spec.nodes import Node
 
 
 def new_coordinator(
@@ -62,17 +63,9 @@ def new_coordinator(
     of_job = new_keys() if keys is None else keys.keys
     if token is not None:
         of_job = replace(of_job, token=token)
-    workers = Counter(plan.job.nodes[node].started_by for node in serving_nodes(plan))
-
-    @cache
-    def launcher(name: str) -> Launcher:
-        site = LaunchSite(workers[name], of_job, None if keys is None else keys.worker_key, supervisor)
-        kind = get_launcher(name, "nodes")
-        return kind.make(site, options_of(plan.job, name, kind))
-
     coordinator = Coordinator(
         plan,
-        lambda declared: launcher(declared.started_by),
+        _launchers(plan, LaunchSite(0, of_job, None if keys is None else keys.worker_key, supervisor)),
         log_dir=log_dir,
         token=of_job.token,
         address=address,
@@ -86,6 +79,18 @@ def new_coordinator(
     if journal is not None and plan.job.runtime.journal:
         coordinator.answers = JournaledAnswers(coordinator, journal)
     return coordinator
+
+
+def _launchers(plan: Plan, site: LaunchSite) -> Callable[[Node], Launcher]:
+    """Who starts the worker of a node: one launcher of each name, made when it is first asked for."""
+    workers = Counter(plan.job.nodes[node].started_by for node in serving_nodes(plan))
+
+    @cache
+    def launcher(name: str) -> Launcher:
+        kind = get_launcher(name, "nodes")
+        return kind.make(replace(site, workers=workers[name]), options_of(plan.job, name, kind))
+
+    return lambda declared: launcher(declared.started_by)
 
 
 def _real_engine() -> EngineBuilder:

@@ -10,12 +10,14 @@ from importlib.metadata import entry_points
 
 from pydantic import ValidationError
 
-from helix_df.errors import SpecError, SpecErrors
+from helix_df.errors import SpecError
+from helix_df.plugins import broken_plugin, load_plugin
 from helix_df.runtime.jobs.launchers.kind import LauncherKind
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import dotted
 from helix_df.spec.section import Section
 from helix_df.spec.validation_errors import mistakes_of
+from helix_df.spec.yaml_tree import one_or_all
 from helix_df.suggestions import closest
 
 GROUP = "helix_df.launchers"
@@ -26,6 +28,8 @@ BUILT_IN = {
     "external": "helix_df.runtime.jobs.launchers.external:EXTERNAL",
 }
 """Where each built-in lives. An entry point of the same name is never loaded."""
+
+_EXPECTED = "a helix_df.runtime.jobs.launchers.kind.LauncherKind"
 
 
 def launcher_names() -> tuple[str, ...]:
@@ -58,12 +62,9 @@ def get_launcher(name: str, where: str) -> LauncherKind:
             "two packages offer a launcher of this name", where=where, found=", ".join(found), hint="uninstall one"
         )
     (entry,) = found.values()
-    try:
-        loaded = entry.load()
-    except Exception as error:  # whatever a package does when it is imported
-        raise _broken(name, entry.value, f"{type(error).__name__}: {error}") from error
+    loaded = load_plugin(entry, "launcher", _EXPECTED, SpecError)
     if not isinstance(loaded, LauncherKind):
-        raise _broken(name, entry.value, type(loaded).__name__)
+        raise broken_plugin(entry, "launcher", type(loaded).__name__, _EXPECTED, SpecError)
     return loaded
 
 
@@ -71,15 +72,15 @@ def options_of(job: Job, name: str, kind: LauncherKind) -> Section:
     """What the job says to a launcher under ``launchers``.
 
     Raises:
-        SpecErrors: one for each mistake in it.
+        SpecError: for a mistake in it, or several.
     """
     said = job.launchers.get(name, {})
     try:
         return kind.options.model_validate(said)
     except ValidationError as error:
         mistakes = mistakes_of(error, said, kind.options)
-    raise SpecErrors(
-        tuple(
+    raise one_or_all(
+        [
             SpecError(
                 mistake.problem,
                 where=dotted(("launchers", name, *mistake.path)),
@@ -88,7 +89,7 @@ def options_of(job: Job, name: str, kind: LauncherKind) -> Section:
                 hint=mistake.hint,
             )
             for mistake in mistakes
-        )
+        ]
     )
 
 
@@ -103,13 +104,3 @@ def check_launchers(job: Job) -> None:
         kind = get_launcher(name, where)
         nodes = {node: declared for node, declared in job.nodes.items() if declared.started_by == name}
         kind.check(nodes, options_of(job, name, kind))
-
-
-def _broken(name: str, entry: str, found: str) -> SpecError:
-    return SpecError(
-        f"the launcher {name} of another package can't be used",
-        where=f'entry point {name} = "{entry}"',
-        found=found,
-        expected="a helix_df.runtime.jobs.launchers.kind.LauncherKind",
-        hint="remove that package, or mend it",
-    )
