@@ -6,12 +6,18 @@ import contextlib
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from helix_df.errors import DeploymentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helix_df.runtime.worker.shell import StepEngine, Worker
 
 THREADS = 16
 """That a worker needs at the least."""
@@ -35,6 +41,9 @@ def worker(
         int | None,
         typer.Option(metavar="BYTES", min=2**20, help="Largest frame that is read; a larger one ends its connection."),
     ] = None,
+    give_way: Annotated[
+        bool, typer.Option("--give-way", help="Load at a lower priority, beside workers that serve on this host.")
+    ] = False,
     log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the log to this file, which is kept small; by default to stderr."),
@@ -49,12 +58,13 @@ def worker(
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
     from helix_df.runtime.log_files import BoundedLog, write_output_to
+    from helix_df.runtime.priority import as_ever, giving_way
     from helix_df.runtime.threads import require_threads
     from helix_df.runtime.wire.transport import MOST_FRAME_BYTES, endpoint_keys
     from helix_df.runtime.wire.transport import listen as open_endpoint
-    from helix_df.runtime.worker.build import build_engine
-    from helix_df.runtime.worker.shell import Worker
 
+    priority = giving_way if give_way else as_ever
+    build_engine, worker_type = priority(_engine_and_worker)
     token, join = _secret(key_file, join)
     encrypted = _encrypted(join, listen)
     handler = logging.StreamHandler() if log is None else BoundedLog(log)
@@ -78,7 +88,16 @@ def worker(
     require_threads(THREADS)
     keys = endpoint_keys(None, token) if encrypted else None
     endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
-    Worker(node, endpoint, join, token, build_engine, alive=alive, events=events).run()
+    build = partial(build_engine, priority=priority)
+    worker_type(node, endpoint, join, token, build, alive=alive, events=events, at_leisure=priority).run()
+
+
+def _engine_and_worker() -> tuple[Callable[..., StepEngine], type[Worker]]:
+    """What takes seconds to import."""
+    from helix_df.runtime.worker.build import build_engine
+    from helix_df.runtime.worker.shell import Worker
+
+    return build_engine, Worker
 
 
 def _secret(key_file: Path | None, join: str) -> tuple[str, str]:

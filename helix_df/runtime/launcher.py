@@ -13,7 +13,8 @@ EVENTS_SUFFIX = ".events"
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
-    job's secret (which is never shown), the bytes of the largest frame that it is sent, and how many devices it has."""
+    job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has, and
+    whether it gives way to workers that serve while it loads."""
 
     node: str
     coordinator: str
@@ -22,6 +23,7 @@ class WorkerOrder:
     log_file: Path | None = None
     frame_limit: int | None = None
     devices: int = 1
+    gives_way: bool = False
 
     @property
     def events_file(self) -> Path | None:

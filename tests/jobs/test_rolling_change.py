@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +20,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import DaemonRecord
+from helix_df.runtime.jobs.processes import command_line
 from tests.jobs.test_coordinator_dies import HALVES, answer, daemon, kill_the_coordinator, workers
 from tests.runtime.tiny import tiny_plan
 
@@ -64,7 +68,12 @@ def test_another_plan_takes_over_under_load_and_outlives_the_coordinator(monkeyp
         assert wrong == []
         assert any("a.2 is" in words for words in said)
         assert {node.name for node in after.nodes if node.role == "serving"} == {"a.2", "b", "c"}
-        assert workers(record)["b"] == before["b"], "b holds what it held, and wasn't started anew"
+        pids = workers(record)
+        assert pids["b"] == before["b"], "b holds what it held, and wasn't started anew"
+        assert [gives_way(pids[name]) for name in ("a.2", "b", "c")] == [True, False, True]
+        if sys.platform == "linux":
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            assert all(niceness(pid) == {own} for pid in pids.values()), "they gave way only while they loaded"
         assert read_plan(job.plan_path).placement == LATER
         expected = answer(record.url, 0)
         kept = {name: pid for name, pid in workers(record).items() if name != "a"}  # which may be about to end
@@ -75,6 +84,16 @@ def test_another_plan_takes_over_under_load_and_outlives_the_coordinator(monkeyp
         assert answer(record.url, 0) == expected
         with pytest.raises(DeploymentError, match=r"another model"):
             deployment.change(later(model={"source": "random:tiny", "context": 128}))
+
+
+def gives_way(pid: int) -> bool:
+    return "--give-way" in command_line(pid)
+
+
+def niceness(pid: int) -> set[int]:
+    """Of the threads of a worker that compute; those that compile go on giving way."""
+    named = {int(task.name): (task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()}
+    return {os.getpriority(os.PRIO_PROCESS, thread) for thread in named if thread == pid or "Eigen" in named[thread]}
 
 
 def test_a_node_is_drained_and_a_job_ends_once_its_answers_have(monkeypatch: pytest.MonkeyPatch) -> None:

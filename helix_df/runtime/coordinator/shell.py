@@ -301,7 +301,9 @@ class Coordinator:
         """
         while self._state.change is not None:
             await self.changed()
-        self._orders = {name: order for name, order in self._orders.items() if name in self._state.nodes}
+        # Whoever is started again does so in place of one that served, not beside it.
+        left = {name: order for name, order in self._orders.items() if name in self._state.nodes}
+        self._orders = {name: replace(order, gives_way=False) for name, order in left.items()}
         if self._state.change_failure is not None:
             raise DeploymentError("the plan that was to take over was given up", found=self._state.change_failure)
         self.plan = self._state.plan
@@ -527,7 +529,10 @@ class Coordinator:
         listen_on = "local://*" if self._embedded else self._bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
         devices = 1 if self.plan.job.runtime.emulate else device_count(declared.gpu)
-        return WorkerOrder(node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit, devices)
+        beside = self._state.change is not None
+        return WorkerOrder(
+            node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit, devices, beside
+        )
 
     @property
     def _frame_limit(self) -> int:

@@ -19,6 +19,7 @@ from helix_df.paths import cache_folder
 from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices
@@ -28,14 +29,26 @@ from helix_df.runtime.worker.shell import Report, StepEngine
 from helix_df.spec.job import Job
 
 
-def build_engine(welcome: Welcome, report: Report) -> StepEngine:
+def build_engine(welcome: Welcome, report: Report, priority: Priority = as_ever) -> StepEngine:
     """Load and warm up the engine of one stage, telling ``report`` how far it is; paced if the job emulates that.
+
+    What it computes with later has the priority of this thread, whatever it is loaded with.
 
     Raises:
         ModelError: when weights are missing or not as the model's configuration says.
+        DeploymentError: when this process has fewer devices than its node.
     """
     job = Job.model_validate(welcome.job)
     enable_compile_cache(cache_folder("compiled"))
+    # jax's own threads begin with its devices, and inherit the priority of whoever asks for those first.
+    devices = devices_of_node(job, welcome.node)
+    _ = jax.local_devices() if devices == 1 else several_devices(devices)
+    engine = priority(lambda: _warm_engine(job, welcome, report, devices))
+    planned_s = _planned(job, welcome) if job.runtime.emulate else None
+    return engine if planned_s is None else PacedEngine(engine, planned_s)
+
+
+def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> Engine:
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
     source = job.model.parsed_source
 
@@ -44,7 +57,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
 
     fetch_layers(source, read_geometry(source), welcome.layers, fetched)
     engine = Engine(
-        load_layers(job, welcome.layers, devices_of_node(job, welcome.node)),
+        load_layers(job, welcome.layers, devices),
         num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
@@ -55,8 +68,7 @@ def build_engine(welcome: Welcome, report: Report) -> StepEngine:
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)
-    planned_s = _planned(job, welcome) if job.runtime.emulate else None
-    return engine if planned_s is None else PacedEngine(engine, planned_s)
+    return engine
 
 
 def devices_of_node(job: Job, node: str) -> int:

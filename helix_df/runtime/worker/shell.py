@@ -27,6 +27,7 @@ from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
+from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
@@ -138,7 +139,7 @@ class Worker:
 
     ``alive`` says whether whoever started it still wants it. The log of what its machine is told goes to the file
     ``events``; it is kept in memory if None. Where the model isn't on this host, which ``is_here`` says, the
-    coordinator gives what its layers need.
+    coordinator gives what its layers need. What no request waits for is done with the priority ``at_leisure``.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Worker:
         alive: Callable[[], bool] = lambda: True,
         events: Path | None = None,
         is_here: Callable[[ModelSource], bool] = is_here,
+        at_leisure: Priority = as_ever,
     ) -> None:
         self._node = node
         self._endpoint = endpoint
@@ -162,6 +164,7 @@ class Worker:
         self._alive = alive
         self._events = events
         self._is_here = is_here
+        self._at_leisure = at_leisure
         self._moved: MovedModel | None = None
         self._postponed: list[JobChanged] = []
         self._illegal_events = 0
@@ -329,7 +332,7 @@ class Worker:
                     self._make_room(engine, machine)
             elif at_leisure and not state.requests:
                 # Nobody is here: a good time to compile what later requests will need.
-                next(still_cold)
+                self._at_leisure(lambda: next(still_cold))
             if CHECKED:
                 state.validate()
 

@@ -213,7 +213,8 @@ def _wait(process: Popen[bytes] | AdoptedProcess, seconds: float) -> None:
 def worker_arguments(order: WorkerOrder) -> list[str]:
     """The arguments of ``helix-df`` that make a worker of this order; the secret is not among them."""
     limit = [] if order.frame_limit is None else ["--frame-limit", str(order.frame_limit)]
-    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit]
+    way = ["--give-way"] if order.gives_way else []
+    return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit, *way]
 
 
 def _last_words(code: int | None, log_file: Path | None) -> str:
