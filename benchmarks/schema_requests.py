@@ -77,7 +77,7 @@ def corpus(schema: Any, url: str, of_each: int, seed_number: int) -> list[Sent]:
     for one in schema.get_all_operations():
         operation = one.ok()
         for mode in MODES:
-            if operation.method != "get" or mode.is_positive:
+            if "requestBody" in operation.definition.raw or mode.is_positive:
                 found += _made(operation, mode, of_each, seed_number, url)
     return found
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "profile": "helix_df.cli.profile:profile",
     "probe": "helix_df.cli.probe:probe",
     "worker": "helix_df.cli.worker:worker",
+    "attend": "helix_df.cli.attend:attend",
 }
 """Where each command lives, in the order of the help."""
 

@@ -34,7 +34,9 @@ def worker(
     key_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The job's key, as `helix-df keys` made it; by default its secret is $HELIX_DF_TOKEN."
+            metavar="FILE",
+            help="The job's key, as `helix-df keys` made it; `-` reads it from standard input. By default its secret "
+            "is $HELIX_DF_TOKEN.",
         ),
     ] = None,
     frame_limit: Annotated[
@@ -56,6 +58,7 @@ def worker(
     ] = None,
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
+    from helix_df.runtime.jobs.attended import FOLDER_VARIABLE, tidy_up
     from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
     from helix_df.runtime.log_files import BoundedLog, write_output_to
     from helix_df.runtime.priority import as_ever, giving_way
@@ -72,6 +75,7 @@ def worker(
         with contextlib.suppress(OSError):  # a log that can't be written is no reason not to serve
             write_output_to(log)
     logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    attended = os.environ.get(FOLDER_VARIABLE)
     parents = tuple(map(int, filter(None, os.environ.get(PARENT_VARIABLE, "").split(","))))
     asked_to_end = False
 
@@ -89,7 +93,11 @@ def worker(
     keys = endpoint_keys(None, token) if encrypted else None
     endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
     build = partial(build_engine, priority=priority)
-    worker_type(node, endpoint, join, token, build, alive=alive, events=events, at_leisure=priority).run()
+    try:
+        worker_type(node, endpoint, join, token, build, alive=alive, events=events, at_leisure=priority).run()
+    finally:
+        if attended is not None:
+            tidy_up(Path(attended))  # whoever attends to this worker has its log open
 
 
 def _engine_and_worker() -> tuple[Callable[..., StepEngine], type[Worker]]:

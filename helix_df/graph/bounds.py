@@ -20,6 +20,7 @@ from helix_df.graph.witness import (
     Witness,
     layer_covering,
     limited_covering,
+    limited_kinds,
     linked_covering,
     links_between,
     site_coverings,
@@ -59,7 +60,7 @@ def limited_covering_bound(problem: Problem, per_hop: float = 0.0, per_request: 
 
     Returns 0 when no flow above 0 meets the condition: then no placement keeps the limits.
     """
-    return limited_covering(problem, per_hop, per_request).largest()
+    return limited_covering(problem, limited_kinds(problem), per_hop, per_request).largest()
 
 
 def best_limited_covering(problem: Problem) -> LimitedCovering:
@@ -67,7 +68,8 @@ def best_limited_covering(problem: Problem) -> LimitedCovering:
     limits, layers = problem.limits, problem.num_layers
     most_per_hop = layers / limits.max_hops if limits.max_hops else 0.0
     most_per_request = 4.0 / limits.min_requests if limits.min_requests else 0.0
-    best, prices = limited_covering_bound(problem), (0.0, 0.0)
+    kinds = limited_kinds(problem)
+    best, prices = limited_covering(problem, kinds, 0.0, 0.0).largest(), (0.0, 0.0)
     spread = (most_per_hop, most_per_request)
     for _ in range(PRICE_ROUNDS):
         for which in (0, 1):
@@ -76,7 +78,7 @@ def best_limited_covering(problem: Problem) -> LimitedCovering:
                 tried[which] = max(0.0, prices[which] + spread[which] * step / PRICE_STEPS)
                 if which == 0 and tried[0] >= most_per_hop:
                     continue
-                bound = limited_covering_bound(problem, tried[0], tried[1])
+                bound = limited_covering(problem, kinds, tried[0], tried[1]).largest()
                 if bound < best:
                     best, prices = bound, (tried[0], tried[1])
         spread = (spread[0] / 4, spread[1] / 4)

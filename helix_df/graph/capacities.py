@@ -45,8 +45,11 @@ def request_matrix(problem: Problem) -> Ints:
     """
     widest = max((node.max_layers for node in problem.nodes), default=0)
     fit = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
+    rows: dict[tuple[int, ...], Ints] = {}
     for i, node in enumerate(problem.nodes):
-        fit[i, 1 : node.max_layers + 1] = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
+        if node.kv_tokens not in rows:
+            rows[node.kv_tokens] = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
+        fit[i, 1 : node.max_layers + 1] = rows[node.kv_tokens]
     return fit
 
 

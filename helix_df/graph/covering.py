@@ -7,6 +7,7 @@ arguments that lead to it, with their proofs, are in ``bounds``. Doesn't know pr
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,38 +21,61 @@ PROVEN_SLACK = SLACK / 2
 slacks lets another machine, which adds in another order, prove what was found here."""
 
 
-class Covering:
-    """``Σ_i max_k [max(0, k − λ)·min(T_i(k)/F, 1) + a_i(k)] ≥ need``, whose left side never grows with ``F``.
+@dataclass(frozen=True, slots=True)
+class NodeKinds:
+    """Nodes that are alike, counted once: fleets have many nodes, and few kinds of them.
 
     Args:
-        capacity: tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit.
+        capacity: tokens/s of a node of kind ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit.
+        extra: ``a_i(k)``, what it adds with ``k`` layers whatever flows, in any unit; ``None`` for nothing.
+        counts: how many nodes are of each kind.
+    """
+
+    capacity: Floats
+    extra: Floats | None
+    counts: Floats
+
+
+def kinds_of(capacity: Floats, extra: Floats | None = None) -> NodeKinds:
+    """The kinds of nodes whose tokens/s, and what they add, are the rows of these tables."""
+    table = capacity if extra is None else np.concatenate([capacity, extra], axis=1)
+    number: dict[bytes, int] = {}
+    kind_of = [number.setdefault(row.tobytes(), len(number)) for row in table]
+    first = np.unique(kind_of, return_index=True)[1] if kind_of else np.zeros(0, dtype=np.intp)
+    # In an order of their own, so that sums come out the same however nodes are ordered.
+    rows, place = np.unique(table[first], axis=0, return_inverse=True)
+    counts = np.bincount(place.reshape(-1)[kind_of], minlength=len(rows)).astype(np.float64)
+    width = capacity.shape[1]
+    return NodeKinds(rows[:, :width], None if extra is None else rows[:, width:], counts)
+
+
+class Covering:
+    """``Σ_i max_k [max(0, k − λ)·min(T_i(k)/F, 1) + μ·a_i(k)] ≥ need``, whose left side never grows with ``F``.
+
+    Args:
+        kinds: ``T_i(k)`` and ``a_i(k)`` of all nodes ``i``.
         need: the right side, free of ``F``.
         per_hop: ``λ ≥ 0``.
-        extra: ``a_i(k)``, what node ``i`` adds with ``k`` layers whatever flows; none by default.
+        per_extra: ``μ ≥ 0``.
         scale: the sum of the right side's terms without their signs, to which rounding is in proportion.
     """
 
     def __init__(
         self,
-        capacity: Floats,
+        kinds: NodeKinds,
         need: float,
         per_hop: float = 0.0,
-        extra: Floats | None = None,
+        per_extra: float = 0.0,
         scale: float | None = None,
     ) -> None:
-        table = capacity if extra is None else np.concatenate([capacity, extra], axis=1)
-        self._counts: Floats = np.zeros(0)
-        if len(table):
-            table, counts = np.unique(table, axis=0, return_counts=True)
-            self._counts = counts.astype(np.float64)
-        width = capacity.shape[1]
-        self._rows = table[:, :width]
-        self._added = table[:, width:] if extra is not None else 0.0
+        self._rows, self._counts = kinds.capacity, kinds.counts
+        self._added = 0.0 if kinds.extra is None else per_extra * kinds.extra
+        width = self._rows.shape[1]
         self._held = np.arange(width) * (self._rows > 0) > 0
         self._counted = np.maximum(np.arange(width) - per_hop, 0.0)
         self._need = need
         self._rest = 0.0 if scale is None else scale - need
-        self.all_nodes = float(capacity.max(axis=1, initial=0.0).sum())
+        self.all_nodes = float(self._rows.max(axis=1, initial=0.0) @ self._counts)
         """Tokens/s of all nodes together: no more flows, since every token passes some node."""
 
     def rules_out(self, flow: float, slack: float) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from helix_df.graph.capacities import Floats, capacity_matrix, request_matrix
-from helix_df.graph.covering import Covering
+from helix_df.graph.covering import Covering, NodeKinds, kinds_of
 from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.priced_covering import EVALUATED, describe, dual_bound
 from helix_df.graph.problem import Problem
@@ -91,7 +91,8 @@ class LimitedCovering:
         has_hops = problem.limits.max_hops is not None
         if not (0 <= self.per_hop < math.inf and 0 <= self.per_request < math.inf and (has_hops or not self.per_hop)):
             return math.inf
-        return limited_covering(problem, self.per_hop, self.per_request).evaluate(self.flow)
+        covering = limited_covering(problem, limited_kinds(problem), self.per_hop, self.per_request)
+        return covering.evaluate(self.flow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def read_witness(kind: str, document: object) -> Witness:
 
 def layer_covering(problem: Problem) -> Covering:
     """The inequality of ``LayerCovering``."""
-    return Covering(capacity_matrix(problem), problem.num_layers)
+    return Covering(kinds_of(capacity_matrix(problem)), problem.num_layers)
 
 
 def linked_covering(problem: Problem) -> Covering:
@@ -188,24 +189,27 @@ def linked_covering(problem: Problem) -> Covering:
     if capacity.shape[1] > problem.num_layers:
         whole = problem.num_layers
         limited[:, whole] = np.minimum(capacity[:, whole], between / 2 + coordinator)
-    return Covering(limited, problem.num_layers)
+    return Covering(kinds_of(limited), problem.num_layers)
 
 
-def limited_covering(problem: Problem, per_hop: float, per_request: float) -> Covering:
-    """The inequality of ``LimitedCovering``."""
-    layers = problem.num_layers
+def limited_kinds(problem: Problem) -> NodeKinds:
+    """The nodes of ``LimitedCovering``, which are the same at all prices; they add the requests that they hold."""
     fit = request_matrix(problem)
     held: Floats = (fit * np.arange(fit.shape[1])).astype(np.float64)
+    return kinds_of(capacity_matrix(problem), held)
+
+
+def limited_covering(problem: Problem, kinds: NodeKinds, per_hop: float, per_request: float) -> Covering:
+    """The inequality of ``LimitedCovering`` at these prices."""
+    layers = problem.num_layers
     hops, requests = per_hop * (problem.limits.max_hops or 0), per_request * layers * problem.limits.min_requests
-    return Covering(
-        capacity_matrix(problem), layers - hops + requests, per_hop, per_request * held, layers + hops + requests
-    )
+    return Covering(kinds, layers - hops + requests, per_hop, per_request, layers + hops + requests)
 
 
 def site_coverings(problem: Problem, sites: Sequence[Sequence[int]]) -> list[Covering]:
     """``layer_covering`` inside each site (positions of nodes)."""
     capacity = capacity_matrix(problem)
-    return [Covering(capacity[list(site)], problem.num_layers) for site in sites]
+    return [Covering(kinds_of(capacity[list(site)]), problem.num_layers) for site in sites]
 
 
 def links_between(problem: Problem, sites: Sequence[Sequence[int]]) -> float:

@@ -43,7 +43,7 @@ def check(nodes, options):
         raise SpecError("the queue is closed", where="launchers.threads.queue", found=", ".join(nodes))
 
 def make(site, options):
-    MADE.append((site.workers, options.queue, site.keys.token))
+    MADE.append((len(site.nodes), options.queue, site.keys.token))
     return EmbeddedLauncher(build_engine)
 
 THREADS = LauncherKind(make, Options, check)
@@ -84,8 +84,8 @@ def test_names_that_nobody_knows_are_refused_where_they_stand() -> None:
     assert (error.where, error.found) == ("launchers", "slrum")
 
 
-def test_built_in_ones_have_no_options() -> None:
-    for name in BUILT_IN:
+def test_who_has_nothing_to_be_told_has_no_options() -> None:
+    for name in ("local", "external"):
         check_job(job(f", launcher: {name}", f"launchers: {{{name}: {{}}}}"))
         error = mistake(job(f", launcher: {name}", f"launchers: {{{name}: {{queue: long}}}}"))
         assert error.where == f"launchers.{name}.queue"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -65,7 +64,7 @@ def new_coordinator(
         of_job = replace(of_job, token=token)
     coordinator = Coordinator(
         plan,
-        _launchers(plan, LaunchSite(0, of_job, None if keys is None else keys.worker_key, supervisor)),
+        _launchers(plan, LaunchSite({}, of_job, None if keys is None else keys.worker_key, supervisor)),
         log_dir=log_dir,
         token=of_job.token,
         address=address,
@@ -83,12 +82,13 @@ def new_coordinator(
 
 def _launchers(plan: Plan, site: LaunchSite) -> Callable[[Node], Launcher]:
     """Who starts the worker of a node: one launcher of each name, made when it is first asked for."""
-    workers = Counter(plan.job.nodes[node].started_by for node in serving_nodes(plan))
+    serving = {node: plan.job.nodes[node] for node in serving_nodes(plan)}
 
     @cache
     def launcher(name: str) -> Launcher:
         kind = get_launcher(name, "nodes")
-        return kind.make(replace(site, workers=workers[name]), options_of(plan.job, name, kind))
+        nodes = {node: declared for node, declared in serving.items() if declared.started_by == name}
+        return kind.make(replace(site, nodes=nodes), options_of(plan.job, name, kind))
 
     return lambda declared: launcher(declared.started_by)
 

@@ -285,11 +285,16 @@ def _write_privately(path: Path, text: bytes) -> None:
         file.write(text)
 
 
-def state_root() -> Path:
-    """The folder of all jobs' folders: ``HELIX_DF_STATE``, or the user's state folder."""
+def state_folder() -> Path:
+    """Where this machine keeps what must outlive a process: ``HELIX_DF_STATE``, or the user's state folder."""
     override = os.environ.get("HELIX_DF_STATE")
     root = Path(override).expanduser() if override else platformdirs.user_state_path("helix-df")
-    return root.absolute() / "jobs"
+    return root.absolute()
+
+
+def state_root() -> Path:
+    """The folder of all jobs' folders."""
+    return state_folder() / "jobs"
 
 
 def job_directory(name: str, root: Path | None = None) -> JobDirectory:

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,13 +106,18 @@ def write_worker_key(keys: JobKeys, path: Path) -> None:
     write_private(path, _of_worker(keys))
 
 
+def worker_key_line(keys: JobKeys) -> str:
+    """What a worker on another host needs, in one line."""
+    return json.dumps(_of_worker(keys)) + "\n"
+
+
 def read_worker_key(path: Path) -> WorkerKey:
-    """What somebody brought to this host.
+    """What somebody brought to this host, or gives it on standard input, which is the path `-`.
 
     Raises:
         DeploymentError: when it isn't there, or isn't such a file.
     """
-    document = _read(path)
+    document = _parsed(sys.stdin.readline()) if path == Path("-") else _read(path)
     if document is None:
         raise DeploymentError(
             "there is no key file",
@@ -159,6 +165,10 @@ def _read(path: Path) -> Any:
         return {}
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         log.warning("%s holds a secret, and others than its owner can read it: `chmod 600` it", path)
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:  # a job is checked where nothing can be sent
 class LaunchSite:
     """The coordinator that a launcher starts workers for.
 
-    ``workers`` is how many of its plan's nodes the launcher is to start. ``keys`` are the job's, of which ``key_file``
-    has what workers on other hosts need; None where the job has no folder. ``supervisor`` is the process that gets the
-    children of a coordinator which dies, if any.
+    ``nodes`` are those of its plan that the launcher is to start, as the job declares them. ``keys`` are the job's, of
+    which ``key_file`` has what workers on other hosts need; None where the job has no folder. ``supervisor`` is the
+    process that gets the children of a coordinator which dies, if any.
     """
 
-    workers: int
+    nodes: Mapping[str, Node]
     keys: JobKeys = field(repr=False)
     key_file: Path | None = None
     supervisor: int | None = None

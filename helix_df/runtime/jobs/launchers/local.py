@@ -72,7 +72,7 @@ class LocalLauncher:
             return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
         command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
-        output = None if order.log_file is None else _opened(order.log_file)
+        output = None if order.log_file is None else opened_log(order.log_file)
         try:
             process = Popen(
                 command,
@@ -98,7 +98,7 @@ class LocalLauncher:
         for node in gone:
             process, log_file = self._processes.pop(node)
             code = process.returncode if isinstance(process, Popen) else None
-            found.append(Exit(node, _last_words(code, log_file)))
+            found.append(Exit(node, last_words(code, log_file)))
         return found
 
     def command(self, order: WorkerOrder) -> str | None:
@@ -196,7 +196,7 @@ def _left_over(supervisor: int, coordinator: str) -> dict[str, AdoptedProcess]:
     return found
 
 
-def _opened(path: Path) -> IO[bytes] | None:
+def opened_log(path: Path) -> IO[bytes] | None:
     """A log to write to; none where there can't be one: a worker is worth more."""
     try:
         return path.open("ab")
@@ -217,8 +217,8 @@ def worker_arguments(order: WorkerOrder) -> list[str]:
     return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit, *way]
 
 
-def _last_words(code: int | None, log_file: Path | None) -> str:
-    """``code`` is None where it is another process' to know."""
+def last_words(code: int | None, log_file: Path | None) -> str:
+    """How a worker ended and the end of its log; ``code`` is None where it is another process' to know."""
     ending = "ended" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     if log_file is None or not log_file.exists():
         return ending
@@ -228,7 +228,7 @@ def _last_words(code: int | None, log_file: Path | None) -> str:
 
 
 def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
-    return LocalLauncher(site.workers, site.supervisor, visible_devices(os.environ, len(accelerators())))
+    return LocalLauncher(len(site.nodes), site.supervisor, visible_devices(os.environ, len(accelerators())))
 
 
 LOCAL = LauncherKind(make=_of_this_machine)

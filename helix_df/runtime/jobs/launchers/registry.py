@@ -26,6 +26,7 @@ GROUP = "helix_df.launchers"
 BUILT_IN = {
     "local": "helix_df.runtime.jobs.launchers.local:LOCAL",
     "external": "helix_df.runtime.jobs.launchers.external:EXTERNAL",
+    "ssh": "helix_df.runtime.jobs.launchers.ssh:SSH",
 }
 """Where each built-in lives. An entry point of the same name is never loaded."""
 
