@@ -29,7 +29,12 @@ def worker(
     ],
     node: Annotated[str, typer.Option(metavar="NODE", help="The node of the job that this process serves.")],
     listen: Annotated[
-        str, typer.Option(metavar="URL", help="Where this worker listens for the others.")
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Where this worker listens for the others; with the host `auto`, at the address from which this host "
+            "reaches the coordinator.",
+        ),
     ] = "tcp://127.0.0.1:*",
     key_file: Annotated[
         Path | None,
@@ -63,6 +68,7 @@ def worker(
     from helix_df.runtime.log_files import BoundedLog, write_output_to
     from helix_df.runtime.priority import as_ever, giving_way
     from helix_df.runtime.threads import require_threads
+    from helix_df.runtime.wire.own_host import at_own_host
     from helix_df.runtime.wire.transport import MOST_FRAME_BYTES, endpoint_keys
     from helix_df.runtime.wire.transport import listen as open_endpoint
 
@@ -91,7 +97,7 @@ def worker(
     signal.signal(signal.SIGTERM, end)
     require_threads(THREADS)
     keys = endpoint_keys(None, token) if encrypted else None
-    endpoint = open_endpoint(listen, frame_limit or MOST_FRAME_BYTES, keys)
+    endpoint = open_endpoint(at_own_host(listen, join), frame_limit or MOST_FRAME_BYTES, keys)
     build = partial(build_engine, priority=priority)
     try:
         worker_type(node, endpoint, join, token, build, alive=alive, events=events, at_leisure=priority).run()

@@ -45,11 +45,12 @@ def request_matrix(problem: Problem) -> Ints:
     """
     widest = max((node.max_layers for node in problem.nodes), default=0)
     fit = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
-    rows: dict[tuple[int, ...], Ints] = {}
+    found: dict[tuple[int, ...], Ints] = {}
     for i, node in enumerate(problem.nodes):
-        if node.kv_tokens not in rows:
-            rows[node.kv_tokens] = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
-        fit[i, 1 : node.max_layers + 1] = rows[node.kv_tokens]
+        if node.kv_tokens not in found:
+            fits = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
+            found[node.kv_tokens] = fits.astype(np.int64)
+        fit[i, 1 : node.max_layers + 1] = found[node.kv_tokens]
     return fit
 
 

@@ -32,6 +32,10 @@ def split_address(text: str) -> tuple[str, str | None]:
     return host, port
 
 
+AUTO = "auto"
+"""The host of a node which whoever starts it chooses: its worker finds out by itself where it is."""
+
+
 def host_of(address: str) -> str:
     """The host of an address that has been checked, an IPv6 number in its brackets."""
     return split_address(address)[0]

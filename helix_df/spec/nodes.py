@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from helix_df.spec.addresses import split_address
+from helix_df.spec.addresses import AUTO, host_of, split_address
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.section import NAME, NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.units import Bandwidth
@@ -69,8 +69,8 @@ class Node(Section):
     address: Annotated[str, AfterValidator(_addresses)] | None = Field(
         default=None,
         description="`host[:port]` where other nodes reach it; by default this machine. With `count`, `{n}` stands for "
-        "each one's number.",
-        examples=["10.0.0.5", "a100-{n}.fleet:7000"],
+        "each one's number. `auto` is for launchers that choose the host: the worker says where it is.",
+        examples=["10.0.0.5", "a100-{n}.fleet:7000", "auto"],
     )
     count: Count | None = Field(
         default=None,
@@ -106,6 +106,17 @@ class Node(Section):
         if self.launcher is not None:
             return self.launcher
         return "local" if self.address is None else "external"
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether whoever starts its worker chooses the host."""
+        return self.address is not None and host_of(self.address) == AUTO
+
+    @model_validator(mode="after")
+    def _place(self) -> Node:
+        if self.count is None and self.launcher == "local" and self.is_placed:
+            raise Refusal("the host of a local node is this machine", "no address, or a launcher that chooses one")
+        return self
 
     @model_validator(mode="after")
     def _numbers(self) -> Node:

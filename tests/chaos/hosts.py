@@ -73,6 +73,12 @@ class Hosts:
         """What runs a command there; the process is that of the command itself."""
         return [_IP, "netns", "exec", host, *command]
 
+    def listening(self, host: str) -> list[str]:
+        """Addresses beyond loopback on which a host listens for TCP."""
+        asked = subprocess.run(self.command(host, ["ss", "-Htln"]), capture_output=True, text=True, check=True)
+        found = [line.split()[3] for line in asked.stdout.splitlines()]
+        return sorted(place for place in found if not place.startswith(("127.", "[::1]")))
+
     def cut(self, host: str) -> None:
         """Nothing gets through from or to a host any more, and nobody is told."""
         _ip("link", "set", self._link(host), "down")

@@ -9,6 +9,7 @@ workers; doesn't know how its lines get here.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
@@ -25,6 +26,7 @@ from helix_df import __version__
 from helix_df.errors import DeploymentError
 from helix_df.profiles.this_device import accelerators
 from helix_df.runtime.jobs.directory import state_folder
+from helix_df.runtime.jobs.job_keys import JobKeys
 from helix_df.runtime.jobs.launchers.local import VISIBLE_VARIABLE, one_thread_each, visible_devices
 from helix_df.runtime.jobs.processes import command_line
 
@@ -60,6 +62,11 @@ class Ending:
     """The last line, on standard error: the exit code, negative for a signal, ``None`` if nobody knows it."""
 
     code: int | None
+
+
+def job_mark(keys: JobKeys) -> str:
+    """What a job's workers elsewhere are found by: from its secret, which it doesn't tell."""
+    return hashlib.blake2b(keys.token.encode(), digest_size=8, person=b"attended").hexdigest()
 
 
 def folder_of(job: str, node: str) -> Path:

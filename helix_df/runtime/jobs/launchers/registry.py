@@ -27,6 +27,7 @@ BUILT_IN = {
     "local": "helix_df.runtime.jobs.launchers.local:LOCAL",
     "external": "helix_df.runtime.jobs.launchers.external:EXTERNAL",
     "ssh": "helix_df.runtime.jobs.launchers.ssh:SSH",
+    "ray": "helix_df.runtime.jobs.launchers.ray:RAY",
 }
 """Where each built-in lives. An entry point of the same name is never loaded."""
 

@@ -45,6 +45,9 @@ class RemoteLauncher(ABC):
     async def end(self, node: str, *, force: bool) -> None:
         """Ask a worker to end, or make it."""
 
+    async def close(self) -> None:  # noqa: B027  # most have nothing to do
+        """Let go of what all workers shared, once they have ended."""
+
     def start(self, order: WorkerOrder) -> None:
         """See ``Launcher``."""
         self._tasks[order.node] = self._submit(self._stay(order))
@@ -76,6 +79,7 @@ class RemoteLauncher(ABC):
             if not task.done():
                 log.error("worker %s can't be reached, and may run until it finds that nobody answers it", node)
                 task.cancel()
+        await self.close()
 
     async def _stay(self, order: WorkerOrder) -> None:
         try:

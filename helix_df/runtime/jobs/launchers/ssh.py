@@ -8,7 +8,6 @@ coordinator or of the one that follows.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import shlex
@@ -25,13 +24,13 @@ from pydantic import Field
 from helix_df import __version__
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.profiles.catalogue import device_count
-from helix_df.runtime.jobs.attended import Ending, Greeting
+from helix_df.runtime.jobs.attended import Ending, Greeting, job_mark
 from helix_df.runtime.jobs.job_keys import JobKeys, worker_key_line
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
-from helix_df.runtime.jobs.launchers.local import last_words, opened_log, worker_arguments
+from helix_df.runtime.jobs.launchers.local import last_words, worker_arguments
 from helix_df.runtime.jobs.launchers.remote import RemoteLauncher
+from helix_df.runtime.jobs.log_copy import LogCopy
 from helix_df.runtime.launcher import WorkerOrder
-from helix_df.runtime.log_files import MOST_LOG_BYTES, put_aside
 from helix_df.runtime.wire.keys import split_endpoint, without_key
 from helix_df.spec.addresses import host_of
 from helix_df.spec.nodes import Node
@@ -96,7 +95,9 @@ class SshLauncher(RemoteLauncher):
                     greeting = await _greeting(session, self._host(order))
                     log.info("worker %s: process %d on %s", order.node, greeting.pid, self._host(order))
                     started, pause_s = True, FIRST_PAUSE_S
-                    await _copy(session, order.log_file)
+                    with LogCopy(order.log_file) as copy:
+                        while piece := await session.stdout.read(_PIECE_BYTES):
+                            copy.write(piece)
                     ending = await _ending(session)
                 if ending is not None:
                     return last_words(ending.code, order.log_file)
@@ -165,11 +166,6 @@ class SshLauncher(RemoteLauncher):
         return f"{self._options.command} {shlex.join(words)}"
 
 
-def job_mark(keys: JobKeys) -> str:
-    """What a job's workers on other hosts are found by: from its secret, which it doesn't tell."""
-    return hashlib.blake2b(keys.token.encode(), digest_size=8, person=b"attended").hexdigest()
-
-
 async def _greeting(session: asyncssh.SSHClientProcess[bytes], host: str) -> Greeting:
     """What the other side says first.
 
@@ -193,23 +189,6 @@ async def _greeting(session: asyncssh.SSHClientProcess[bytes], host: str) -> Gre
             "a host has another version of helix-df", where=host, found=greeting.version, expected=__version__
         )
     return greeting
-
-
-async def _copy(session: asyncssh.SSHClientProcess[bytes], path: Path | None) -> None:
-    """Write a worker's log to a file as it comes, until the session's end."""
-    log_file = None if path is None else opened_log(path)
-    while piece := await session.stdout.read(_PIECE_BYTES):
-        if log_file is None or path is None:
-            continue
-        with suppress(OSError):  # a disk that is full is no reason not to serve
-            log_file.write(piece)
-            log_file.flush()
-            if log_file.tell() > MOST_LOG_BYTES:
-                put_aside(path)
-                log_file.close()
-                log_file = opened_log(path)
-    if log_file is not None:
-        log_file.close()
 
 
 async def _ending(session: asyncssh.SSHClientProcess[bytes]) -> Ending | None:
@@ -253,7 +232,7 @@ def _check(nodes: Mapping[str, Node], options: SshOptions) -> None:
             hint="pip install 'helix-df[ssh]'",
         )
     for name, declared in nodes.items():
-        if declared.address is None:
+        if declared.address is None or declared.is_placed:
             raise SpecError(
                 "a node that SSH starts needs an address",
                 where=f"nodes.{name}",
