@@ -5,6 +5,7 @@ Owns the words and the layout. Every number comes from the plan and its problem.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,15 +54,16 @@ def render_plan(plan: Plan, problem: Problem, console: Console, *, every_node: b
     requests = (problem.origin or origin_of(plan.job)).requests
     shown = plan.stages if every_node else plan.stages[:MAX_ROWS]
     left_out = len(plan.stages) - len(shown)
+    paths = plan.paths()
     print_trimmed(
         console,
-        labelled(_summary(plan, problem, requests)),
+        labelled(_summary(plan, problem, requests, paths)),
         "",
         _node_table(plan, problem, shown, requests),
         *([f"… and {left_out} more nodes; --all lists them"] if left_out else []),
         "",
-        labelled(_remarks(plan, problem)),
-        Padding(_path_table(plan.paths()), (0, 0, 0, 2)),
+        labelled(_remarks(plan, problem, paths)),
+        Padding(_path_table(paths), (0, 0, 0, 2)),
     )
 
 
@@ -74,7 +76,7 @@ def render_prediction(outcome: Outcome, console: Console) -> None:
     print_trimmed(console, "", labelled([("predicted", f"{words}; {late}, {between}")]))
 
 
-def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple[str, str]]:
+def _summary(plan: Plan, problem: Problem, requests: Requests, paths: Sequence[FlowPath]) -> Iterator[tuple[str, str]]:
     job, solver = plan.job, plan.solver
     yield "job", job.name
     yield "model", f"{job.model.source}, {plan.num_layers} layers, {job.model.precision}"
@@ -88,7 +90,7 @@ def _summary(plan: Plan, problem: Problem, requests: Requests) -> Iterator[tuple
     yield "bound", _bound(plan)
     if plan.goodput is not None:
         yield "generated", _generated(plan.goodput)
-    yield "depth", _depth(plan, problem.limits.max_hops)
+    yield "depth", _depth(plan, paths, problem.limits.max_hops)
     at_once = requests_at_once(problem, plan.placement)
     wanted = f"; {problem.limits.min_requests:,} asked for" if problem.limits.min_requests else ""
     if plan.rules is not None:
@@ -117,8 +119,7 @@ def _generated(goodput: GoodputCertificate) -> str:
     )
 
 
-def _depth(plan: Plan, max_hops: int | None) -> str:
-    paths = plan.paths()
+def _depth(plan: Plan, paths: Sequence[FlowPath], max_hops: int | None) -> str:
     depths = [len(path.hops) for path in paths]
     mean = sum(path.tokens_per_s * len(path.hops) for path in paths) / plan.flow if plan.flow else 0.0
     allowed = f"; {max_hops} allowed" if max_hops is not None else ""
@@ -157,7 +158,7 @@ def _flow_by_node(plan: Plan) -> dict[str, float]:
     return flows
 
 
-def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
+def _remarks(plan: Plan, problem: Problem, paths: Sequence[FlowPath]) -> Iterator[tuple[str, str]]:
     yield "bottleneck", _bottleneck(plan, problem)
     binding = _binding_links(plan, problem)
     if binding:
@@ -167,7 +168,8 @@ def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
     idle = [stage.node for stage in plan.stages if not flows.get(stage.node)]
     if idle:
         yield "idle", f"{names(idle)}: no flow passes; they stand in when others are busy"
-    unused = [node for node in problem.nodes if node.name not in plan.placement]
+    placed = plan.placement
+    unused = [node for node in problem.nodes if node.name not in placed]
     if unused:
         excluded = problem.limits.excluded
         too_small = [node.name for node in unused if node.max_layers == 0 and node.name not in excluded]
@@ -176,14 +178,15 @@ def _remarks(plan: Plan, problem: Problem) -> Iterator[tuple[str, str]]:
             yield "", f"not one layer fits on {names(too_small)}"
         if excluded:
             yield "", f"limits.avoid leaves out {names(sorted(excluded))}"
-    yield "pipelines", _pipelines(plan.paths())
+    yield "pipelines", _pipelines(paths)
 
 
 def _bottleneck(plan: Plan, problem: Problem) -> str:
     """The minimum cut in words."""
     profiles = {node.name: node for node in problem.nodes}
     lengths = {stage.node: len(stage.layers) for stage in plan.stages}
-    cards = [name for name in plan.cut.nodes if _card_binds(problem, profiles[name].throughput(lengths[name]))]
+    slowest = _slowest_card(problem)
+    cards = [name for name in plan.cut.nodes if slowest < profiles[name].throughput(lengths[name])]
     devices = [name for name in plan.cut.nodes if name not in cards]
     parts = []
     if devices:
@@ -202,11 +205,10 @@ def _bottleneck(plan: Plan, problem: Problem) -> str:
     return f"{' and '.join(parts)}; more flow needs more capacity there.{also}"
 
 
-def _card_binds(problem: Problem, device_tokens_per_s: float) -> bool:
-    return any(
-        node.nic_bytes_per_s is not None and node.nic_bytes_per_s / problem.activation_bytes < device_tokens_per_s
-        for node in problem.nodes
-    )
+def _slowest_card(problem: Problem) -> float:
+    """Tokens/s of the slowest network card, of whichever node; infinite where none is said to be slow."""
+    cards = (node.nic_bytes_per_s for node in problem.nodes if node.nic_bytes_per_s is not None)
+    return min(cards, default=math.inf) / problem.activation_bytes
 
 
 def _binding_links(plan: Plan, problem: Problem) -> list[str]:

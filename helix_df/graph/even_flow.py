@@ -17,9 +17,9 @@ from ortools.graph.python import min_cost_flow
 from helix_df.graph.arcs import MOST_UNITS, SINK, SOURCE, entry, exit_of, to_units
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow
-from helix_df.graph.flow_graph import FlowGraph, build_graph
+from helix_df.graph.flow_graph import NOBODY, FlowGraph, build_graph
 from helix_df.graph.max_flow import IntegerArcs, solve_max_flow
-from helix_df.graph.problem import Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Placement, Problem
 
 CostPreset = Literal["any", "even-nodes", "kv-room", "wide-links", "quick-nodes", "spare-links"]
 """``any``: the solver's own maximum flow. ``even-nodes``: nodes are loaded evenly, as shares of their capacity.
@@ -127,11 +127,7 @@ def _cheapest(graph: FlowGraph, flow: Flow, costs: ArcCosts) -> tuple[EdgeFlow, 
         raise AssertionError(f"min-cost flow ended with {status} on a graph of {len(graph.nodes)} nodes")
     carried = np.zeros(len(arcs.units), dtype=np.int64)
     np.add.at(carried, pieces.arcs, solver.flows(added))
-    return tuple(
-        EdgeFlow(edge.tail, edge.head, units * RESOLUTION)
-        for edge, units in zip(graph.edges, carried[len(graph.nodes) :].tolist(), strict=True)
-        if units > 0
-    )
+    return arcs.flows(carried[len(graph.nodes) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +149,10 @@ def _links_to_use(graph: FlowGraph, arcs: IntegerArcs, flow: Flow) -> Ints:
     links = np.arange(len(graph.edges))
     if len(links) <= MANY:
         return links
-    used = {(edge.tail, edge.head) for edge in flow.edges}
-    carries = np.array([(edge.tail, edge.head) in used for edge in graph.edges])
+    place = {node.name: i for i, node in enumerate(graph.nodes)} | {COORDINATOR: NOBODY}
+    width = len(graph.nodes) + 1
+    used = [(place[edge.tail] + 1) * width + place[edge.head] + 1 for edge in flow.edges]
+    carries = np.isin((arcs.edges.tail + 1) * width + arcs.edges.head + 1, used)
     tails = arcs.tails[len(graph.nodes) :]
     order = np.argsort(tails, kind="stable")
     degree = np.bincount(tails)[tails]
@@ -173,7 +171,7 @@ def _all_pieces(graph: FlowGraph, arcs: IntegerArcs, links: Ints, costs: ArcCost
     most, full = arcs.units[count:], _most_on_links(arcs, count)
     if costs.own:
         # Most pieces of a fast link are beyond what its ends can carry.
-        most, full = full, to_units(np.array([edge.capacity for edge in graph.edges]))
+        most, full = full, to_units(arcs.edges.capacity)
     bounds = (_COARSE if len(links) > DENSE else _EVEN) if costs.links else _WHOLE
     price = np.full(len(links), costs.links)
     return nodes.and_then(_in_pieces(count + links, most[links], full[links], price, bounds))

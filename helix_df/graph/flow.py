@@ -6,6 +6,7 @@ of solvers.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,25 +70,31 @@ def decompose(layers: Placement, edges: tuple[EdgeFlow, ...]) -> tuple[FlowPath,
     Every path exhausts one link's remaining flow, so there are at most as many paths as links. Layer positions only
     grow along a link, hence the flow has no cycles and the paths carry all of it.
     """
-    remaining: dict[str, dict[str, int]] = {}
+    remaining: _Remaining = {}
     for edge in edges:
-        remaining.setdefault(edge.tail, {})[edge.head] = round(edge.tokens_per_s / RESOLUTION)
+        remaining.setdefault(edge.tail, []).append((round(edge.tokens_per_s / RESOLUTION), edge.head))
+    for links in remaining.values():
+        links.sort()
     paths = []
     while remaining.get(COORDINATOR):
         names, units = _widest_path(remaining)
-        for tail, head in zip([COORDINATOR, *names], [*names, COORDINATOR], strict=True):
-            remaining[tail][head] -= units
-            if remaining[tail][head] == 0:
-                del remaining[tail][head]
+        for tail in (COORDINATOR, *names):
+            left, head = remaining[tail].pop()
+            if left > units:
+                insort(remaining[tail], (left - units, head))
         paths.append(FlowPath(hops_of(names, layers), units * RESOLUTION))
     return tuple(sorted(paths, key=lambda path: (-path.tokens_per_s, [hop.node for hop in path.hops])))
 
 
-def _widest_path(remaining: dict[str, dict[str, int]]) -> tuple[list[str], int]:
+_Remaining = dict[str, list[tuple[int, str]]]
+"""Units of flow left from each node, and whither, the widest link last."""
+
+
+def _widest_path(remaining: _Remaining) -> tuple[list[str], int]:
     names: list[str] = []
     here, width = COORDINATOR, 2**63
     while True:
-        head, units = max(remaining[here].items(), key=lambda item: (item[1], item[0]))
+        units, head = remaining[here][-1]
         width = min(width, units)
         if head == COORDINATOR:
             return names, width

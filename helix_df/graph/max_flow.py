@@ -12,8 +12,8 @@ from ortools.graph.python import max_flow as ortools_max_flow
 from helix_df.graph.arcs import SINK, SOURCE, clamped, entry, exit_of, to_units
 from helix_df.graph.capacities import Ints
 from helix_df.graph.flow import RESOLUTION, EdgeFlow, Flow, MinCut
-from helix_df.graph.flow_graph import FlowEdge, FlowGraph, build_graph
-from helix_df.graph.problem import COORDINATOR, Placement, Problem
+from helix_df.graph.flow_graph import NOBODY, FlowGraph, build_graph
+from helix_df.graph.problem import Placement, Problem
 
 
 class IntegerArcs:
@@ -21,14 +21,17 @@ class IntegerArcs:
 
     def __init__(self, graph: FlowGraph) -> None:
         self.graph = graph
-        place = {node.name: i for i, node in enumerate(graph.nodes)}
-        nodes, capacities = np.arange(len(graph.nodes)), [node.capacity for node in graph.nodes]
-        leaves = [SOURCE if edge.tail == COORDINATOR else exit_of(place[edge.tail]) for edge in graph.edges]
-        comes = [SINK if edge.head == COORDINATOR else entry(place[edge.head]) for edge in graph.edges]
-        self.tails = np.concatenate([entry(nodes), np.array(leaves, dtype=np.int64)])
-        self.heads = np.concatenate([exit_of(nodes), np.array(comes, dtype=np.int64)])
-        units = to_units(np.array([*capacities, *(edge.capacity for edge in graph.edges)]))
-        self.units = clamped(units, len(nodes))
+        self.edges = edges = graph.table
+        nodes, capacities = np.arange(len(graph.nodes)), np.array([node.capacity for node in graph.nodes])
+        self.tails = np.concatenate([entry(nodes), np.where(edges.tail == NOBODY, SOURCE, exit_of(edges.tail))])
+        self.heads = np.concatenate([exit_of(nodes), np.where(edges.head == NOBODY, SINK, entry(edges.head))])
+        self.units = clamped(to_units(np.concatenate([capacities, edges.capacity])), len(nodes))
+
+    def flows(self, units: Ints) -> tuple[EdgeFlow, ...]:
+        """The flow of edges, given the units on each; those without any are left out."""
+        used = np.flatnonzero(units > 0)
+        carried = zip(used.tolist(), units[used].tolist(), strict=True)
+        return tuple(EdgeFlow(*self.edges.ends(edge), count * RESOLUTION) for edge, count in carried)
 
 
 def solve_arcs(tails: Ints, heads: Ints, units: Ints, nodes: int) -> ortools_max_flow.SimpleMaxFlow:
@@ -53,15 +56,10 @@ def solve_max_flow(graph: FlowGraph) -> Flow:
         return Flow(0.0, (), MinCut((), (), 0.0))
     arcs = IntegerArcs(graph)
     solver = solve_arcs(arcs.tails, arcs.heads, arcs.units, len(graph.nodes))
-    flows = solver.flows(np.arange(len(arcs.units))).tolist()
-    source_side = set(solver.get_source_side_min_cut())
-    edge_flows = flows[len(graph.nodes) :]
-    edges = tuple(
-        EdgeFlow(edge.tail, edge.head, units * RESOLUTION)
-        for edge, units in zip(graph.edges, edge_flows, strict=True)
-        if units > 0
-    )
-    return Flow(solver.optimal_flow() * RESOLUTION, edges, _min_cut(arcs, source_side))
+    flows = solver.flows(np.arange(len(arcs.units)))
+    edges = arcs.flows(flows[len(graph.nodes) :])
+    cut = _min_cut(arcs, np.array(solver.get_source_side_min_cut(), dtype=np.int64))
+    return Flow(solver.optimal_flow() * RESOLUTION, edges, cut)
 
 
 def placement_flow(problem: Problem, placement: Placement) -> Flow:
@@ -73,19 +71,13 @@ def placement_flow(problem: Problem, placement: Placement) -> Flow:
     return solve_max_flow(build_graph(problem, placement))
 
 
-def _min_cut(arcs: IntegerArcs, source_side: set[int]) -> MinCut:
+def _min_cut(arcs: IntegerArcs, source_side: Ints) -> MinCut:
     # The source reaches vertices with residual capacity; vertices that no arc touches don't matter.
-    source_side = source_side | {SOURCE}
-    crossing = [
-        arc
-        for arc, (tail, head) in enumerate(zip(arcs.tails.tolist(), arcs.heads.tolist(), strict=True))
-        if tail in source_side and head not in source_side
-    ]
+    reached = np.zeros(exit_of(len(arcs.graph.nodes)), dtype=np.bool_)
+    reached[source_side[source_side < len(reached)]] = True
+    reached[SOURCE] = True
+    crossing = np.flatnonzero(reached[arcs.tails] & ~reached[arcs.heads])
     count = len(arcs.graph.nodes)
-    nodes = tuple(arcs.graph.nodes[arc].name for arc in crossing if arc < count)
-    links = tuple(_ends(arcs.graph.edges[arc - count]) for arc in crossing if arc >= count)
+    nodes = tuple(arcs.graph.nodes[arc].name for arc in crossing[crossing < count].tolist())
+    links = tuple(arcs.edges.ends(arc) for arc in (crossing[crossing >= count] - count).tolist())
     return MinCut(nodes, links, int(arcs.units[crossing].sum()) * RESOLUTION)
-
-
-def _ends(edge: FlowEdge) -> tuple[str, str]:
-    return edge.tail, edge.head

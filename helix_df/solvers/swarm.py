@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.solvers.api import SolveOptions, SolveResult, Termination, Watch
@@ -62,20 +65,21 @@ def _share_out(problem: Problem, nodes: Sequence[NodeProfile], layers: int, coun
     """Nodes in ``count`` groups of about the same throughput with ``layers`` layers each (longest first)."""
     groups: list[list[NodeProfile]] = [[] for _ in range(count)]
     speeds = [0.0] * count
+    links, position = LinkClasses(problem), {node.name: i for i, node in enumerate(problem.nodes)}
+    members = np.zeros((count, len(links.between)))  # of each class in each group
     fastest_first = sorted(nodes, key=lambda node: -problem.node_capacity(node, layers))
     for node in fastest_first:
         slowest = min(speeds)
         candidates = [i for i in range(count) if speeds[i] == slowest]
         chosen = candidates[0]
+        code = links.code[position[node.name]]
         if len(candidates) > 1:
-            chosen = max(candidates, key=lambda i: (_nearness(problem, node, groups[i]), -i))
+            # The first of those with which it has the most tokens/s of links.
+            chosen = candidates[int(np.argmax(members[candidates] @ links.between[code]))]
         groups[chosen].append(node)
+        members[chosen, code] += 1
         speeds[chosen] += problem.node_capacity(node, layers)
     return groups
-
-
-def _nearness(problem: Problem, node: NodeProfile, group: Sequence[NodeProfile]) -> float:
-    return sum(problem.link_capacity(node.name, other.name) for other in group)
 
 
 def _in_link_order(problem: Problem, groups: list[list[NodeProfile]]) -> list[list[NodeProfile]]:
