@@ -352,16 +352,18 @@ class Allowed:
         return None
 
     def _check_events(self, declared: Json, text: str) -> None:
-        """All events but the last are chunks or an error; the last says that this is the end, unless it is an error."""
-        schema = declared["properties"]["data"]["anyOf"][0]["contentSchema"]
+        """Events are of the kinds that the document has; the last says that this is the end, unless it is an error."""
+        data = declared["properties"]["data"]
         *events, nothing = text.split("\n\n")
         assert nothing == "", "an event is cut off"
         documents = [event.rpartition("\n")[2].removeprefix("data: ") for event in events]
         assert documents, "no event"
-        if documents[-1] == "[DONE]":
-            del documents[-1]
-        else:
-            assert "error" in json.loads(documents[-1]), "no end"
+        if "anyOf" in data:  # the last event is no JSON
+            if documents[-1] == "[DONE]":
+                del documents[-1]
+            else:
+                assert "error" in json.loads(documents[-1]), "no end"
+        schema = data["anyOf"][0]["contentSchema"] if "anyOf" in data else data["contentSchema"]
         for document in documents:
             self._validator(schema).validate(json.loads(document))
 

@@ -48,6 +48,7 @@ COMMANDS = {
     "probe": "helix_df.cli.probe:probe",
     "worker": "helix_df.cli.worker:worker",
     "attend": "helix_df.cli.attend:attend",
+    "steps": "helix_df.cli.steps:steps",
 }
 """Where each command lives, in the order of the help."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from helix_df.plan.serving import ServingRules, with_rules
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.identity import ModelIdentity, read_identity
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.release import release
 from helix_df.spec.job import Job
 
 FORMAT = "helix-df-plan"
@@ -184,17 +184,11 @@ def assemble(
         flow.cut,
         Certificate(bound.kind, max(bound.bound, flow.value), bound.witness),
         report,
-        made_by=_release(),
+        made_by=release(),
         model=read_identity(job.model.parsed_source, None if problem.origin is None else problem.origin.geometry),
         rules=rules,
         goodput=goodput,
     )
-
-
-def _release() -> str:
-    """The version of the package around this module, which must not be imported here by name: it imports everything."""
-    release: str = sys.modules[__name__.partition(".")[0]].__version__
-    return release
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:

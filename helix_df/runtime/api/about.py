@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from helix_df.release import release
 from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.bodies import MAX_CHOICES
 from helix_df.runtime.api.flow import AnswerFlow
@@ -48,7 +47,7 @@ class About:
         return JSONResponse(self._body())
 
     async def _version(self, request: Request) -> Response:
-        return JSONResponse({"version": sys.modules[__name__.partition(".")[0]].__version__})
+        return JSONResponse({"version": release()})
 
     async def _ping(self, request: Request) -> Response:
         return JSONResponse({})

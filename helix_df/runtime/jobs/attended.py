@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from helix_df import __version__
 from helix_df.errors import DeploymentError
 from helix_df.profiles.this_device import accelerators
+from helix_df.release import release
 from helix_df.runtime.jobs.directory import state_folder
 from helix_df.runtime.jobs.job_keys import JobKeys
 from helix_df.runtime.jobs.launchers.local import VISIBLE_VARIABLE, one_thread_each, visible_devices
@@ -100,7 +100,7 @@ def attend(folder: Path, arguments: Sequence[str], share: Share, lines: IO[bytes
     found = worker is not None
     if worker is None:
         worker = _start(folder, arguments, key, _environment(share))
-    _print(out, (json.dumps(asdict(Greeting(__version__, worker.pid, found))) + "\n").encode())
+    _print(out, (json.dumps(asdict(Greeting(release(), worker.pid, found))) + "\n").encode())
     log = _Follower(_log(folder), from_end=found)
     with contextlib.closing(log):
         while not worker.has_ended(LOOK_EVERY_S):

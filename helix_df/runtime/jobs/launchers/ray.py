@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from helix_df import __version__
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.profiles.catalogue import device_count
+from helix_df.release import release
 from helix_df.runtime.jobs.attended import Greeting, job_mark
 from helix_df.runtime.jobs.job_keys import JobKeys, worker_key_line
 from helix_df.runtime.jobs.launchers.apart import ApartLauncher
@@ -221,9 +221,9 @@ class RayLauncher(RemoteLauncher):
         return ray.remote(WorkerActor).options(**options).remote(self._mark)
 
     def _greeted(self, node: str, greeting: Greeting, host: str) -> int:
-        if greeting.version != __version__:
+        if greeting.version != release():
             raise DeploymentError(
-                "a Ray node has another version of helix-df", where=host, found=greeting.version, expected=__version__
+                "a Ray node has another version of helix-df", where=host, found=greeting.version, expected=release()
             )
         if not greeting.found:
             log.info("worker %s: process %d on %s", node, greeting.pid, host)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import ray
 
-from helix_df import __version__
+from helix_df.release import release
 from helix_df.runtime.jobs.attended import Greeting
 from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, one_thread_each, usable_cores
 
@@ -55,7 +55,7 @@ class WorkerActor:
             self._arguments = list(arguments)
             self._start(key)
         assert self._child is not None
-        return Greeting(__version__, self._child.pid, found), ray.util.get_node_ip_address()
+        return Greeting(release(), self._child.pid, found), ray.util.get_node_ip_address()
 
     async def follow(self, seen: int) -> tuple[bytes, int, int | None]:
         """What the log has after ``seen`` bytes, how many those are then, and the exit code once there is one.

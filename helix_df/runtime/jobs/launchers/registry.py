@@ -28,6 +28,7 @@ BUILT_IN = {
     "external": "helix_df.runtime.jobs.launchers.external:EXTERNAL",
     "ssh": "helix_df.runtime.jobs.launchers.ssh:SSH",
     "ray": "helix_df.runtime.jobs.launchers.ray:RAY",
+    "slurm": "helix_df.runtime.jobs.launchers.slurm:SLURM",
 }
 """Where each built-in lives. An entry point of the same name is never loaded."""
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from helix_df import __version__
 from helix_df.errors import DeploymentError, SpecError
 from helix_df.profiles.catalogue import device_count
+from helix_df.release import release
 from helix_df.runtime.jobs.attended import Ending, Greeting, job_mark
 from helix_df.runtime.jobs.job_keys import JobKeys, worker_key_line
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
@@ -184,9 +184,9 @@ async def _greeting(session: asyncssh.SSHClientProcess[bytes], host: str) -> Gre
             found=said or f"it ended with code {session.exit_status}",
             hint="install helix-df there, of this version, or say how it is called under launchers.ssh.command",
         ) from None
-    if greeting.version != __version__:
+    if greeting.version != release():
         raise DeploymentError(
-            "a host has another version of helix-df", where=host, found=greeting.version, expected=__version__
+            "a host has another version of helix-df", where=host, found=greeting.version, expected=release()
         )
     return greeting
 
