@@ -101,7 +101,7 @@ def attend(folder: Path, arguments: Sequence[str], share: Share, lines: IO[bytes
     if worker is None:
         worker = _start(folder, arguments, key, _environment(share))
     _print(out, (json.dumps(asdict(Greeting(release(), worker.pid, found))) + "\n").encode())
-    log = _Follower(_log(folder), from_end=found)
+    log = _LogTail(_log(folder), from_end=found)
     with contextlib.closing(log):
         while not worker.has_ended(LOOK_EVERY_S):
             if not _obey(worker, lines) or not _print(out, *log.pieces()):
@@ -131,7 +131,7 @@ class _Attended:
             signal.pidfd_send_signal(self._descriptor, number)
 
 
-class _Follower:
+class _LogTail:
     """What is written to a log, which may be put aside and begun anew meanwhile."""
 
     def __init__(self, path: Path, *, from_end: bool) -> None:
