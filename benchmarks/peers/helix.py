@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.peers.child import Answer, Generate, Setup, Stopwatch, serve
 from benchmarks.peers.system import System
@@ -18,8 +18,21 @@ _PIECE = 128
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
-def systems() -> list[System]:
-    """Our rows."""
+def systems(*, packed: bool) -> list[System]:
+    """Our rows; with weights packed as their file has them, a pipeline in float32 beside them."""
+    return _packed_systems() if packed else _float32_systems()
+
+
+def _packed_systems() -> list[System]:
+    two = "2 workers, each 1 thread on a core of its own"
+    return [
+        System("pipeline", two, _MODULE, "helix_df", splits_layers=True, option="pipeline stored"),
+        System("pipeline, float32", two, _MODULE, "helix_df", splits_layers=True, option="pipeline"),
+        System("one process", "1 process, 2 threads", _MODULE, "helix_df", option="engine stored"),
+    ]
+
+
+def _float32_systems() -> list[System]:
     return [
         System(
             "pipeline",
@@ -45,7 +58,13 @@ def systems() -> list[System]:
 
 def load(setup: Setup) -> AbstractContextManager[Generate]:
     """See ``child``."""
-    return _pipeline(setup) if setup.option == "pipeline" else _engine(setup)
+    return _pipeline(setup) if setup.option.startswith("pipeline") else _engine(setup)
+
+
+def _source(setup: Setup) -> tuple[str, Literal["stored"] | None]:
+    """Which of the checkpoint's files it reads, and how it keeps weights."""
+    stored = setup.option.endswith("stored")
+    return (f"gguf:{setup.gguf}", "stored") if stored else (f"hf:{setup.folder}", None)
 
 
 @contextmanager
@@ -63,8 +82,9 @@ def _engine(setup: Setup) -> Iterator[Generate]:
     from helix_df.spec.source import parse_source
 
     enable_compile_cache(cache_folder("compiled"))
-    source = parse_source(f"hf:{setup.folder}")
-    shard = load_shard(source, read_geometry(source), layout=matrix_layout())
+    text, kept = _source(setup)
+    source = parse_source(text)
+    shard = load_shard(source, read_geometry(source), layout=matrix_layout(), kept=kept)
     engine = Engine(
         shard,
         num_pages=_kv_tokens(setup) // 16 + setup.requests,
@@ -120,6 +140,7 @@ def _plan(setup: Setup) -> Any:
     from helix_df.plan.plan import SolverReport, assemble
     from helix_df.spec.job import Job
 
+    source, kept = _source(setup)
     layers = sum(setup.split)
     profile = {"tokens_per_s": [100.0] * layers, "kv_tokens": [_kv_tokens(setup)] * layers}
     stops = list(itertools.accumulate(setup.split))
@@ -130,7 +151,7 @@ def _plan(setup: Setup) -> Any:
     job = Job.model_validate(
         {
             "name": "peers",
-            "model": {"source": f"hf:{setup.folder}", "context": setup.context},
+            "model": {"source": source, "context": setup.context, **({"weights": kept} if kept else {})},
             "gpus": {"core": {"memory": "8GB", "profile": profile}},
             "nodes": {name: {"gpu": "core"} for name in placement},
             "links": {"default": {"bandwidth": "10Gbps"}},

@@ -11,10 +11,10 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def export(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
-    to: Annotated[str, typer.Option(metavar="TARGET", help="vllm, llama.cpp or parallax.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="vllm, llama.cpp, parallax or kubernetes.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print commands and notes as JSON.")] = False,
 ) -> None:
-    """Write the commands that run a plan in vLLM, llama.cpp or Parallax.
+    """Write what runs a plan in vLLM, llama.cpp or Parallax, or itself on Kubernetes.
 
     A plan that the target can't run unchanged is refused, with the stages that are the reason.
     """

@@ -51,6 +51,10 @@ def worker(
     give_way: Annotated[
         bool, typer.Option("--give-way", help="Load at a lower priority, beside workers that serve on this host.")
     ] = False,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Make this file once the worker serves, and remove it at the end."),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the log to this file, which is kept small; by default to stderr."),
@@ -100,7 +104,18 @@ def worker(
     endpoint = open_endpoint(at_own_host(listen, join), frame_limit or MOST_FRAME_BYTES, keys)
     build = partial(build_engine, priority=priority)
     try:
-        worker_type(node, endpoint, join, token, build, alive=alive, events=events, at_leisure=priority).run()
+        served = worker_type(
+            node,
+            endpoint,
+            join,
+            token,
+            build,
+            alive=alive,
+            events=events,
+            at_leisure=priority,
+            ready_file=ready_file,
+        )
+        served.run()
     finally:
         if attended is not None:
             tidy_up(Path(attended))  # whoever attends to this worker has its log open

@@ -13,6 +13,7 @@ TARGETS = {
     "vllm": "helix_df.exporters.vllm",
     "llama.cpp": "helix_df.exporters.llama_cpp",
     "parallax": "helix_df.exporters.parallax",
+    "kubernetes": "helix_df.exporters.kubernetes",
 }
 
 

@@ -139,7 +139,8 @@ class Worker:
 
     ``alive`` says whether whoever started it still wants it. The log of what its machine is told goes to the file
     ``events``; it is kept in memory if None. Where the model isn't on this host, which ``is_here`` says, the
-    coordinator gives what its layers need. What no request waits for is done with the priority ``at_leisure``.
+    coordinator gives what its layers need. What no request waits for is done with the priority ``at_leisure``. The file
+    ``ready_file`` is there once it serves, until it ends.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Worker:
         events: Path | None = None,
         is_here: Callable[[ModelSource], bool] = is_here,
         at_leisure: Priority = as_ever,
+        ready_file: Path | None = None,
     ) -> None:
         self._node = node
         self._endpoint = endpoint
@@ -165,6 +167,7 @@ class Worker:
         self._events = events
         self._is_here = is_here
         self._at_leisure = at_leisure
+        self._ready_file = ready_file
         self._moved: MovedModel | None = None
         self._postponed: list[JobChanged] = []
         self._illegal_events = 0
@@ -221,6 +224,8 @@ class Worker:
             self._say(Failed(self._node, (str(error) or type(error).__name__)[:MOST_WORDS], self._life))
             raise
         finally:
+            if self._ready_file is not None:
+                self._ready_file.unlink(missing_ok=True)
             self._done.set()
             if beating.ident is not None:
                 beating.join()
@@ -472,6 +477,8 @@ class Worker:
 
     def _say_ready(self, engine: StepEngine) -> None:
         """Say it, and again until the coordinator knows."""
+        if self._ready_file is not None:
+            self._ready_file.touch()
         self._unheard = Ready(self._node, engine.kv_tokens, self._speed, self._life)
         self._say(self._unheard)
 
