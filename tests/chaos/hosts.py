@@ -37,9 +37,13 @@ def why_not() -> str | None:
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
-def enter(module: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a module of Python in a new sandbox; what it prints can be read."""
-    command = [*_UNSHARE, sys.executable, "-m", module, *arguments]
+def enter(module: str, arguments: Sequence[str], *, as_root: bool = False) -> subprocess.Popen[str]:
+    """Start a module of Python in a new sandbox; what it prints can be read.
+
+    ``as_root`` keeps all users of this machine, for servers that want more than one; whoever asks has to be root.
+    """
+    unshare = [word for word in _UNSHARE if not (as_root and "user" in word)]
+    command = [*unshare, sys.executable, "-m", module, *arguments]
     return subprocess.Popen(command, env=os.environ | {INSIDE: "1"}, stdout=subprocess.PIPE, text=True)
 
 
@@ -86,6 +90,11 @@ class Hosts:
     def mend(self, host: str) -> None:
         """Undo ``cut``."""
         _ip("link", "set", self._link(host), "up")
+
+    def slow(self, host: str, bits_per_s: int) -> None:
+        """What a host sends goes at this rate from now on."""
+        limit = f"qdisc replace dev eth0 root tbf rate {bits_per_s}bit burst 2kb latency 5s"
+        subprocess.run(self.command(host, ["tc", *limit.split()]), check=True)
 
     def cut_between(self, one: str, other: str) -> None:
         """Nothing gets through between two hosts any more, and nobody is told; both reach all others."""
