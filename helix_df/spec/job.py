@@ -387,6 +387,9 @@ class Runtime(Section):
         examples=[["https://chat.example.org"], ["*"]],
     )
     tls: Tls | None = Field(default=None, description="Encrypt the API: HTTPS instead of HTTP.")
+    metrics_names: Literal["helix", "vllm"] = Field(
+        default="helix", description="Of `/metrics`: ours alone, or with vLLM's beside them, for dashboards that exist."
+    )
     max_connections: Count = Field(
         default=2048, ge=1, description="Most connections of clients to the API; further ones are refused."
     )

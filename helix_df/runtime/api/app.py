@@ -66,6 +66,7 @@ def create_app(
     keys: KeyRing | None = None,
     control: Control | None = None,
     cors_origins: Sequence[str] = (),
+    vllm_metrics: bool = False,
 ) -> Starlette:
     """The HTTP application of a job; its ``state.quick`` refuses what needn't come as far (``QuickRefusals``).
 
@@ -79,8 +80,9 @@ def create_app(
         keys: who may come in; everybody by default.
         control: of the job, for who holds its secret; nobody can tell it anything if None.
         cors_origins: of the web pages whose scripts may ask; ``*`` for all.
+        vllm_metrics: whether vLLM's names of metrics stand beside ours.
     """
-    metrics = Metrics(text.snapshot, crowd)
+    metrics = Metrics(text.snapshot, crowd, as_vllm=text.model_name if vllm_metrics else None)
     room = QueueRoom(text.waiting, max_queue, Drain())
     began = int(time.time()) if created is None else created
     bodies = BodyReader(max_body_bytes)

@@ -130,7 +130,7 @@ class AnswerFlow:
         for prompt in prompts:
             for sample in range(n):
                 pieces = self.text.stream(prompt, f"{answer}-{len(streams)}", sample)
-                streams.append(self._drained(self._metrics.timed(pieces)))
+                streams.append(self._drained(self._metrics.timed(pieces, len(prompt.prompt), prompt.max_tokens)))
         return merge(streams)
 
     async def pooled(self, prompts: tuple[Prepared, ...], answer: str) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from helix_df.runtime.api.connections import Crowd
+from helix_df.runtime.api.request_metrics import RequestMetrics, RequestTimes, VllmCollector
 from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.requests import JobStatus
 
@@ -28,6 +29,7 @@ class Metrics:
         snapshot: gives the job's status, asked at every scrape.
         crowd: the connections of the server, if it is known.
         clock: seconds of a monotonic clock.
+        as_vllm: what requests call the model, if vLLM's names are to stand beside ours.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Metrics:
         snapshot: Callable[[], JobStatus],
         crowd: Crowd | None = None,
         clock: Callable[[], float] = time.monotonic,
+        as_vllm: str | None = None,
     ) -> None:
         self._clock = clock
         self._registry = CollectorRegistry()
@@ -56,28 +59,48 @@ class Metrics:
             buckets=_ITL_BUCKETS,
             registry=self._registry,
         )
+        self._requests = RequestMetrics(self._registry)
+        self._as_vllm = None if as_vllm is None else VllmCollector(self._registry, snapshot, as_vllm)
 
     def count_request(self, endpoint: str, status: int) -> None:
         """Count an HTTP answer; status 499 is a client that left before one."""
         self._http.labels(endpoint, str(status)).inc()
 
-    async def timed(self, pieces: AsyncGenerator[TextPiece, None]) -> AsyncGenerator[TextPiece, None]:
-        """The same pieces, with the latency of their tokens observed."""
-        started, last = self._clock(), None
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if piece.token_ids:
-                    now = self._clock()
-                    if last is None:
-                        self._ttft.observe(now - started)
-                    else:
-                        self._itl.observe(now - last)
-                    last = now
-                yield piece
+    async def timed(
+        self, pieces: AsyncGenerator[TextPiece, None], prompt_tokens: int, max_tokens: int
+    ) -> AsyncGenerator[TextPiece, None]:
+        """The same pieces, with the latency of their tokens observed, and the request once it is over."""
+        times, reason = RequestTimes(self._clock(), prompt_tokens, max_tokens), "abort"
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    self._observe(times, piece)
+                    reason = piece.finish_reason or reason
+                    yield piece
+        finally:
+            self._requests.observe(times, reason, self._clock())
+
+    def _observe(self, times: RequestTimes, piece: TextPiece) -> None:
+        times.waited_s = times.waited_s or piece.waited_s
+        if not piece.token_ids:
+            return
+        now = self._clock()
+        if times.last_s is None:
+            self._ttft.observe(now - times.asked_s)
+            times.first_s = now
+        else:
+            self._itl.observe(now - times.last_s)
+        times.last_s = now
+        times.tokens += len(piece.token_ids)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        ours = generate_latest(self._registry)
+        if self._as_vllm is None:
+            return ours
+        theirs = CollectorRegistry()
+        theirs.register(self._as_vllm)
+        return ours + generate_latest(theirs)
 
 
 class _JobCollector(Collector):
@@ -109,6 +132,7 @@ class _JobCollector(Collector):
             refused.add_metric([fault], count)
         yield refused
         yield from _node_metrics(status)
+        yield from _link_metrics(status)
 
 
 class _CrowdCollector(Collector):
@@ -139,6 +163,18 @@ def _restarts(status: JobStatus) -> Iterator[Metric]:
     if status.restarts:
         reason.add_metric([status.last_restart], 1.0)
     yield reason
+
+
+def _link_metrics(status: JobStatus) -> Iterator[Metric]:
+    ends = ["tail", "head"]
+    carried = CounterMetricFamily("helix_link_tokens", "Tokens that went from one node to another", labels=ends)
+    planned = GaugeMetricFamily("helix_link_planned_tokens_per_second", "What the plan sends there", labels=ends)
+    running = GaugeMetricFamily("helix_link_requests_running", "Requests that run over it", labels=ends)
+    for hop in status.hops:
+        carried.add_metric([hop.tail, hop.head], hop.tokens)
+        planned.add_metric([hop.tail, hop.head], hop.planned_tokens_per_s)
+        running.add_metric([hop.tail, hop.head], hop.running)
+    yield from (carried, planned, running)
 
 
 def _node_metrics(status: JobStatus) -> Iterator[Metric]:

@@ -63,6 +63,7 @@ class TextPiece:
     what is said to the user; ``parts`` has that, and what is thought and called, in their order. ``stop_text`` is the
     stop string that ended it, if one did. ``cached_tokens``, on the first piece only, are those of the prompt that were
     in KV cache already; ``prompt``, there too if that was asked for, are the prompt's tokens with their scores.
+    ``waited_s``, there too, is how long the request was in the queue.
     """
 
     text: str
@@ -73,6 +74,7 @@ class TextPiece:
     parts: tuple[Part, ...] | None = None
     stop_text: str | None = None
     prompt: tuple[PromptToken, ...] = ()
+    waited_s: float = 0.0
 
     @property
     def told(self) -> tuple[Part, ...]:
@@ -116,9 +118,10 @@ class TextDecoder:
         self._begun = self._begun or bool(token_ids)
         cached, matched = event.cached_tokens, self._matcher.matched
         if self._reader is None:
-            return TextPiece(text, token_ids, finish, logprobs, cached, None, matched)
+            return TextPiece(text, token_ids, finish, logprobs, cached, None, matched, waited_s=event.waited_s)
         parts, end = self._reader.read(text, finish)
-        return TextPiece(content_of(parts), token_ids, end, logprobs, cached, parts, matched)
+        said = content_of(parts)
+        return TextPiece(said, token_ids, end, logprobs, cached, parts, matched, waited_s=event.waited_s)
 
     def _logprobs(self, token: int | None, added: str, logprobs: TopLogprobs | None) -> tuple[TokenLogprob, ...]:
         if token is None or logprobs is None:

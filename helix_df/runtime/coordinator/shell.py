@@ -42,7 +42,7 @@ from helix_df.runtime.wire.framing import Frames, bundles, encode, encode_bundle
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, same_endpoint
 from helix_df.runtime.wire.message_kinds import MOST_HEAD_BYTES, MOST_WORDS, frame_limit
-from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Hello, Located, Message, Send
+from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Forward, Hello, Located, Message, Send
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 from helix_df.spec.nodes import Node
@@ -114,6 +114,8 @@ class Coordinator:
         )
         self._loop_thread = OneThread()
         self._streams: dict[str, asyncio.Queue[TokenEvent | HelixError]] = {}
+        self._asked_s: dict[str, float] = {}
+        self._waited_s: dict[str, float] = {}
         self._orders: dict[str, WorkerOrder] = {}
         self._launcher_for: dict[str, Launcher] = {}
         self._changed = asyncio.Event()
@@ -253,6 +255,7 @@ class Coordinator:
         """See ``TokenService``."""
         stream: asyncio.Queue[TokenEvent | HelixError] = asyncio.Queue()
         self._streams[request.id] = stream
+        self._asked_s[request.id] = time.monotonic()
         try:
             self._perform(self._machines.submit(request))
             while True:
@@ -264,6 +267,8 @@ class Coordinator:
                     return
         finally:
             del self._streams[request.id]
+            self._asked_s.pop(request.id, None)
+            self._waited_s.pop(request.id, None)
             if not self._closing:
                 self._perform(self._machines.cancel(request.id))
                 self._note_end(request.id, BrokenOff("cancelled"))
@@ -478,6 +483,8 @@ class Coordinator:
         for action in actions:
             match action:
                 case Send():
+                    if isinstance(action.message, Forward):
+                        self._note_start(action.message.request)
                     sends.append(action)
                 case Deliver():
                     self._hand_over(action.request, action.event)
@@ -492,6 +499,13 @@ class Coordinator:
         self._set_due_timer()
         if CHECKED:
             self._state.validate()
+
+    def _note_start(self, attempt: str) -> None:
+        """A request leaves the queue with the first step of its first attempt."""
+        request = attempt.rpartition("/")[0]
+        asked_s = self._asked_s.pop(request, None)
+        if asked_s is not None:
+            self._waited_s[request] = time.monotonic() - asked_s
 
     def _set_due_timer(self) -> None:
         if self._due_timer is not None:
@@ -515,6 +529,9 @@ class Coordinator:
                     self._kept.discard(request)
         stream = self._streams.get(request)
         if stream is not None:
+            waited_s = self._waited_s.pop(request, None)
+            if waited_s is not None and isinstance(event, TokenEvent):
+                event = replace(event, waited_s=waited_s)
             stream.put_nowait(event)
 
     def _note_end(self, request: str, why: BrokenOff) -> None:

@@ -257,6 +257,7 @@ class _Daemon:
                 tls=tls,
                 control=told,
                 cors_origins=runtime.cors_origins,
+                vllm_metrics=runtime.metrics_names == "vllm",
             )
             answering = asyncio.create_task(asyncio.sleep(0))
             replanning = asyncio.create_task(asyncio.sleep(0))
@@ -388,10 +389,12 @@ def api_server(
     tls: ssl.SSLContext | None = None,
     control: Control | None = None,
     cors_origins: tuple[str, ...] = (),
+    vllm_metrics: bool = False,
 ) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers, whose connections are within ``limits``.
 
-    ``max_queue``, ``keys`` and ``cors_origins`` are as for ``create_app``; with ``tls`` it speaks HTTPS.
+    ``max_queue``, ``keys``, ``cors_origins`` and ``vllm_metrics`` are as for ``create_app``; with ``tls`` it speaks
+    HTTPS.
     """
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
@@ -404,6 +407,7 @@ def api_server(
         keys=keys,
         control=control,
         cors_origins=cors_origins,
+        vllm_metrics=vllm_metrics,
     )
     protocol = bounded_protocol(limits, crowd, app.state.quick)
     return _Server(
