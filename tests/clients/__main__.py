@@ -48,6 +48,8 @@ CLIENTS = {
     "instructor": Client("instructor_python.py", ("instructor",)),
     "pydantic-ai": Client("pydantic_ai_python.py", ("pydantic-ai-slim[openai]",)),
     "openai (npm)": Client("openai_node.mjs", ("openai",)),
+    "guidellm": Client("guidellm_python.py", ("guidellm",)),
+    "promptfoo": Client("promptfoo_node.mjs", ("promptfoo",)),
     "ai-sdk": Client("ai_sdk_node.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
 }
 
