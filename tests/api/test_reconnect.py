@@ -17,7 +17,7 @@ from helix_df.runtime.api.answering import Form
 from helix_df.runtime.api.answers import Json
 from helix_df.runtime.api.app import create_app
 from helix_df.runtime.api.keys import KeyRing, add_key
-from helix_df.runtime.api.reconnect import Reconnects
+from helix_df.runtime.api.reconnect import NAME_HEADER, Reconnects
 from helix_df.runtime.kept_answers import AcceptedAnswer, BrokenOff, KeptAnswer, KeptRequest
 from helix_df.runtime.requests import TokenEvent
 from tests.api.fakes import FakeService, text_service, user
@@ -85,6 +85,22 @@ def client_of(
     return reconnects, httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
 
+NAMED = {NAME_HEADER: "one"}
+"""Of a request whose client may come back: its events say where they are."""
+
+
+async def test_events_of_a_request_without_a_name_are_lines_of_data_alone():
+    """A load generator that reads them by hand knows no others."""
+    service = FakeService()
+    _, http = client_of(service, FakeKeeper(service))
+    body = {"model": "tiny", "prompt": [1, 2], "max_tokens": 5, "stream": True}
+    events = (await http.post("/v1/completions", json=body)).text.split("\n\n")
+    assert len(events) > 5
+    assert all(event.startswith("data: ") and "\n" not in event for event in events[:-1])
+    named = (await http.post("/v1/completions", json=body, headers=NAMED)).text.split("\n\n")
+    assert all(event.startswith("id: ") for event in named[:-2])
+
+
 def parsed(text: str) -> list[tuple[str, dict]]:
     """Ids and documents of a stream's events, but for the last, which says that this is the end."""
     *events, last, nothing = text.split("\n\n")
@@ -124,7 +140,7 @@ async def test_what_a_client_has_and_what_it_gets_are_the_whole(path: str, body:
     keeper = FakeKeeper(service)
     _, http = client_of(service, keeper)
     wanted = {"model": "tiny", "stream": True, "stream_options": {"include_usage": True}} | body
-    whole = parsed((await http.post(f"/v1/{path}", json=wanted)).text)
+    whole = parsed((await http.post(f"/v1/{path}", json=wanted, headers=NAMED)).text)
     assert len(whole) > 8
     await keeper.write(unwritten)
     for at in range(len(whole)):

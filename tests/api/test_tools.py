@@ -14,7 +14,7 @@ from helix_df.models.chat import ChatTemplate
 from helix_df.runtime.api.app import create_app
 from property_tests.test_answer_formats import FAMILIES, LISTED, message_of
 from tests.api.fakes import FakeService, prompt_text, text_service, user
-from tests.api.test_reconnect import FakeKeeper, client_of, parsed
+from tests.api.test_reconnect import NAMED, FakeKeeper, client_of, parsed
 
 TEMPLATE = (
     "{% if tools %}{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}"
@@ -157,7 +157,7 @@ async def test_who_comes_back_in_the_middle_of_a_call_gets_the_rest_of_it(unwrit
     keeper = FakeKeeper(service)
     _, http = client_of(service, keeper, template=TEMPLATE)
     body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "tools": [WEATHER], "stream": True}
-    whole = parsed((await http.post("/v1/chat/completions", json=body)).text)
+    whole = parsed((await http.post("/v1/chat/completions", json=body, headers=NAMED)).text)
     await keeper.write(unwritten)
     for at in range(0, len(whole), 7):
         reconnects, http = client_of(service, keeper, template=TEMPLATE)

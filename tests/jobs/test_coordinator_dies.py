@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -171,7 +172,8 @@ class Client:
 
     async def run(self, http: httpx.AsyncClient) -> Client:
         path = "chat/completions" if self.number % 4 == 3 else "completions"
-        async with http.stream("POST", f"/v1/{path}", json=self.body) as response:
+        name = {"X-Helix-Request-Id": f"client-{uuid.uuid4()}"}
+        async with http.stream("POST", f"/v1/{path}", json=self.body, headers=name) as response:
             assert response.status_code == 200
             await self.read(response)
         while not self.done:

@@ -25,7 +25,7 @@ from helix_df.runtime.api.generation import Prepared, TextRequest, TextService, 
 from helix_df.runtime.api.metrics import Metrics
 from helix_df.runtime.api.overload import QueueRoom
 from helix_df.runtime.api.prompts import Chat
-from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
+from helix_df.runtime.api.reconnect import KEY_NAME, NAME_HEADER, Reconnects
 from helix_df.runtime.api.refusals import MAX_NAMED, shortened
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.api.text_pieces import TextPiece
@@ -156,7 +156,8 @@ class AnswerFlow:
         asked = await self._ask(request, body, dialect, echo)
         documents, headers = self._documents(asked), ignored_headers(body.ignored)
         if asked.form.stream:
-            return EventStream(documents, describe, headers=headers)
+            # Only for who may come back: clients that read events by hand often know lines of data alone.
+            return EventStream(documents, describe, headers=headers, places=NAME_HEADER in request.headers)
         return JSONResponse(await until_disconnect(request.receive, the_only(documents)), headers=headers)
 
     async def _ask(self, request: Request, body: Body, dialect: str, echo: bool) -> _Asked:

@@ -102,6 +102,7 @@ class EventStream(Response):
         describe: says an error as status and document.
         headers: further ones.
         done: whether ``[DONE]`` comes last.
+        places: whether events have their ``id``, where they have a place.
         ping_s: see ``PING_S``.
     """
 
@@ -114,6 +115,7 @@ class EventStream(Response):
         *,
         headers: Mapping[str, str] | None = None,
         done: bool = True,
+        places: bool = True,
         ping_s: float = PING_S,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
@@ -121,6 +123,7 @@ class EventStream(Response):
         self._documents = documents
         self._describe = describe
         self._ending = b"data: [DONE]\n\n" if done else b""
+        self._places = places
         self._ping_s = ping_s
         self._is_quiet = True
 
@@ -134,21 +137,28 @@ class EventStream(Response):
             first = await anext(self._documents, None)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if first is not None:
-                await _send_part(send, _event(first))
+                await _send_part(send, self._event(first))
             pinging = asyncio.create_task(self._ping(send))
             try:
                 async for document in self._documents:
                     self._is_quiet = False
-                    await _send_part(send, _event(document))
+                    await _send_part(send, self._event(document))
                 ending = self._ending
             except HelixError as error:
-                ending = _event(self._describe(error)[1])
+                ending = self._event(self._describe(error)[1])
             except Exception:
                 log.exception("an answer broke off")
-                ending = _event(self._describe(HelixError("internal error"))[1])
+                ending = self._event(self._describe(HelixError("internal error"))[1])
             finally:
                 pinging.cancel()
             await send({"type": "http.response.body", "body": ending})
+
+    def _event(self, document: Json) -> bytes:
+        place, name = document.pop(EVENT_ID, None), document.pop(EVENT_NAME, None)
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        marks = f"id: {place}\n" if self._places and place is not None else ""
+        marks += "" if name is None else f"event: {name}\n"
+        return marks.encode() + b"data: " + text.encode() + b"\n\n"
 
     async def _ping(self, send: Send) -> None:
         """Comments, which clients skip, for whoever stands between and would take silence for the end."""
@@ -161,11 +171,3 @@ class EventStream(Response):
 
 async def _send_part(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _event(document: Json) -> bytes:
-    place, name = document.pop(EVENT_ID, None), document.pop(EVENT_NAME, None)
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    marks = "" if place is None else f"id: {place}\n"
-    marks += "" if name is None else f"event: {name}\n"
-    return marks.encode() + b"data: " + text.encode() + b"\n\n"
