@@ -14,7 +14,8 @@ EVENTS_SUFFIX = ".events"
 class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
     job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has, and
-    whether it gives way to workers that serve while it loads."""
+    whether it gives way to workers that serve while it loads. ``serves`` is what the job calls the node, where a worker
+    beside another one has a name of its own."""
 
     node: str
     coordinator: str
@@ -24,6 +25,12 @@ class WorkerOrder:
     frame_limit: int | None = None
     devices: int = 1
     gives_way: bool = False
+    serves: str = ""
+
+    @property
+    def job_node(self) -> str:
+        """The node as the job calls it."""
+        return self.serves or self.node
 
     @property
     def events_file(self) -> Path | None:

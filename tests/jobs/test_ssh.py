@@ -21,6 +21,7 @@ import pytest
 from helix_df import deployment
 from helix_df.check import check_job
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.plan.plan import Plan
 from helix_df.runtime.api.client import fetch_status
@@ -97,9 +98,9 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     process.wait()
 
 
-def over_ssh(options: dict[str, Any], **changes: Any) -> Plan:
-    nodes = {name: {"gpu": "toy", "launcher": "ssh", "address": "127.0.0.1"} for name in HALVES}
-    return tiny_plan(HALVES, nodes=nodes, launchers={"ssh": options}, **changes)
+def over_ssh(options: dict[str, Any], placement: dict[str, LayerRange] = HALVES, **changes: Any) -> Plan:
+    nodes = {name: {"gpu": "toy", "launcher": "ssh", "address": "127.0.0.1"} for name in placement}
+    return tiny_plan(placement, nodes=nodes, launchers={"ssh": options}, **changes)
 
 
 def attended() -> dict[str, int]:
@@ -149,6 +150,14 @@ def test_workers_serve_heal_and_outlive_their_coordinator(sshd: Sshd, monkeypatc
         until(lambda: attended().get("attend b") not in (None, now["attend b"]))
         assert attended()["b"] == now["b"]
         assert answer(record.url, 1) == expected
+
+        # Another plan's workers are started beside those that serve, under names of their own.
+        deployment.change(over_ssh(sshd.options(), {"a": LayerRange(0, 1), "b": LayerRange(1, 4)}))
+        until(lambda: {name for name in attended() if "attend" not in name} == {"a.2", "b.2"})
+        assert answer(record.url, 1) == expected
+        record = kill_the_coordinator(job)
+        assert answer(record.url, 1) == expected
+        assert {name for name in attended() if "attend" not in name} == {"a.2", "b.2"}
         deployment.down("tiny")
         assert attended() == {}
         assert not (state_folder() / "attended").exists()

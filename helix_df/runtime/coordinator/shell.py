@@ -546,9 +546,19 @@ class Coordinator:
         listen_on = "local://*" if self._embedded else self._bind_address(declared.address or host)
         log_file = self._log_dir / f"{node}.log" if self._log_dir is not None else None
         devices = 1 if self.plan.job.runtime.emulate else device_count(declared.gpu)
-        beside = self._state.change is not None
+        change = self._state.change
+        names = self._state.names if change is None else change.how.names
+        serves = next((name for name, worker in names.items() if worker == node), node)
         return WorkerOrder(
-            node, self._endpoint.address, listen_on, self.token, log_file, self._frame_limit, devices, beside
+            node,
+            self._endpoint.address,
+            listen_on,
+            self.token,
+            log_file,
+            self._frame_limit,
+            devices,
+            gives_way=change is not None,
+            serves=serves,
         )
 
     @property

@@ -64,7 +64,7 @@ def new_coordinator(
         of_job = replace(of_job, token=token)
     coordinator = Coordinator(
         plan,
-        _launchers(plan, LaunchSite({}, of_job, None if keys is None else keys.worker_key, supervisor)),
+        _launchers(plan, names or {}, LaunchSite({}, of_job, None if keys is None else keys.worker_key, supervisor)),
         log_dir=log_dir,
         token=of_job.token,
         address=address,
@@ -80,9 +80,10 @@ def new_coordinator(
     return coordinator
 
 
-def _launchers(plan: Plan, site: LaunchSite) -> Callable[[Node], Launcher]:
+def _launchers(plan: Plan, names: Mapping[str, str], site: LaunchSite) -> Callable[[Node], Launcher]:
     """Who starts the worker of a node: one launcher of each name, made when it is first asked for."""
-    serving = {node: plan.job.nodes[node] for node in serving_nodes(plan)}
+    job_node = {worker: node for node, worker in names.items()}
+    serving = {job_node.get(worker, worker): plan.job.nodes[worker] for worker in serving_nodes(plan)}
 
     @cache
     def launcher(name: str) -> Launcher:

@@ -101,7 +101,7 @@ class RayLauncher(RemoteLauncher):
         if self._group is None:
             self._group = asyncio.create_task(asyncio.to_thread(self._find_room))
         group = await asyncio.shield(self._group)
-        actor = self._actors[order.node] = self._actor(order.node, group)
+        actor = self._actors[order.node] = self._actor(order, group)
         worker = worker_arguments(replace(order, coordinator=without_key(order.coordinator)))
         pid, away_s = 0, 0.0
         seen = 0
@@ -192,19 +192,19 @@ class RayLauncher(RemoteLauncher):
             )
         return group
 
-    def _actor(self, node: str, group: Any) -> ActorHandle[Any]:
+    def _actor(self, order: WorkerOrder, group: Any) -> ActorHandle[Any]:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         from helix_df.runtime.jobs.launchers.ray_actor import WorkerActor
 
-        name = f"{self._mark}-{node}"
+        name, node = f"{self._mark}-{order.node}", order.job_node
         with suppress(ValueError):
             return ray.get_actor(name)
-        # A node that came with a later plan, or is started beside one that serves, isn't in the group.
+        # A node that came with a later plan isn't in the group, and a worker beside another has no place in it.
         place = self._options.of(node, self._nodes[node]) if node in self._nodes else RayPlace()
         bundle = {key: value for key, value in _bundle(place).items() if key not in ("CPU", "GPU")}
-        inside = node in self._nodes
+        inside = order.node in self._nodes
         options: dict[str, Any] = {
             "name": name,
             "lifetime": "detached",
@@ -214,7 +214,7 @@ class RayLauncher(RemoteLauncher):
             "resources": bundle,
         }
         if inside:
-            index = list(self._nodes).index(node)
+            index = list(self._nodes).index(order.node)
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, index)
         elif place.labels:
             options["label_selector"] = place.labels

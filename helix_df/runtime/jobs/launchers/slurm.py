@@ -124,19 +124,19 @@ class SlurmLauncher(RemoteLauncher):
 
     def _step(self, order: WorkerOrder) -> StepOrder:
         """The order as it is written for the allocation: the one that is there, if that is what is wanted."""
-        node = order.node
-        if node not in self._nodes:
+        node, serves = order.node, order.job_node
+        if serves not in self._nodes:
             raise DeploymentError(
                 "the Slurm allocation has no host for this node",
-                where=f"nodes.{node}",
+                where=f"nodes.{serves}",
                 hint="`helix-df down` and `apply` ask for one that has",
             )
-        component = self._components.index(self._options.of(self._nodes[node]))
+        component = self._components.index(self._options.of(self._nodes[serves]))
         inside = [name for name, it in self._nodes.items() if self._components.index(self._options.of(it)) == component]
         worker = worker_arguments(replace(order, coordinator=without_key(order.coordinator)))
         log_file = str(order.log_file or self._exchange.folder / f"{node}.log")
         arguments = (*worker, "--key-file", str(self._exchange.folder / "worker.key"), "--log", log_file)
-        wanted = StepOrder(node, time.time_ns(), component, inside.index(node), arguments, log_file)
+        wanted = StepOrder(node, time.time_ns(), component, inside.index(serves), arguments, log_file)
         there = self._exchange.read("orders", node, StepOrder)
         if there is not None and replace(there, serial=0) == replace(wanted, serial=0) and not self._has_ended(there):
             log.info("worker %s: its step is there", node)

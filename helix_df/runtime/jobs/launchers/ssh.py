@@ -150,12 +150,12 @@ class SshLauncher(RemoteLauncher):
             self._sessions.pop(order.node, None)
 
     def _host(self, order: WorkerOrder) -> str:
-        return self._options.hosts.get(order.node.partition(".")[0]) or _listens_at(order)
+        return self._options.hosts.get(order.job_node) or _listens_at(order)
 
     def _attend(self, order: WorkerOrder) -> str:
         at = _listens_at(order)
         here = [node for node, declared in self._nodes.items() if _host_of(declared) == at]
-        before = here[: here.index(order.node)] if order.node in here else []
+        before = here[: here.index(order.job_node)] if order.job_node in here else []
         share = [
             *("--workers", str(max(1, len(here)))),
             *("--first-device", str(sum(device_count(self._nodes[node].gpu) for node in before))),
