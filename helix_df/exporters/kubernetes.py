@@ -19,7 +19,7 @@ from helix_df.exporters.api import Command, Export
 from helix_df.plan.plan import Plan, to_document
 from helix_df.profiles.catalogue import device_count
 from helix_df.release import release
-from helix_df.spec.addresses import AUTO
+from helix_df.spec.addresses import ANYWHERE
 
 PORT = 7000
 """At which the coordinator and every worker listen, each in a pod of its own."""
@@ -97,7 +97,7 @@ def _document(plan: Plan) -> Json:
     document = to_document(plan)
     document["job"]["coordinator"]["address"] = f"0.0.0.0:{PORT}"
     for node in document["job"]["nodes"].values():
-        node |= {"launcher": "external", "address": f"{AUTO}:{PORT}"}
+        node |= {"launcher": "external", "address": f"{ANYWHERE}:{PORT}"}
     runtime = document["job"]["runtime"]
     runtime |= {"host": "0.0.0.0", "port": 8000}
     if runtime.get("api_keys") is not None:
@@ -157,7 +157,7 @@ def _coordinator(plan: Plan, name: str) -> Json:
 def _workers(plan: Plan, name: str, gpu: str, nodes: Sequence[str]) -> Json:
     run = (
         f'node=$(sed -n "$((${{HOSTNAME##*-}} + 1))p" {_CONFIG}/nodes.{gpu}) && '
-        f'exec helix-df worker --join curve://{name}-wire:{PORT} --node "$node" --listen curve://{AUTO}:{PORT} '
+        f'exec helix-df worker --join curve://{name}-wire:{PORT} --node "$node" --listen curve://{ANYWHERE}:{PORT} '
         f"--key-file {_KEYS}/worker.key --ready-file {_RUN}/ready"
     )
     devices = {"nvidia.com/gpu": device_count(plan.job.nodes[nodes[0]].gpu)}

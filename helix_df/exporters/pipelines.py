@@ -68,6 +68,13 @@ def said(stage: Stage) -> str:
 
 def worker_host(job: Job, node: str) -> str:
     """The host that a node's worker listens on; a node without an address is on the coordinator's machine."""
+    if job.nodes[node].is_placed:
+        raise PlanError(
+            "a command needs the host that it is for, and this node's is chosen when its worker starts",
+            where=f"nodes.{node}.address",
+            found=job.nodes[node].address,
+            expected="a host's name or number",
+        )
     return host_of(job.nodes[node].address or job.coordinator.address)
 
 

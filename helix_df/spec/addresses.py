@@ -32,7 +32,7 @@ def split_address(text: str) -> tuple[str, str | None]:
     return host, port
 
 
-AUTO = "auto"
+ANYWHERE = "auto"
 """The host of a node which whoever starts it chooses: its worker finds out by itself where it is."""
 
 

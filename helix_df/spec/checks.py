@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from helix_df.spec.addresses import is_loopback, split_address
+from helix_df.spec.addresses import ANYWHERE, host_of, is_loopback, split_address
 from helix_df.spec.job import COORDINATOR, Job, PairLink, Runtime
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted
 from helix_df.suggestions import alike, did_you_mean
@@ -158,7 +158,7 @@ def _addresses(job: Job) -> Iterator[Mistake]:
     ]
     for path, address in [*places, (("coordinator", "address"), job.coordinator.address)]:
         # Without a port two processes may share a host.
-        if address is None or split_address(address)[1] is None:
+        if address is None or split_address(address)[1] is None or host_of(address) == ANYWHERE:
             continue
         if address in seen:
             yield Mistake(path, f"{dotted(seen[address])} has the same address", repr(address), "one port for each")

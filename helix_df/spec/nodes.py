@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from helix_df.spec.addresses import AUTO, host_of, split_address
+from helix_df.spec.addresses import ANYWHERE, host_of, split_address
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.section import NAME, NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.units import Bandwidth
@@ -111,7 +111,7 @@ class Node(Section):
     @property
     def is_placed(self) -> bool:
         """Whether whoever starts its worker chooses the host."""
-        return self.address is not None and host_of(self.address) == AUTO
+        return self.address is not None and host_of(self.address) == ANYWHERE
 
     @model_validator(mode="after")
     def _place(self) -> Node:
@@ -134,7 +134,7 @@ class Node(Section):
 
     def _check_shared(self, address: str) -> None:
         """Without a port processes may share a host."""
-        if split_address(address)[1] is not None:
+        if split_address(address)[1] is not None and host_of(address) != ANYWHERE:
             raise Refusal("all of these nodes would have one address", "{n} in it, for the number of each")
 
     def each(self, key: str) -> dict[str, Node]:

@@ -229,3 +229,11 @@ def test_an_unknown_target_lists_the_known():
     with pytest.raises(PlanError) as caught:
         export_plan(chain(1, 1), "triton")
     assert "vllm | llama.cpp | parallax" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", SYSTEMS)
+def test_a_node_whose_host_is_chosen_later_has_no_command(target):
+    plan = addressed(chain(3, 3), "10.0.0.1", "auto")
+    with pytest.raises(PlanError) as error:
+        export_plan(plan, target)
+    assert error.value.where == "nodes.n1.address"

@@ -50,3 +50,10 @@ def test_a_node_may_be_wherever_who_starts_it_puts_it_but_not_where_this_machine
     with pytest.raises(SpecError) as error:
         parse_job(JOB.format(more=", launcher: local"))
     assert "this machine" in str(error.value)
+
+
+def test_placed_nodes_may_have_the_same_port_since_each_is_on_a_host_of_its_own() -> None:
+    text = JOB.format(more=":7000, count: 2").replace("}}}}", "}}")
+    assert {node.address for node in parse_job(text).nodes.values()} == {"auto:7000"}
+    both = "nodes: {a: {gpu: L4, address: 'auto:7000'}, b: {gpu: L4, address: 'auto:7000'}}"
+    assert parse_job(text.replace(text.splitlines()[1], both)).nodes.keys() == {"a", "b"}

@@ -6,7 +6,7 @@ import socket
 
 from helix_df.errors import DeploymentError
 from helix_df.runtime.wire.keys import split_endpoint
-from helix_df.spec.addresses import AUTO, split_address
+from helix_df.spec.addresses import ANYWHERE, split_address
 
 
 def at_own_host(listen: str, coordinator: str) -> str:
@@ -19,7 +19,7 @@ def at_own_host(listen: str, coordinator: str) -> str:
     """
     scheme, _, place = split_endpoint(listen)
     host, port = split_address(place)
-    if host != AUTO:
+    if host != ANYWHERE:
         return listen
     there, its_port = split_address(split_endpoint(coordinator)[2])
     try:
