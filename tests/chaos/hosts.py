@@ -91,6 +91,12 @@ class Hosts:
         """Undo ``cut``."""
         _ip("link", "set", self._link(host), "up")
 
+    def sent_bytes(self, host: str) -> int:
+        """What a host has sent over its link so far."""
+        path = "/sys/class/net/eth0/statistics/tx_bytes"
+        command = self.command(host, ["sh", "-c", f"mount -t sysfs none /sys 2> /dev/null; cat {path}"])
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
     def slow(self, host: str, bits_per_s: int) -> None:
         """What a host sends goes at this rate from now on."""
         limit = f"qdisc replace dev eth0 root tbf rate {bits_per_s}bit burst 2kb latency 5s"

@@ -72,10 +72,11 @@ def container_of(found: list[Json], name: str) -> Json:
 def run(container: Json, log: Path, host: str, hosts: Hosts | None = None) -> subprocess.Popen[bytes]:
     """Start a container's command with its environment, at home or on the host of its pod's name."""
     own = {item["name"]: item["value"] for item in container["env"]} | {"HOSTNAME": host}
-    kept: Mapping[str, str] = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+    kept: Mapping[str, str] = {name: os.environ[name] for name in ("PYTHONPATH", "HOME") if name in os.environ}
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # of an image that has helix-df
     command = container["command"] if hosts is None else hosts.command(host, container["command"])
     with log.open("wb") as output:
-        return subprocess.Popen(command, env={**kept, **own}, stdout=output, stderr=output)
+        return subprocess.Popen(command, env={**kept, **own, "PATH": path}, stdout=output, stderr=output)
 
 
 def answer() -> Json:

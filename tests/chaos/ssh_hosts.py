@@ -131,8 +131,11 @@ def measure(folder: Path) -> dict[str, Any]:
         seen["same_workers"] = workers() == before
 
         hosts.slow("b", SLOW_BITS_PER_S)
+        sent = hosts.sent_bytes("b")
         slow_s, said = timed(record.url)
-        seen["same_when_slow"], seen["slower"] = said == expected, slow_s / quick_s
+        carried_s = 8 * (hosts.sent_bytes("b") - sent) / SLOW_BITS_PER_S
+        seen["same_when_slow"], seen["quick_s"] = said == expected, quick_s
+        seen["slow_s"], seen["carried_s"] = slow_s, carried_s
 
         stop_daemon(job)
         process.wait()
@@ -144,6 +147,7 @@ def measure(folder: Path) -> dict[str, Any]:
 def main() -> int:
     if inside():
         with tempfile.TemporaryDirectory() as folder:
+            os.environ["HELIX_DF_STATE"] = f"{folder}/state"  # its jobs are nobody else's
             print(json.dumps(measure(Path(folder))), flush=True)
         return 0
     reason = why_not() or (None if os.geteuid() == 0 else "an sshd has users of its own, which takes root")

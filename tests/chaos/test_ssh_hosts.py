@@ -29,5 +29,6 @@ def test_a_cut_and_a_slow_link_change_no_answer_and_nothing_listens_where_it_sho
         assert place.startswith(done["addresses"][host] + ":")
     assert (done["same_after_cut"], done["same_workers"]) == (True, True), "a worker outlives its session"
     assert done["same_when_slow"]
-    assert done["slower"] > 2
+    assert done["carried_s"] > 0.5
+    assert done["slow_s"] > 0.7 * done["carried_s"], "as long as the link takes for what was sent"
     assert done["left"] == []
