@@ -156,6 +156,7 @@ def workers() -> dict[str, int]:
     return found
 
 
+@pytest.mark.engines
 def test_workers_serve_heal_and_are_found_again(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     with daemon(on_slurm(), monkeypatch) as (job, record):
         expected = answer(record.url, 1)
@@ -190,6 +191,7 @@ def test_workers_serve_heal_and_are_found_again(slurm: Slurm, monkeypatch: pytes
         assert not list(job.path.glob("helix-df-*"))
 
 
+@pytest.mark.engines
 def test_what_slurm_refuses_is_said_in_its_words(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: dict[str, dict[str, Any]] = {
         "invalid partition": {"sbatch": ["--partition=nowhere"]},
