@@ -124,7 +124,8 @@ def own_state(pid: int) -> str:
 
 
 def test_workers_serve_heal_and_outlive_their_coordinator(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    with daemon(over_ssh(sshd.options()), monkeypatch) as (job, record):
+    options = sshd.options()
+    with daemon(over_ssh(options), monkeypatch) as (job, record):
         expected = answer(record.url, 1)
         before = attended()
         assert sorted(before) == ["a", "attend a", "attend b", "b"]
@@ -152,7 +153,7 @@ def test_workers_serve_heal_and_outlive_their_coordinator(sshd: Sshd, monkeypatc
         assert answer(record.url, 1) == expected
 
         # Another plan's workers are started beside those that serve, under names of their own.
-        deployment.change(over_ssh(sshd.options(), {"a": LayerRange(0, 1), "b": LayerRange(1, 4)}))
+        deployment.change(over_ssh(options, {"a": LayerRange(0, 1), "b": LayerRange(1, 4)}))
         until(lambda: {name for name in attended() if "attend" not in name} == {"a.2", "b.2"})
         assert answer(record.url, 1) == expected
         record = kill_the_coordinator(job)
