@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from helix_df.runtime.api.connections import Crowd
-from helix_df.runtime.api.request_metrics import RequestMetrics, RequestTimes, VllmCollector
+from helix_df.runtime.api.request_metrics import ObservedRequest, RequestMetrics, VllmCollector
 from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.requests import JobStatus
 
@@ -70,7 +70,7 @@ class Metrics:
         self, pieces: AsyncGenerator[TextPiece, None], prompt_tokens: int, max_tokens: int
     ) -> AsyncGenerator[TextPiece, None]:
         """The same pieces, with the latency of their tokens observed, and the request once it is over."""
-        times, reason = RequestTimes(self._clock(), prompt_tokens, max_tokens), "abort"
+        times, reason = ObservedRequest(self._clock(), prompt_tokens, max_tokens), "abort"
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -80,7 +80,7 @@ class Metrics:
         finally:
             self._requests.observe(times, reason, self._clock())
 
-    def _observe(self, times: RequestTimes, piece: TextPiece) -> None:
+    def _observe(self, times: ObservedRequest, piece: TextPiece) -> None:
         times.waited_s = times.waited_s or piece.waited_s
         if not piece.token_ids:
             return

@@ -36,7 +36,7 @@ VLLM_NAMES = {
 
 
 @dataclass(slots=True)
-class RequestTimes:
+class ObservedRequest:
     """When things happened to one request, in seconds of one clock; ``waited_s`` is what it spent in the queue."""
 
     asked_s: float
@@ -71,7 +71,7 @@ class RequestMetrics:
             "helix_requests_ended", "Requests that ended, by how their answer did", ["reason"], registry=registry
         )
 
-    def observe(self, times: RequestTimes, reason: str, now: float) -> None:
+    def observe(self, times: ObservedRequest, reason: str, now: float) -> None:
         """Note a request that is over; ``reason`` is why its answer ended, ``abort`` without one."""
         self._ends.labels(reason).inc()
         if reason == "abort":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from helix_df.errors import DeploymentError, SpecError
+from helix_df.errors import DeploymentError
 from helix_df.profiles.catalogue import device_count
 from helix_df.release import release
 from helix_df.runtime.jobs.attended import Greeting, job_mark
@@ -25,6 +25,7 @@ from helix_df.runtime.jobs.job_keys import JobKeys, worker_key_line
 from helix_df.runtime.jobs.launchers.apart import ApartLauncher
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.launchers.local import last_words, worker_arguments
+from helix_df.runtime.jobs.launchers.needs import missing, require_known, require_placed
 from helix_df.runtime.jobs.launchers.remote import RemoteLauncher
 from helix_df.runtime.jobs.log_copy import LogCopy
 from helix_df.runtime.launcher import WorkerOrder
@@ -245,29 +246,9 @@ def _check(nodes: Mapping[str, Node], options: RayOptions) -> None:
     if not nodes:
         return
     if find_spec("ray") is None:
-        raise SpecError(
-            "the launcher ray needs a package that isn't installed",
-            where="launchers.ray" if options != RayOptions() else f"nodes.{next(iter(nodes))}.launcher",
-            found="ray",
-            hint="pip install 'helix-df[ray]'",
-        )
-    for name, declared in nodes.items():
-        if not declared.is_placed:
-            raise SpecError(
-                "Ray chooses where a worker runs",
-                where=f"nodes.{name}.address",
-                found=declared.address,
-                expected="address: auto",
-                hint="launchers.ray.place says what kind of host it needs",
-            )
-    known = {*nodes, *(node.gpu for node in nodes.values()), "default"}
-    unknown = next((name for name in options.place if name not in known), None)
-    if unknown is not None:
-        raise SpecError(
-            "Ray starts no node of this name or GPU type",
-            where=f"launchers.ray.place.{unknown}",
-            expected=f"one of {', '.join(sorted(known)[:12])}",
-        )
+        raise missing("ray", "a package that isn't installed", "ray", "pip install 'helix-df[ray]'", nodes)
+    require_placed("ray", nodes)
+    require_known("ray", "place", options.place, {*nodes, *(node.gpu for node in nodes.values()), "default"})
 
 
 HERE = LauncherKind(make=lambda site, options: RayLauncher(site.nodes, site.keys, options), options=RayOptions)

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from helix_df.errors import DeploymentError, SpecError
+from helix_df.errors import DeploymentError
 from helix_df.runtime.jobs.attended import job_mark
 from helix_df.runtime.jobs.job_keys import write_worker_key
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.launchers.local import last_words, worker_arguments
+from helix_df.runtime.jobs.launchers.needs import missing, require_known, require_placed
 from helix_df.runtime.jobs.launchers.remote import RemoteLauncher
 from helix_df.runtime.jobs.steps import Exchange, StepEnd, StepOrder
 from helix_df.runtime.launcher import WorkerOrder
@@ -237,31 +238,12 @@ async def _run(*command: str) -> str:
 def _check(nodes: Mapping[str, Node], options: SlurmOptions) -> None:
     if not nodes:
         return
-    missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
-    if missing:
-        raise SpecError(
-            "the launcher slurm needs Slurm's commands on this host",
-            where="launchers.slurm" if options != SlurmOptions() else f"nodes.{next(iter(nodes))}.launcher",
-            found=f"no {', '.join(missing)}",
-            hint="run helix-df on a host from which jobs are submitted",
-        )
-    for name, declared in nodes.items():
-        if not declared.is_placed:
-            raise SpecError(
-                "Slurm chooses where a worker runs",
-                where=f"nodes.{name}.address",
-                found=declared.address,
-                expected="address: auto",
-                hint="launchers.slurm.place says what kind of host it needs",
-            )
-    known = {*(node.gpu for node in nodes.values()), "default"}
-    unknown = next((name for name in options.place if name not in known), None)
-    if unknown is not None:
-        raise SpecError(
-            "Slurm starts no node of this GPU type",
-            where=f"launchers.slurm.place.{unknown}",
-            expected=f"one of {', '.join(sorted(known)[:12])}",
-        )
+    absent = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+    if absent:
+        hint = "run helix-df on a host from which jobs are submitted"
+        raise missing("slurm", "Slurm's commands on this host", f"no {', '.join(absent)}", hint, nodes)
+    require_placed("slurm", nodes)
+    require_known("slurm", "place", options.place, {*(node.gpu for node in nodes.values()), "default"})
 
 
 SLURM = LauncherKind(make=SlurmLauncher, options=SlurmOptions, check=_check)

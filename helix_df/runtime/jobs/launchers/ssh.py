@@ -28,6 +28,7 @@ from helix_df.runtime.jobs.attended import Ending, Greeting, job_mark
 from helix_df.runtime.jobs.job_keys import JobKeys, worker_key_line
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.launchers.local import last_words, worker_arguments
+from helix_df.runtime.jobs.launchers.needs import missing, require_known
 from helix_df.runtime.jobs.launchers.remote import RemoteLauncher
 from helix_df.runtime.jobs.log_copy import LogCopy
 from helix_df.runtime.launcher import WorkerOrder
@@ -225,12 +226,7 @@ def _check(nodes: Mapping[str, Node], options: SshOptions) -> None:
     if not nodes:
         return
     if find_spec("asyncssh") is None:
-        raise SpecError(
-            "the launcher ssh needs a package that isn't installed",
-            where="launchers.ssh" if options != SshOptions() else f"nodes.{next(iter(nodes))}.launcher",
-            found="asyncssh",
-            hint="pip install 'helix-df[ssh]'",
-        )
+        raise missing("ssh", "a package that isn't installed", "asyncssh", "pip install 'helix-df[ssh]'", nodes)
     for name, declared in nodes.items():
         if declared.address is None or declared.is_placed:
             raise SpecError(
@@ -238,9 +234,7 @@ def _check(nodes: Mapping[str, Node], options: SshOptions) -> None:
                 where=f"nodes.{name}",
                 expected="where other nodes reach it; launchers.ssh.hosts may call it something else for SSH",
             )
-    unknown = next((node for node in options.hosts if node not in nodes), None)
-    if unknown is not None:
-        raise SpecError("SSH starts no node of this name", where=f"launchers.ssh.hosts.{unknown}")
+    require_known("ssh", "hosts", options.hosts, nodes)
     for field in ("key", "known_hosts"):
         path: Path | None = getattr(options, field)
         if path is not None and not path.expanduser().is_file():
