@@ -68,8 +68,6 @@ def worker(
 ) -> None:
     """Serve one node of a running job; `helix-df status` shows the command to run on another host."""
     from helix_df.runtime.jobs.attended import FOLDER_VARIABLE, tidy_up
-    from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
-    from helix_df.runtime.log_files import BoundedLog, write_output_to
     from helix_df.runtime.priority import as_ever, giving_way
     from helix_df.runtime.threads import require_threads
     from helix_df.runtime.wire.own_host import at_own_host
@@ -80,12 +78,38 @@ def worker(
     build_engine, worker_type = priority(_engine_and_worker)
     token, join = _secret(key_file, join)
     encrypted = _encrypted(join, listen)
-    handler = logging.StreamHandler() if log is None else BoundedLog(log)
-    if log is not None:
-        with contextlib.suppress(OSError):  # a log that can't be written is no reason not to serve
-            write_output_to(log)
-    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _log_to(log)
     attended = os.environ.get(FOLDER_VARIABLE)
+    alive = _while_wanted()
+    require_threads(THREADS)
+    keys = endpoint_keys(None, token) if encrypted else None
+    endpoint = open_endpoint(at_own_host(listen, join), frame_limit or MOST_FRAME_BYTES, keys)
+    build = partial(build_engine, priority=priority)
+    own = {"alive": alive, "events": events, "at_leisure": priority, "ready_file": ready_file}
+    try:
+        worker_type(node, endpoint, join, token, build, **own).run()
+    finally:
+        if attended is not None:
+            tidy_up(Path(attended))  # whoever attends to this worker has its log open
+
+
+def _log_to(path: Path | None) -> None:
+    from helix_df.runtime.log_files import BoundedLog, write_output_to
+
+    handler = logging.StreamHandler() if path is None else BoundedLog(path)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a log that can't be written is no reason not to serve
+            write_output_to(path)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def _while_wanted() -> Callable[[], bool]:
+    """Whether somebody still wants this process, which a signal to end interrupts.
+
+    A local worker goes with the coordinator that started it, or with whoever watches over that one.
+    """
+    from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
+
     parents = tuple(map(int, filter(None, os.environ.get(PARENT_VARIABLE, "").split(","))))
     asked_to_end = False
 
@@ -94,34 +118,11 @@ def worker(
         asked_to_end = True
         raise KeyboardInterrupt
 
-    def alive() -> bool:
-        # A local worker goes with the coordinator that started it, or with whoever watches over that one.
-        return not asked_to_end and (not parents or os.getppid() in parents)
-
     signal.signal(signal.SIGTERM, end)
-    require_threads(THREADS)
-    keys = endpoint_keys(None, token) if encrypted else None
-    endpoint = open_endpoint(at_own_host(listen, join), frame_limit or MOST_FRAME_BYTES, keys)
-    build = partial(build_engine, priority=priority)
-    try:
-        served = worker_type(
-            node,
-            endpoint,
-            join,
-            token,
-            build,
-            alive=alive,
-            events=events,
-            at_leisure=priority,
-            ready_file=ready_file,
-        )
-        served.run()
-    finally:
-        if attended is not None:
-            tidy_up(Path(attended))  # whoever attends to this worker has its log open
+    return lambda: not asked_to_end and (not parents or os.getppid() in parents)
 
 
-def _engine_and_worker() -> tuple[Callable[..., StepEngine], type[Worker]]:
+def _engine_and_worker() -> tuple[Callable[..., StepEngine], Callable[..., Worker]]:
     """What takes seconds to import."""
     from helix_df.runtime.worker.build import build_engine
     from helix_df.runtime.worker.shell import Worker
