@@ -31,9 +31,6 @@ settings.load_profile("helix-df")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-oracle", action="store_true", help="fail if torch and transformers are not installed")
-    parser.addoption(
-        "--engines", action="store_true", help="run what starts Ray, Slurm and hosts: nothing may run beside"
-    )
     parser.addoption("--every-case", action="store_true", help="run the cases, too, that tests/sampled.txt leaves out")
 
 
@@ -104,13 +101,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
-    engines = pytest.mark.skipif(
-        not config.getoption("--engines"), reason="only with --engines, on a machine of its own"
-    )
     for item in items:
         test = _test_of(item)
-        if item.get_closest_marker("engines"):
-            item.add_marker(engines)
         if test in SLOW or test.partition("::")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
             if not test.startswith("property_tests/"):  # counting lines costs most where a job or a model is started

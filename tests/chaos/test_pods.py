@@ -14,7 +14,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.engines
 def test_the_commands_of_exported_pods_serve_as_they_stand_and_a_pod_that_ends_joins_again() -> None:
     with hosts.enter("tests.chaos.pods", []) as process:
         printed, _ = process.communicate()

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray isn't inst
 
 @pytest.mark.slow
 @pytest.mark.skipif(hosts.why_not() is not None, reason=f"no hosts can be made here: {hosts.why_not()}")
-@pytest.mark.engines
 def test_a_job_on_ray_serves_is_found_again_heals_and_leaves_nothing() -> None:
     with hosts.enter("tests.chaos.ray_cluster", []) as process:
         printed, _ = process.communicate()

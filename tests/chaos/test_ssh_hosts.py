@@ -18,7 +18,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.engines
 def test_a_cut_and_a_slow_link_change_no_answer_and_nothing_listens_where_it_should_not() -> None:
     with hosts.enter("tests.chaos.ssh_hosts", [], as_root=True) as process:
         printed, _ = process.communicate()

@@ -167,6 +167,9 @@ class SlurmLauncher(RemoteLauncher):
             if word in ("RUNNING", "CONFIGURING"):
                 log.info("the Slurm job %s runs", job)
                 return job
+            if "held" in reason.lower():  # nobody but a person lets it go on
+                await _run("scancel", job)
+                raise DeploymentError("Slurm holds the job", where="launchers.slurm", found=f"job {job}: {reason}")
             if time.monotonic() > deadline:
                 await _run("scancel", job)
                 raise DeploymentError(
