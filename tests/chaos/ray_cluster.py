@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,10 +106,11 @@ class Cluster:
             raylet.wait()
 
     def _kill(self, word: str) -> None:
-        """Processes of Ray with a word on their command lines."""
+        """Processes of Ray with a word on their command lines; a number isn't the beginning of another one."""
+        wanted = re.compile(re.escape(word) + r"(?![0-9])")
         for entry in Path("/proc").glob("[0-9]*"):
             words = " ".join(command_line(int(entry.name)))
-            if word in words and ("raylet" in words or "ray.scripts" in words or "gcs_server" in words):
+            if wanted.search(words) and ("raylet" in words or "ray.scripts" in words or "gcs_server" in words):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(entry.name), signal.SIGKILL)
 
