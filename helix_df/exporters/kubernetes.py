@@ -38,13 +38,15 @@ def export(plan: Plan) -> Export:
     """See ``export_plan``; the command's text is the manifests.
 
     Raises:
-        PlanError: for a model that lies on this machine, or an API that would be open to everybody.
+        PlanError: for a model that lies on this machine, an API that would be open to everybody, or GPU types whose
+            names are the same to Kubernetes.
     """
     runtime = plan.job.runtime
     if runtime.api_keys is None and not runtime.allow_anyone:
         raise PlanError(
             "the API would be open to everybody who reaches its service",
             where="runtime.api_keys",
+            found="none",
             expected="a file of API keys, which `helix-df api-keys` makes; or allow_anyone: true",
         )
     if plan.job.model.parsed_source.kind not in ("hf", "package", "random"):
@@ -54,6 +56,7 @@ def export(plan: Plan) -> Export:
             found=plan.job.model.source,
             expected="hf:ORGANISATION/NAME, or a package of the image",
         )
+    _check_names(plan)
     name = label(plan.job.name)
     objects = manifests(plan)
     return Export(
@@ -82,6 +85,19 @@ def manifests(plan: Plan) -> list[Json]:
 def label(text: str) -> str:
     """A name as Kubernetes has them: small letters, digits and dashes, 40 at most."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "job"
+
+
+def _check_names(plan: Plan) -> None:
+    """That each set of pods has a name of its own."""
+    taken = {"coordinator": "the coordinator's own"}
+    for gpu in dict.fromkeys(plan.job.nodes[stage.node].gpu for stage in plan.stages):
+        if (other := taken.setdefault(label(gpu), gpu)) != gpu:
+            raise PlanError(
+                "two names are one to Kubernetes, which knows small letters, digits and dashes",
+                where="gpus",
+                found=f"{gpu} and {other}",
+                expected=f"another name than {label(gpu)} for one of them",
+            )
 
 
 def _by_gpu(plan: Plan) -> dict[str, list[str]]:

@@ -23,8 +23,8 @@ PLACEMENT = {"rack-1": LayerRange(0, 2), "rack-2": LayerRange(0, 2), "desk": Lay
 PROFILE = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [4096] * 4}
 
 
-def plan(**runtime: Any) -> Plan:
-    gpus = {"rack": "2xL4", "desk": "Toy_GPU"}
+def plan(desk: str = "Toy_GPU", **runtime: Any) -> Plan:
+    gpus = {"rack": "2xL4", "desk": desk}
     return tiny_plan(
         PLACEMENT,
         name="My.Job",
@@ -105,6 +105,13 @@ def test_what_would_be_open_or_out_of_reach_is_refused_and_keys_are_the_users() 
     notes = export_plan(plan(api_keys="mine.json"), "kubernetes").notes
     assert any("--from-file=api-keys.json=mine.json" in note for note in notes)
     assert not of("Secret")
+
+
+@pytest.mark.parametrize("desk", ["2xl4", "2XL4", "Coordinator"])
+def test_gpu_types_whose_pods_would_have_one_name_are_refused(desk: str) -> None:
+    with pytest.raises(PlanError, match="one to Kubernetes") as error:
+        export_plan(plan(desk=desk), "kubernetes")
+    assert desk in error.value.found
 
 
 def test_names_are_labels() -> None:
