@@ -111,7 +111,7 @@ def test_what_would_be_open_or_out_of_reach_is_refused_and_keys_are_the_users() 
 def test_gpu_types_whose_pods_would_have_one_name_are_refused(desk: str) -> None:
     with pytest.raises(PlanError, match="one to Kubernetes") as error:
         export_plan(plan(desk=desk), "kubernetes")
-    assert desk in error.value.found
+    assert desk in str(error.value.found)
 
 
 def test_names_are_labels() -> None:
