@@ -2,9 +2,10 @@
 
     XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python -m benchmarks.kinds_table [--minutes 10] [--clients 64]
 
-SmolLM2 with its weights as stored over two workers, under a real daemon, over HTTP. First all clients ask for plain
-streamed completions, then each asks for one kind after another in an order of its own; what is timed are the gaps
-between events of streams, of plain ones in the first part and of all in the second.
+SmolLM2 with its weights as stored over two workers, under a real daemon, over HTTP. Each client asks for one request
+after another in an order of its own: in turns plain streamed completions, and requests of all kinds. The plain ones
+have prompts and answers of as many tokens as each kind has, so that both are the same load. What is timed are the gaps
+between events of streams.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ready
 
-PLAIN_SHARE = 0.2
+PLAIN_SHARE = 0.25
 """Of the time, for plain requests alone."""
+
+ROUNDS = 6
+"""Turns of plain requests and of all kinds."""
 
 TOKENS = 48
 ASKED = [{"role": "user", "content": "Tell me about the rivers of France, and what was built on their banks."}]
@@ -52,11 +56,12 @@ PLACE = {
     "additionalProperties": False,
 }
 Json = dict[str, Any]
+Kinds = dict[str, tuple[str, Json]]
 _TEXT: Json = {"prompt": "The rivers of France are", "max_tokens": TOKENS}
 _CHAT: Json = {"messages": ASKED, "max_tokens": TOKENS}
 _TOOL: Json = {"type": "function", "function": WEATHER}
 
-KINDS: dict[str, tuple[str, Json]] = {
+KINDS: Kinds = {
     "completion, streamed": ("/v1/completions", {**_TEXT, "stream": True, "ignore_eos": True}),
     "completion": ("/v1/completions", _TEXT),
     "two of three, sampled": ("/v1/completions", {**_TEXT, "n": 2, "best_of": 3, "max_tokens": 16}),
@@ -87,7 +92,6 @@ KINDS: dict[str, tuple[str, Json]] = {
     "embeddings": ("/v1/embeddings", {"input": ["rivers", "the banks of the Loire"]}),
     "left early": ("/v1/completions", {**_TEXT, "stream": True, "max_tokens": 200}),
 }
-PLAIN = "completion, streamed"
 LEFT_EARLY = "left early"
 
 
@@ -98,13 +102,18 @@ class Part:
     gaps_s: list[float] = field(default_factory=list)
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
 
+    def add(self, other: Part) -> None:
+        """What another part saw, too."""
+        self.gaps_s += other.gaps_s
+        self.statuses += other.statuses
+
     def percentile(self, share: float) -> float:
         return 1e3 * sorted(self.gaps_s)[int(share * (len(self.gaps_s) - 1))]
 
 
-async def ask(http: httpx.AsyncClient, kind: str, number: int, part: Part) -> None:
+async def ask(http: httpx.AsyncClient, kinds: Kinds, kind: str, number: int, part: Part) -> None:
     """One request, heard to its end."""
-    path, body = KINDS[kind]
+    path, body = kinds[kind]
     asked = {"model": "smollm2", "seed": number, **body}
     if path in ("/v1/messages", "/v1/responses", "/v1/embeddings"):
         del asked["seed"]
@@ -121,26 +130,42 @@ async def ask(http: httpx.AsyncClient, kind: str, number: int, part: Part) -> No
             if last is not None:
                 part.gaps_s.append(now - last)
             last = now
-            if '"error"' in line:
+            if json.loads(line.removeprefix("data: ")).get("error"):
                 part.statuses[kind, "broken off"] += 1
             if kind == LEFT_EARLY and heard == 5:
                 break
     part.statuses[kind, str(response.status_code)] += 1
 
 
-async def load(url: str, clients: int, seconds: float, kinds: list[str]) -> Part:
+async def load(url: str, clients: int, seconds: float, kinds: Kinds) -> Part:
     """So many clients for so long, each in an order of its own."""
     part, until_s = Part(), time.monotonic() + seconds
 
     async def client(number: int) -> None:
         order = random.Random(number)
         while time.monotonic() < until_s:
-            await ask(http, order.choice(kinds), order.randrange(2**31), part)
+            await ask(http, kinds, order.choice(list(kinds)), order.randrange(2**31), part)
 
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
         await asyncio.gather(*(client(number) for number in range(clients)))
     return part
+
+
+def plain_of(url: str) -> Kinds:
+    """Streamed completions with prompts and answers as long as those of each kind, several where it draws several."""
+    found: Kinds = {}
+    for kind, (path, body) in KINDS.items():
+        unstreamed = {"model": "smollm2", **body, "stream": False}
+        response = httpx.post(url + path, json=unstreamed, timeout=300).raise_for_status()
+        usage = response.json()["usage"]
+        prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+        answer = usage.get("completion_tokens", usage.get("output_tokens", 0))
+        answer = 5 if kind == LEFT_EARLY else answer
+        drawn = body.get("best_of", 1)
+        asked = {"prompt": [504] * prompt, "max_tokens": max(1, answer // drawn), "ignore_eos": True, "stream": True}
+        found |= {f"{kind}, plain {number}": ("/v1/completions", asked) for number in range(drawn)}
+    return found
 
 
 def plan() -> Plan:
@@ -184,14 +209,14 @@ def main() -> None:
     seconds = 60 * given.minutes
     with served() as record:
         url = str(record.url)
-        asyncio.run(load(url, given.clients, 20.0, list(KINDS)))  # they compile
-        plain = asyncio.run(load(url, given.clients, PLAIN_SHARE * seconds, [PLAIN]))
+        asyncio.run(load(url, given.clients, 20.0, KINDS))  # they compile
+        alike = plain_of(url)
+        asyncio.run(load(url, given.clients, 10.0, alike))
         before, marks = memory_mb(url), []
-        mixed = Part()
-        for _ in range(4):
-            part = asyncio.run(load(url, given.clients, (1 - PLAIN_SHARE) * seconds / 4, list(KINDS)))
-            mixed.gaps_s += part.gaps_s
-            mixed.statuses += part.statuses
+        plain, mixed = Part(), Part()
+        for _ in range(ROUNDS):
+            plain.add(asyncio.run(load(url, given.clients, PLAIN_SHARE * seconds / ROUNDS, alike)))
+            mixed.add(asyncio.run(load(url, given.clients, (1 - PLAIN_SHARE) * seconds / ROUNDS, KINDS)))
             marks.append(memory_mb(url))
         left = held(url)
     print("| requests | answers | gaps | p50, ms | p95, ms | p99, ms |\n|---|---|---|---|---|---|")
@@ -205,8 +230,8 @@ def main() -> None:
     for kind, statuses in by_kind.items():
         print(f"  {kind}: {json.dumps(statuses)}")
     for name, begun in before.items():
-        quarters = ", ".join(f"{mark[name]:.0f}" for mark in marks)
-        print(f"memory of {name}: {begun:.0f} MB after plain requests, then {quarters} by quarters")
+        rounds = ", ".join(f"{mark[name]:.0f}" for mark in marks)
+        print(f"memory of {name}: {begun:.0f} MB once warm, then {rounds} after each round")
     print(f"KV cache held once all is over: {left} tokens; median gap alone {statistics.median(plain.gaps_s):.4f} s")
 
 

@@ -157,8 +157,10 @@ def running_plan(name: str) -> Plan | None:
 
 def asked_plan(name: str) -> Plan | None:
     """The plan that was asked for under a job's name and that runs here; where it lost nodes for long, another one does
-    (``running_plan``) until they are back."""
+    (``running_plan``) until they are back, and where its nodes come and go, one of another size."""
     directory = job_directory(name)
+    if directory.is_running() and directory.asked_plan_path.is_file():
+        return read_plan(directory.asked_plan_path)
     identity = directory.identity()
     replanned = identity is not None and identity.spares and directory.wanted_plan_path.is_file()
     return read_plan(directory.wanted_plan_path) if replanned and directory.is_running() else running_plan(name)

@@ -48,3 +48,9 @@ def cache_root() -> Path:
     """
     override = os.environ.get("HELIX_DF_CACHE")
     return Path(override).expanduser() if override else platformdirs.user_cache_path("helix-df")
+
+
+def package_environment() -> dict[str, str]:
+    """This process's environment, in which ``python -m helix_df.…`` finds this very package, installed or not."""
+    root = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -186,7 +186,9 @@ class JobStatus:
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
     ``restarts`` is how often the coordinator was started again after it had ended by itself, ``last_restart`` why it
     last was. The plan's flow through ``num_layers`` layers is ``planned_tokens_per_s``; ``hops`` are planned
-    or were used.
+    or were used. All requests that came asked for ``asked_tokens`` of prompts and expected answers; the one that has
+    waited longest for its start has for ``longest_wait_s``. ``scaled`` is the last step of a job whose nodes come and
+    go, and why.
     """
 
     name: str
@@ -214,6 +216,9 @@ class JobStatus:
     num_layers: int = 0
     planned_tokens_per_s: float = 0.0
     hops: tuple[HopStatus, ...] = ()
+    asked_tokens: int = 0
+    longest_wait_s: float = 0.0
+    scaled: str = ""
 
 
 GIVEN_UP = "another plan was given up"

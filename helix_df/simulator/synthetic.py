@@ -1,7 +1,8 @@
-"""Made-up traces: Poisson arrivals or bursts, and lengths from a few distributions. All from a seed."""
+"""Made-up traces: Poisson arrivals, bursts or days, and lengths from a few distributions. All from a seed."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -60,6 +61,32 @@ def bursts(
         raise SimulationError("bursts need a period above 0 and a share in (0, 1]", found=f"{period_s} s, {share}")
     name = f"bursts, {requests_per_s:g} requests/s"
     return _trace(name, requests_per_s, seconds, inputs, outputs, seed, period_s, share)
+
+
+def diurnal(
+    requests_per_s: float,
+    seconds: float,
+    inputs: Lengths,
+    outputs: Lengths,
+    seed: int = 0,
+    *,
+    period_s: float = 86_400.0,
+    low: float = 0.1,
+) -> Trace:
+    """Poisson arrivals whose rate goes up and down as a cosine: lowest at the start of every period, highest in its
+    middle, ``low`` times the highest at the lowest; ``requests_per_s`` is the mean over all."""
+    if not 0 <= low <= 1 or period_s <= 0:
+        raise SimulationError("a day needs a period above 0 and a low in [0, 1]", found=f"{period_s} s, {low}")
+    if requests_per_s <= 0:
+        raise SimulationError("the rate must be above zero", where="rate", found=requests_per_s)
+    random, highest = Random(seed), 2 * requests_per_s / (1 + low)
+    requests, now = [], 0.0
+    while (now := now + random.expovariate(highest)) < seconds:
+        height = 0.5 - 0.5 * math.cos(2 * math.pi * now / period_s)
+        # Of arrivals at the highest rate those are kept that the rate of the moment has (thinning).
+        if random.random() < low + (1 - low) * height:
+            requests.append(_request(now, inputs, outputs, random))
+    return Trace(f"diurnal, {requests_per_s:g} requests/s", tuple(requests))
 
 
 def saturating(inputs: Lengths, outputs: Lengths, seed: int = 0, count: int = 20_000) -> Trace:

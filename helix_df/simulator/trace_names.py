@@ -1,19 +1,29 @@
-"""Traces by what a user writes: ``azure``, ``poisson:rate=2,input=750,output=240``, ``bursts:…`` or a file."""
+"""Traces by what a user writes: ``azure``, ``poisson:rate=2,input=750,output=240``, ``bursts:…``, ``diurnal:…`` or a
+file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from helix_df.errors import SimulationError
 from helix_df.simulator.azure import azure_offline, azure_online
-from helix_df.simulator.synthetic import Lengths, bursts, poisson, saturating
+from helix_df.simulator.synthetic import Lengths, bursts, diurnal, poisson, saturating
 from helix_df.simulator.trace import Trace
 from helix_df.simulator.trace_files import read_trace
 
-EXPECTED = "azure, poisson:…, bursts:…, or a file ending in .csv or .jsonl"
+EXPECTED = "azure, poisson:…, bursts:…, diurnal:…, or a file ending in .csv or .jsonl"
 LENGTHS = "tokens such as 750, a range 100-1500, or exp:750 (exponential of that mean)"
+
+SHAPES: dict[str, tuple[Callable[..., Trace], dict[str, str]]] = {
+    "poisson": (poisson, {}),
+    "bursts": (bursts, {"period": "period_s", "share": "share"}),
+    "diurnal": (diurnal, {"period": "period_s", "low": "low"}),
+}
+"""Made-up traces by name, and their settings beside rate and lengths, with what the trace calls them."""
+
 _LONGEST = 16
 """Of an exponential length, in means."""
 
@@ -38,7 +48,7 @@ def find_trace(name: str, *, seconds: float, rate: float | None = None, offline:
             return azure_offline(seed)
         return azure_online(_needed(rate, name), seconds, seed)
     kind, _, rest = name.partition(":")
-    if kind in ("poisson", "bursts"):
+    if kind in SHAPES:
         return _synthetic(kind, rest, seconds, rate, offline, seed)
     path = Path(name)
     if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson", ".json"):
@@ -60,28 +70,17 @@ def _synthetic(kind: str, rest: str, seconds: float, rate: float | None, offline
     inputs = _lengths(settings.pop("input", "750"), "input")
     outputs = _lengths(settings.pop("output", "240"), "output")
     own = settings.pop("rate", None)
-    shape = {
-        key: _number(settings.pop(key), key) for key in ("period", "share") if key in settings and kind == "bursts"
-    }
+    make, shape = SHAPES[kind]
+    chosen = {shape[key]: _number(settings.pop(key), key) for key in shape if key in settings}
     if settings:
-        expected = "rate, input, output" + (", period, share" if kind == "bursts" else "")
+        expected = ", ".join(["rate", "input", "output", *shape])
         raise SimulationError(
             f"{kind} has no such setting", where="--trace", found=", ".join(settings), expected=expected
         )
     if offline:
         return saturating(inputs, outputs, seed)
     requests_per_s = rate if rate is not None else _number(own, "rate") if own is not None else _needed(None, kind)
-    if kind == "poisson":
-        return poisson(requests_per_s, seconds, inputs, outputs, seed)
-    return bursts(
-        requests_per_s,
-        seconds,
-        inputs,
-        outputs,
-        seed,
-        period_s=shape.get("period", 60.0),
-        share=shape.get("share", 0.2),
-    )
+    return make(requests_per_s, seconds, inputs, outputs, seed, **chosen)
 
 
 def _settings(kind: str, rest: str) -> dict[str, str]:

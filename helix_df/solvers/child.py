@@ -16,9 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, TextIO, TypeVar
 
+from helix_df.paths import package_environment
 from helix_df.solvers.documents import decode, encode
 
 T = TypeVar("T")
@@ -32,15 +32,13 @@ class Child:
     """The parent's end of ``python -m MODULE``."""
 
     def __init__(self, module: str) -> None:
-        package_root = str(Path(__file__).parents[2])
-        path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=package_environment(),
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._complaint = ""

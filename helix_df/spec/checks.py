@@ -42,6 +42,7 @@ def cross_check(job: Job, catalogue: Collection[str], in_catalogue: Callable[[st
         *_links(job),
         *_limits(job),
         *_latency(job),
+        *_scale(job),
         *_api(job),
     ]
 
@@ -209,6 +210,39 @@ def _latency(job: Job) -> Iterator[Mistake]:
     for name, limit in (("ttft_p95", job.limits.ttft_p95), ("itl_p95", job.limits.itl_p95)):
         if limit is not None and job.workload.rate is None:
             yield Mistake(("limits", name), "a limit on latency needs a rate", hint="workload.rate: requests/s")
+
+
+def _scale(job: Job) -> Iterator[Mistake]:
+    scale = job.scale
+    if scale is None:
+        return
+    for index, pattern in enumerate(scale.nodes):
+        if not scale.model_copy(update={"nodes": (pattern,)}).named(job.nodes):
+            yield _unknown_end(("scale", "nodes", index), "node", pattern, list(job.nodes))
+    named = scale.named(job.nodes)
+    if len(named) == len(job.nodes) and scale.min == 0:
+        yield Mistake(("scale", "min"), "without any node nothing is served", "0", "1 or more, or a node that stays")
+    most = len(named) if scale.max is None else scale.max
+    if most > len(named):
+        yield Mistake(("scale", "max"), "the nodes named are fewer", str(most), f"at most {len(named)}")
+    elif scale.min > most:
+        yield Mistake(("scale", "min"), "the fewest are more than the most", str(scale.min), f"at most {most}")
+    for name in named:
+        if job.nodes[name].started_by == "external":
+            yield Mistake(
+                ("nodes", name, "launcher"),
+                "scale starts this node when it is needed, and people start it",
+                "external",
+                "a launcher that starts workers",
+            )
+        held = "use" if name in job.limits.use else "pin" if name in job.limits.pin else None
+        if held is not None:
+            yield Mistake(
+                ("scale", "nodes"),
+                f"limits.{held} wants this node to have layers at all times",
+                repr(name),
+                hint="take it out of one of the two",
+            )
 
 
 def lets_anyone_in(runtime: Runtime) -> bool:

@@ -23,6 +23,7 @@ from helix_df.rules.schedulers.registry import SERVING
 from helix_df.spec.addresses import host_of, is_loopback
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.nodes import Address, Node, each_node
+from helix_df.spec.scale import Scale
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
 from helix_df.spec.source import ModelSource, parse_source
@@ -496,6 +497,9 @@ class Job(Section):
     )
     launchers: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Options of launchers, by their names, where they have any."
+    )
+    scale: Scale | None = Field(
+        default=None, description="Nodes that have layers only while they are needed; by default all always have."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
 

@@ -34,6 +34,7 @@ _HEADINGS = {
     "CoordinatorHost": "coordinator",
     "Workload": "workload",
     "Limits": "limits",
+    "Scale": "scale",
     "SolverChoice": "solver",
     "Runtime": "runtime",
     "Tls": "runtime.tls",

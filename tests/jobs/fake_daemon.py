@@ -48,6 +48,7 @@ class FakeDeployment(FakeService):
             await asyncio.Event().wait()
 
     replanned = ""
+    scaled = ""
 
     def running(self) -> TakenOver:
         return self.taken

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helix_df.errors import SimulationError
 from helix_df.simulator.azure import arrivals, azure_offline, azure_online, lengths, mean_tokens
-from helix_df.simulator.synthetic import Lengths, bursts, constant, poisson, saturating
+from helix_df.simulator.synthetic import Lengths, bursts, constant, diurnal, poisson, saturating
 from helix_df.simulator.trace import Trace, TraceRequest
 from helix_df.simulator.trace_files import read_trace
 from helix_df.simulator.trace_names import find_trace
@@ -49,6 +50,17 @@ def test_poisson_arrivals_are_independent_of_one_another():
     assert mean == pytest.approx(0.2, rel=0.05)
     # An exponential's variance is its mean squared.
     assert sum((gap - mean) ** 2 for gap in gaps) / len(gaps) == pytest.approx(mean**2, rel=0.1)
+
+
+def test_a_day_has_its_mean_rate_and_its_night():
+    trace = diurnal(4.0, 1000.0, constant(10), constant(3), seed=3, period_s=500.0, low=0.25)
+    assert len(trace.requests) == pytest.approx(4000, rel=0.05)
+    times = np.array([request.arrival_s for request in trace.requests]) % 500
+    night = np.count_nonzero((times < 50) | (times >= 450))
+    noon = np.count_nonzero((times >= 200) & (times < 300))
+    # Of cosines: the mean of the fifth about the lowest, and about the highest.
+    assert night / noon == pytest.approx((0.25 + 0.75 * 0.0323) / (0.25 + 0.75 * 0.9677), rel=0.15)
+    assert diurnal(4.0, 1000.0, constant(10), constant(3), seed=3, period_s=500.0, low=0.25) == trace
 
 
 def test_bursts_keep_the_mean_rate_and_leave_pauses():
@@ -141,6 +153,8 @@ def test_names_of_traces(tmp_path: Path):
         ("poisson:rate=1,input=5-x", None, False, "not a length"),
         ("poisson:rate=1,input=9-5", None, False, "starts at 1"),
         ("bursts:rate=1,share=2", None, False, "share"),
+        ("diurnal:rate=1,low=2", None, False, "low"),
+        ("diurnal:rate=1,share=0.5", None, False, "period, low"),
         ("nonsense", 1.0, False, "no such trace"),
     ],
 )

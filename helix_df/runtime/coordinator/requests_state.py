@@ -80,6 +80,7 @@ class RequestCounters:
     failed: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    asked_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -234,6 +235,7 @@ class RequestsState:
         rank = waiting_rank(now, len(request.tokens), served.runtime.shortest_first)
         self.queue.join(asked.id, asked.owner, request.expected(served), rank)
         self.counters.prompt_tokens += len(asked.prompt)
+        self.counters.asked_tokens += request.expected(served)
         self._set_deadline(request, now)
         if verdict == STRANDED:
             self._strand([asked.id], now)

@@ -76,7 +76,8 @@ class Coordinator:
         names: of the workers by the nodes that they serve, where the plan has taken over from another.
         spares: workers of nodes that the plan does without until they are back.
 
-    ``answers`` are kept for clients that come back, where somebody has said how. ``replanned`` is shown in the status.
+    ``answers`` are kept for clients that come back, where somebody has said how. ``replanned`` and ``scaled`` are shown
+    in the status.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Coordinator:
         self._model = ModelServer(plan.job.model.parsed_source)
         self._giving: set[asyncio.Task[None]] = set()
         self.replanned = ""
+        self.scaled = ""
 
     # ------------------------------------------------------------------ life
 
@@ -362,7 +364,14 @@ class Coordinator:
             restarts=self._former,
             last_restart=self._last_restart,
             replanned=self.replanned,
+            scaled=self.scaled,
+            longest_wait_s=self._longest_wait_s(),
         )
+
+    def _longest_wait_s(self) -> float:
+        """Of those that have never been started; the first that was asked is the first here."""
+        first_s = next(iter(self._asked_s.values()), None)
+        return 0.0 if first_s is None else time.monotonic() - first_s
 
     # ------------------------------------------------------------------ events in, actions out
 

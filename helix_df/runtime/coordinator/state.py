@@ -144,6 +144,7 @@ class CoordinatorState:
             failed=requests.counters.failed,
             prompt_tokens=requests.counters.prompt_tokens,
             generated_tokens=requests.counters.generated_tokens,
+            asked_tokens=requests.counters.asked_tokens,
             prefix_hits=self.prefixes.hits,
             cached_tokens=self.prefixes.cached_tokens,
             illegal_events=self.illegal.total,

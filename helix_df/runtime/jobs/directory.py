@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,16 @@ class JobDirectory:
     def wanted_plan_path(self) -> Path:
         """The plan that was asked for, while the one that runs does without nodes that are lost."""
         return self.path / "plan.wanted.json"
+
+    @property
+    def asked_plan_path(self) -> Path:
+        """The plan that was asked for, while one of another size runs."""
+        return self.path / "plan.asked.json"
+
+    @property
+    def sizes_path(self) -> Path:
+        """A folder of plans of other sizes, for a job whose nodes come and go."""
+        return self.path / "sizes"
 
     @property
     def log_dir(self) -> Path:
@@ -265,6 +276,8 @@ class JobDirectory:
         (self.path / "identity.json").unlink(missing_ok=True)
         self.live_plan_path.unlink(missing_ok=True)
         self.wanted_plan_path.unlink(missing_ok=True)
+        self.asked_plan_path.unlink(missing_ok=True)
+        shutil.rmtree(self.sizes_path, ignore_errors=True)
 
     def clear(self) -> None:
         """Forget the last run: its plan, its record, its journal and its events. Its logs are put aside."""

@@ -9,14 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.paths import package_environment
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.takeover import TakenOver
 from helix_df.runtime.jobs.directory import JobDirectory
@@ -180,14 +179,12 @@ class Replanner:
 
 async def _said(command: list[str], limit_s: float) -> dict[str, str]:
     """The last line that a process prints, a document; it ends with whoever waits for it."""
-    root = str(Path(__file__).parents[3])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env=package_environment(),
     )
     try:
         printed, complaints = await asyncio.wait_for(process.communicate(), limit_s)

@@ -108,6 +108,7 @@ class Told:
         except DeploymentError as error:
             log.error("%s", error)
             return
+        self._job.asked_plan_path.unlink(missing_ok=True)  # this is the one that was asked for
         log.info("another plan has taken over")
 
     async def _until_changed(self, plan: Plan) -> None:
