@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_df.plan.sizes import MOST_SIZES, size_of, sized, sizes, whole
-from helix_df.rules.scaling import LOOK_S, Look, Scaling
+from helix_df.rules.scaling import LOOK_S, LOWER, Look, Scaling
 from helix_df.spec.job import Job
 from helix_df.spec.scale import Scale
 
@@ -26,6 +26,7 @@ scales = st.builds(
     up_after=st.sampled_from(("1s", "4s")),
     down_after=st.sampled_from(("2s", "10s")),
     headroom=st.sampled_from((0.5, 1.0)),
+    average_over=st.sampled_from(("3s", "20s")),
 )
 
 
@@ -35,6 +36,17 @@ def looks(stretches: list[tuple[int, float, int]]) -> Iterator[Look]:
         for _ in range(length):
             asked, count = asked + tokens, count + 1
             yield Look(count * LOOK_S, asked, waited_s)
+
+
+def asked_over(seen: list[Look], over_s: float) -> float:
+    last = [one for one in seen if seen[-1].now - one.now <= over_s]
+    return (last[-1].asked_tokens - last[0].asked_tokens) / over_s
+
+
+def waits_since(seen: list[Look], scale: Scale, slow: bool) -> float:
+    """For how long requests have waited too long, or haven't."""
+    last = takewhile(lambda one: (one.waited_s > scale.queue_time) == slow, reversed(seen))
+    return max((seen[-1].now - one.now for one in last), default=0.0)
 
 
 @given(scales, ladders, waits, st.data())
@@ -48,19 +60,17 @@ def test_a_step_has_its_reason_and_is_enough_where_something_is(
         step = scaling.look(look, size, serves)
         if step is None:
             continue
-        grows = step.after > size
-        needed_s = scale.up_after if grows else scale.down_after
-        last = [one for one in seen if look.now - one.now <= needed_s]
-        assert all((one.waited_s > scale.queue_time) == grows for one in last)
-        assert look.now - last[0].now >= needed_s
-        assert step.asked * needed_s == last[-1].asked_tokens - last[0].asked_tokens
-        serving = [one for one in serves if scale.headroom * serves[one] >= step.asked]
-        if grows:
-            assert step.after == min(
-                (one for one in serving if one > size and serves[one] > serves[size]), default=max(serves)
-            )
+        asked = {over_s: asked_over(seen, over_s) for over_s in (scale.average_over, scale.down_after)}
+        if step.after > size:
+            assert step.asked == asked[scale.average_over]
+            assert step.asked > scale.headroom * serves[size] or waits_since(seen, scale, True) >= scale.up_after
+            better = [one for one in serves if one > size and serves[one] > serves[size]]
+            enough = [one for one in better if scale.headroom * serves[one] >= step.asked]
+            assert step.after == min(enough, default=max(serves))
         else:
-            assert step.after == min(serving) < size
+            assert step.asked == max(asked.values())
+            assert waits_since(seen, scale, False) >= scale.down_after
+            assert step.after == min(one for one in serves if LOWER * scale.headroom * serves[one] >= step.asked)
         size = step.after
         scaling.begin_anew()
         seen.clear()
@@ -68,7 +78,7 @@ def test_a_step_has_its_reason_and_is_enough_where_something_is(
 
 @given(ladders, st.integers(0, 6))
 def test_a_job_that_nobody_asks_comes_to_its_smallest_size(serves: dict[int, float], start: int) -> None:
-    scale = Scale(nodes=("a",), down_after=2.0)
+    scale = Scale.model_validate({"nodes": ["a"], "down_after": "2s"})
     size, scaling = min(serves, key=lambda one: abs(one - start)), Scaling(scale)
     for look in looks([(10 * len(serves) + 10, 0.0, 0)]):
         if (step := scaling.look(look, size, serves)) is not None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "helix_df.cli.export:export",
     "draw": "helix_df.cli.draw:draw",
     "simulate": "helix_df.cli.simulate:simulate",
+    "scale": "helix_df.cli.scale:scale",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "keys": "helix_df.cli.keys:keys",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from helix_df.spec.job import Job
     from helix_df.what_if import Simulated, Variant
 
-TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, or a .csv or .jsonl file."
+TRACE_HELP = "azure, poisson:rate=2,input=750,output=240, bursts:…, diurnal:…, or a .csv or .jsonl file."
 
 
 _Sources = Annotated[list[str], typer.Argument(metavar="PLAN_OR_JOB", help=f"{SOURCE_HELP} Several are compared.")]
@@ -168,7 +168,9 @@ def timing_choice(text: str | None, rules: str) -> TimingChoice:
 
 def arrives(trace: str, rate: float | None) -> bool:
     """Whether requests come at their own times."""
-    from_file = trace.partition(":")[0] not in ("azure", "poisson", "bursts")
+    from helix_df.simulator.trace_names import SHAPES
+
+    from_file = trace.partition(":")[0] not in ("azure", *SHAPES)
     return from_file or rate is not None or "rate=" in trace or trace.partition(":")[2][:1].isdigit()
 
 

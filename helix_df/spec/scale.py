@@ -36,7 +36,13 @@ class Scale(Section):
         default=300.0, gt=0, description="How long fewer nodes must have been enough before some are let go."
     )
     headroom: Number = Field(
-        default=0.8, gt=0, le=1, description="Share of a plan's tokens/s that is to be used at most, on average."
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Target: share of a plan's tokens/s that is asked for at most; once it is more, nodes are taken.",
+    )
+    average_over: Duration = Field(
+        default=60.0, gt=0, description="Over which time what is asked for is averaged, for that."
     )
 
     def named(self, nodes: Collection[str]) -> tuple[str, ...]:
