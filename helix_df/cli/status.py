@@ -86,6 +86,8 @@ def _show(name: str | None, as_json: bool, console: Console) -> None:
         console.print(f"\n{tail} doesn't reach {head}, so requests go by other ways")
     if found.scaled:
         console.print(f"\n{found.scaled}", soft_wrap=True)
+    if found.slower:
+        console.print(f"\n{found.slower}", soft_wrap=True)
     if found.replanned:
         console.print(f"\n{found.replanned}", soft_wrap=True)
     for where, count in _illegal(found):

@@ -36,6 +36,7 @@ APPLIED = frozenset(
         "lost_after",
         "replan_after",
         "replan_bytes",
+        "replan_speeds",
     }
 )
 """Fields of ``runtime`` that a running job takes over; others need it to be started anew."""
@@ -236,11 +237,17 @@ def _stays(worker: Spare | None, new: Plan, node: str) -> bool:
     one, other = job.nodes[before.node], new.job.nodes[node]
     return (
         (before.layers, before.kv_tokens) == (after.layers, after.kv_tokens)
-        and one.model_copy(update={"address": None}) == other.model_copy(update={"address": None})
+        and _as_served(one, job) == _as_served(other, new.job)
         and _host(one) == _host(other)
         and job.gpus.get(one.gpu) == new.job.gpus.get(other.gpu)
         and all(getattr(job.runtime, it) == getattr(new.served.runtime, it) for it in OF_WORKERS)
     )
+
+
+def _as_served(node: Node, job: Job) -> Node:
+    """A node as its worker goes by it: an address is compared by host, and a speed counts where it is emulated."""
+    speed = node.speed if job.runtime.emulate else 1.0
+    return node.model_copy(update={"address": None, "speed": speed})
 
 
 def _host(node: Node) -> str | None:

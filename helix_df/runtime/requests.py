@@ -109,11 +109,14 @@ class StageSpeed:
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
     """What an engine says of itself: shapes still to be compiled, programs compiled or loaded by its process so far,
-    and tokens of KV cache in pages that somebody owns."""
+    tokens of KV cache in pages that somebody owns, and how long all its batches took and were planned to take on its
+    GPU type at full speed."""
 
     cold_shapes: int = 0
     compiled_programs: int = 0
     kv_held_tokens: int = 0
+    busy_s: float = 0.0
+    planned_busy_s: float = 0.0
 
 
 NEW_ENGINE = EngineHealth()
@@ -135,7 +138,8 @@ class NodeStatus:
     ``not_finite`` requests it computed numbers that aren't: 0, unless its weights or its device are damaged.
     ``restarts`` is how often its worker was started again after it had ended by itself. ``role``: ``coming`` for one of
     a plan that is to take over, ``leaving`` for one that only ends what it began, ``spare`` for one that was lost, and
-    that the plan does without until it is back. One that is ``drained`` gets no new requests.
+    that the plan does without until it is back. One that is ``drained`` gets no new requests. ``busy_s`` and
+    ``planned_busy_s`` are as in ``EngineHealth``.
     """
 
     name: str
@@ -159,6 +163,8 @@ class NodeStatus:
     restarts: int = 0
     role: NodeRole = "serving"
     drained: bool = False
+    busy_s: float = 0.0
+    planned_busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ class JobStatus:
     last was. The plan's flow through ``num_layers`` layers is ``planned_tokens_per_s``; ``hops`` are planned
     or were used. All requests that came asked for ``asked_tokens`` of prompts and expected answers; the one that has
     waited longest for its start has for ``longest_wait_s``. ``scaled`` is the last step of a job whose nodes come and
-    go, and why.
+    go, and why; ``slower`` says which nodes aren't as fast as planned, and what was done, or could be, about it.
     """
 
     name: str
@@ -219,6 +225,7 @@ class JobStatus:
     asked_tokens: int = 0
     longest_wait_s: float = 0.0
     scaled: str = ""
+    slower: str = ""
 
 
 GIVEN_UP = "another plan was given up"

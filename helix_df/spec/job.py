@@ -464,6 +464,11 @@ class Runtime(Section):
         description="Once a node has been lost for so long, a plan without it is made near the one that runs and takes "
         "over, until the node is back; never if null.",
     )
+    replan_speeds: Literal["tell", "auto"] = Field(
+        default="tell",
+        description="Once nodes are slower than planned, or as fast again, and another plan would serve more: `tell` "
+        "says so, `auto` lets that plan take over.",
+    )
     replan_bytes: Size | None = Field(
         default=None,
         gt=0,

@@ -49,6 +49,7 @@ class FakeDeployment(FakeService):
 
     replanned = ""
     scaled = ""
+    slower = ""
 
     def running(self) -> TakenOver:
         return self.taken

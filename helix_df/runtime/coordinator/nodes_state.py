@@ -211,6 +211,8 @@ class ServedNode:
             running=running,
             kv_kept_tokens=kv_kept,
             kv_held_tokens=self.health.kv_held_tokens,
+            busy_s=self.health.busy_s,
+            planned_busy_s=self.health.planned_busy_s,
             compiled_programs=self.health.compiled_programs,
             memory_bytes=self.memory_bytes,
             illegal_events=self.illegal_events,

@@ -76,8 +76,8 @@ class Coordinator:
         names: of the workers by the nodes that they serve, where the plan has taken over from another.
         spares: workers of nodes that the plan does without until they are back.
 
-    ``answers`` are kept for clients that come back, where somebody has said how. ``replanned`` and ``scaled`` are shown
-    in the status.
+    ``answers`` are kept for clients that come back, where somebody has said how. ``replanned``, ``scaled`` and
+    ``slower`` are shown in the status.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class Coordinator:
         self._giving: set[asyncio.Task[None]] = set()
         self.replanned = ""
         self.scaled = ""
+        self.slower = ""
 
     # ------------------------------------------------------------------ life
 
@@ -365,6 +366,7 @@ class Coordinator:
             last_restart=self._last_restart,
             replanned=self.replanned,
             scaled=self.scaled,
+            slower=self.slower,
             longest_wait_s=self._longest_wait_s(),
         )
 

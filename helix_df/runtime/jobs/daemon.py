@@ -40,6 +40,7 @@ from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.jobs.replanner import Replannable, Replanner
 from helix_df.runtime.jobs.scaler import Scalable, Scaler
+from helix_df.runtime.jobs.speed_watch import SpeedWatch, Watched
 from helix_df.runtime.jobs.standby import STANDBY, wait_for_turn
 from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
@@ -72,7 +73,7 @@ ACCEPTED_AT_ONCE = 16
 LIMITS = ConnectionLimits()
 
 
-class Deployment(TokenService, Changeable, Replannable, Scalable, Protocol):
+class Deployment(TokenService, Changeable, Replannable, Scalable, Watched, Protocol):
     """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send.
 
     ``answers`` are kept for clients that come back, if any are.
@@ -261,8 +262,7 @@ class _Daemon:
                 vllm_metrics=runtime.metrics_names == "vllm",
             )
             answering = asyncio.create_task(asyncio.sleep(0))
-            replanning = asyncio.create_task(asyncio.sleep(0))
-            scaling = asyncio.create_task(asyncio.sleep(0))
+            watching: list[asyncio.Task[None]] = []
             try:
                 with explained_files(self._job.path):
                     await deployment.start()
@@ -270,8 +270,8 @@ class _Daemon:
                 if reconnects is not None:
                     reconnects.go_on()
                 answering = asyncio.create_task(server.serve(sockets=[listener]))
-                replanning = asyncio.create_task(Replanner(deployment, self._job, told).run())
-                scaling = asyncio.create_task(Scaler(deployment, self._job, told).run())
+                watchers = (Replanner, Scaler, SpeedWatch)
+                watching = [asyncio.create_task(one(deployment, self._job, told).run()) for one in watchers]
                 await self._serve(plan, deployment, url_of(listener, "http" if tls is None else "https"), stop)
             except Exception as error:
                 if self._lineage.supervisor is not None and not isinstance(error, HelixError):
@@ -281,8 +281,8 @@ class _Daemon:
             finally:
                 self._note(replace(self._record, state="stopped", url=None, join_commands={}, token=None))
                 server.should_exit = True
-                replanning.cancel()
-                scaling.cancel()
+                for one in watching:
+                    one.cancel()
                 await asyncio.wait((answering,), timeout=DRAIN_S)
                 if reconnects is not None:
                     await reconnects.close()

@@ -6,8 +6,6 @@ Owns when, and what is said of it. The plan is made in a process of its own, whi
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import sys
 import time
@@ -15,22 +13,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from helix_df.errors import DeploymentError, HelixError
-from helix_df.paths import package_environment
 from helix_df.plan.plan import Plan, read_plan
 from helix_df.plan.takeover import TakenOver
 from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.losses import Losses
+from helix_df.runtime.jobs.planner import Changer, planned_aside
 from helix_df.runtime.requests import JobStatus, NodeState
 
 log = logging.getLogger("helix_df.daemon")
 
 PLANNER = (sys.executable, "-m", "helix_df.what_if.without_nodes")
 LOOK_S = 0.5
-_GRACE_S = 120.0
-"""Seconds that a planner gets beside those of its searches."""
-
-_SEARCHES = 3
-"""Most of them for one plan."""
 
 
 class Replannable(Protocol):
@@ -44,23 +37,6 @@ class Replannable(Protocol):
 
     def running(self) -> TakenOver:
         """See ``Coordinator``."""
-        ...
-
-
-class Changer(Protocol):
-    """Who lets plans take over, and writes down that they have."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether one is about to."""
-        ...
-
-    async def replace_plan(self, plan: Plan, without: frozenset[str]) -> None:
-        """Let a plan take over that does without some nodes.
-
-        Raises:
-            DeploymentError: when it can't, or was given up.
-        """
         ...
 
 
@@ -166,39 +142,7 @@ class Replanner:
         ]
         for node in sorted(wanted):
             command += ["--without", node]
-        most = before.plan.job.runtime.replan_bytes
-        if most is not None:
-            command += ["--most-bytes", str(int(most))]
-        limit_s = _SEARCHES * before.plan.job.solver.time_limit + _GRACE_S
-        try:
-            document = await _said(command, limit_s)
-            return (read_plan(out), document["found"]) if "found" in document else (None, document["why"])
-        finally:
-            out.unlink(missing_ok=True)
-
-
-async def _said(command: list[str], limit_s: float) -> dict[str, str]:
-    """The last line that a process prints, a document; it ends with whoever waits for it."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=package_environment(),
-    )
-    try:
-        printed, complaints = await asyncio.wait_for(process.communicate(), limit_s)
-    except TimeoutError:
-        return {"why": f"its planner took more than {limit_s:g} s"}
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    lines = printed.decode().splitlines()
-    if process.returncode != 0 or not lines:
-        last = complaints.decode(errors="replace").strip().rpartition("\n")[2]
-        return {"why": f"its planner failed: {last or f'exit code {process.returncode}'}"}
-    document: dict[str, str] = json.loads(lines[-1])
-    return document
+        return await planned_aside(command, out, before.plan.job)
 
 
 def _are_lost(nodes: frozenset[str]) -> str:

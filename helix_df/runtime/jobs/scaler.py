@@ -23,7 +23,7 @@ from helix_df.plan.sizes import size_of, whole
 from helix_df.plan.takeover import TakenOver
 from helix_df.rules.scaling import LOOK_S, Look, Scaling, Step
 from helix_df.runtime.jobs.directory import JobDirectory
-from helix_df.runtime.jobs.replanner import Changer
+from helix_df.runtime.jobs.planner import Changer
 from helix_df.runtime.requests import JobStatus
 from helix_df.spec.job import Job
 

@@ -292,7 +292,7 @@ def _pack(value: Any) -> Any:
         case bytes() | memoryview():
             return len(value)  # follows in a frame of its own
         case EngineHealth():
-            return [value.cold_shapes, value.compiled_programs, value.kv_held_tokens]
+            return [getattr(value, field.name) for field in fields(value)]
         case StageSpeed():
             return [value.prefill_tokens, value.prefill_s, value.decode_s]
         case _:

@@ -197,7 +197,14 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
     Failed: {"node": _NAME, "reason": _WORDS, "life": whole()},
     Heartbeat: {
         "node": _NAME,
-        "health": row(EngineHealth, cold_shapes=whole(), compiled_programs=whole(), kv_held_tokens=whole()),
+        "health": row(
+            EngineHealth,
+            cold_shapes=whole(),
+            compiled_programs=whole(),
+            kv_held_tokens=whole(),
+            busy_s=number(0.0),
+            planned_busy_s=number(0.0),
+        ),
         "memory_bytes": whole(),
         "illegal_events": whole(),
         "life": whole(),

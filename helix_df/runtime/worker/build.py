@@ -8,7 +8,7 @@ import jax
 
 from helix_df.graph.compile import mean_request
 from helix_df.graph.speed_source import is_measured
-from helix_df.graph.stage_timing import node_timing
+from helix_df.graph.stage_timing import node_timing, stage_timing
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.fetched_layers import fetch_layers
@@ -26,6 +26,7 @@ from helix_df.runtime.worker.device import backend_defaults, matrix_layout, seve
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.shell import Report, StepEngine
+from helix_df.runtime.worker.timed_engine import TimedEngine
 from helix_df.spec.job import Job
 
 
@@ -44,8 +45,8 @@ def build_engine(welcome: Welcome, report: Report, priority: Priority = as_ever)
     devices = devices_of_node(job, welcome.node)
     _ = jax.local_devices() if devices == 1 else several_devices(devices)
     engine = priority(lambda: _warm_engine(job, welcome, report, devices))
-    planned_s = _planned(job, welcome) if job.runtime.emulate else None
-    return engine if planned_s is None else PacedEngine(engine, planned_s)
+    pace_s = _pace(job, welcome) if job.runtime.emulate else None
+    return TimedEngine(engine if pace_s is None else PacedEngine(engine, pace_s), _planned(job, welcome))
 
 
 def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> Engine:
@@ -91,7 +92,14 @@ def load_layers(job: Job, layers: LayerRange, devices: int) -> DecoderShard | Sh
     return load_shares(source, geometry, layers, found, dtype=model.dtype, seed=model.seed, layout=layout(), kept=kept)
 
 
-def _planned(job: Job, welcome: Welcome) -> BatchSeconds | None:
+def _planned(job: Job, welcome: Welcome) -> BatchSeconds:
+    """How long batches are planned to take on the node's GPU type at full speed."""
+    geometry, layers = read_geometry(job.model.parsed_source), len(welcome.layers)
+    requests, gpu = mean_request(job, geometry), job.nodes[welcome.node].gpu
+    return as_profiled(stage_timing(job, geometry, requests, gpu, layers, welcome.kv_tokens, "planned"))
+
+
+def _pace(job: Job, welcome: Welcome) -> BatchSeconds | None:
     """How long batches are to take: as the node's profile says, else longer by its speed; ``None`` as they come."""
     node, geometry = job.nodes[welcome.node], read_geometry(job.model.parsed_source)
     if is_measured(job, geometry, node.gpu):

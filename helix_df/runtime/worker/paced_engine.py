@@ -120,6 +120,11 @@ class PacedEngine:
         """See ``StepEngine``."""
         return self._engine.health
 
+    @property
+    def compilations(self) -> int:
+        """See ``CountingEngine``."""
+        return self._engine.compilations
+
     def release(self, request: str) -> None:
         """See ``StepEngine``."""
         self._engine.release(request)
