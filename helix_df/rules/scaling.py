@@ -39,7 +39,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScaleStep:
     """Another size, and why: what is asked for (tokens/s), what both sizes serve, and how long somebody has waited."""
 
     before: int
@@ -67,7 +67,7 @@ class Scaling:
     _slow_since: float | None = None
     _calm_since: float | None = None
 
-    def look(self, look: Look, size: int, serves: Mapping[int, float]) -> Step | None:
+    def look(self, look: Look, size: int, serves: Mapping[int, float]) -> ScaleStep | None:
         """The step to take now, if any.
 
         Args:
@@ -112,5 +112,5 @@ class Scaling:
         return (look.asked_tokens - first.asked_tokens) / over_s
 
     @staticmethod
-    def _step(look: Look, size: int, to: list[int], asked: float, serves: Mapping[int, float]) -> Step | None:
-        return Step(size, to[0], asked, serves[size], serves[to[0]], look.waited_s) if to else None
+    def _step(look: Look, size: int, to: list[int], asked: float, serves: Mapping[int, float]) -> ScaleStep | None:
+        return ScaleStep(size, to[0], asked, serves[size], serves[to[0]], look.waited_s) if to else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import expected_answer
-from helix_df.rules.scaling import LOOK_S, Look, Scaling, Step
+from helix_df.rules.scaling import LOOK_S, Look, ScaleStep, Scaling
 from helix_df.simulator.options import Options, options_of
 from helix_df.simulator.outcome import RequestTimes, Times
 from helix_df.simulator.setup import setup_of
@@ -34,7 +34,7 @@ class SizeTime:
     from_s: float
     to_s: float
     done_s: float
-    step: Step | None = None
+    step: ScaleStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def simulate_scaled(
 
 def _first_step(
     scaling: Scaling, looks: Iterator[Look], size: int, serves: Mapping[int, float]
-) -> tuple[float, Step] | None:
+) -> tuple[float, ScaleStep] | None:
     """The first step that is to be taken, and when."""
     for look in looks:
         if (step := scaling.look(look, size, serves)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -66,18 +67,16 @@ async def test_a_node_that_is_slower_than_declared_is_noticed(
     async with watched(given, {"a": 1.0, "b": 0.2, "c": 1.0}) as coordinator:
         load = Load(coordinator)
         clients = [asyncio.create_task(load.client(number)) for number in range(12)]
-        end = "has taken over" if replan_speeds == "auto" else "another plan would take over"
-        async with asyncio.timeout(90):
-            while end not in coordinator.slower:
-                await asyncio.sleep(0.1)
+        end = "has taken over" if replan_speeds == "auto" else "another plan would serve more"
+        deadline = time.monotonic() + 200
+        while end not in coordinator.slower:
+            assert time.monotonic() < deadline, f"it takes too long: {coordinator.slower}"
+            await asyncio.sleep(0.1)
         assert coordinator.slower.startswith("b takes ")
         factor = float(coordinator.slower.split()[2])
         assert 3 < factor < 8
         changed = coordinator.running().plan
-        assert (changed.job.nodes[changed.stages[0].node].gpu, replan_speeds == "auto") == (
-            "toy",
-            changed.placement != WHOLE or changed.flow != given.flow,
-        )
+        assert (changed.flow != given.flow) == (replan_speeds == "auto")
         for one in clients:
             one.cancel()
         ended = await asyncio.gather(*clients, return_exceptions=True)

@@ -40,7 +40,7 @@ from helix_df.runtime.api.tls import server_context
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.jobs.replanner import Replannable, Replanner
 from helix_df.runtime.jobs.scaler import Scalable, Scaler
-from helix_df.runtime.jobs.speed_watch import SpeedWatch, Watched
+from helix_df.runtime.jobs.speed_watch import SpeedWatch, SpeedWatched
 from helix_df.runtime.jobs.standby import STANDBY, wait_for_turn
 from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
@@ -73,7 +73,7 @@ ACCEPTED_AT_ONCE = 16
 LIMITS = ConnectionLimits()
 
 
-class Deployment(TokenService, Changeable, Replannable, Scalable, Watched, Protocol):
+class Deployment(TokenService, Changeable, Replannable, Scalable, SpeedWatched, Protocol):
     """A token service with a life: the coordinator. ``token`` is the job's secret, ``address`` where workers send.
 
     ``answers`` are kept for clients that come back, if any are.

@@ -21,7 +21,7 @@ from helix_df.paths import package_environment
 from helix_df.plan.plan import Plan, read_plan, write_plan
 from helix_df.plan.sizes import size_of, whole
 from helix_df.plan.takeover import TakenOver
-from helix_df.rules.scaling import LOOK_S, Look, Scaling, Step
+from helix_df.rules.scaling import LOOK_S, Look, ScaleStep, Scaling
 from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.planner import Changer
 from helix_df.runtime.requests import JobStatus
@@ -150,7 +150,7 @@ class Scaler:
             await self._ladder.close()
         self._ladder = self._of = self._scaling = None
 
-    def _look(self, running: TakenOver, size: int) -> Step | None:
+    def _look(self, running: TakenOver, size: int) -> ScaleStep | None:
         if self._scaling is None or self._ladder is None or size not in self._ladder.serves:
             return None
         status = self._deployment.snapshot()
@@ -160,7 +160,7 @@ class Scaler:
         look = Look(self._clock(), status.asked_tokens, status.longest_wait_s)
         return self._scaling.look(look, size, self._ladder.serves)
 
-    async def _take(self, step: Step) -> None:
+    async def _take(self, step: ScaleStep) -> None:
         """Let the plan of another size take over."""
         if self._ladder is None or self._scaling is None:
             return

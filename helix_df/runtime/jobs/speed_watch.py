@@ -27,7 +27,7 @@ PLANNER = (sys.executable, "-m", "helix_df.what_if.measured_speeds")
 LOOK_S = 1.0
 
 
-class Watched(Protocol):
+class SpeedWatched(Protocol):
     """A coordinator whose plan can be replaced; ``slower`` is shown in its status."""
 
     slower: str
@@ -45,7 +45,7 @@ class SpeedWatch:
     """Looks after one job that runs in a folder; ``clock`` is in seconds."""
 
     def __init__(
-        self, deployment: Watched, job: JobDirectory, changer: Changer, clock: Callable[[], float] = time.monotonic
+        self, deployment: SpeedWatched, job: JobDirectory, changer: Changer, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._deployment = deployment
         self._job = job
