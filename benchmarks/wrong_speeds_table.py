@@ -109,7 +109,13 @@ def job(nodes: int = 5) -> Job:
             "nodes": {f"n{number}": {"gpu": "core", "speed": DECLARED} for number in range(nodes)},
             "links": {"default": {"bandwidth": "1Gbps", "latency": "1ms"}},
             "workload": {"input_length": 40, "output_length": 16},
-            "runtime": {"max_batch": 4, "max_prefill_tokens": 128, "replan_speeds": "auto", "prefix_cache": False},
+            "runtime": {
+                "max_batch": 4,
+                "max_prefill_tokens": 128,
+                "prefix_cache": False,
+                "replan_speeds": "auto",
+                "replan_bytes": "4GiB",
+            },
             "solver": {"name": "auto", "time_limit": "10s"},
         }
     )

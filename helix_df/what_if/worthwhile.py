@@ -26,7 +26,7 @@ from helix_df.solvers.choice import weighs_moves
 from helix_df.solvers.registry import get_solver
 from helix_df.spec.job import Job
 
-PRICES = (1.0, 100.0, 10_000.0)
+PRICES = (1.0, 10.0, 100.0, 10_000.0)
 """Tokens/s that each GiB of weights to load must gain: the next one where a plan would load too much."""
 
 NICE = 10
@@ -72,20 +72,23 @@ def worthwhile_plan(
     left = placement_flow(problem, {name: held for name, held in running.placement.items() if name not in lost}).value
     most = model_bytes(running) if most_bytes is None else most_bytes
     prices: tuple[float | None, ...] = PRICES if weighs_moves(get_solver(job.solver.name)) else (None,)
-    loaded = 0
+    least: int | None = None
     for price in prices:
         near = None if price is None else stay_near(running, job, price)
         plan = make_plan(job, problem=problem, near=near)
         loaded = takeover_of_plans(running, plan).load_bytes
         if plan.flow <= worth * left:
-            raise Infeasible(
-                "no other plan serves more than what is left of this one", found=f"{left:.4g} tokens/s are left"
-            )
+            break
         if loaded <= most:
             return WorthwhilePlan(plan, diff(running, plan), loaded, left)
+        least = loaded if least is None else min(least, loaded)
+    if least is None:
+        raise Infeasible(
+            "no other plan serves more than what is left of this one", found=f"{left:.4g} tokens/s are left"
+        )
     raise Infeasible(
         "another plan would have workers load too much",
-        found=f"{loaded / 1e6:.3g} MB",
+        found=f"{least / 1e6:.3g} MB",
         expected=f"{most / 1e6:.3g} MB at most",
         hint="a larger runtime.replan_bytes",
     )

@@ -19,7 +19,7 @@ from helix_df.spec.job import Job
 _GRACE_S = 120.0
 """Seconds that a planner gets beside those of its searches."""
 
-_SEARCHES = 3
+_SEARCHES = 4
 """Most of them for one plan."""
 
 
