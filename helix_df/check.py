@@ -27,6 +27,11 @@ def check_job(job: Job) -> Problem:
         SolverError: as ``choose_solver``.
         ModelError, SpecError: as ``compile_problem``; for a parser or launcher that nobody knows.
     """
+    with job.places.told():
+        return _checked(job)
+
+
+def _checked(job: Job) -> Problem:
     with suppress(MissingExtra), explained_imports():
         from helix_df.solvers.choice import choose_solver
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,43 +24,44 @@ from helix_df.profiles.hub import hub_model, pinned
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
 from helix_df.profiles.this_device import accelerators, type_of
 from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
+from helix_df.spec.includes import parse_whole, read_text
 from helix_df.spec.job import Job
-from helix_df.spec.mistakes import Mistake
+from helix_df.spec.mistakes import FieldPath, Mistake
 from helix_df.spec.nodes import names_of
+from helix_df.spec.places import Places
 from helix_df.spec.source import ModelSource
 from helix_df.spec.validation_errors import mistakes_of
-from helix_df.spec.yaml_tree import one_or_all, parse_yaml
+from helix_df.spec.yaml_tree import YamlDocument, one_or_all
 
 log = logging.getLogger(__name__)
 
 
 def load_job(path: str | Path) -> Job:
-    """Read a job file. Relative model paths in it start at its directory.
+    """Read a job file. Relative paths in it start at its directory, those in a file that it includes at that
+    file's; values may ask for variables of the environment.
 
     Raises:
         SpecError: with file, line and field of every mistake (``SpecErrors`` when there are several).
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SpecError("there is no such file", where=str(path), expected="a job file in YAML") from None
-    except IsADirectoryError:
-        raise SpecError("this is a directory", where=str(path), expected="a job file in YAML") from None
-    except OSError as error:
-        raise SpecError("the job file can't be read", where=str(path), found=error.strerror) from error
-    except UnicodeDecodeError as error:
-        raise SpecError("the job file is not text in UTF-8", where=str(path), found=str(error)) from error
-    return parse_job(text, name=str(path), base=path.parent)
+    return parse_job(read_text(path, str(path), "a job file"), name=str(path), base=path.parent)
 
 
-def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Job:
-    """Parse a job. ``name`` stands for the file in errors; relative model paths start at ``base`` (default: here).
+def parse_job(
+    text: str, name: str = "job.yaml", base: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Job:
+    """Parse a job.
+
+    Args:
+        text: of the job file.
+        name: stands for the file in errors.
+        base: where relative paths in it start; by default here.
+        environment: the variables that values may ask for; by default this process's.
 
     Raises:
         SpecError: as ``load_job``.
     """
-    document = parse_yaml(text, name)
+    document = parse_whole(text, name, base or Path(), os.environ if environment is None else environment)
     if not isinstance(document.data, dict):
         raise SpecError(
             "the job file is empty" if document.data is None else "this is not a job",
@@ -67,12 +69,11 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
             expected="a mapping with at least model, nodes and links",
             hint="start from an example: helix-df examples quickstart",
         )
+    job = _validated(document, document.data)
+    places = replace(document.places, declared_as=_declared_as(document.data))
+    job = job.placed(places)
     try:
-        job = Job.model_validate(document.data)
-    except ValidationError as error:
-        raise one_or_all([document.error(mistake) for mistake in mistakes_of(error, document.data)]) from None
-    try:
-        job = _with_resolved_files(_with_resolved_source(job, base or Path()), base or Path())
+        job = _with_resolved_files(_with_resolved_source(job, places), places)
     except ModelError as error:
         raise document.error(_model_mistake(job, "source", error)) from None
     try:
@@ -81,19 +82,46 @@ def parse_job(text: str, name: str = "job.yaml", base: Path | None = None) -> Jo
         found = None if error.found is None else str(error.found)
         path = ("nodes", _asking(job)[0], "gpu")
         mistake = Mistake(path, error.problem, found, error.expected, error.hint)
-        raise document.error(*_as_declared([mistake], document.data)) from None
+        raise document.error(*_as_declared([mistake], places.declared_as)) from None
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)
     if mistakes:
-        raise one_or_all([document.error(mistake) for mistake in _as_declared(mistakes, document.data)])
+        raise one_or_all([document.error(mistake) for mistake in _as_declared(mistakes, places.declared_as)])
     return job
 
 
-def _as_declared(mistakes: list[Mistake], data: dict[str, Any]) -> list[Mistake]:
+def _validated(document: YamlDocument, data: dict[str, Any]) -> Job:
+    """The job of a document. A variable that reads as a number is text where a field wants text."""
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        wanted = {detail["loc"] for detail in error.errors(include_url=False) if detail["type"] == "string_type"}
+        texts = {path: text for path, text in document.texts.items() if path in wanted}
+        if not texts:
+            raise one_or_all([document.error(mistake) for mistake in mistakes_of(error, data)]) from None
+    left = {path: text for path, text in document.texts.items() if path not in texts}
+    return _validated(replace(document, texts=left), _with_texts(data, texts))
+
+
+def _with_texts(value: Any, texts: Mapping[FieldPath, str], path: FieldPath = ()) -> Any:
+    if path in texts:
+        return texts[path]
+    if isinstance(value, dict):
+        return {key: _with_texts(inner, texts, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(inner, texts, (*path, i)) for i, inner in enumerate(value)]
+    return value
+
+
+def _declared_as(data: dict[str, Any]) -> dict[str, str]:
+    """The entries of nodes that are declared together, by the nodes' names."""
+    declared = data.get("nodes") or {}
+    groups = {key: node for key, node in declared.items() if isinstance(node, dict) and node.get("count") is not None}
+    return {name: key for key, node in groups.items() for name in names_of(key, node["count"], node.get("names"))}
+
+
+def _as_declared(mistakes: list[Mistake], keys: Mapping[str, str]) -> list[Mistake]:
     """The mistakes at the entries that nodes were declared by, each told once however many nodes there are."""
-    declared = data.get("nodes")
-    groups = {k: v for k, v in (declared or {}).items() if isinstance(v, dict) and v.get("count") is not None}
-    keys = {name: key for key, node in groups.items() for name in names_of(key, node["count"], node.get("names"))}
     if not keys:
         return mistakes
     found = [
@@ -141,7 +169,7 @@ def _model_mistake(job: Job, field: str, error: ModelError) -> Mistake:
     return Mistake(("model", field), problem, found, error.expected, error.hint)
 
 
-def _with_resolved_source(job: Job, base: Path) -> Job:
+def _with_resolved_source(job: Job, places: Places) -> Job:
     """The job with an absolute model path, or the commit of a model of the hub, so that it, and a plan that holds it,
     mean the same from anywhere, and later.
 
@@ -151,7 +179,7 @@ def _with_resolved_source(job: Job, base: Path) -> Job:
     source = job.model.parsed_source
     if source.kind == "package" or (source.kind == "random" and source.location in catalogue()):
         return job
-    path = resolve_path(source.location, base)
+    path = resolve_path(source.location, places.folder_of(("model", "source")))
     if source.kind == "random" and not path.exists():
         return job
     absolute = ModelSource(source.kind, os.path.abspath(path))
@@ -190,14 +218,17 @@ def _with_known_gpus(job: Job) -> Job:
     return job.model_copy(update={"nodes": nodes, "offers": offers})
 
 
-def _with_resolved_files(job: Job, base: Path) -> Job:
+def _with_resolved_files(job: Job, places: Places) -> Job:
     """The job with absolute paths of what its API needs."""
     runtime = job.runtime
     changes: dict[str, object] = {}
     if runtime.api_keys is not None:
-        changes["api_keys"] = _absolute(runtime.api_keys, base)
+        changes["api_keys"] = _absolute(runtime.api_keys, places.folder_of(("runtime", "api_keys")))
     if runtime.tls is not None:
-        files = {"certificate": _absolute(runtime.tls.certificate, base), "key": _absolute(runtime.tls.key, base)}
+        files = {
+            name: _absolute(file, places.folder_of(("runtime", "tls", name)))
+            for name, file in (("certificate", runtime.tls.certificate), ("key", runtime.tls.key))
+        }
         changes["tls"] = runtime.tls.model_copy(update=files)
     return job.model_copy(update={"runtime": runtime.model_copy(update=changes)}) if changes else job
 

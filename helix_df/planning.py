@@ -33,7 +33,11 @@ def make_plan(
         SolverError: for an unknown solver or option, or a solver that broke its contract.
         ModelError, SpecError: as ``compile_problem``.
     """
-    watch = watch or Watch()
+    with job.places.told():
+        return _made(job, watch or Watch(), problem, near)
+
+
+def _made(job: Job, watch: Watch, problem: Problem | None, near: Near | None) -> Plan:
     choice = job.solver
     solver = choose_solver(job, near)
     problem = problem or compile_problem(job)

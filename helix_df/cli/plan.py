@@ -66,7 +66,8 @@ def plan(
     job = load_job(job_file)
     limit_s = read_time_limit(time_limit)
     job = job.with_solver(**_overrides(job.solver.name, solver, objective, backend, limit_s, seed))
-    problem = compile_problem(job)
+    with job.places.told():
+        problem = compile_problem(job)
     running = find_plan(near, messages()) if near is not None else None
     staying = stay_near(running, job, move_price) if running is not None else None
     made = watched(lambda watch: make_plan(job, watch=watch, problem=problem, near=staying), messages())

@@ -28,9 +28,9 @@ def validate(
         from helix_df.sizing.market import Market
         from helix_df.solvers.choice import choose_solver
 
-        choose_solver(job)
-
-        layers = Market(job).whole.num_layers
+        with job.places.told():
+            choose_solver(job)
+            layers = Market(job).whole.num_layers
         if as_json:
             print_json({"name": job.name, "layers": layers, "offers": len(job.offers)})
             return

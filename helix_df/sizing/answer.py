@@ -134,8 +134,9 @@ def size(
         ModelError: as ``compile_problem``.
     """
     watch, effort = watch or Watch(), effort or Effort()
-    choose_solver(job)
-    market = Market(job)
+    with job.places.told():
+        choose_solver(job)
+        market = Market(job)
     rate = job.workload.rate
     if rate is None:
         raise SpecError(

@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -23,6 +24,7 @@ from helix_df.rules.schedulers.registry import SERVING
 from helix_df.spec.addresses import host_of, is_loopback
 from helix_df.spec.mistakes import Refusal
 from helix_df.spec.nodes import Address, Node, each_node
+from helix_df.spec.places import NOWHERE, Places
 from helix_df.spec.scale import Scale
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
@@ -476,9 +478,22 @@ class Runtime(Section):
     )
 
 
+def _one_file(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 class Job(Section):
     """A whole helix-df job."""
 
+    _places: Places = PrivateAttr(default=NOWHERE)
+
+    include: Annotated[tuple[str, ...], BeforeValidator(_one_file)] = Field(
+        default=(),
+        exclude=True,
+        description="Files with parts of the job, relative to this one. What this file says goes before what its parts "
+        "say, key by key; two parts can't say the same thing. One file needs no list.",
+        examples=[["gpus.yaml", "sites/paris.yaml"]],
+    )
     version: Literal[1] = Field(default=1, description="Version of the job language.")
     name: Name = Field(default="helix", description="Name of the job, of its plan file and of its processes.")
     model: Model = Field(description="Which model, and in which number format.")
@@ -507,6 +522,17 @@ class Job(Section):
         default=None, description="Nodes that have layers only while they are needed; by default all always have."
     )
     runtime: Runtime = Field(default=Runtime(), description="The API's port, batches and queues.")
+
+    @property
+    def places(self) -> Places:
+        """Where it is written down; ``NOWHERE`` if it wasn't read from a file."""
+        return self._places
+
+    def placed(self, places: Places) -> Job:
+        """The same job, written down there."""
+        job = self.model_copy()
+        job._places = places
+        return job
 
     @property
     def beyond_loopback(self) -> tuple[str, ...]:
@@ -546,4 +572,5 @@ class Job(Section):
         """
         if "objective" in changes:
             changes = read_objective({"name": self.solver.name, **changes})
-        return self.model_copy(update={"solver": self.solver.model_copy(update=changes)})
+        job = self.model_copy(update={"solver": self.solver.model_copy(update=changes)})
+        return job.placed(self.places.without("solver")) if changes else job

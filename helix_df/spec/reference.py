@@ -62,6 +62,9 @@ nodes:
 links: {default: {bandwidth: 10Gbps, latency: 1ms}}
 ```
 
+A value may ask for variables of the environment, `${env:NAME}` or, with a value for when it is unset or empty,
+`${env:NAME:-default}`. See [fleets](fleets.md#variables) for these, and for `include`.
+
 ## Quantities
 
 Numbers with a unit, so that bits and bytes are never confused. A bare number is refused.
@@ -79,7 +82,7 @@ def reference_text() -> str:
     """The page."""
     schema = job_schema()
     lines = [_INTRODUCTION, f"A name is {NAME_RULE}.", ""]
-    lines += ["## The job", "", *_table(schema)]
+    lines += ["## The job", "", *_table(schema | schema["anyOf"][0])]
     for section, heading in _HEADINGS.items():
         lines += ["", f"## {heading}", "", *_section(schema["$defs"][section])]
         if section == "Model":

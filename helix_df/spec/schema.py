@@ -1,6 +1,7 @@
 """The JSON schema of the language, for editors. ``python -m helix_df.spec.schema`` writes what is generated from it.
 
-Owns what pydantic's generated schema can't know: the solver shorthand and the head. Doesn't check jobs; ``load`` does.
+Owns what pydantic's generated schema can't know: short forms, what other files may say, and the head. Doesn't check
+jobs; ``load`` does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ def job_schema() -> dict[str, Any]:
     solver = schema["properties"]["solver"]
     reference = {"$ref": solver.pop("$ref")}
     solver["anyOf"] = [{"type": "string", "description": "Short for {name: …}."}, reference]
+    include = schema["properties"]["include"]
+    include["anyOf"] = [{"type": "string"}, {key: include.pop(key) for key in ("type", "items")}]
+    # Parts may say the rest of what a job needs.
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["include"]}]
     for section in [schema, *schema["$defs"].values()]:
         for field in section["properties"].values():
             _tidy(field)

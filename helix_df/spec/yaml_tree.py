@@ -1,7 +1,7 @@
 """YAML text to plain data that remembers the line of every key.
 
 Owns what YAML this project accepts: one document of mappings with text keys, lists and scalars; no tags, no duplicate
-keys, no alias bombs. Doesn't know what the keys mean.
+keys, no alias bombs. Scalars may ask for variables of the environment (``variables``). Doesn't know what the keys mean.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from helix_df.errors import SpecError, SpecErrors
-from helix_df.spec.mistakes import FieldPath, Mistake, dotted
+from helix_df.spec.mistakes import FieldPath, Mistake, Refusal, dotted, shown
+from helix_df.spec.places import Place, Places
+from helix_df.spec.variables import NO_VARIABLES, START, asks, filled, is_one_variable
 
 MAX_BYTES = 16 * 2**20
 MAX_VALUES = 500_000
@@ -31,26 +33,21 @@ _KINDS = {"null": "nothing", "bool": "a boolean", "int": "a number", "float": "a
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """Plain data, and the 1-based line where each field stands."""
+    """Plain data, and where each field stands.
+
+    ``texts`` has, by path, the text of each variable that was read as a number or the like, for fields that want text.
+    """
 
     name: str
     data: object
-    lines: Mapping[FieldPath, int]
-
-    def where(self, path: FieldPath) -> str:
-        """``job.yaml:12: nodes.a100.gpu``; the line is that of the nearest part that is written down."""
-        near = path
-        while near and near not in self.lines:
-            near = near[:-1]
-        line = self.lines.get(near)
-        place = self.name if line is None else f"{self.name}:{line}"
-        return f"{place}: {dotted(path)}" if path else place
+    places: Places
+    texts: Mapping[FieldPath, str] = field(default_factory=dict)
 
     def error(self, mistake: Mistake) -> SpecError:
         """The mistake with its place."""
         return SpecError(
             mistake.problem,
-            where=self.where(mistake.path),
+            where=self.places.where(mistake.path),
             found=mistake.found,
             expected=mistake.expected,
             hint=mistake.hint,
@@ -62,8 +59,8 @@ def one_or_all(errors: list[SpecError]) -> SpecError:
     return errors[0] if len(errors) == 1 else SpecErrors(tuple(errors))
 
 
-def parse_yaml(text: str, name: str) -> YamlDocument:
-    """Parse YAML; ``name`` is the file's name for errors.
+def parse_yaml(text: str, name: str, environment: Mapping[str, str] = NO_VARIABLES) -> YamlDocument:
+    """Parse YAML; ``name`` is the file's name for errors, ``environment`` has the variables that scalars may ask for.
 
     Raises:
         SpecError: with the line, for text that isn't YAML or goes beyond what is accepted.
@@ -75,7 +72,7 @@ def parse_yaml(text: str, name: str) -> YamlDocument:
         _check_depth(text, name)
         loader = _Loader(text)
         root = loader.get_single_node()
-        return _YamlReader(loader, name).document(root)
+        return _YamlReader(loader, name, environment).document(root)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, text, name) from None
     except UnicodeEncodeError as error:
@@ -130,6 +127,8 @@ def _syntax_hint(problem: str, line: str) -> str:
         return "put text that starts with % @ ` or a quote in quotes"
     if "end of stream" in problem:
         return "a quote or bracket further up isn't closed"
+    if START in line:
+        return 'between braces a variable needs quotes: "${env:NAME}"'
     if "','" in problem:
         return "between brackets, separate entries with commas and close the bracket"
     if "expected ':'" in problem:
@@ -140,10 +139,12 @@ def _syntax_hint(problem: str, line: str) -> str:
 class _YamlReader:
     """Turns composed nodes into data, with everything that is wrong about keys collected."""
 
-    def __init__(self, loader: Any, name: str) -> None:
+    def __init__(self, loader: Any, name: str, environment: Mapping[str, str]) -> None:
         self._loader = loader
         self._name = name
-        self._lines: dict[FieldPath, int] = {}
+        self._environment = environment
+        self._lines: dict[FieldPath, Place] = {}
+        self._texts: dict[FieldPath, str] = {}
         self._errors: list[SpecError] = []
         self._values = 0
         self._open: set[int] = set()
@@ -152,7 +153,7 @@ class _YamlReader:
         data = None if root is None else self._value(root, ())
         if self._errors:
             raise one_or_all(self._errors)
-        return YamlDocument(self._name, data, self._lines)
+        return YamlDocument(self._name, data, Places(self._name, self._lines), self._texts)
 
     def _value(self, node: yaml.Node, path: FieldPath) -> object:
         self._values += 1
@@ -177,7 +178,7 @@ class _YamlReader:
         return self._scalar(node, path)
 
     def _item(self, node: yaml.Node, path: FieldPath) -> object:
-        self._lines[path] = _line(node)
+        self._lines[path] = self._place(node)
         return self._value(node, path)
 
     def _mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, object]:
@@ -193,7 +194,7 @@ class _YamlReader:
             if key in written:
                 self._errors.append(self._duplicate(key_node, path, key, written[key]))
             written[key] = _line(key_node)
-            self._lines[*path, key] = _line(key_node)
+            self._lines[*path, key] = self._place(key_node)
             own[key] = self._value(value_node, (*path, key))
         return merged | own
 
@@ -218,9 +219,34 @@ class _YamlReader:
                 node, path, f"the key {node.value} reads as {what}, not as text", f'put it in quotes: "{node.value}"'
             )
         text: str = node.value
+        if asks(text):
+            raise self._fail(node, path, f"the key {text} asks for a variable", "variables stand in values only")
         return text
 
     def _scalar(self, node: yaml.ScalarNode, path: FieldPath) -> object:
+        if node.tag == _TAG + "str" and asks(node.value):
+            return self._with_variables(node, path)
+        return self._plain(node, path)
+
+    def _with_variables(self, node: yaml.ScalarNode, path: FieldPath) -> object:
+        """The value once variables are in it: what it reads as, if it is one variable and nothing else, or unquoted."""
+        try:
+            text = filled(node.value, self._environment)
+        except Refusal as refusal:
+            where = self._where(node, path)
+            self._errors.append(
+                SpecError(refusal.problem, where=where, found=shown(node.value), expected=refusal.expected)
+            )
+            return None
+        if node.style and not is_one_variable(node.value):
+            return text
+        tag = self._loader.resolve(yaml.ScalarNode, text, (True, False))
+        value = self._plain(yaml.ScalarNode(tag, text, node.start_mark, node.end_mark), path)
+        if not isinstance(value, str):
+            self._texts[path] = text
+        return value
+
+    def _plain(self, node: yaml.ScalarNode, path: FieldPath) -> object:
         kind, text = node.tag.removeprefix(_TAG), node.value
         if kind == "str" and not node.style and _NUMBER.fullmatch(text):
             number = float(text)
@@ -246,8 +272,13 @@ class _YamlReader:
         return self._fail(node, (*path, key), twice, "rename or remove one of them")
 
     def _fail(self, node: yaml.Node, path: FieldPath, problem: str, hint: str | None = None) -> SpecError:
-        place = f"{self._name}:{_line(node)}"
-        return SpecError(problem, where=f"{place}: {dotted(path)}" if path else place, hint=hint)
+        return SpecError(problem, where=self._where(node, path), hint=hint)
+
+    def _place(self, node: yaml.Node) -> Place:
+        return Place(self._name, _line(node))
+
+    def _where(self, node: yaml.Node, path: FieldPath) -> str:
+        return f"{self._place(node)}: {dotted(path)}" if path else str(self._place(node))
 
 
 def _line(node: yaml.Node) -> int:
