@@ -37,17 +37,25 @@ def gpu_tables(draw: st.DrawFn, num_layers: int, least: int = 0) -> tuple[float,
 
 @st.composite
 def link_tables(draw: st.DrawFn, names: list[str], regions: dict[str, str]) -> LinkTable:
-    """Links by default, region or node, any of which may be missing."""
+    """Links by default, region or node, any of which may be missing, and be other ones, or none, in one direction."""
     region_pairs = list(combinations_with_replacement(sorted(set(regions.values())), 2))
     node_pairs = [(a, b) for i, a in enumerate(names) for b in names[:i]] + [(name, COORDINATOR) for name in names]
-    by_region = draw(st.dictionaries(st.sampled_from(region_pairs), links, max_size=3))
-    by_node = draw(st.dictionaries(st.sampled_from(node_pairs), links, max_size=6))
-    return LinkTable(
-        regions,
-        draw(st.one_of(st.none(), links, links)),
-        LinkTable.symmetric((a, b, link) for (a, b), link in by_region.items()),
-        LinkTable.symmetric((a, b, link) for (a, b), link in by_node.items()),
-    )
+    default = draw(st.one_of(st.none(), links, links))
+    return LinkTable(regions, default, draw(pair_links(region_pairs, 3)), draw(pair_links(node_pairs, 6)))
+
+
+@st.composite
+def pair_links(draw: st.DrawFn, pairs: list[tuple[str, str]], most: int) -> dict[tuple[str, str], Link]:
+    """Links between some pairs, the same both ways, of one direction alone, or of each its own."""
+    found = LinkTable.symmetric((a, b, draw(links)) for a, b in draw(some_pairs(pairs, most)))
+    for a, b in draw(st.one_of(st.just([]), some_pairs([*pairs, *((b, a) for a, b in pairs)], most))):
+        found[a, b] = draw(links)
+    return found
+
+
+def some_pairs(pairs: list[tuple[str, str]], most: int) -> st.SearchStrategy[list[tuple[str, str]]]:
+    """A few of some pairs."""
+    return st.lists(st.sampled_from(pairs), max_size=most, unique=True)
 
 
 @st.composite

@@ -30,13 +30,16 @@ def test_rates_sums_and_blocks_are_those_of_single_links(problem: Problem, data:
     assert (links.block(chosen) == (matrix[np.ix_(chosen, chosen)] > 0)).all()
     tails, heads = np.nonzero(~np.eye(count, dtype=bool))
     assert (links.rates(tails, heads) == matrix[tails, heads]).all()
-    assert links.sums() == pytest.approx(matrix.sum(axis=1), rel=1e-12)
-    assert links.coordinator.tolist() == [problem.link_capacity(node.name, COORDINATOR) for node in problem.nodes]
+    assert links.out_of() == pytest.approx(matrix.sum(axis=1), rel=1e-12)
+    assert links.into() == pytest.approx(matrix.sum(axis=0), rel=1e-12)
+    assert links.sums() == pytest.approx(np.maximum(matrix, matrix.T).sum(axis=1), rel=1e-12)
+    assert links.leaves.tolist() == [problem.link_capacity(node.name, COORDINATOR) for node in problem.nodes]
+    assert links.enters.tolist() == [problem.link_capacity(COORDINATOR, node.name) for node in problem.nodes]
 
 
 @given(any_problem, st.lists(st.integers(-1, 2), min_size=8, max_size=8))
 def test_links_between_sites_are_those_of_single_links(problem: Problem, site_of: list[int]) -> None:
-    matrix = by_pairs(problem)
+    matrix = np.maximum(by_pairs(problem), by_pairs(problem).T)
     site = np.array(site_of[: len(matrix)])
     for nodes in (np.arange(len(matrix)), np.flatnonzero(site >= 0)):
         rates, counts = LinkClasses(problem).apart(nodes, site)
@@ -47,13 +50,15 @@ def test_links_between_sites_are_those_of_single_links(problem: Problem, site_of
 
 
 @given(any_problem)
-def test_usable_nodes_reached_from_the_coordinator(problem: Problem) -> None:
+def test_usable_nodes_on_ways_from_the_coordinator_and_back(problem: Problem) -> None:
     matrix = by_pairs(problem) > 0
     usable = np.array([node.max_layers > 0 for node in problem.nodes])
-    reached = usable & (LinkClasses(problem).coordinator > 0)
+    links = LinkClasses(problem)
+    there, back = usable & (links.enters > 0), usable & (links.leaves > 0)
     for _ in matrix:
-        reached = reached | (usable & matrix[reached].any(axis=0))
-    assert (LinkClasses(problem).reached(usable) == reached).all()
+        there = there | (usable & matrix[there].any(axis=0))
+        back = back | (usable & matrix[:, back].any(axis=1))
+    assert (links.reached(usable) == there & back).all()
 
 
 @given(any_problem)
@@ -70,7 +75,7 @@ def test_sites_are_joined_by_fast_links_and_rates_are_quantiles(problem: Problem
     for _ in usable if least else ():
         for a in range(len(usable)):
             for b in range(len(usable)):
-                if inside[a, b] >= least:
+                if min(inside[a, b], inside[b, a]) >= least:
                     label[a] = label[b] = min(label[a], label[b])
     expected = [[usable[a] for a in range(len(usable)) if label[a] == group] for group in sorted(set(label))]
     sites = find_sites(problem)

@@ -41,11 +41,12 @@ def with_twin(problem: Problem, like: str) -> Problem:
     names = {node.name for node in problem.nodes}
     twin = next(name for i in range(len(names) + 1) if (name := f"{like}-twin{i or ''}") not in names)
     table = problem.links
-    named = [(twin, b if a == like else a, link) for (a, b), link in table.by_node.items() if like in (a, b)]
+    names_of = {like: twin}
+    named = {(names_of.get(a, a), names_of.get(b, b)): link for (a, b), link in table.by_node.items() if like in (a, b)}
     regions = {**table.regions, twin: table.regions[like]}
-    links = replace(table, regions=regions, by_node={**table.by_node, **LinkTable.symmetric(named)})
+    links = replace(table, regions=regions, by_node={**table.by_node, **named})
     if links.find(like, twin) is None and named:
-        best = max((link for *_, link in named), key=lambda link: (link.bytes_per_s, -link.latency_s))
+        best = max(named.values(), key=lambda link: (link.bytes_per_s, -link.latency_s))
         links = replace(links, by_node={**links.by_node, **LinkTable.symmetric([(like, twin, best)])})
     return replace(problem, nodes=(*problem.nodes, replace(problem.node(like), name=twin)), links=links)
 
@@ -113,18 +114,19 @@ def _best_range(problem: Problem, like: str, graph: FlowGraph, cuts: list[Cut], 
 def _ranges(problem: Problem, graph: FlowGraph) -> Iterator[tuple[LayerRange, NewNode]]:
     """Every range that the last node of ``problem`` may hold, and what it then is beside ``graph``."""
     twin, partial, total = problem.nodes[-1], problem.partial_inference, problem.num_layers
-    held = [(node, capacity) for node in graph.nodes if (capacity := problem.link_capacity(twin.name, node.name)) > 0]
-    to_coordinator = problem.link_capacity(twin.name, COORDINATOR)
+    inward = [(node, rate) for node in graph.nodes if (rate := problem.link_capacity(node.name, twin.name)) > 0]
+    outward = [(node, rate) for node in graph.nodes if (rate := problem.link_capacity(twin.name, node.name)) > 0]
+    entry, exit_ = problem.link_capacity(COORDINATOR, twin.name), problem.link_capacity(twin.name, COORDINATOR)
     for length in range(1, min(twin.max_layers, total) + 1):
         capacity = problem.node_capacity(twin, length)
         for start in range(total - length + 1):
             layers = LayerRange(start, start + length)
-            into = {node.name: link for node, link in held if connects(node.layers, layers, partial)}
-            out_of = {node.name: link for node, link in held if connects(layers, node.layers, partial)}
+            into = {node.name: link for node, link in inward if connects(node.layers, layers, partial)}
+            out_of = {node.name: link for node, link in outward if connects(layers, node.layers, partial)}
             if start == 0:
-                into[COORDINATOR] = to_coordinator
+                into[COORDINATOR] = entry
             if layers.stop == total:
-                out_of[COORDINATOR] = to_coordinator
+                out_of[COORDINATOR] = exit_
             if into and out_of:
                 yield layers, NewNode(capacity, into, out_of)
 

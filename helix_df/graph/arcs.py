@@ -67,17 +67,19 @@ class Connections:
     last: Ints
 
 
-def connect(start: Ints, stop: Ints, num_layers: int, joins: Bools, enters: Bools, max_hops: int | None) -> Connections:
+def connect(
+    start: Ints, stop: Ints, num_layers: int, joins: Bools, enters: Bools, leaves: Bools, max_hops: int | None
+) -> Connections:
     """The hops of placed nodes.
 
     Args:
         start, stop: the layers that each node holds.
         num_layers: of the model.
         joins: ``joinable``, where there is a link.
-        enters: whether a node has a link with the coordinator.
+        enters, leaves: whether there is a link to a node from the coordinator, and back.
         max_hops: nodes that a request passes at most (``within_hops``), or ``None``.
     """
-    first, last = enters & (start == 0), enters & (stop == num_layers)
+    first, last = enters & (start == 0), leaves & (stop == num_layers)
     if max_hops is not None:
         joins, last = within_hops(joins, first, last, stop, max_hops)
     tail, head = np.nonzero(joins)

@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 def capacity_matrix(problem: Problem) -> Floats:
     """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``, network card included; 0 for none and more than fit.
 
-    A node whose layers are pinned serves nothing with another number of layers, and one that no way of links joins with
-    the coordinator serves nothing at all.
+    A node whose layers are pinned serves nothing with another number of layers, and one that no way of links leads to
+    from the coordinator, or none back, serves nothing at all.
     """
     widest = max((node.max_layers for node in problem.nodes), default=0)
     capacity = np.zeros((len(problem.nodes), widest + 1))
@@ -62,6 +62,6 @@ def link_matrix(problem: Problem) -> Floats:
     links = LinkClasses(problem)
     rates = np.zeros((len(links.code) + 1, len(links.code) + 1))
     rates[:-1, :-1] = links.between[links.code[:, None], links.code]
-    rates[-1, :-1] = rates[:-1, -1] = links.coordinator
+    rates[-1, :-1], rates[:-1, -1] = links.enters, links.leaves
     np.fill_diagonal(rates, 0.0)
     return rates

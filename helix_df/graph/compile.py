@@ -7,6 +7,7 @@ Doesn't know YAML, and reads no weights: a model's geometry is enough.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from helix_df.errors import SpecError
 from helix_df.graph.held_weights import divided_weights, held_weights
@@ -29,7 +30,7 @@ from helix_df.profiles.throughput import (
     kv_tokens_by_layers,
 )
 from helix_df.profiles.timing import declared_curves
-from helix_df.spec.job import GpuType, Job, LinkQuality
+from helix_df.spec.job import GpuType, Job, LinkQuality, PairLink
 from helix_df.spec.nodes import Node
 
 TOKEN_BYTES = 2
@@ -119,9 +120,14 @@ def link_table(job: Job) -> LinkTable:
     return LinkTable(
         regions=regions,
         default=_link(job.links.default) if job.links.default is not None else None,
-        by_region=LinkTable.symmetric((*entry.between, _link(entry)) for entry in job.links.regions),
-        by_node=LinkTable.symmetric((*entry.between, _link(entry)) for entry in job.links.nodes),
+        by_region=_by_direction(job.links.regions),
+        by_node=_by_direction(job.links.nodes),
     )
+
+
+def _by_direction(entries: Sequence[PairLink]) -> dict[tuple[str, str], Link]:
+    in_order = sorted(entries, key=lambda entry: entry.one_way)  # the last one wins
+    return {ends: _link(entry) for entry in in_order for ends in entry.directions}
 
 
 def _link(quality: LinkQuality) -> Link:

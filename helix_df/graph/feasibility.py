@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,19 +39,35 @@ def explain_infeasible(problem: Problem) -> Infeasible | None:
     too_tight = _too_tight(problem)
     if too_tight is not None:
         return too_tight
-    entries = {node.name for node in usable if _linked(problem, COORDINATOR, node.name)}
-    if not entries:
+    doors = _Doors.of(problem, usable)
+    if not doors.entries or not doors.exits:
         return Infeasible(
-            "no node that fits a layer has a link to the coordinator",
+            f"no node that fits a layer has a link {'from' if doors.exits else 'to'} the coordinator",
             where="links",
             expected="a link between the coordinator and at least one node",
             hint="add links.default, or an entry of links.nodes or links.regions that includes the coordinator",
         )
     islands = _islands(problem, usable)
-    best = max(_layers_in_reach(island, entries) for island in islands)
+    best = max(_layers_in_reach(island, doors) for island in islands)
     if best < problem.num_layers:
-        return _too_few_links(problem, islands, entries, best)
+        return _too_few_links(problem, islands, doors, best)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """The nodes that requests come to from the coordinator (``entries``), and those that they can go back from."""
+
+    entries: frozenset[str]
+    exits: frozenset[str]
+
+    @classmethod
+    def of(cls, problem: Problem, nodes: Sequence[NodeProfile]) -> _Doors:
+        """The doors among some nodes."""
+        return cls(
+            frozenset(node.name for node in nodes if _linked(problem, COORDINATOR, node.name)),
+            frozenset(node.name for node in nodes if _linked(problem, node.name, COORDINATOR)),
+        )
 
 
 def explain_no_flow(problem: Problem, placement: Placement) -> Infeasible:
@@ -133,12 +149,10 @@ def _too_tight(problem: Problem) -> Infeasible | None:
     return None
 
 
-def _too_few_links(
-    problem: Problem, islands: Sequence[Sequence[NodeProfile]], entries: set[str], best: int
-) -> Infeasible:
+def _too_few_links(problem: Problem, islands: Sequence[Sequence[NodeProfile]], doors: _Doors, best: int) -> Infeasible:
     sizes = ", ".join(
-        f"{_names(node.name for node in island)}: {_layers_in_reach(island, entries)} layers"
-        for island in sorted(islands, key=lambda island: (-_layers_in_reach(island, entries), island[0].name))[:3]
+        f"{_names(node.name for node in island)}: {_layers_in_reach(island, doors)} layers"
+        for island in sorted(islands, key=lambda island: (-_layers_in_reach(island, doors), island[0].name))[:3]
     )
     return Infeasible(
         f"over the links there are, requests reach at most {best} of {problem.num_layers} layers",
@@ -153,8 +167,14 @@ def _linked(problem: Problem, a: str, b: str) -> bool:
     return problem.link_capacity(a, b) > 0
 
 
+def _joined(problem: Problem, a: str, b: str) -> bool:
+    return _linked(problem, a, b) or _linked(problem, b, a)
+
+
 def _islands(problem: Problem, nodes: Sequence[NodeProfile]) -> list[list[NodeProfile]]:
-    """Groups of nodes that reach each other without the coordinator, each in the order of ``nodes``."""
+    """Groups of nodes joined by links in one direction at least, without the coordinator, each in the order of
+    ``nodes``.
+    """
     unseen = dict.fromkeys(range(len(nodes)))
     islands = []
     while unseen:
@@ -163,7 +183,7 @@ def _islands(problem: Problem, nodes: Sequence[NodeProfile]) -> list[list[NodePr
         members, frontier = [first], [first]
         while frontier:
             here = nodes[frontier.pop()].name
-            found = [other for other in unseen if _linked(problem, here, nodes[other].name)]
+            found = [other for other in unseen if _joined(problem, here, nodes[other].name)]
             for other in found:
                 del unseen[other]
             members += found
@@ -172,14 +192,17 @@ def _islands(problem: Problem, nodes: Sequence[NodeProfile]) -> list[list[NodePr
     return islands
 
 
-def _layers_in_reach(island: Sequence[NodeProfile], entries: set[str]) -> int:
-    """Most layers that one request can run in a group: 0 without a way in, one node's when in and out are the same.
+def _layers_in_reach(island: Sequence[NodeProfile], doors: _Doors) -> int:
+    """Most layers that one request can run in a group: 0 without a way in or out, one node's when these are the same.
 
     A request visits a node once, so a pipeline of several nodes needs two that are linked to the coordinator.
     """
-    doors = [node for node in island if node.name in entries]
-    if len(doors) <= 1:
-        return sum(node.max_layers for node in doors)
+    entries = {node.name for node in island} & doors.entries
+    exits = {node.name for node in island} & doors.exits
+    if not entries or not exits:
+        return 0
+    if len(entries | exits) == 1:
+        return sum(node.max_layers for node in island if node.name in entries)
     return sum(node.max_layers for node in island)
 
 

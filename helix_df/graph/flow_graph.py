@@ -151,8 +151,10 @@ def _edges(problem: Problem, nodes: tuple[FlowNode, ...]) -> EdgeTable:
     # Links that carry nothing stay in the graph: who explains a plan asks what it would be were they fast.
     joins = joinable(start, stop, problem.partial_inference) & links.declared(place)
     enters = np.array([problem.links.find(COORDINATOR, name) is not None for name in names], dtype=np.bool_)
-    arcs = connect(start, stop, problem.num_layers, joins, enters, problem.limits.max_hops)
-    first, last = _with_coordinator(problem, names, arcs.first), _with_coordinator(problem, names, arcs.last)
+    leaves = np.array([problem.links.find(name, COORDINATOR) is not None for name in names], dtype=np.bool_)
+    arcs = connect(start, stop, problem.num_layers, joins, enters, leaves, problem.limits.max_hops)
+    first = _numbers(problem, [(COORDINATOR, names[i]) for i in arcs.first.tolist()])
+    last = _numbers(problem, [(names[i], COORDINATOR) for i in arcs.last.tolist()])
     return EdgeTable(
         names,
         np.concatenate([np.full(len(arcs.first), NOBODY), arcs.tail, arcs.last]),
@@ -162,11 +164,10 @@ def _edges(problem: Problem, nodes: tuple[FlowNode, ...]) -> EdgeTable:
     )
 
 
-def _with_coordinator(problem: Problem, names: Sequence[str], nodes: Ints) -> tuple[Floats, Floats]:
-    """Tokens/s and seconds of the links between the coordinator and some nodes."""
-    found = [names[i] for i in nodes.tolist()]
-    rates = [problem.link_capacity(COORDINATOR, name) for name in found]
-    return np.array(rates), np.array([_latency_s(problem, COORDINATOR, name) for name in found])
+def _numbers(problem: Problem, links: Sequence[tuple[str, str]]) -> tuple[Floats, Floats]:
+    """Tokens/s and seconds of some links."""
+    rates = [problem.link_capacity(*ends) for ends in links]
+    return np.array(rates), np.array([_latency_s(problem, *ends) for ends in links])
 
 
 def _latencies(problem: Problem, names: Sequence[str], code: Ints, tails: Ints, heads: Ints) -> Floats:

@@ -325,7 +325,6 @@ class _Ways:
     def of(cls, problem: Problem) -> _Ways:
         named: dict[str, list[tuple[str, Link]]] = {}
         for (a, b), link in problem.links.by_node.items():
-            named.setdefault(a, []).append((b, link))
             named.setdefault(b, []).append((a, link))
         fits: dict[str, int] = {}
         for node in problem.nodes:
@@ -343,8 +342,7 @@ class _Ways:
             inner = sorted({other.region for other in self.problem.nodes})
             for region in inner:
                 if not (outside and region == node.region):
-                    pair = (region, node.region) if region <= node.region else (node.region, region)
-                    ways.append(self._seconds("", links.by_region.get(pair, links.default)))
+                    ways.append(self._seconds("", links.between(region, node.region)))
             for other, link in self.named.get(node.name, ()):
                 if other != COORDINATOR and not (outside and regions.get(other) == node.region):
                     ways.append(self._seconds(other, link))

@@ -37,9 +37,9 @@ class Judge:
         """Tokens/s of node ``i`` with ``k`` layers at ``[i, k]``; 0 for none and for more than fit."""
         self.links = LinkClasses(problem)
         self._capacity_units = to_units(self.capacity)
-        self._coordinator_units = to_units(self.links.coordinator)
+        self._entry_units, self._exit_units = to_units(self.links.enters), to_units(self.links.leaves)
         self._class_units = to_units(self.links.between)
-        alike = np.column_stack([self.links.code, self._coordinator_units, self._capacity_units])
+        alike = np.column_stack([self.links.code, self._entry_units, self._exit_units, self._capacity_units])
         self._kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1)
 
     def arrays(self, placement: Placement) -> tuple[Ints, Ints]:
@@ -101,22 +101,21 @@ class Judge:
         if begin.min(initial=1) > 0 or stop.max(initial=0) < self.num_layers:
             return None
         joins = joinable(begin, stop, self.partial) & self.links.block(used)
-        arcs = connect(
-            begin, stop, self.num_layers, joins, self.links.coordinator[used] > 0, self.problem.limits.max_hops
-        )
+        enters, leaves = self.links.enters[used] > 0, self.links.leaves[used] > 0
+        arcs = connect(begin, stop, self.num_layers, joins, enters, leaves, self.problem.limits.max_hops)
         if not len(arcs.first) or not len(arcs.last):
             return None
         each = np.arange(len(used))
         source, sink = np.full(len(arcs.first), SOURCE), np.full(len(arcs.last), SINK)
         tails = np.concatenate([entry(each), source, exit_of(arcs.tail), exit_of(arcs.last)])
         heads = np.concatenate([exit_of(each), entry(arcs.first), entry(arcs.head), sink])
-        coordinator, code = self._coordinator_units[used], self.links.code[used]
+        code = self.links.code[used]
         units = np.concatenate(
             [
                 self._capacity_units[used, count[used]],
-                coordinator[arcs.first],
+                self._entry_units[used][arcs.first],
                 self._class_units[code[arcs.tail], code[arcs.head]],
-                coordinator[arcs.last],
+                self._exit_units[used][arcs.last],
             ]
         )
         if alike is not None:

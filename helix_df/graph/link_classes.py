@@ -20,8 +20,9 @@ class LinkClasses:
     """Tokens/s of links by classes of nodes; nodes are positions in ``problem.nodes``.
 
     ``code[i]`` is node ``i``'s class: its region, or one of its own if it has links of its own to other nodes.
-    ``between[c, d]`` is what two nodes of these classes send each other, 0 where there is no link; ``coordinator[i]``
-    what node ``i`` and the coordinator do. The same numbers as ``Problem.link_capacity``.
+    ``between[c, d]`` is what a node of class ``c`` sends one of class ``d``, 0 where there is no link; ``enters[i]``
+    what the coordinator sends node ``i``, and ``leaves[i]`` what that sends back. The same numbers as
+    ``Problem.link_capacity``.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -37,21 +38,25 @@ class LinkClasses:
         by_region, declared = np.zeros((len(regions), len(regions))), np.zeros((len(regions), len(regions)), np.bool_)
         for a, first in enumerate(regions):
             for b, second in enumerate(regions):
-                link = table.by_region.get(_pair(first, second), table.default)
+                link = table.between(first, second)
                 by_region[a, b], declared[a, b] = _activations(problem, link), link is not None
         self.between: Floats = by_region[np.ix_(region_of, region_of)]
         self._declared: Bools = declared[np.ix_(region_of, region_of)]
         for pair in own:
             i, j = self.code[place[pair[0]]], self.code[place[pair[1]]]
-            self.between[i, j] = self.between[j, i] = _activations(problem, table.by_node[pair])
-            self._declared[i, j] = self._declared[j, i] = True
+            self.between[i, j] = _activations(problem, table.by_node[pair])
+            self._declared[i, j] = True
         self._linked: Bools = np.asarray(self.between > 0)
-        found: dict[str, float] = {region: _tokens(problem, _to_region(problem, region)) for region in regions}
-        self.coordinator: Floats = np.array([found[table.regions[name]] for name in names], dtype=np.float64)
-        for pair, link in table.by_node.items():
-            other = pair[0] if pair[1] == COORDINATOR else pair[1]
-            if COORDINATOR in pair and other in place:
-                self.coordinator[place[other]] = _tokens(problem, link)
+        home = table.regions[COORDINATOR]
+        inward = {region: _tokens(problem, table.between(home, region)) for region in regions}
+        outward = {region: _tokens(problem, table.between(region, home)) for region in regions}
+        self.enters: Floats = np.array([inward[table.regions[name]] for name in names], dtype=np.float64)
+        self.leaves: Floats = np.array([outward[table.regions[name]] for name in names], dtype=np.float64)
+        for (tail, head), link in table.by_node.items():
+            if tail == COORDINATOR and head in place:
+                self.enters[place[head]] = _tokens(problem, link)
+            elif head == COORDINATOR and tail in place:
+                self.leaves[place[tail]] = _tokens(problem, link)
 
     @property
     def counts(self) -> Ints:
@@ -77,37 +82,51 @@ class LinkClasses:
         rates: Floats = self.between[self.code[tails], self.code[heads]]
         return rates
 
+    def into(self) -> Floats:
+        """Tokens/s of all links to a node from other nodes together."""
+        return self._sums(self.between.T)
+
+    def out_of(self) -> Floats:
+        """Tokens/s of all links from a node to other nodes together."""
+        return self._sums(self.between)
+
     def sums(self) -> Floats:
-        """Tokens/s of all of a node's links to other nodes together."""
-        by_class = self.between @ self.counts - np.diagonal(self.between)
-        sums: Floats = by_class[self.code]
+        """Tokens/s of all of a node's links with other nodes together, each in its better direction."""
+        return self._sums(np.maximum(self.between, self.between.T))
+
+    def _sums(self, between: Floats) -> Floats:
+        sums: Floats = (between @ self.counts - np.diagonal(between))[self.code]
         return sums
 
     def reached(self, usable: Bools) -> Bools:
-        """Usable nodes that links join with the coordinator, over other usable nodes if need be."""
-        reached = usable & (self.coordinator > 0)
+        """Usable nodes that a request can get to from the coordinator, and from there back, over other usable nodes."""
+        return self._joined(usable, self.enters, self._linked) & self._joined(usable, self.leaves, self._linked.T)
+
+    def _joined(self, usable: Bools, coordinator: Floats, linked: Bools) -> Bools:
+        reached = usable & (coordinator > 0)
         frontier = reached
         while frontier.any():
-            joined: Bools = np.asarray(self._linked[np.unique(self.code[frontier])].any(axis=0))
+            joined: Bools = np.asarray(linked[np.unique(self.code[frontier])].any(axis=0))
             frontier = joined[self.code] & usable & ~reached
             reached = reached | frontier
         return reached
 
     def apart(self, nodes: Ints, site: Ints) -> tuple[Floats, Ints]:
-        """Tokens/s of links from some nodes to others of another ``site``, one direction of each; and how many are so.
+        """Tokens/s of links from some nodes to others of another ``site``, the better direction of each; and how many
+        are so.
 
         ``site`` has an entry for every node of the problem.
         """
         cells, counts = np.unique(np.stack([self.code[nodes], site[nodes]]), axis=1, return_counts=True)
         code, group = cells
-        rates = np.triu(self.between[code[:, None], code], 1)
+        rates = np.triu(np.maximum(self.between, self.between.T)[code[:, None], code], 1)
         tails, heads = np.nonzero((rates > 0) & (group[:, None] != group))
         return rates[tails, heads], counts[tails] * counts[heads]
 
     def groups(self, nodes: Ints, least: float) -> list[Ints]:
-        """Nodes in groups joined by links of ``least`` tokens/s, by their first nodes."""
+        """Nodes in groups joined by links of ``least`` tokens/s in both directions, by their first nodes."""
         code = self.code[nodes]
-        near = self.between >= least
+        near = np.minimum(self.between, self.between.T) >= least
         # A class of one node, or whose nodes aren't near each other, may still be joined by another class.
         present = np.bincount(code, minlength=len(near)) > 0
         alone = ~np.diagonal(near) & ~(near & present & ~np.eye(len(near), dtype=np.bool_)).any(axis=1)
@@ -134,15 +153,6 @@ class LinkClasses:
             pairs -= np.diag(here)
         used = pairs > 0
         return self.between[used], pairs[used]
-
-
-def _pair(a: str, b: str) -> tuple[str, str]:
-    return (a, b) if a <= b else (b, a)
-
-
-def _to_region(problem: Problem, region: str) -> Link | None:
-    table = problem.links
-    return table.by_region.get(_pair(table.regions[COORDINATOR], region), table.default)
 
 
 def _activations(problem: Problem, link: Link | None) -> float:

@@ -65,15 +65,12 @@ class NodeProfile:
         return self.tokens_per_s[layers - 1]
 
 
-def _pair(a: str, b: str) -> tuple[str, str]:
-    return (a, b) if a <= b else (b, a)
-
-
 @dataclass(frozen=True, slots=True)
 class LinkTable:
-    """Links found by node pair, else by region pair, else the default; symmetric, and ``None`` where there is none.
+    """Links found by node pair, else by region pair, else the default; ``None`` where there is none.
 
-    Lookups instead of a matrix, so that 1,000 nodes cost nothing until a link is asked for.
+    Pairs are ordered, tail and head, so that each direction has a link of its own. Lookups instead of a matrix, so that
+    1,000 nodes cost nothing until a link is asked for.
     """
 
     regions: Mapping[str, str]
@@ -83,15 +80,17 @@ class LinkTable:
 
     @staticmethod
     def symmetric(entries: Iterable[tuple[str, str, Link]]) -> dict[tuple[str, str], Link]:
-        """Entries keyed so that both directions find them."""
-        return {_pair(a, b): link for a, b, link in entries}
+        """Entries for both directions."""
+        return {pair: link for a, b, link in entries for pair in ((a, b), (b, a))}
 
     def find(self, a: str, b: str) -> Link | None:
         """The link from ``a`` to ``b`` (either may be ``COORDINATOR``), or ``None``."""
-        named = self.by_node.get(_pair(a, b))
-        if named is not None:
-            return named
-        return self.by_region.get(_pair(self.regions[a], self.regions[b]), self.default)
+        named = self.by_node.get((a, b))
+        return named if named is not None else self.between(self.regions[a], self.regions[b])
+
+    def between(self, a: str, b: str) -> Link | None:
+        """The link from a node in region ``a`` to one in ``b`` that no entry names, or ``None``."""
+        return self.by_region.get((a, b), self.default)
 
 
 @dataclass(frozen=True, slots=True)

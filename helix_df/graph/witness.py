@@ -52,9 +52,11 @@ class LinkedCovering:
 
     Proof. A placement uses the link between two nodes in one direction only: a request goes from ``i`` to ``j`` only if
     ``stop_i < stop_j`` (with and without partial inference). So what enters node ``i`` and what leaves it share
-    ``Σ_j c_ij`` between nodes; with fewer than all layers the node also starts or ends at the coordinator, not both,
-    hence ``2·f_i ≤ Σ_j c_ij + c_i``. With all ``L`` layers ``2·f_i ≤ Σ_j c_ij + 2·c_i``. These limits may replace
-    ``T_i(k)`` by the smaller number in the proof of ``LayerCovering``.
+    ``Σ_j c_ij`` between nodes, ``c_ij`` that of the better direction; with fewer than all layers the node also starts
+    or ends at the coordinator, not both, hence ``2·f_i ≤ Σ_j c_ij + c_i``, ``c_i`` that of the better direction. With
+    all ``L`` layers ``2·f_i ≤ Σ_j c_ij + a_i + b_i``, what the coordinator sends and gets. Nor is ``f_i`` more than all
+    links into the node carry, or all out of it, which says nothing new where links are the same both ways. These limits
+    may replace ``T_i(k)`` by the smaller number in the proof of ``LayerCovering``.
     """
 
     kind: ClassVar[str] = "linked covering"
@@ -102,8 +104,9 @@ class SiteShares:
     Proof. Split a placement's flow into pipelines. Those that stay inside one site are a flow over its nodes alone, at
     most the site's covering bound. Every other pipeline uses at least ``m`` links between sites, where no ``m`` sites
     hold ``L`` layers together or ``m = 1``; a link is used in one direction only (``LinkedCovering``), so these
-    pipelines carry at most ``Σ c / m``. Whoever uses more sites crosses at least once for each but the first: with
-    ``n`` the least number of sites whose memory holds the model, ``m = max(1, n - 1)``. Holds for any groups.
+    pipelines carry at most ``Σ c / m``, of the better directions. Whoever uses more sites crosses at least once for
+    each but the first: with ``n`` the least number of sites whose memory holds the model, ``m = max(1, n - 1)``. Holds
+    for any groups.
     """
 
     kind: ClassVar[str] = "sites"
@@ -184,11 +187,13 @@ def layer_covering(problem: Problem) -> Covering:
 def linked_covering(problem: Problem) -> Covering:
     """The inequality of ``LinkedCovering``."""
     capacity, links = capacity_matrix(problem), LinkClasses(problem)
-    between, coordinator = links.sums(), links.coordinator
+    between, coordinator = links.sums(), np.maximum(links.enters, links.leaves)
     limited = np.minimum(capacity, ((between + coordinator) / 2)[:, None])
     if capacity.shape[1] > problem.num_layers:
         whole = problem.num_layers
-        limited[:, whole] = np.minimum(capacity[:, whole], between / 2 + coordinator)
+        limited[:, whole] = np.minimum(capacity[:, whole], between / 2 + (links.enters + links.leaves) / 2)
+    one_way = np.minimum(links.into() + links.enters, links.out_of() + links.leaves)
+    limited = np.minimum(limited, one_way[:, None])
     return Covering(kinds_of(limited), problem.num_layers)
 
 

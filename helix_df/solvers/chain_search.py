@@ -43,7 +43,7 @@ class ChainFinder:
         self.problem = problem
         self.place = {node.name: i for i, node in enumerate(problem.nodes)}
         links = LinkClasses(problem)
-        self.code, self.leaves = links.code, links.coordinator > 0
+        self.code, self.leaves = links.code, links.leaves > 0
         order = np.argsort(self.code, kind="stable")
         classes, first = np.unique(self.code[order], return_index=True)
         # Two nodes of each class, to look its links up by.

@@ -12,13 +12,16 @@ from itertools import combinations
 from helix_df.graph.problem import NodeProfile, Problem
 
 Pair = tuple[int, int]
-"""Two positions in the list of nodes, the smaller first; a link works both ways."""
+"""Two positions in the list of nodes, the smaller first; the links between them in both directions."""
 
 
 def all_pairs(problem: Problem, nodes: Sequence[NodeProfile]) -> list[Pair]:
-    """Every two nodes with a link between them."""
+    """Every two nodes with a link between them, in one direction at least."""
     return [
-        (a, b) for a, b in combinations(range(len(nodes)), 2) if problem.link_capacity(nodes[a].name, nodes[b].name) > 0
+        (a, b)
+        for a, b in combinations(range(len(nodes)), 2)
+        if problem.link_capacity(nodes[a].name, nodes[b].name) > 0
+        or problem.link_capacity(nodes[b].name, nodes[a].name) > 0
     ]
 
 
@@ -41,9 +44,9 @@ def prune(
     chance = random.Random(seed)
     rank = {}
     for a, b in pairs:
-        link = problem.links.find(nodes[a].name, nodes[b].name)
-        assert link is not None
-        rank[a, b] = (-link.bytes_per_s, link.latency_s, chance.random())
+        ends = nodes[a].name, nodes[b].name
+        links = [link for link in (problem.links.find(*ends), problem.links.find(*ends[::-1])) if link is not None]
+        rank[a, b] = (*min((-link.bytes_per_s, link.latency_s) for link in links), chance.random())
     best_first = sorted(pairs, key=rank.__getitem__)
     kept = {*keep, *_spanning_tree(best_first, len(nodes))}
     degree = [0] * len(nodes)

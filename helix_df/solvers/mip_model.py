@@ -62,13 +62,13 @@ class Formulation:
     def arcs(self) -> list[tuple[str, str]]:
         """Directed links: out of the coordinator, both ways between nodes, into the coordinator."""
         names = [node.name for node in self.nodes]
-        doors = [name for name in names if self.problem.link_capacity(COORDINATOR, name) > 0]
-        return [
-            *((COORDINATOR, name) for name in doors),
+        arcs = [
+            *((COORDINATOR, name) for name in names),
             *((names[a], names[b]) for a, b in self.pairs),
             *((names[b], names[a]) for a, b in self.pairs),
-            *((name, COORDINATOR) for name in doors),
+            *((name, COORDINATOR) for name in names),
         ]
+        return [arc for arc in arcs if self.problem.link_capacity(*arc) > 0]
 
     def decisions(self) -> list[str]:
         """Names of the variables that say where the layers are."""

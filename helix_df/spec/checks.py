@@ -289,22 +289,22 @@ def _unknown_end(path: FieldPath, noun: str, name: str, known: list[str]) -> Mis
 def _pairs(
     entries: tuple[PairLink, ...], path: FieldPath, known: list[str], noun: str, may_repeat: bool
 ) -> Iterator[Mistake]:
-    seen: dict[tuple[str, ...], int] = {}
+    seen: dict[tuple[bool, tuple[str, ...]], int] = {}
     for index, entry in enumerate(entries):
         for side, name in enumerate(entry.between):
             if name not in known:
                 yield _unknown_end((*path, index, "between", side), noun, name, known)
         a, b = entry.between
-        if a == b and not may_repeat:
-            yield Mistake(
-                (*path, index, "between"), f"a link from a {noun} to itself", repr(a), f"two different {noun}s"
-            )
-        pair = tuple(sorted((a, b)))
-        if pair in seen:
+        if a == b and (entry.one_way or not may_repeat):
+            found = f"a link from a {noun} to itself" if not may_repeat else f"links inside a {noun} go both ways"
+            yield Mistake((*path, index, "between"), found, repr(a), f"two different {noun}s")
+        direction = (entry.one_way, (a, b) if entry.one_way else tuple(sorted((a, b))))
+        if direction in seen:
+            hint = "one_way: true is for each direction by itself" if entry.one_way else "links go both ways"
             yield Mistake(
                 (*path, index, "between"),
-                f"this pair is named twice, first at {dotted((*path, seen[pair]))}",
+                f"this pair is named twice, first at {dotted((*path, seen[direction]))}",
                 f"[{a}, {b}]",
-                hint="links go both ways; keep one of the two",
+                hint=f"{hint}; keep one of the two",
             )
-        seen.setdefault(pair, index)
+        seen.setdefault(direction, index)

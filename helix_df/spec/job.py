@@ -257,7 +257,7 @@ class Offer(Section):
 
 
 class LinkQuality(Section):
-    """What a link carries, in each direction."""
+    """What a link carries, in each direction that it stands for."""
 
     bandwidth: Bandwidth = Field(description="In bits (10Gbps) or bytes (1.25GB/s) per second.")
     latency: Duration = Field(default=0.0, description="One way.")
@@ -271,10 +271,21 @@ class PairLink(LinkQuality):
     """A link between two regions or two nodes."""
 
     between: tuple[str, str] = Field(description="Two names; the same region twice means links inside it.")
+    one_way: bool = Field(
+        default=False,
+        strict=True,
+        description="Only from the first to the second, for which it goes before an entry of both directions; the way "
+        "back is as if it weren't there.",
+    )
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """From where to where, each as (from, to)."""
+        return (self.between,) if self.one_way else (self.between, self.between[::-1])
 
 
 class Links(Section):
-    """Who can talk to whom. The most specific entry wins: nodes, then regions, then default."""
+    """Who can talk to whom. The most specific entry wins: nodes, then regions, then default; of one kind `one_way`."""
 
     default: LinkQuality | None = Field(
         default=None, description="Of every pair that is not named below; by default such pairs have no link."

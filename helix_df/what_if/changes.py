@@ -6,7 +6,7 @@ command line (``read_changes``), and plans nothing (``replan``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from helix_df.errors import SpecError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import Link
 from helix_df.profiles.catalogue import devices, find_device
-from helix_df.spec.job import COORDINATOR, Job, Links, PairLink
+from helix_df.spec.job import COORDINATOR, Job, LinkQuality, Links, PairLink
 from helix_df.spec.nodes import Node
 from helix_df.suggestions import did_you_mean
 
@@ -48,16 +48,23 @@ class RemoveNode:
 class SetLink:
     """The link between two regions, inside one, or between two nodes or a node and the coordinator.
 
-    ``latency_s``: one way; ``None`` leaves it as it is.
+    ``latency_s``: one way; ``None`` leaves it as it is. ``one_way``: only from the first to the second.
     """
 
     between: tuple[str, str]
     bytes_per_s: float
     latency_s: float | None = None
+    one_way: bool = False
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """From where to where, each once."""
+        return (self.between,) if self.one_way else tuple(dict.fromkeys((self.between, self.between[::-1])))
 
     def __str__(self) -> str:
         latency = f", {self.latency_s * 1e3:g} ms" if self.latency_s is not None else ""
-        return f"{'-'.join(self.between)} at {self.bytes_per_s * 8 / 1e6:,.10g} Mbit/s{latency}"
+        ends = ("->" if self.one_way else "-").join(self.between)
+        return f"{ends} at {self.bytes_per_s * 8 / 1e6:,.10g} Mbit/s{latency}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +157,14 @@ def _linked_like(job: Job, like: str, name: str) -> Links:
     Nothing is said there about the link between the two; then it is the best that ``like`` has.
     """
     own = [entry for entry in job.links.nodes if like in entry.between]
-    twins = [entry.model_copy(update={"between": (_other(entry, like), name)}) for entry in own]
+    twins = [
+        entry.model_copy(update={"between": tuple(name if end == like else end for end in entry.between)})
+        for entry in own
+    ]
     if own and _in_force(job, like, like) is None:
         best = max(own, key=lambda entry: (entry.bandwidth, -entry.latency))
-        twins.append(best.model_copy(update={"between": (like, name)}))
+        twins.append(best.model_copy(update={"between": (like, name), "one_way": False}))
     return job.links.model_copy(update={"nodes": (*job.links.nodes, *twins)})
-
-
-def _other(entry: PairLink, name: str) -> str:
-    a, b = entry.between
-    return b if a == name else a
 
 
 def _without_node(job: Job, change: RemoveNode) -> Job:
@@ -191,6 +196,10 @@ def _with_link(job: Job, change: SetLink) -> Job:
     regions = regions_of(job)
     ends = [*job.nodes, COORDINATOR]
     if a in regions and b in regions:
+        if a == b and change.one_way:
+            raise SpecError(
+                "links inside a region go both ways", where="--link", found=f"{a}->{b}", expected=f"{a}-{b}"
+            )
         return _between_regions(job, change)
     if a in ends and b in ends:
         if a == b:
@@ -213,46 +222,67 @@ def regions_of(job: Job) -> list[str]:
 def _between_regions(job: Job, change: SetLink) -> Job:
     """Also links that the job names node by node across the two regions become what is asked."""
     table = link_table(job)
-    pair = frozenset(change.between)
-    links = job.links
-    a, b = change.between
-    before = table.by_region.get((min(a, b), max(a, b)), table.default)
+    links, ways = job.links, change.directions
     of = {name: node.region for name, node in job.nodes.items()} | {COORDINATOR: job.coordinator.region}
-    across = tuple(
-        _quality(change, *entry.between, Link(entry.bandwidth, entry.latency, entry.codec))
-        if frozenset(of[end] for end in entry.between) == pair
-        else entry
+    across = {
+        ends: table.by_node[ends]
         for entry in links.nodes
-    )
-    named = _put(links.regions, _quality(change, a, b, before))
-    return _updated(job, links=links.model_copy(update={"regions": named, "nodes": across}))
+        for ends in entry.directions
+        if (of[ends[0]], of[ends[1]]) in ways
+    }
+    named = _put(links.regions, change, {ends: table.between(*ends) for ends in ways})
+    nodes = _put(links.nodes, change, dict(across))
+    return _updated(job, links=links.model_copy(update={"regions": named, "nodes": nodes}))
 
 
 def _between_nodes(job: Job, change: SetLink) -> Job:
-    entry = _quality(change, *change.between, _in_force(job, *change.between))
-    return _updated(job, links=job.links.model_copy(update={"nodes": _put(job.links.nodes, entry)}))
+    table = link_table(job)
+    nodes = _put(job.links.nodes, change, {ends: table.find(*ends) for ends in change.directions})
+    return _updated(job, links=job.links.model_copy(update={"nodes": nodes}))
 
 
 def _in_force(job: Job, a: str, b: str) -> Link | None:
     """What links two ends; for the same end twice, what links two nodes of its region that nobody names."""
     table = link_table(job)
-    region = table.regions[a]
-    return table.find(a, b) if a != b else table.by_region.get((region, region), table.default)
+    return table.find(a, b) if a != b else table.between(table.regions[a], table.regions[a])
 
 
-def _quality(change: SetLink, a: str, b: str, before: Link | None) -> PairLink:
+def _put(
+    entries: tuple[PairLink, ...], change: SetLink, before: Mapping[tuple[str, str], Link | None]
+) -> tuple[PairLink, ...]:
+    """The entries with a change of some directions, of which ``before`` has what links them now.
+
+    What is the same both ways stays one entry, in its place; other directions get one of their own.
+    """
+    new = {ends: _quality(change, link) for ends, link in before.items()}
+    kept: list[PairLink] = []
+    for entry in entries:
+        ways = dict.fromkeys(entry.directions)
+        asked = [new.get(ends) for ends in ways if ends in before]
+        if len(asked) < len(ways):
+            kept.append(entry)
+        elif asked[0] is not None and asked.count(asked[0]) == len(ways):
+            kept.append(_entry(entry.between, asked[0], one_way=entry.one_way))
+            for ends in ways:
+                del new[ends]
+    while new:
+        ends, quality = next(iter(new.items()))
+        both = new.get(ends[::-1]) == quality
+        kept.append(_entry(ends, quality, one_way=not both))
+        for done in {ends, ends[::-1]} if both else {ends}:
+            del new[done]
+    return tuple(kept)
+
+
+def _entry(between: tuple[str, str], quality: LinkQuality, *, one_way: bool) -> PairLink:
+    return PairLink.model_construct(between=between, one_way=one_way, **dict(quality))
+
+
+def _quality(change: SetLink, before: Link | None) -> LinkQuality:
     latency_s = change.latency_s if change.latency_s is not None else before.latency_s if before is not None else 0.0
     # Pydantic's fields take what people write; these values have been parsed already.
     codec = before.codec if before is not None else "none"
-    return PairLink.model_construct(between=(a, b), bandwidth=change.bytes_per_s, latency=latency_s, codec=codec)
-
-
-def _put(entries: tuple[PairLink, ...], new: PairLink) -> tuple[PairLink, ...]:
-    """The entries with ``new`` in the place of the one for its pair, or at the end."""
-    same = [i for i, entry in enumerate(entries) if set(entry.between) == set(new.between)]
-    if not same:
-        return (*entries, new)
-    return (*entries[: same[0]], new, *entries[same[0] + 1 :])
+    return LinkQuality.model_construct(bandwidth=change.bytes_per_s, latency=latency_s, codec=codec)
 
 
 def _with_rate(job: Job, change: SetRate) -> Job:

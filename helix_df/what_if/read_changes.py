@@ -43,7 +43,7 @@ def read_added(text: str) -> AddNodes:
 
 
 def read_link(text: str, job: Job) -> SetLink:
-    """``eu-us=1Gbps`` or ``eu-us=1Gbps,50ms`` between two regions of the job, or two nodes.
+    """``eu-us=1Gbps`` or ``eu-us=1Gbps,50ms`` between two regions of the job, or two nodes; ``eu->us`` one way only.
 
     Names may hold dashes themselves: the dash that parts them is the one with a known name on both sides. A colon does
     the same without any doubt.
@@ -60,7 +60,9 @@ def read_link(text: str, job: Job) -> SetLink:
         latency_s = parse_duration(latency) if comma else None
     except Refusal as error:
         raise SpecError(error.problem, where="--link", found=repr(text), expected=error.expected) from None
-    return SetLink(_parted(ends, job), bytes_per_s, latency_s)
+    tail, arrow, head = ends.partition("->")
+    between = (tail, head) if arrow else _parted(ends, job)
+    return SetLink(between, bytes_per_s, latency_s, one_way=bool(arrow))
 
 
 def _parted(ends: str, job: Job) -> tuple[str, str]:
