@@ -34,6 +34,7 @@ COMMANDS = {
     "scale": "helix_df.cli.scale:scale",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
+    "discover": "helix_df.cli.discover:discover",
     "keys": "helix_df.cli.keys:keys",
     "apply": "helix_df.cli.apply:apply",
     "status": "helix_df.cli.status:status",

@@ -110,6 +110,18 @@ def known_name(name: str) -> str:
     return f"{count}{rows[0].name}" if len(rows) == 1 else name
 
 
+@cache
+def labelled_as(name: str) -> str:
+    """As ``known_name``, for what clusters call devices: in any case, and with other signs between the words."""
+    wanted = _letters(name)
+    rows = [row for row in devices().values() if wanted in map(_letters, (row.name, *row.printed_as))]
+    return rows[0].name if len(rows) == 1 else name
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
 def device_count(name: str) -> int:
     """How many devices ``name`` stands for: 2 for ``2xL4``, 1 for ``L4``, whether the catalogue knows them or not."""
     counted = _COUNTED.fullmatch(name)

@@ -57,10 +57,12 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 KillWait=2
 SlurmdTimeout=300
-NodeName=large[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{large}] CPUs=2 Feature=large
+GresTypes=gpu
+NodeName=large[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{large}] CPUs=2 Feature=large Gres=gpu:a100_80gb:2
 NodeName=small[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{small}] CPUs=2 Feature=small
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
+GENERIC = "".join(f"NodeName=large[1-2] Name=gpu Type=a100_80gb File=/dev/{name}\n" for name in ("null", "zero"))
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         small=f"{ports[2]}-{ports[3]}",
     )
     (folder / "slurm.conf").write_text(config)
+    (folder / "gres.conf").write_text(GENERIC)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))

@@ -1,0 +1,1 @@
+"""What machines a cluster has, as a part of a job: ``helix-df discover``."""
