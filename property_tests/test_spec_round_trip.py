@@ -98,7 +98,11 @@ def jobs(draw):
         )
     )
     pair = st.lists(st.sampled_from(sorted(nodes)), min_size=2, max_size=2)
-    entries = st.lists(st.builds(lambda quality, between: quality | {"between": between}, qualities, pair), max_size=3)
+    one_way = st.sampled_from([{}, {"one_way": True}])
+    entries = st.lists(
+        st.builds(lambda quality, between, way: quality | way | {"between": between}, qualities, pair, one_way),
+        max_size=3,
+    )
     return {
         "name": draw(names),
         "model": {"source": "random:tiny", "dtype": draw(st.sampled_from(["float32", "bfloat16", "float16"]))},

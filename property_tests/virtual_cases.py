@@ -136,12 +136,16 @@ def _placements(draw: st.DrawFn, num_layers: int, names: Sequence[str]) -> dict[
 
 @st.composite
 def _problems(draw: st.DrawFn, num_layers: int, names: list[str], off: Off) -> Problem:
-    """Links between all, slow and fast, near and far; with and without partial inference."""
+    """Links between all, slow and fast, near and far, some of them otherwise on the way back; with and without partial
+    inference.
+    """
     ends = [*names, COORDINATOR]
     rates, latencies = st.sampled_from((2e4, 1e6, 3e7)), st.sampled_from((1e-4, 0.02))
     links = LinkTable.symmetric(
         (one, other, Link(off(draw(rates)), off(draw(latencies)))) for at, one in enumerate(ends) for other in ends[:at]
     )
+    for way in draw(st.lists(st.sampled_from(sorted(links)), max_size=2, unique=True)):
+        links[way] = Link(off(draw(rates)), off(draw(latencies)))
     nodes = tuple(NodeProfile(name, "toy", "here", (1.0,) * num_layers, (1,) * num_layers) for name in names)
     table = LinkTable(dict.fromkeys(ends, "here"), None, {}, links)
     return Problem(num_layers, nodes, table, TOKEN_BYTES, HIDDEN_BYTES, partial_inference=draw(st.booleans()))

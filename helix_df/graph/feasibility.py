@@ -16,6 +16,7 @@ from helix_df.errors import Infeasible
 from helix_df.graph.bounds import best_limited_covering
 from helix_df.graph.capacities import request_matrix
 from helix_df.graph.flow_graph import FlowGraph, build_graph
+from helix_df.graph.link_classes import LinkClasses
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Placement, PlacementLimits, Problem
 from helix_df.layers import LayerRange
 
@@ -56,17 +57,25 @@ def explain_infeasible(problem: Problem) -> Infeasible | None:
 
 @dataclass(frozen=True, slots=True)
 class _Doors:
-    """The nodes that requests come to from the coordinator (``entries``), and those that they can go back from."""
+    """The nodes that requests come to from the coordinator (``entries``), and those that they can go back from.
+
+    ``between`` are all that lie on ways from the former to the latter.
+    """
 
     entries: frozenset[str]
     exits: frozenset[str]
+    between: frozenset[str]
 
     @classmethod
     def of(cls, problem: Problem, nodes: Sequence[NodeProfile]) -> _Doors:
         """The doors among some nodes."""
+        names = {node.name for node in nodes}
+        usable = np.array([node.name in names for node in problem.nodes], dtype=np.bool_)
+        between = np.flatnonzero(LinkClasses(problem).reached(usable))
         return cls(
             frozenset(node.name for node in nodes if _linked(problem, COORDINATOR, node.name)),
             frozenset(node.name for node in nodes if _linked(problem, node.name, COORDINATOR)),
+            frozenset(problem.nodes[i].name for i in between.tolist()),
         )
 
 
@@ -203,7 +212,7 @@ def _layers_in_reach(island: Sequence[NodeProfile], doors: _Doors) -> int:
         return 0
     if len(entries | exits) == 1:
         return sum(node.max_layers for node in island if node.name in entries)
-    return sum(node.max_layers for node in island)
+    return sum(node.max_layers for node in island if node.name in doors.between)
 
 
 def _dead_end(problem: Problem, graph: FlowGraph) -> Infeasible:

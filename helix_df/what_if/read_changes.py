@@ -15,7 +15,7 @@ from helix_df.spec.units import parse_bandwidth, parse_duration
 from helix_df.what_if.changes import AddNodes, Change, RemoveNode, SetLink, regions_of
 
 NODES = "GPU, GPU:COUNT or GPU:COUNT@REGION, such as L4:2@eu"
-LINK = "A-B=BANDWIDTH or A-B=BANDWIDTH,LATENCY, such as eu-us=1Gbps,50ms"
+LINK = "A-B=BANDWIDTH or A-B=BANDWIDTH,LATENCY, such as eu-us=1Gbps,50ms, or A->B=… one way"
 SWEEP = "rate=1,2,4; seed=…, scheduler=…, in-flight=…, add-node.L4@eu=1,2, or link.eu-us=100Mbps,1Gbps"
 SETTINGS = ("rate", "seed", "scheduler", "in-flight")
 """What a sweep may change beside the job itself."""

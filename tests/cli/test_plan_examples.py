@@ -12,7 +12,9 @@ from helix_df.planning import make_plan
 from helix_df.solvers.registry import BUILT_IN
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "spec" / "examples").glob("*.yaml"))
-EXAMPLES = [path for path in EXAMPLES if load_job(path).nodes]  # others have offers alone, to choose nodes from
+FLEET = next(path for path in EXAMPLES if path.stem == "fleet")
+# Others have offers alone, to choose nodes from; a thousand nodes are more than every solver is for.
+EXAMPLES = [path for path in EXAMPLES if path != FLEET and load_job(path).nodes]
 SOLVERS = [
     *((name, None, {}) for name in BUILT_IN if name != "mip"),
     *(("mip", backend, {}) for backend in ("highs", "gscip", "cp-sat")),
@@ -44,6 +46,24 @@ def test_an_example_is_planned_or_refused_with_a_reason(path, solver, backend, o
     assert violations(plan, problem) == []
     assert plan.flow > 0
     assert plan.certificate.bound >= plan.flow
+
+
+def test_a_thousand_nodes_on_one_screen_are_planned_within_their_links(monkeypatch):
+    assert len(FLEET.read_text("utf-8").splitlines()) <= 60
+    monkeypatch.delenv("HEAD_NODE", raising=False)
+    job = load_job(FLEET)
+    assert (len(job.nodes), job.coordinator.address) == (1000, "head.frankfurt.example")
+    problem = compile_problem(job)
+    up, down = (
+        problem.link_capacity(*ends)
+        for ends in (("rtx-office-7", "l4-frankfurt-9"), ("l4-frankfurt-9", "rtx-office-7"))
+    )
+    assert down == pytest.approx(10 * up)
+    plan = make_plan(job.with_solver(time_limit=5.0), problem=problem)
+    assert violations(plan, problem) == []
+    assert plan.certificate.bound >= plan.flow > 0
+    monkeypatch.setenv("HEAD_NODE", "10.1.0.1")
+    assert load_job(FLEET).coordinator.address == "10.1.0.1"
 
 
 def test_the_quickstart_keeps_32_requests_of_its_workload_and_uses_all_nodes():

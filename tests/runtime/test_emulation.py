@@ -61,6 +61,25 @@ def test_a_slow_link_keeps_its_order_and_holds_up_nobody_else(scheme: str) -> No
         peer.close()
 
 
+def test_a_direction_has_its_own_link() -> None:
+    table = LinkTable(
+        {"a": "here", COORDINATOR: "here"}, Quality(1e9, 0.0), by_node={("a", COORDINATOR): Quality(1.0, AN_HOUR)}
+    )
+    one, other = open_at("local://*"), open_at("local://*")
+    head = EmulatedEndpoint(one, COORDINATOR, table)
+    node = EmulatedEndpoint(other, "a", table)
+    head.place("a", node.address)
+    node.place(COORDINATOR, head.address)
+    head.send(node.address, [b"down"])
+    node.send(head.address, [b"up"])
+    assert take(other, 1) == [[b"down"]]
+    assert one.receive(0.0) == []
+    assert node.traffic[COORDINATOR].busy_s == 2.0
+    node.close()
+    assert [bytes(frames[0]) for frames in take(one, 1)] == [b"up"]
+    head.close()
+
+
 @pytest.mark.parametrize("latency_s", [0.0, 2.0, 20.0])
 def test_a_link_that_changes_lets_nothing_overtake(latency_s: float) -> None:
     lane = Lane(bytes_per_s=100.0, latency_s=5.0)

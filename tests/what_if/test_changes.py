@@ -195,3 +195,60 @@ def test_what_is_not_there_is_told_with_what_is(change, words, job):
     with pytest.raises(SpecError, match=words) as caught:
         changed(job, [change])
     assert caught.value.where.startswith("--")
+
+
+def differing(job):
+    """The job with a slower way from eu to us, and from a-1 to b."""
+    one_way = (
+        "  - {between: [eu, us], bandwidth: 10Mbps, latency: 60ms, codec: int8, one_way: true}\n"
+        "  nodes:\n  - {between: [a-1, b], bandwidth: 5Mbps, latency: 50ms, one_way: true}\n"
+    )
+    return parse_job(TEXT.replace("  nodes:\n  - {between", one_way + "  - {between", 1))
+
+
+def every_link(job):
+    table, ends = link_table(job), [*job.nodes, COORDINATOR]
+    return {(a, b): table.find(a, b) for a in ends for b in ends if a != b}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (SetLink(("eu", "us"), 1e9, one_way=True), lambda a, b: a in EU and b == "b"),
+        (SetLink(("us", "eu"), 1e9, one_way=True), lambda a, b: a == "b" and b in EU),
+        (SetLink(("us", "eu"), 1e9), lambda a, b: (a in EU) != (b in EU)),
+        (SetLink(("eu", "us"), 1e9, 0.002), lambda a, b: (a in EU) != (b in EU)),
+        (SetLink(("a-1", "b"), 1e9), lambda a, b: {a, b} == {"a-1", "b"}),
+        (SetLink(("b", "a-1"), 1e9, one_way=True), lambda a, b: (a, b) == ("b", "a-1")),
+        (SetLink(("a-2", "b"), 1e9, one_way=True), lambda a, b: (a, b) == ("a-2", "b")),
+        (SetLink((COORDINATOR, "b"), 1e9, 0.003), lambda a, b: {a, b} == {COORDINATOR, "b"}),
+    ],
+    ids=str,
+)
+def test_links_that_differ_by_direction_change_in_the_directions_that_are_asked(job, change, same):
+    job = differing(job)
+    before, after = every_link(job), every_link(changed(job, [change]))
+    for ends, link in after.items():
+        if same(*ends):
+            latency_s = before[ends].latency_s if change.latency_s is None else change.latency_s
+            assert (link.bytes_per_s, link.latency_s, link.codec) == (1e9, latency_s, before[ends].codec)
+        else:
+            assert link == before[ends]
+
+
+EU = ("a-1", "a-2", COORDINATOR)
+
+
+def test_new_nodes_have_the_directions_of_their_neighbours(job):
+    job = differing(job)
+    before, after = every_link(job), every_link(changed(job, [AddNodes("L4", 1, "eu")]))
+    assert after["L4-new1", "b"] == before["a-1", "b"] != after["b", "L4-new1"] == before["b", "a-1"]
+
+
+def test_a_direction_is_written_as_an_arrow(job):
+    assert read_link("a-1->b=8bps,3ms", job) == SetLink(("a-1", "b"), 1.0, 0.003, one_way=True)
+    assert str(read_link("eu->us=8Mbps", job)) == "eu->us at 8 Mbit/s"
+    with pytest.raises(SpecError, match="no node called 'nobody'"):
+        changed(job, [read_link("a-1->nobody=8bps", job)])
+    with pytest.raises(SpecError, match="go both ways"):
+        changed(job, [read_link("eu->eu=8bps", job)])
