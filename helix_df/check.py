@@ -31,13 +31,22 @@ def check_job(job: Job) -> Problem:
         return _checked(job)
 
 
+def check_launching(job: Job) -> None:
+    """Check that a job's nodes can be started as it says; a launcher that only lacks packages here is let pass.
+
+    Raises:
+        SpecError: for a launcher that nobody knows, a wrong option, or what it needs.
+    """
+    with job.places.told(), suppress(MissingExtra), explained_imports():
+        check_launchers(job)
+
+
 def _checked(job: Job) -> Problem:
     with suppress(MissingExtra), explained_imports():
         from helix_df.solvers.choice import choose_solver
 
         choose_solver(job)
-    with suppress(MissingExtra), explained_imports():
-        check_launchers(job)
+    check_launching(job)
     tool_format_of("", job.model.tool_parser)
     reasoning_format_of("", job.model.reasoning_parser)
     problem = compile_problem(job)

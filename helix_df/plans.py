@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from helix_df.check import check_launching
 from helix_df.errors import PlanError
 from helix_df.extras import explained_imports
 from helix_df.load import load_job
@@ -98,13 +99,14 @@ def job_and_plan(
 
     Raises:
         PlanError: as ``plan_to_run``, for a plan of another job, and where both are plans.
-        SpecError: as ``load_job``, and for what can't be a name.
+        SpecError: as ``load_job`` and ``check_launching``, and for what can't be a name.
     """
     if source.suffix == ".json":
         if plan_file is not None or solver is not None:
             raise PlanError("a plan is run as it is", where=str(source), hint="leave --plan and --solver away")
         return _named(plan_to_run(source, force=force, on_note=on_note), name)
     job = load_job(source)
+    check_launching(job)
     if solver is not None and solver != job.solver.name:
         job = job.with_solver(name=solver, backend=None, options={})
     if plan_file is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from helix_df.check import check_job
 from helix_df.errors import HelixError, SpecErrors
 from helix_df.load import parse_job
 from helix_df.planning import make_plan
+from helix_df.plans import job_and_plan
 
 HEAD = """\
 model: {source: "random:llama-30b"}
@@ -61,3 +63,11 @@ def test_a_job_is_the_same_wherever_it_is_written_down() -> None:
     assert sent == job
     assert sent.places.where(("nodes", "a")) == "nodes.a"
     assert job.places.where(("nodes", "a", "gpu")) == "job.yaml:4: nodes.a.gpu"
+
+
+def test_what_is_to_run_is_checked_before_it_is_planned(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(HEAD + "  b: {gpu: L4, count: 9}\nlaunchers:\n  local: {cores: 5}\n")
+    with pytest.raises(HelixError) as caught:
+        job_and_plan(path)
+    assert caught.value.where == f"{path}:7: launchers.local.cores"

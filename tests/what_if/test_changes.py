@@ -197,6 +197,9 @@ def test_what_is_not_there_is_told_with_what_is(change, words, job):
     assert caught.value.where.startswith("--")
 
 
+EU = ("a-1", "a-2", COORDINATOR)
+
+
 def differing(job):
     """The job with a slower way from eu to us, and from a-1 to b."""
     one_way = (
@@ -234,9 +237,6 @@ def test_links_that_differ_by_direction_change_in_the_directions_that_are_asked(
             assert (link.bytes_per_s, link.latency_s, link.codec) == (1e9, latency_s, before[ends].codec)
         else:
             assert link == before[ends]
-
-
-EU = ("a-1", "a-2", COORDINATOR)
 
 
 def test_new_nodes_have_the_directions_of_their_neighbours(job):
