@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from helix_df.discovery.kind import Discoverer, FoundHost
@@ -19,11 +20,12 @@ TYPE_LABELS = (
 """What operators and clouds write the type of a node's devices to; the first that is there counts."""
 
 REGION_LABELS = ("topology.kubernetes.io/zone", "topology.kubernetes.io/region")
+IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 ASK_S = 60.0
 
 
 def find(address: str | None) -> tuple[FoundHost, ...]:
-    """The nodes of the cluster of a context of the kubeconfig, by default the current one's.
+    """The nodes of the cluster of a context of the kubeconfig, by default the current one's, or a pod's own.
 
     Raises:
         MissingExtra: without the client.
@@ -34,9 +36,15 @@ def find(address: str | None) -> tuple[FoundHost, ...]:
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError:
         raise MissingExtra("the client of Kubernetes isn't installed", hint="pip install kubernetes") from None
+    from_file: Any = config.load_kube_config
+    in_pod: Any = config.load_incluster_config
     try:
-        load: Any = config.load_config
-        load(**({} if address is None else {"context": address}))
+        try:
+            from_file(context=address)
+        except config.ConfigException:
+            if address is not None or not IN_POD.exists():
+                raise
+            in_pod()
     except (config.ConfigException, OSError) as error:
         raise DeploymentError(
             "nothing says how the cluster is reached",
