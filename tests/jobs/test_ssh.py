@@ -221,4 +221,4 @@ launchers: {{ssh: {{{options}}}}}
 def test_mistakes_are_found_at_validate(node: str, options: str, where: str) -> None:
     with pytest.raises(HelixError) as error:
         check_job(parse_job(JOB.format(node=node, options=options)))
-    assert error.value.where == where
+    assert error.value.where == f"job.yaml:{3 if where.startswith('nodes') else 5}: {where}"

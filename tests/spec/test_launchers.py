@@ -78,17 +78,17 @@ def mistake(given: Job) -> HelixError:
 
 def test_names_that_nobody_knows_are_refused_where_they_stand() -> None:
     error = mistake(job(", launcher: locla"))
-    assert (error.where, error.found, error.hint) == ("nodes.a.launcher", "locla", "did you mean 'local'?")
+    assert (error.where, error.found, error.hint) == ("job.yaml:3: nodes.a.launcher", "locla", "did you mean 'local'?")
     assert "local, external" in str(error.expected)
     error = mistake(job(more="launchers: {slrum: {}}"))
-    assert (error.where, error.found) == ("launchers", "slrum")
+    assert (error.where, error.found) == ("job.yaml:5: launchers.slrum", "slrum")
 
 
 def test_who_has_nothing_to_be_told_has_no_options() -> None:
     for name in ("local", "external"):
         check_job(job(f", launcher: {name}", f"launchers: {{{name}: {{}}}}"))
         error = mistake(job(f", launcher: {name}", f"launchers: {{{name}: {{queue: long}}}}"))
-        assert error.where == f"launchers.{name}.queue"
+        assert error.where == f"job.yaml:5: launchers.{name}.queue"
 
 
 @pytest.mark.usefixtures("package")
@@ -96,12 +96,12 @@ def test_options_are_checked_by_their_launcher_at_their_path() -> None:
     assert launcher_names() == (*BUILT_IN, "broken", "gone", "threads")
     check_job(job(", launcher: threads", "launchers: {threads: {queue: long, hours: 2}}"))
     error = mistake(job(", launcher: threads", "launchers: {threads: {queu: long}}"))
-    assert error.where == "launchers.threads.queu"
+    assert error.where == "job.yaml:5: launchers.threads.queu"
     assert "did you mean 'queue'?" in str(error)
     error = mistake(job(", launcher: threads", "launchers: {threads: {hours: 0}}"))
-    assert (error.where, error.expected) == ("launchers.threads.hours", "at least 1")
+    assert (error.where, error.expected) == ("job.yaml:5: launchers.threads.hours", "at least 1")
     error = mistake(job(", launcher: threads", "launchers: {threads: {queue: closed}}"))
-    assert (error.where, error.found) == ("launchers.threads.queue", "a")
+    assert (error.where, error.found) == ("job.yaml:5: launchers.threads.queue", "a")
     check_job(job(more="launchers: {threads: {queue: long}}"))
 
 

@@ -29,7 +29,7 @@ nodes:
         ("solver:\n  name: swarm\n  options:\n    stages: 5\n", ["job.yaml:8: solver.options.stages"]),
         ("solver:\n  name: goodput\n  options:\n    workers: 0\n", ["job.yaml:8: solver.options.workers"]),
         ("limits:\n  itl_p95: 5ms\nworkload: {rate: 1.0}\n", ["job.yaml:6: limits.itl_p95"]),
-        ("launchers:\n  nobody: {}\n", ["job.yaml:5: launchers"]),
+        ("launchers:\n  nobody: {}\n", ["job.yaml:6: launchers.nobody"]),
         (
             "launchers:\n  slurm:\n    wiat: 5s\n    place: 5\n",
             ["job.yaml:8: launchers.slurm.place", "job.yaml:7: launchers.slurm.wiat"],

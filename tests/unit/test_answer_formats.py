@@ -82,7 +82,7 @@ def test_a_name_that_nobody_knows_is_found_before_anything_runs(tmp_path, line: 
         return
     with pytest.raises(ModelError) as error:
         check_job(load_job(file))
-    assert error.value.where == f"model.{line.partition(':')[0]}"
+    assert error.value.where == f"{file}:3: model.{line.partition(':')[0]}"
     assert error.value.hint == f"did you mean '{near}'?"
 
 

@@ -103,7 +103,7 @@ def check_launchers(job: Job) -> None:
         SpecError: for a name nobody knows, a wrong option, or whatever a launcher says that it needs.
     """
     used = {node.started_by: f"nodes.{name}.launcher" for name, node in reversed(job.nodes.items())}
-    for name, where in (dict.fromkeys(job.launchers, "launchers") | used).items():
+    for name, where in ({name: f"launchers.{name}" for name in job.launchers} | used).items():
         kind = get_launcher(name, where)
         nodes = {node: declared for node, declared in job.nodes.items() if declared.started_by == name}
         kind.check(nodes, options_of(job, name, kind))
