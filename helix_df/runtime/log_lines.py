@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
     """An object a line: time (UTC), level, role, node, logger, message; request and trace where a line concerns one.
 
     Args:
-        role: ``coordinator``, ``worker`` or ``supervisor``.
+        role: ``coordinator``, ``worker``, ``supervisor`` or ``launcher``.
         node: of a worker.
     """
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -73,6 +74,45 @@ async def test_a_request_is_traced_through_every_hop_and_others_are_not(job: tup
         ]
         computed = [float(str(hop.attributes["helix_df.hop.compute_s"])) for hop in hops]
         assert all(0 < one <= hop.duration_s + 1e-9 for one, hop in zip(computed, hops, strict=True))
+
+
+async def test_each_link_takes_what_it_was_made_to_take() -> None:
+    """Links of known latencies: what a trace says of each is that, though only their sum is measured by one clock."""
+    ends = ["coordinator", *THIRDS, "coordinator"]
+    latency_ms = dict(zip(pairwise(ends), (10, 60, 20, 40), strict=True))
+    links = [
+        {"between": list(pair), "bandwidth": "10Gbps", "latency": f"{latency}ms"}
+        for pair, latency in latency_ms.items()
+    ]
+    coordinator = new_coordinator(
+        tiny_plan(
+            THIRDS,
+            runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "traces": {}, "emulate": True},
+            links={"default": {"bandwidth": "10Gbps", "latency": "1ms"}, "nodes": links},
+        ),
+        embedded=True,
+    )
+    told = Told()
+    coordinator.trace_to(lambda parent, span: told.append((parent, span)))
+    await coordinator.start()
+    try:
+        await coordinator.wait_ready(120)
+        async with asyncio.timeout(60):
+            while any(coordinator._clock_ahead(node) is None for node in THIRDS) or warming(coordinator):
+                await asyncio.sleep(0.05)
+        await answer(coordinator, tiny_request(1, id="first", max_tokens=20))
+        await answer(coordinator, tiny_request(1, max_tokens=20, traceparent=TRACEPARENT))
+        span = await told.next()
+        decode = span.children[1].children[1]
+        found = {one.name: 1000 * one.duration_s / 19 for one in decode.children if one.name.startswith("link")}
+        for (tail, head), latency in latency_ms.items():
+            assert latency - 3 <= found[f"link {tail} → {head}"] <= latency + 15, found
+    finally:
+        await coordinator.close()
+
+
+def warming(coordinator: Coordinator) -> bool:
+    return any(node.cold_shapes for node in coordinator.snapshot().nodes)
 
 
 async def test_one_that_nobody_wants_any_more_is_told_so(job: tuple[Coordinator, Told]) -> None:
