@@ -35,6 +35,7 @@ from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
+from helix_df.runtime.log_lines import fields
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
 from helix_df.runtime.tracing.spans import TimedSpan
 from helix_df.runtime.transitions import IllegalEventSeen
@@ -557,7 +558,9 @@ class Coordinator:
                     self._hand_over(action.request, action.error)
                 case IllegalEventSeen():
                     if action.is_news:
-                        log.warning("%s (the %d. time)", action.error, action.times)
+                        log.warning(
+                            "%s (the %d. time)", action.error, action.times, extra=fields(subject=action.error.subject)
+                        )
                 case AttemptOver():
                     if self._traces is not None:
                         self._traces.attempt_over(action.attempt, action.why, time.monotonic())

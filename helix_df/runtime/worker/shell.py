@@ -27,6 +27,7 @@ from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
+from helix_df.runtime.log_lines import fields
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.requests import EngineHealth, StageSpeed
 from helix_df.runtime.tracing.clocks import ClockLead
@@ -465,7 +466,9 @@ class Worker:
                 case IllegalEventSeen():
                     self._illegal_events += 1
                     if action.is_news:
-                        log.warning("%s (the %d. time)", action.error, action.times)
+                        log.warning(
+                            "%s (the %d. time)", action.error, action.times, extra=fields(subject=action.error.subject)
+                        )
         if self._hops is not None and self._hops.attempts:
             for told in self._hops.over(action.request for action in done if isinstance(action, Free | Trim)):
                 self._say(told)
