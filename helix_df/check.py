@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from helix_df.errors import MissingExtra
-from helix_df.extras import explained_imports
+from helix_df.extras import explained_imports, require_tracing
 from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.problem import Problem
@@ -24,6 +24,7 @@ def check_job(job: Job) -> Problem:
 
     Raises:
         Infeasible: when no placement exists; says why.
+        MissingExtra: when the job wants traces, and what sends them isn't installed.
         SolverError: as ``choose_solver``.
         ModelError, SpecError: as ``compile_problem``; for a parser or launcher that nobody knows.
     """
@@ -47,6 +48,8 @@ def _checked(job: Job) -> Problem:
 
         choose_solver(job)
     check_launching(job)
+    if job.runtime.traces is not None:
+        require_tracing("runtime.traces")
     tool_format_of("", job.model.tool_parser)
     reasoning_format_of("", job.model.reasoning_parser)
     problem = compile_problem(job)

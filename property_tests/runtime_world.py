@@ -54,6 +54,7 @@ from helix_df.spec.job import Job
 PRIME = 1009
 PAGE = 4
 STOP_TOKEN = 7
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
@@ -289,7 +290,13 @@ class World:
         scored = 0 if len(self.asked) % 3 == 0 else None
         sampling = SamplingParams(constraint=constraint, prompt_logprobs=scored, pooling=pooling)
         request = GenerationRequest(
-            f"r{len(self.asked)}", prompt, max_tokens, sampling, frozenset({STOP_TOKEN}), owner=owner
+            f"r{len(self.asked)}",
+            prompt,
+            max_tokens,
+            sampling,
+            frozenset({STOP_TOKEN}),
+            owner=owner,
+            traceparent=TRACEPARENT if len(self.asked) % 2 else None,
         )
         try:
             actions = self.recorded.submit(request)

@@ -15,6 +15,7 @@ from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
+from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.door import Door, Malformed
@@ -42,7 +43,9 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Ready("a", 1024, StageSpeed(16, 0.25, 0.125), 12),
     m.Failed("a", "no weights"),
     m.Probe(3, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), b"weight"),
-    m.Heartbeat("a", EngineHealth(3, 40, 1024), 1 << 31, 2, 5, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1")),
+    m.Heartbeat(
+        "a", EngineHealth(3, 40, 1024), 1 << 31, 2, 5, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1"), 9.5, -0.25
+    ),
     m.Forward("r/1", 32, True, ROUTE, np.arange(6, dtype=np.int32)),
     m.Forward("r/1", 38, False, None, np.ones((2, 64), np.float32)),
     m.Forward("r/1", 40, True, None, np.ones((1, 64), np.float32), "int8"),
@@ -59,6 +62,7 @@ MESSAGES: tuple[m.Message, ...] = (
     m.FilePart("model.safetensors", 4096, "8192-17", "00ff", b"weights", 12),
     m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
     m.PromptPooled("r/1", 3, 2, b"\0\0\x80?\0\0\0@"),
+    m.HopTimes("r/1", "a", 12.5, HopSum(1, 0.0, 0.25, 0.5), HopSum(3, 1.5, 0.125, 0.75)),
 )
 RECORDED = [[bytes(frame) for frame in framing.encode(message, TOKEN)] for message in MESSAGES]
 

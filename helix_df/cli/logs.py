@@ -104,5 +104,8 @@ def _news(path: Path, offset: int) -> tuple[str, int]:
 
 
 def _write(log: str, text: str, alone: bool) -> None:
+    from helix_df.runtime.log_lines import in_words
+
     for line in text.splitlines():
-        typer.echo(line if alone else f"{log} | {line}")
+        for words in in_words(line).splitlines() or [""]:
+            typer.echo(words if alone else f"{log} | {words}")

@@ -59,6 +59,9 @@ def worker(
         Path | None,
         typer.Option(metavar="FILE", help="Write the log to this file, which is kept small; by default to stderr."),
     ] = None,
+    log_format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="Of the log: text, or json for an object a line.")
+    ] = "text",
     events: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +81,7 @@ def worker(
     build_engine, worker_type = priority(_engine_and_worker)
     token, join = _secret(key_file, join)
     encrypted = _encrypted(join, listen)
-    _log_to(log)
+    _log_to(log, log_format, node)
     attended = os.environ.get(FOLDER_VARIABLE)
     alive = _while_wanted()
     require_threads(THREADS)
@@ -93,14 +96,21 @@ def worker(
             tidy_up(Path(attended))  # whoever attends to this worker has its log open
 
 
-def _log_to(path: Path | None) -> None:
+def _log_to(path: Path | None, log_format: str, node: str) -> None:
     from helix_df.runtime.log_files import BoundedLog, write_output_to
+    from helix_df.runtime.log_lines import LOG_FORMAT, LOG_FORMATS, formatter
+
+    if log_format not in LOG_FORMATS:
+        raise DeploymentError(
+            "no log looks like that", where=LOG_FORMAT, found=log_format, expected=" or ".join(LOG_FORMATS)
+        )
 
     handler = logging.StreamHandler() if path is None else BoundedLog(path)
     if path is not None:
         with contextlib.suppress(OSError):  # a log that can't be written is no reason not to serve
             write_output_to(path)
-    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(formatter(log_format, "worker", node))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
 def _while_wanted() -> Callable[[], bool]:

@@ -19,6 +19,7 @@ from helix_df.exporters.api import Command, Export
 from helix_df.plan.plan import Plan, to_document
 from helix_df.profiles.catalogue import device_count
 from helix_df.release import release
+from helix_df.runtime.log_lines import log_arguments
 from helix_df.spec.addresses import ANYWHERE
 
 PORT = 7000
@@ -176,6 +177,7 @@ def _workers(plan: Plan, name: str, gpu: str, nodes: Sequence[str]) -> Json:
         f'exec helix-df worker --join curve://{name}-wire:{PORT} --node "$node" --listen curve://{ANYWHERE}:{PORT} '
         f"--key-file {_KEYS}/worker.key --ready-file {_RUN}/ready"
     )
+    run = " ".join([run, *log_arguments(plan.job.runtime.log_format)])
     devices = {"nvidia.com/gpu": device_count(plan.job.nodes[nodes[0]].gpu)}
     container = {
         **_container(run),

@@ -13,9 +13,9 @@ EVENTS_SUFFIX = ".events"
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
-    job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has, and
-    whether it gives way to workers that serve while it loads. ``serves`` is what the job calls the node, where a worker
-    beside another one has a name of its own."""
+    job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has,
+    whether it gives way to workers that serve while it loads, and how its log looks. ``serves`` is what the job calls
+    the node, where a worker beside another one has a name of its own."""
 
     node: str
     coordinator: str
@@ -26,6 +26,7 @@ class WorkerOrder:
     devices: int = 1
     gives_way: bool = False
     serves: str = ""
+    log_format: str = "text"
 
     @property
     def job_node(self) -> str:

@@ -23,7 +23,8 @@ class GenerationRequest:
     the whole answer; ``None`` is as long as the job's ``runtime.request_timeout`` allows. ``so_far`` are tokens of the
     answer that there are already, by a coordinator that has died, say; they count for ``max_tokens``. ``owner`` is the
     name of the API key that it came with, if it did: requests of several are started in turn. If it ``tells_stop``, a
-    stop id that ends the answer is its last token after all.
+    stop id that ends the answer is its last token after all. ``traceparent`` is that of the span which it is a part of
+    (W3C Trace Context), if it is traced.
     """
 
     id: str
@@ -35,6 +36,7 @@ class GenerationRequest:
     so_far: tuple[int, ...] = ()
     owner: str | None = None
     tells_stop: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from helix_df.spec.scale import Scale
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
 from helix_df.spec.source import ModelSource, parse_source
+from helix_df.spec.tracing import Tracing
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
 
 COORDINATOR = "coordinator"
@@ -403,6 +404,15 @@ class Runtime(Section):
     tls: Tls | None = Field(default=None, description="Encrypt the API: HTTPS instead of HTTP.")
     metrics_names: Literal["helix", "vllm"] = Field(
         default="helix", description="Of `/metrics`: ours alone, or with vLLM's beside them, for dashboards that exist."
+    )
+    traces: Tracing | None = Field(
+        default=None, description="Trace requests through all nodes (OpenTelemetry); none are if null."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Of what the coordinator and the workers log: for people, or an object a line."
+    )
+    access_log: bool = Field(
+        default=False, strict=True, description="The coordinator logs a line for each HTTP request that is answered."
     )
     max_connections: Count = Field(
         default=2048, ge=1, description="Most connections of clients to the API; further ones are refused."

@@ -38,6 +38,7 @@ _HEADINGS = {
     "SolverChoice": "solver",
     "Runtime": "runtime",
     "Tls": "runtime.tls",
+    "Tracing": "runtime.traces",
 }
 
 _INTRODUCTION = """\

@@ -71,6 +71,9 @@ class FakeDeployment(FakeService):
     async def until_done(self, grace_s: float) -> None:
         self.status = replace(self.status, state="stopping", ready=False)
 
+    def trace_to(self, tell: object) -> None:
+        pass
+
     async def close(self) -> None:
         if self.kind == "stubborn":
             await asyncio.Event().wait()

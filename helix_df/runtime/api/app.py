@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helix_df.errors import HelixError, RequestError
 from helix_df.runtime.api.about import About
+from helix_df.runtime.api.access_log import AccessLog
 from helix_df.runtime.api.answers import (
     ChatDialect,
     CompletionDialect,
@@ -48,11 +49,11 @@ from helix_df.runtime.api.reconnect import KEY_NAME, Reconnects
 from helix_df.runtime.api.request_ids import ID_HEADER, WithRequestIds
 from helix_df.runtime.api.responses_endpoint import ResponsesEndpoint
 from helix_df.runtime.api.tokenizing import Tokenizing
+from helix_df.runtime.api.traced import CLIENT_LEFT, Traced, Tracer
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
-CLIENT_LEFT = 499
 
 
 def create_app(
@@ -67,6 +68,8 @@ def create_app(
     control: Control | None = None,
     cors_origins: Sequence[str] = (),
     vllm_metrics: bool = False,
+    tracer: Tracer | None = None,
+    access_log: bool = False,
 ) -> Starlette:
     """The HTTP application of a job; its ``state.quick`` refuses what needn't come as far (``QuickRefusals``).
 
@@ -81,6 +84,8 @@ def create_app(
         control: of the job, for who holds its secret; nobody can tell it anything if None.
         cors_origins: of the web pages whose scripts may ask; ``*`` for all.
         vllm_metrics: whether vLLM's names of metrics stand beside ours.
+        tracer: which requests are traced; none are if None.
+        access_log: whether there is a line in the log for each request.
     """
     metrics = Metrics(text.snapshot, crowd, as_vllm=text.model_name if vllm_metrics else None)
     room = QueueRoom(text.waiting, max_queue, Drain())
@@ -131,6 +136,11 @@ def create_app(
     app.router.redirect_slashes = False  # a path that there isn't is told so, and sends nobody to whatever Host says
     app.state.quick = QuickRefusals(room, keys, metrics)
     _add_middleware(app, keys, cors_origins)
+    if access_log:
+        app.add_middleware(AccessLog)
+    if tracer is not None:
+        app.add_middleware(Traced, tracer=tracer, model=text.model_name)
+    app.add_middleware(WithRequestIds)
     # Last, so that it sees all of them.
     app.add_middleware(_Counted, metrics=metrics, endpoints=frozenset(_endpoint(route.path) for route in routes))
     return app
@@ -148,7 +158,6 @@ def _add_middleware(app: Starlette, keys: KeyRing | None, cors_origins: Sequence
             allow_headers=("*",),
             expose_headers=(ID_HEADER, IGNORED_HEADER, "Retry-After"),
         )
-    app.add_middleware(WithRequestIds)
 
 
 class _Api:

@@ -30,6 +30,7 @@ from helix_df.runtime.api.refusals import MAX_NAMED, shortened
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.api.timeouts import timeout_of
+from helix_df.runtime.api.traced import TRACE_NAME
 from helix_df.runtime.requests import GenerationRequest
 
 IGNORED_HEADER = "X-Helix-Ignored"
@@ -122,7 +123,8 @@ class AnswerFlow:
         requests, prompts = await asyncio.to_thread(self._prepare, body, limits)
         owner = request.scope.get(KEY_NAME)
         timeout_s = timeout_of(request.headers, body.timeout)
-        return requests, tuple(replace(prompt, timeout_s=timeout_s, owner=owner) for prompt in prompts)
+        span = request.scope.get(TRACE_NAME)
+        return requests, tuple(replace(one, timeout_s=timeout_s, owner=owner, traceparent=span) for one in prompts)
 
     def pieces(self, prompts: tuple[Prepared, ...], answer: str, n: int = 1) -> Pieces:
         """The answers to every prompt, ``n`` each, in the order of OpenAI's choice indices."""

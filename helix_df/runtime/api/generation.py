@@ -79,7 +79,7 @@ class TokenLimits:
 class Prepared:
     """A request that was found servable: the prompt's token ids, the most tokens to generate, how to draw them, and the
     seconds that its answer may take, if that was said; and the name of its API key, if it came with one. ``reading``
-    is how the answer to a chat is read for calls and thoughts."""
+    is how the answer to a chat is read for calls and thoughts. ``traceparent`` is of the span that it is a part of."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -90,6 +90,7 @@ class Prepared:
     owner: str | None = None
     reading: AnswerReading | None = None
     tells_stop: bool = False
+    traceparent: str | None = None
 
 
 class TextService:
@@ -226,6 +227,7 @@ class TextService:
             timeout_s=prepared.timeout_s,
             owner=prepared.owner,
             tells_stop=prepared.tells_stop,
+            traceparent=prepared.traceparent,
         )
 
     async def pooled(self, prepared: Prepared, request_id: str) -> np.ndarray:

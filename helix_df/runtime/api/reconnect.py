@@ -25,6 +25,7 @@ from helix_df.runtime.api.generation import TextService, merge
 from helix_df.runtime.api.stream import EventStream, until_disconnect
 from helix_df.runtime.api.text_pieces import TextPiece
 from helix_df.runtime.kept_answers import AcceptedAnswer, AnswerKeeper, KeptAnswer, KeptRequest
+from helix_df.runtime.log_lines import fields
 from helix_df.runtime.requests import GenerationRequest, TokenEvent
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Reconnects:
             task = asyncio.create_task(self._run(answer.id, form, self._growing[answer.id]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            log.info("answer %s goes on", answer.id)
+            log.info("answer %s goes on", answer.id, extra=fields(subject=answer.id))
 
     async def close(self) -> None:
         """Give up what still goes on."""

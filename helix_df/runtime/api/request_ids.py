@@ -8,6 +8,8 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from helix_df.runtime.log_lines import REQUEST_ID
+
 ID_HEADER = "X-Request-Id"
 MESSAGES_ID_HEADER = "Request-Id"
 """The same, where Anthropic's clients look for it."""
@@ -40,4 +42,8 @@ class WithRequestIds:
                     headers[MESSAGES_ID_HEADER] = name
             await send(message)
 
-        await self._app(scope, receive, naming)
+        token = REQUEST_ID.set(name)
+        try:
+            await self._app(scope, receive, naming)
+        finally:
+            REQUEST_ID.reset(token)

@@ -26,4 +26,12 @@ class Abort:
     error: HelixError
 
 
-CoordinatorAction = Send | Deliver | Abort | IllegalEventSeen
+@dataclass(frozen=True, slots=True)
+class AttemptOver:
+    """Note that an attempt at a traced request is over, by which event."""
+
+    attempt: str
+    why: str
+
+
+CoordinatorAction = Send | Deliver | Abort | IllegalEventSeen | AttemptOver

@@ -21,6 +21,7 @@ from helix_df.runtime.wire.messages import (
     FileWanted,
     Heartbeat,
     Hello,
+    HopTimes,
     Loading,
     Located,
     Message,
@@ -72,9 +73,11 @@ class CoordinatorCheck:
                 self._pooled(message)
             case Hello():
                 self._hello(message)
-            case Loading() | Heartbeat() | Rejected() | Located() | Ready() | Failed() if message.node in self.former:
+            case Loading() | Heartbeat() | Rejected() | Located() | Ready() | Failed() | HopTimes() if (
+                message.node in self.former
+            ):
                 pass  # its last words
-            case Loading() | Heartbeat() | Rejected() | Located():
+            case Loading() | Heartbeat() | Rejected() | Located() | HopTimes():
                 self._node(message)
             case Ready():
                 self._ready(message, self._node(message))
@@ -84,7 +87,9 @@ class CoordinatorCheck:
             case _:
                 raise FrameError("a message that isn't for a coordinator", "unasked", found=message.TAG)
 
-    def _node(self, message: Loading | Ready | Heartbeat | Rejected | Located | Failed | FileWanted) -> ServedNode:
+    def _node(
+        self, message: Loading | Ready | Heartbeat | Rejected | Located | Failed | FileWanted | HopTimes
+    ) -> ServedNode:
         node = self.nodes.get(message.node)
         if node is None:
             raise _untrue(f"{message.TAG}.node", message.node, "a node with layers")

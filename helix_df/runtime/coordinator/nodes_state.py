@@ -438,7 +438,7 @@ class NodesState:
         node.heard = now
         if isinstance(message, Ready) and before == "ready":
             return []  # it didn't know yet that it was heard
-        return self._note(node, node.address, message)
+        return self._note(node, node.address, message, now)
 
     def on_exit(self, name: str, words: str) -> list[NodeAction]:
         """A worker is gone; ``words`` are its last. Before the job was first up, that is the end of it.
@@ -480,7 +480,9 @@ class NodesState:
         self.closed = True
         return [Send(node.address, Stop(node.life or 0)) for node in self.nodes.values() if node.address is not None]
 
-    def _note(self, node: ServedNode, address: str, message: Loading | Ready | Heartbeat) -> list[NodeAction]:
+    def _note(
+        self, node: ServedNode, address: str, message: Loading | Ready | Heartbeat, now: float
+    ) -> list[NodeAction]:
         match message:
             case Loading():
                 node.progress, node.detail = message.progress, message.detail
@@ -494,7 +496,7 @@ class NodesState:
                 node.health, node.memory_bytes = message.health, message.memory_bytes
                 node.illegal_events = message.illegal_events
                 known, away = node.life if node.state == "ready" else None, frozenset(message.unreachable)
-                answer = Send(address, Heartbeat(message.node, life=known or 0))
+                answer = Send(address, Heartbeat(message.node, life=known or 0, clock_s=now))
                 if node.unreachable == away:
                     return [answer]
                 node.unreachable = away

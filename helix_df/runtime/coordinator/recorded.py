@@ -190,7 +190,7 @@ def _happen(state: CoordinatorState, event: LoggedEvent) -> list[CoordinatorActi
 def _request_values(asked: GenerationRequest) -> tuple[Any, ...]:
     sampling = plain_params(asked.sampling)
     stop_ids = sorted(asked.stop_ids)
-    told = asked.timeout_s, asked.so_far, asked.owner, asked.tells_stop
+    told = asked.timeout_s, asked.so_far, asked.owner, asked.tells_stop, asked.traceparent
     return asked.id, asked.prompt, asked.max_tokens, sampling, stop_ids, *told
 
 
@@ -204,8 +204,8 @@ def _request(
     so_far: Sequence[int] = (),
     owner: str | None = None,
     tells_stop: bool = False,
+    traceparent: str | None = None,
 ) -> GenerationRequest:
-    params = read_params(sampling)
-    return GenerationRequest(
-        name, tuple(prompt), max_tokens, params, frozenset(stop_ids), timeout_s, tuple(so_far), owner, tells_stop
-    )
+    params, begun = read_params(sampling), tuple(so_far)
+    told = timeout_s, begun, owner, tells_stop, traceparent
+    return GenerationRequest(name, tuple(prompt), max_tokens, params, frozenset(stop_ids), *told)

@@ -31,7 +31,7 @@ from helix_df.rules.routing import Adjacency, Pipeline, Router, has_path, leadin
 from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mends_flow
 from helix_df.rules.waiting_order import waiting_rank
-from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.actions import Abort, AttemptOver, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.due_times import DueTimes
 from helix_df.runtime.coordinator.hop_load import HopLoad
 from helix_df.runtime.coordinator.nodes_state import NodesState
@@ -371,7 +371,8 @@ class RequestsState:
         if not request.wants_scores:
             sampling = replace(sampling, prompt_logprobs=None)
         history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
-        route = Route(pipeline, addresses, sampling, self._micro_batches(pipeline), prefix, history)
+        traced = request.asked.traceparent is not None
+        route = Route(pipeline, addresses, sampling, self._micro_batches(pipeline), prefix, history, traced)
         pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
         return [*self._tell(releases), *pieces]
 
@@ -407,7 +408,7 @@ class RequestsState:
             return self.dismiss(message.request)
         if request.state == "leaving":
             request.move("token")
-            return [*self._leave(request, message.position), *self._forget(request), *self.admit()]
+            return [*self._leave(request, "cancel", message.position), *self._forget(request), *self.admit()]
         if message.position != len(request.tokens):
             request.move("token_out_of_turn")
         if request.lacks_scores or request.lacks_pooled:
@@ -501,7 +502,7 @@ class RequestsState:
             request.move("give_up")
             self.counters.failed += 1
             words = Abort(request.asked.id, steps_lost())
-            return [*self._leave(request), *self._forget(request), words, *self.admit()]
+            return [*self._leave(request, "lost_step"), *self._forget(request), words, *self.admit()]
         return [*self._start_over(request, "lost_step"), *self.admit()]
 
     def dismiss(self, key: str) -> list[CoordinatorAction]:
@@ -535,7 +536,7 @@ class RequestsState:
         is_wanted = request.state == "running"
         enough = is_wanted and gives_up(request.rejections)
         state = request.move("give_up" if enough else why)
-        actions = self._leave(request)
+        actions = self._leave(request, why)
         if state == "backing_off":
             request.due_s = now + backoff_s(request.rejections)
             self._note_due(request, request.due_s)
@@ -553,7 +554,7 @@ class RequestsState:
         """A worker computed something for a request that isn't a number, or finds no token for it."""
         is_wanted = request.state == "running"
         request.move(why)
-        actions = [*self._leave(request), *self._forget(request)]
+        actions = [*self._leave(request, why), *self._forget(request)]
         if not is_wanted:
             return actions
         self.counters.failed += 1
@@ -562,24 +563,25 @@ class RequestsState:
     def _finish(self, request: ServedRequest, event: TokenEvent, computed: int) -> list[CoordinatorAction]:
         request.move("last_token")
         self.counters.finished += 1
-        done = [*self._leave(request, computed), *self._forget(request), *self.admit()]
+        done = [*self._leave(request, "last_token", computed), *self._forget(request), *self.admit()]
         return [Deliver(request.asked.id, event), *done]
 
     def _start_over(self, request: ServedRequest, why: RequestEvent) -> list[CoordinatorAction]:
         """Back to the head of the queue, with the tokens it has; or out, if nobody wants it any more."""
         state = request.move(why)
-        actions = self._leave(request)
+        actions = self._leave(request, why)
         if state == "over":
             return [*actions, *self._forget(request)]
         self.queue.join_first(request.asked.id, request.asked.owner)
         return actions
 
-    def _leave(self, request: ServedRequest, computed: int = 0) -> list[CoordinatorAction]:
+    def _leave(self, request: ServedRequest, why: RequestEvent, computed: int = 0) -> list[CoordinatorAction]:
         """Free what a running request holds on its pipeline, but for what is worth keeping of ``computed`` tokens."""
         self.running_on.subtract(hop.node for hop in request.pipeline or ())
         self.load.leave(request)
         request.pipeline = None
-        return self._tell(self.prefixes.end(request.key, request.tokens[:computed]))
+        over = [] if request.asked.traceparent is None else [AttemptOver(request.key, why)]
+        return [*over, *self._tell(self.prefixes.end(request.key, request.tokens[:computed]))]
 
     def _tell(self, releases: Releases) -> list[CoordinatorAction]:
         return [

@@ -16,24 +16,28 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from dataclasses import replace
 from pathlib import Path
 
-from helix_df.errors import DeploymentError, HelixError
+from helix_df.errors import DeploymentError, HelixError, RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare, TakenOver
 from helix_df.profiles.catalogue import device_count
 from helix_df.runtime.checks import CHECKED, OneThread
-from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.actions import Abort, AttemptOver, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
 from helix_df.runtime.coordinator.journal import Journal, KeptNode
 from helix_df.runtime.coordinator.model_server import ModelServer
+from helix_df.runtime.coordinator.node_clock import NodeClock
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
+from helix_df.runtime.coordinator.request_traces import RequestTraces
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
+from helix_df.runtime.log_lines import fields
 from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
+from helix_df.runtime.tracing.spans import TimedSpan
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
@@ -42,7 +46,20 @@ from helix_df.runtime.wire.framing import Frames, bundles, encode, encode_bundle
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import ENCRYPTED, PLAIN, EndpointKeys, same_endpoint
 from helix_df.runtime.wire.message_kinds import MOST_HEAD_BYTES, MOST_WORDS, frame_limit
-from helix_df.runtime.wire.messages import Failed, FilePart, FileWanted, Forward, Hello, Located, Message, Send
+from helix_df.runtime.wire.messages import (
+    Bundle,
+    Failed,
+    FilePart,
+    FileWanted,
+    Forward,
+    Heartbeat,
+    Hello,
+    HopTimes,
+    Located,
+    Message,
+    Sampled,
+    Send,
+)
 from helix_df.runtime.wire.transport import Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 from helix_df.spec.nodes import Node
@@ -78,6 +95,7 @@ class Coordinator:
 
     ``answers`` are kept for clients that come back, where somebody has said how. ``replanned``, ``scaled`` and
     ``slower`` are shown in the status.
+    ``trace_to`` says where the spans of traced requests go.
     """
 
     def __init__(
@@ -134,6 +152,12 @@ class Coordinator:
         self.replanned = ""
         self.scaled = ""
         self.slower = ""
+        self._traces: RequestTraces | None = None
+        self._clocks: dict[str, NodeClock] = {}
+
+    def trace_to(self, tell: Callable[[str, TimedSpan], None]) -> None:
+        """From now on, hand on the span of each traced request, with the ``traceparent`` of what it is a part of."""
+        self._traces = RequestTraces(self.plan.job.model.served_name, tell, self._clock_ahead)
 
     # ------------------------------------------------------------------ life
 
@@ -245,6 +269,8 @@ class Coordinator:
         self._closing = True
         self._ticker.cancel()
         self._perform(self._machines.stop())
+        if self._traces is not None:
+            self._traces.close(time.monotonic())
         await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers))
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
@@ -258,7 +284,9 @@ class Coordinator:
         """See ``TokenService``."""
         stream: asyncio.Queue[TokenEvent | HelixError] = asyncio.Queue()
         self._streams[request.id] = stream
-        self._asked_s[request.id] = time.monotonic()
+        self._asked_s[request.id] = asked_s = time.monotonic()
+        if self._traces is not None:
+            self._traces.asked(request, asked_s)
         try:
             self._perform(self._machines.submit(request))
             while True:
@@ -268,6 +296,10 @@ class Coordinator:
                 yield event
                 if event.finish is not None:
                     return
+        except RequestError as error:
+            if self._traces is not None:  # one that is refused at once
+                self._trace_answer(self._traces, request.id, error)
+            raise
         finally:
             del self._streams[request.id]
             self._asked_s.pop(request.id, None)
@@ -275,6 +307,8 @@ class Coordinator:
             if not self._closing:
                 self._perform(self._machines.cancel(request.id))
                 self._note_end(request.id, BrokenOff("cancelled"))
+                if self._traces is not None:
+                    self._traces.over(request.id, time.monotonic())
 
     def keep(self, requests: Iterable[str]) -> None:
         """Take down in the journal what becomes of requests."""
@@ -392,22 +426,25 @@ class Coordinator:
         while not self._closing:
             arrived = self._endpoint.receive(None)
             if arrived and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._on_frames, arrived)
+                self._loop.call_soon_threadsafe(self._on_frames, arrived, time.monotonic())
                 while not self._room.acquire(timeout=TICK_S) and not self._closing:
                     pass  # the loop is busy
         self._endpoint.close()
 
-    def _on_frames(self, arrived: list[Frames]) -> None:
+    def _on_frames(self, arrived: list[Frames], arrived_s: float) -> None:
         self._room.release()
         now = time.monotonic()
-        self._perform(
-            [action for frames in arrived for one in self._door.open(frames) for action in self._on(one, now)]
-        )
+        opened = (one for frames in arrived for one in self._door.open(frames))
+        self._perform([action for one in opened for action in self._on(one, now, arrived_s)])
         self._door.tell(now)
 
-    def _on(self, message: Message | Malformed, now: float) -> list[CoordinatorAction]:
+    def _on(self, message: Message | Malformed, now: float, arrived_s: float) -> list[CoordinatorAction]:
         if isinstance(message, Malformed):
             return self._machines.on_malformed(message.request, now)
+        if self._traces is not None:
+            self._trace(self._traces, message, arrived_s)
+        if isinstance(message, HopTimes):
+            return []
         if isinstance(message, FileWanted):
             self._give(message)
             return []
@@ -420,6 +457,22 @@ class Coordinator:
         if isinstance(message, Hello) and self._journal is not None:
             self._note_worker(message, self._journal)
         return actions
+
+    def _trace(self, traces: RequestTraces, message: Message, arrived_s: float) -> None:
+        match message:
+            case Sampled():
+                traces.came(message.request, arrived_s)
+            case HopTimes():
+                traces.reported(message)
+            case Heartbeat():
+                clock = self._clocks.get(message.node)
+                if clock is None or clock.life != message.life:
+                    clock = self._clocks[message.node] = NodeClock(message.life)
+                clock.note(message, arrived_s)
+
+    def _clock_ahead(self, node: str) -> float | None:
+        clock = self._clocks.get(node)
+        return None if clock is None else clock.ahead_s
 
     def _give(self, wanted: FileWanted) -> None:
         """Send a worker a part of the model, read by a thread: disks are slow."""
@@ -462,6 +515,8 @@ class Coordinator:
                 now = time.monotonic()
                 self._perform(self._machines.tick(now))
                 self._perform(self._steps.look(self._state.requests_state.steps(), now))
+            if self._traces is not None:
+                self._traces.flush(time.monotonic())
             self._door.tell(time.monotonic())
             self.events.flush()
 
@@ -503,13 +558,27 @@ class Coordinator:
                     self._hand_over(action.request, action.error)
                 case IllegalEventSeen():
                     if action.is_news:
-                        log.warning("%s (the %d. time)", action.error, action.times)
+                        log.warning(
+                            "%s (the %d. time)", action.error, action.times, extra=fields(subject=action.error.subject)
+                        )
+                case AttemptOver():
+                    if self._traces is not None:
+                        self._traces.attempt_over(action.attempt, action.why, time.monotonic())
         for bundle in bundles(sends):
+            if self._traces is not None:
+                self._note_sent(self._traces, bundle)
             self._endpoint.send(bundle.address, encode_bundle(bundle.messages, self.token), bulk=bundle.bulk)
         self._changed.set()
         self._set_due_timer()
         if CHECKED:
             self._state.validate()
+
+    def _note_sent(self, traces: RequestTraces, bundle: Bundle) -> None:
+        """Before it is sent: nothing may arrive before it has left."""
+        sent_s = time.monotonic()
+        for message in bundle.messages:
+            if isinstance(message, Forward):
+                traces.sent(message, sent_s)
 
     def _note_start(self, attempt: str) -> None:
         """A request leaves the queue with the first step of its first attempt."""
@@ -538,12 +607,20 @@ class Coordinator:
                 self._journal.token(request, event)
                 if event.finish is not None:
                     self._kept.discard(request)
+        if self._traces is not None:
+            self._trace_answer(self._traces, request, event)
         stream = self._streams.get(request)
         if stream is not None:
             waited_s = self._waited_s.pop(request, None)
             if waited_s is not None and isinstance(event, TokenEvent):
                 event = replace(event, waited_s=waited_s)
             stream.put_nowait(event)
+
+    def _trace_answer(self, traces: RequestTraces, request: str, event: TokenEvent | HelixError) -> None:
+        if isinstance(event, TokenEvent):
+            traces.delivered(request, event, time.monotonic())
+        else:
+            traces.over(request, time.monotonic(), error=getattr(event, "code", None) or event.problem)
 
     def _note_end(self, request: str, why: BrokenOff) -> None:
         if request in self._kept and self._journal is not None:
@@ -570,6 +647,7 @@ class Coordinator:
             devices,
             gives_way=change is not None,
             serves=serves,
+            log_format=self.plan.job.runtime.log_format,
         )
 
     @property

@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.extras import require_tracing
 from helix_df.file_errors import explained_files
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, plan_id, read_plan
@@ -37,6 +38,7 @@ from helix_df.runtime.api.handshakes import after_handshake
 from helix_df.runtime.api.keys import KeyRing
 from helix_df.runtime.api.reconnect import Reconnects
 from helix_df.runtime.api.tls import server_context
+from helix_df.runtime.api.traced import Tracer
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, JobIdentity
 from helix_df.runtime.jobs.replanner import Replannable, Replanner
 from helix_df.runtime.jobs.scaler import Scalable, Scaler
@@ -45,10 +47,15 @@ from helix_df.runtime.jobs.standby import STANDBY, wait_for_turn
 from helix_df.runtime.jobs.told import Changeable, Told
 from helix_df.runtime.kept_answers import AnswerKeeper
 from helix_df.runtime.log_files import BoundedLog, Seldom, is_standard_error, write_output_to
+from helix_df.runtime.log_lines import add_log_format, formatter
 from helix_df.runtime.requests import TokenService
 from helix_df.runtime.threads import require_threads
+from helix_df.runtime.tracing.spans import TimedSpan
 from helix_df.spec.checks import lets_anyone_in
 from helix_df.spec.job import Runtime
+
+if TYPE_CHECKING:
+    from helix_df.runtime.jobs.otlp import OtlpTraces
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
 
@@ -96,6 +103,10 @@ class Deployment(TokenService, Changeable, Replannable, Scalable, SpeedWatched, 
         Raises:
             DeploymentError: when one failed, or after ``timeout_s``.
         """
+        ...
+
+    def trace_to(self, tell: Callable[[str, TimedSpan], None]) -> None:
+        """Hand on the span of each traced request, with the ``traceparent`` of what it is a part of."""
         ...
 
     async def close(self) -> None:
@@ -167,11 +178,9 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
         options.restarts = turn
         if not is_standard_error(job.log_path()):  # put aside while this waited
             write_output_to(job.log_path())
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[BoundedLog(job.log_path())],
-    )
+    handler = BoundedLog(job.log_path())
+    handler.setFormatter(formatter(options.log_format, "coordinator"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for chatty in ("uvicorn.error", "asyncio", "helix_df.runtime.api.app", "helix_df.runtime.api.stream"):
         logging.getLogger(chatty).addFilter(Seldom())  # what they tell, clients can cause
@@ -206,6 +215,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--start-timeout", type=float, help="seconds, instead of the plan's runtime.start_timeout")
     parser.add_argument("--supervisor", type=int, metavar="PID", help="the process that watches over this one")
     parser.add_argument("--restarts", type=int, default=0, help="how many daemons of this run have ended by themselves")
+    add_log_format(parser)
     parser.add_argument(STANDBY, action="store_true", help="wait for a line with --restarts before anything else")
     return parser.parse_args(arguments)
 
@@ -238,6 +248,9 @@ class _Daemon:
         with bound_socket(runtime.host, port) as listener:
             tokenizer = await asyncio.to_thread(self._parts.tokenizer, plan)
             deployment = self._parts.deployment(plan, self._job, self._lineage)
+            traces = _traces(plan)
+            if traces is not None:
+                deployment.trace_to(traces.tell)
             model = plan.job.model
             text = TextService(
                 deployment,
@@ -260,6 +273,8 @@ class _Daemon:
                 control=told,
                 cors_origins=runtime.cors_origins,
                 vllm_metrics=runtime.metrics_names == "vllm",
+                tracer=traces,
+                access_log=runtime.access_log,
             )
             answering = asyncio.create_task(asyncio.sleep(0))
             watching: list[asyncio.Task[None]] = []
@@ -288,6 +303,8 @@ class _Daemon:
                     await reconnects.close()
                 await deployment.close()  # tells whoever still waits for an answer
                 await answering
+                if traces is not None:
+                    await traces.close()
         with contextlib.suppress(OSError):  # a folder that can't be written ends nothing
             self._job.forget_identity()
 
@@ -332,6 +349,21 @@ class _Daemon:
 def _join_commands(deployment: Deployment) -> dict[str, str]:
     """What people have to run for workers, by node."""
     return {node.name: node.join_command for node in deployment.snapshot().nodes if node.join_command}
+
+
+def _traces(plan: Plan) -> OtlpTraces | None:
+    """What sends the spans of traced requests, if the job wants any.
+
+    Raises:
+        MissingExtra: when it isn't installed here; `validate` says it where the job is planned.
+    """
+    wanted = plan.job.runtime.traces
+    if wanted is None:
+        return None
+    require_tracing("runtime.traces")
+    from helix_df.runtime.jobs.otlp import OtlpTraces
+
+    return OtlpTraces(plan.job.name, wanted.url, wanted.sample)
 
 
 def run_of(plan: Plan, lineage: Lineage) -> str:
@@ -394,11 +426,13 @@ def api_server(
     control: Control | None = None,
     cors_origins: tuple[str, ...] = (),
     vllm_metrics: bool = False,
+    tracer: Tracer | None = None,
+    access_log: bool = False,
 ) -> uvicorn.Server:
     """A server for the API, quiet and without signal handlers, whose connections are within ``limits``.
 
-    ``max_queue``, ``keys``, ``cors_origins`` and ``vllm_metrics`` are as for ``create_app``; with ``tls`` it speaks
-    HTTPS.
+    ``max_queue``, ``keys``, ``cors_origins``, ``vllm_metrics``, ``tracer`` and ``access_log`` are as for
+    ``create_app``; with ``tls`` it speaks HTTPS.
     """
     grace_s = int(DRAIN_S) + 2
     crowd = Crowd()
@@ -412,6 +446,8 @@ def api_server(
         control=control,
         cors_origins=cors_origins,
         vllm_metrics=vllm_metrics,
+        tracer=tracer,
+        access_log=access_log,
     )
     protocol = bounded_protocol(limits, crowd, app.state.quick)
     return _Server(

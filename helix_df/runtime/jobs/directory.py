@@ -22,6 +22,7 @@ import platformdirs
 from helix_df.errors import DeploymentError
 from helix_df.runtime.access import Access, operator_key
 from helix_df.runtime.log_files import put_aside
+from helix_df.runtime.log_lines import in_words
 
 LOCK_ATTEMPTS = 20
 LOCK_PAUSE_S = 0.02
@@ -385,14 +386,17 @@ def _ending(record: DaemonRecord | None) -> str:
 
 
 def last_words(path: Path, lines: int = LAST_WORDS_LINES) -> str:
-    """The end of a log; empty without one."""
+    """The end of a log, in words; empty without one."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            start = max(0, path.stat().st_size - _TAIL_BYTES)
+            file.seek(start)
+            if start:
+                file.readline()  # the end of one
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(map(in_words, text.splitlines()[-lines:]))
 
 
 def event_names(job: JobDirectory) -> Iterator[str]:

@@ -19,6 +19,7 @@ from helix_df.plan.plan import Plan, write_plan
 from helix_df.runtime.api.client import fetch_status
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, last_words
 from helix_df.runtime.log_files import write_output_to
+from helix_df.runtime.log_lines import log_arguments
 from helix_df.runtime.requests import JobStatus
 
 DAEMON = (sys.executable, "-m", "helix_df.runtime.jobs.daemon")
@@ -44,10 +45,9 @@ def start_daemon(
         lock = job.lock()
         try:
             _prepare(job, plan)
-            timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
             with job.log_path().open("ab") as log:
                 return subprocess.Popen(
-                    [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *command, *timeout],
+                    _command(job, plan, lock, command, start_timeout_s),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -56,6 +56,15 @@ def start_daemon(
                 )
         finally:
             os.close(lock)
+
+
+def _command(
+    job: JobDirectory, plan: Plan, lock: int, daemon: Sequence[str], start_timeout_s: float | None
+) -> list[str]:
+    """Of the process that watches over a daemon."""
+    timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
+    said = log_arguments(plan.job.runtime.log_format)
+    return [*SUPERVISOR, str(job.path), "--lock", str(lock), *said, "--", *daemon, *timeout, *said]
 
 
 def _prepare(job: JobDirectory, plan: Plan) -> None:
@@ -74,11 +83,10 @@ def run_here(job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = N
         lock = job.lock()
         _prepare(job, plan)
         os.set_inheritable(lock, True)
-        timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
         with contextlib.suppress(PermissionError):  # it leads one already
             os.setsid()
         write_output_to(job.log_path())
-    os.execv(SUPERVISOR[0], [*SUPERVISOR, str(job.path), "--lock", str(lock), "--", *DAEMON, *timeout])
+    os.execv(SUPERVISOR[0], _command(job, plan, lock, DAEMON, start_timeout_s))
 
 
 def check_alive(job: JobDirectory, process: subprocess.Popen[bytes]) -> DaemonRecord | None:

@@ -28,6 +28,7 @@ from helix_df.runtime.jobs.kept_folder import KeptFolder
 from helix_df.runtime.jobs.processes import children_of
 from helix_df.runtime.jobs.standby import Standby
 from helix_df.runtime.log_files import BoundedLog, is_standard_error, write_output_to
+from helix_df.runtime.log_lines import add_log_format, formatter
 
 log = logging.getLogger("helix_df.supervisor")  # not __name__, which is __main__ here
 
@@ -47,14 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.supervisor", description="Keeps a job's daemon alive.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--lock", type=int, required=True, help="a file descriptor that holds the folder's lock")
+    add_log_format(parser)
     parser.add_argument("daemon", nargs="+", help="the daemon's command, without the folder")
     options = parser.parse_args(arguments)
     job = JobDirectory(options.directory.absolute())
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[BoundedLog(job.log_path())],
-    )
+    handler = BoundedLog(job.log_path())
+    handler.setFormatter(formatter(options.log_format, "supervisor"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     adopts_orphans()
     return asyncio.run(_Supervisor(job, options.lock, options.daemon).run())
 

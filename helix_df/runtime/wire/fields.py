@@ -117,7 +117,7 @@ def number(least: float = -math.inf, most: float = math.inf) -> Kind[float]:
 
     def kind(value: Any) -> float:
         if type(value) in (float, int) and least <= value <= most and math.isfinite(value):
-            return value  # type: ignore[no-any-return]  # the line above says what it is
+            return float(value)
         raise wrong(value, f"a finite number, {least} to {most}")
 
     return kind

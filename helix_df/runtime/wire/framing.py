@@ -20,6 +20,7 @@ from helix_df.layers import LayerRange
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import Shaping
+from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire.fields import WRONG_FIELDS, FrameError, Named, checked, packed_ids, shown, values_of
 from helix_df.runtime.wire.message_kinds import KINDS, MOST_HEAD_BYTES, MOST_NAME, MOST_WELCOME_BYTES
 from helix_df.runtime.wire.messages import (
@@ -278,6 +279,7 @@ def _pack(value: Any) -> Any:
                 "micro_batches": [value.micro_batches.shares, value.micro_batches.most],
                 "prefix": prefix,
                 "history": None if value.history is None else [packed_ids(value.history.tokens), value.history.prompt],
+                "traced": value.traced,
             }
         case Constraint():
             return [value.kind, value.text]
@@ -293,6 +295,8 @@ def _pack(value: Any) -> Any:
             return len(value)  # follows in a frame of its own
         case EngineHealth():
             return [getattr(value, field.name) for field in fields(value)]
+        case HopSum():
+            return [value.steps, value.arrived_s, value.waited_s, value.computed_s]
         case StageSpeed():
             return [value.prefill_tokens, value.prefill_s, value.decode_s]
         case _:

@@ -24,6 +24,7 @@ from helix_df.runtime.sampling import (
     SamplingParams,
     Shaping,
 )
+from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire.fields import (
     WRONG_FIELDS,
     FrameError,
@@ -47,6 +48,7 @@ from helix_df.runtime.wire.messages import (
     Forward,
     Heartbeat,
     Hello,
+    HopTimes,
     JobChanged,
     Loading,
     Locate,
@@ -81,6 +83,9 @@ MOST_HEAD_BYTES = 2**18
 
 MOST_WELCOME_BYTES = 2**22
 
+MOST_SECONDS = 1e12
+"""On a clock, or summed up over the steps of a request."""
+
 PROBE_BYTES = 2**22
 """Of the largest payload that is ever sent."""
 
@@ -98,6 +103,8 @@ _FILE = text(MOST_NAME, least=0)
 _TOKEN = whole(0, MOST_TOKENS)
 _LAYER = whole(0, MOST_LAYERS)
 _SECONDS = number(1e-7, 1e6)
+_CLOCK = number(0, MOST_SECONDS)
+_SUM = number(0, MOST_SECONDS)
 _DTYPE = one_of(*sorted(TENSOR_DTYPES))
 
 
@@ -108,6 +115,7 @@ def _route(
     micro_batches: MicroBatches,
     prefix: Prefix | None,
     history: History | None,
+    traced: bool,
 ) -> Route:
     """A route that leads somewhere: layers without a gap from the first on, an address for each hop, no node twice; and
     with what drawing takes."""
@@ -119,7 +127,7 @@ def _route(
         raise FrameError(WRONG_FIELDS, where="hops", expected="layers without a gap, from the first")
     if sampling.needs_history and history is None:
         raise FrameError(WRONG_FIELDS, where="history", found="none", expected="the tokens so far")
-    return Route(hops, addresses, sampling, micro_batches, prefix, history)
+    return Route(hops, addresses, sampling, micro_batches, prefix, history, traced)
 
 
 def _history(tokens: tuple[int, ...], prompt: int) -> History:
@@ -165,6 +173,7 @@ _ROUTE = record(
     micro_batches=row(MicroBatches, shares=whole(1, NO_LIMIT), most=whole(1, NO_LIMIT)),
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
     history=optional(row(_history, tokens=token_ids, prompt=whole(1, MOST_TOKENS))),
+    traced=flag,
 )
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
@@ -173,6 +182,8 @@ MOST_SCORES = 512
 """Of one message, with the likeliest tokens of each."""
 
 _SCORE = row(ScoredToken, logprob=number(), rank=whole(1, MOST_TOKENS), top=_TOP)
+
+_HOP_SUM = row(HopSum, steps=whole(0, MOST_TOKENS), arrived_s=_SUM, waited_s=_SUM, computed_s=_SUM)
 
 _JOB = document(depth=12, elements=500_000)
 
@@ -209,6 +220,8 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "illegal_events": whole(),
         "life": whole(),
         "unreachable": many(_ADDRESS, MOST_UNREACHABLE),
+        "clock_s": _CLOCK,
+        "lead_s": optional(number(-MOST_SECONDS, MOST_SECONDS)),
     },
     Forward: {
         "request": _NAME,
@@ -246,5 +259,6 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "tokens": whole(1, MOST_TOKENS),
         "payload": whole(4, PROBE_BYTES),
     },
+    HopTimes: {"attempt": _NAME, "node": _NAME, "origin_s": _CLOCK, "prefill": _HOP_SUM, "decode": _HOP_SUM},
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""

@@ -14,6 +14,7 @@ from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
+from helix_df.runtime.tracing.spans import HopSum
 
 HEARTBEAT_S = 0.5
 """How often a worker says that it lives, from a thread that no batch holds up."""
@@ -27,7 +28,8 @@ class Route:
     """A request's way as its workers need it: the hops, where each listens, and how the last one samples.
 
     ``micro_batches`` say how the first stage divides the requests of this pipeline. ``prefix`` is in every worker's KV
-    cache already; the request's first position comes after it. ``history`` is there where drawing takes it.
+    cache already; the request's first position comes after it. ``history`` is there where drawing takes it. Of a
+    ``traced`` request every hop tells its ``HopTimes`` in the end.
     """
 
     hops: tuple[Hop, ...]
@@ -36,6 +38,7 @@ class Route:
     micro_batches: MicroBatches
     prefix: Prefix | None = None
     history: History | None = None
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class Heartbeat:
 
     ``illegal_events`` have come to me so far that my machine has no transition for. ``life`` is a worker's: that of the
     greeting which was answered last. The coordinator's names it only once it knows that this worker serves. What a
-    worker sends doesn't reach those who listen at ``unreachable`` addresses.
+    worker sends doesn't reach those who listen at ``unreachable`` addresses. ``clock_s`` is the sender's clock, and
+    ``lead_s`` how far that is ahead at the least when heartbeats arrive (``tracing.clocks``).
     """
 
     TAG: ClassVar[str] = "heartbeat"
@@ -131,6 +135,8 @@ class Heartbeat:
     illegal_events: int = 0
     life: int = 0
     unreachable: tuple[str, ...] = ()
+    clock_s: float = 0.0
+    lead_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +288,23 @@ class PromptPooled:
     payload: bytes | memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class HopTimes:
+    """Worker → coordinator: how long an attempt at a traced request took here, which is over.
+
+    Its first step came ``origin_s`` by my clock; arrivals are counted from there. ``prefill`` is the step after which
+    its first token was drawn, for which earlier pieces of the prompt may have been computed here before; ``decode`` are
+    the steps of later tokens.
+    """
+
+    TAG: ClassVar[str] = "times"
+    attempt: str
+    node: str
+    origin_s: float
+    prefill: HopSum
+    decode: HopSum
+
+
 Message = (
     Hello
     | Welcome
@@ -302,6 +325,7 @@ Message = (
     | FilePart
     | PromptScored
     | PromptPooled
+    | HopTimes
 )
 
 

@@ -27,8 +27,10 @@ from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
+from helix_df.runtime.log_lines import fields
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.requests import EngineHealth, StageSpeed
+from helix_df.runtime.tracing.clocks import ClockLead
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
@@ -57,9 +59,11 @@ from helix_df.runtime.wire.messages import (
     Stop,
     Welcome,
 )
+from helix_df.runtime.wire.timed import TimedEndpoint, TimedFrames
 from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.fetched_model import MovedModel, fetch_model
+from helix_df.runtime.worker.hop_recorder import HopRecorder
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
@@ -182,6 +186,9 @@ class Worker:
         self._done = threading.Event()
         self._reconnected = False
         self._unheard: Ready | None = None
+        self._hops: HopRecorder | None = None
+        self._arrived_s = 0.0
+        self._clock_lead = ClockLead()
 
     def run(self) -> None:
         """Serve until the coordinator says stop or ``alive`` says no.
@@ -204,6 +211,9 @@ class Worker:
             links = link_table(job)
             if job.runtime.emulate:
                 self._emulate(links)
+            if job.runtime.traces is not None:
+                self._hops = HopRecorder(self._node)
+                self._endpoint = TimedEndpoint(self._endpoint)
             if beating.ident is None:
                 beating.start()
             engine = self._build_engine(welcome, self._report)
@@ -331,8 +341,11 @@ class Worker:
                 self._take(message, engine, machine)
             steps = machine.next_batch()
             if steps:
-                results = engine.run(steps)
-                self._act(engine, machine.on_results(steps, results))
+                results = self._run(engine, steps)
+                actions = machine.on_results(steps, results)
+                if self._hops is not None:
+                    self._hops.leave(time.monotonic())
+                self._act(engine, actions)
                 if any(result.kv_full for result in results):
                     self._make_room(engine, machine)
             elif at_leisure and not state.requests:
@@ -340,6 +353,14 @@ class Worker:
                 self._at_leisure(lambda: next(still_cold))
             if CHECKED:
                 state.validate()
+
+    def _run(self, engine: StepEngine, steps: Sequence[Step]) -> Sequence[StepResult]:
+        if self._hops is None:
+            return engine.run(steps)
+        began_s = time.monotonic()
+        results = engine.run(steps)
+        self._hops.computed(steps, began_s, time.monotonic())
+        return results
 
     def _hosts(self, job: Job) -> JobHosts:
         return JobHosts.of(job, self._coordinator, self._endpoint.address)
@@ -397,6 +418,8 @@ class Worker:
                 self._act(engine, machine.on_forward(message))
                 if machine.state.first_layer(message.request) is not None:
                     self._last_step_s[message.request] = time.monotonic()
+                    if self._hops is not None:
+                        self._hops.came(message, self._arrived_s)
             case Release():
                 self._act(engine, machine.on_release(message))
             case Locate():
@@ -423,6 +446,8 @@ class Worker:
                 )
             case Heartbeat() if message.life == self._life:
                 self._unheard = None
+                if self._hops is not None:
+                    self._clock_lead.note(message.clock_s, self._arrived_s)
             case _:
                 pass  # a heartbeat that says nothing, or a probe at its end
 
@@ -441,7 +466,12 @@ class Worker:
                 case IllegalEventSeen():
                     self._illegal_events += 1
                     if action.is_news:
-                        log.warning("%s (the %d. time)", action.error, action.times)
+                        log.warning(
+                            "%s (the %d. time)", action.error, action.times, extra=fields(subject=action.error.subject)
+                        )
+        if self._hops is not None and self._hops.attempts:
+            for told in self._hops.over(action.request for action in done if isinstance(action, Free | Trim)):
+                self._say(told)
         for bundle in bundles(action for action in done if isinstance(action, Send)):
             frames = encode_bundle(bundle.messages, self._token)
             is_home = same_endpoint(bundle.address) == same_endpoint(self._coordinator)
@@ -451,6 +481,8 @@ class Worker:
         # Counted in waits, not by a clock: while this process is stopped or busy nobody can be heard.
         self._silent_s += timeout_s
         for frames in self._endpoint.receive(timeout_s):
+            if isinstance(frames, TimedFrames):
+                self._arrived_s = frames.arrived_s
             for message in self._door.open(frames):
                 self._silent_s = 0.0
                 yield message
@@ -492,6 +524,8 @@ class Worker:
             self._illegal_events,
             self._life,
             tuple(away[:MOST_UNREACHABLE]),
+            time.monotonic(),
+            self._clock_lead.least_s,
         )
 
     def _say(self, message: Message) -> None:

@@ -24,6 +24,7 @@ from typing import IO, Any
 from helix_df.runtime.jobs.job_keys import JobKeys
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
+from helix_df.runtime.log_lines import WORDS, formatter
 from helix_df.runtime.wire.keys import KeyPair
 from helix_df.spec.nodes import Node
 from helix_df.spec.section import Section
@@ -144,7 +145,10 @@ def run(lines: IO[bytes], out: IO[bytes]) -> None:
         if "stop" in document:
             launcher.stop(document["stop"])
             return
-        launcher.start(_order(document["start"]))
+        order = _order(document["start"])
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(formatter(order.log_format, "launcher"))
+        launcher.start(order)
 
 
 def _site_document(site: LaunchSite) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def _order(document: Mapping[str, Any]) -> WorkerOrder:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=WORDS)
     told = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print belongs in the coordinator's log
     with open(0, "rb", buffering=0, closefd=False) as heard:

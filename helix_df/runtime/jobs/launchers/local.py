@@ -18,6 +18,7 @@ from helix_df.profiles.this_device import accelerators
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
+from helix_df.runtime.log_lines import in_words, log_arguments
 from helix_df.runtime.threads import ONE_THREAD, with_one_thread
 
 log = logging.getLogger(__name__)
@@ -214,6 +215,7 @@ def worker_arguments(order: WorkerOrder) -> list[str]:
     """The arguments of ``helix-df`` that make a worker of this order; the secret is not among them."""
     limit = [] if order.frame_limit is None else ["--frame-limit", str(order.frame_limit)]
     way = ["--give-way"] if order.gives_way else []
+    way += log_arguments(order.log_format)
     return ["worker", "--join", order.coordinator, "--node", order.node, "--listen", order.listen, *limit, *way]
 
 
@@ -222,7 +224,7 @@ def last_words(code: int | None, log_file: Path | None) -> str:
     ending = "ended" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     if log_file is None or not log_file.exists():
         return ending
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = map(in_words, log_file.read_text(encoding="utf-8", errors="replace").splitlines())
     told = [line for line in lines if not _FRAME.match(line)]
     return "\n".join([ending, *told[-LAST_WORDS_LINES:]])
 
