@@ -15,7 +15,7 @@ class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
     job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has, and
     whether it gives way to workers that serve while it loads. ``serves`` is what the job calls the node, where a worker
-    beside another one has a name of its own."""
+    beside another one has a name of its own; ``gpu`` is its GPU type, as the job calls it."""
 
     node: str
     coordinator: str
@@ -26,6 +26,7 @@ class WorkerOrder:
     devices: int = 1
     gives_way: bool = False
     serves: str = ""
+    gpu: str = ""
 
     @property
     def job_node(self) -> str:

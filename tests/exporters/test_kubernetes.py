@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from helix_df.errors import PlanError
-from helix_df.exporters.kubernetes import label
 from helix_df.exporters.registry import export_plan
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, from_document
+from helix_df.pods.objects import label
 from tests.runtime.tiny import tiny_plan
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -63,7 +63,7 @@ def test_each_node_has_a_pod_on_a_host_of_its_gpu_type() -> None:
     assert configuration["data"]["nodes.toy-gpu"].split() == ["desk"]
     pod = sets["my-job-2xl4"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"helix-df/gpu": "2xl4"}
-    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
     assert pod["containers"][0]["readinessProbe"]["exec"]["command"][0] == "test"
 
 

@@ -570,6 +570,7 @@ class Coordinator:
             devices,
             gives_way=change is not None,
             serves=serves,
+            gpu=declared.gpu,
         )
 
     @property
