@@ -99,6 +99,8 @@ class ApiServer:
         self.groups = {"apps/v1", "policy/v1"}
         self.kubelet = ""
         self.is_away = False
+        self.quota: int | None = None
+        """How many pods there may be."""
         self.calls: list[tuple[str, str]] = []
         self._objects: dict[tuple[str, str, str], Json] = {}
         self._version = 100
@@ -124,14 +126,6 @@ class ApiServer:
                 Route(f"{root}{names}/{{name}}/{{part}}", self._answer(self._part), methods=["GET", "PATCH", "POST"]),
             ]
         return Starlette(routes=routes)
-
-    def all(self, kind: str) -> list[Json]:
-        """Objects of a kind."""
-        return [copy.deepcopy(one) for (of, _, _), one in self._objects.items() if of == kind]
-
-    def everything(self) -> list[str]:
-        """What there is, but for events."""
-        return sorted(f"{kind}/{name}" for kind, _, name in self._objects if kind != "Event")
 
     def forget_history(self) -> None:
         """As a server does that has been running for long: watches can't go on from old versions."""
@@ -294,6 +288,9 @@ class ApiServer:
         if one.get("kind") != kind:
             raise Refusal(400, "BadRequest", f"the object provided is a {one.get('kind')}, not a {kind}")
         name = one["metadata"]["name"]
+        if kind == "Pod" and self.quota is not None and sum(of == "Pod" for of, _, _ in self._objects) >= self.quota:
+            words = f'pods "{name}" is forbidden: exceeded quota: pods, requested: pods=1, limited: pods={self.quota}'
+            raise Refusal(403, "Forbidden", words)
         if (kind, namespace, name) in self._objects:
             raise Refusal(409, "AlreadyExists", f'{kind} "{name}" already exists')
         one["metadata"] |= {"namespace": namespace, "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
@@ -315,7 +312,7 @@ class ApiServer:
         if kind == "StatefulSet":
             fixed = [key for key in there["spec"].keys() | after["spec"].keys() if key not in CHANGEABLE]
             if any(there["spec"].get(key) != after["spec"].get(key) for key in fixed):
-                words = f"spec: Forbidden: updates to statefulset spec for fields other than {sorted(CHANGEABLE)} are forbidden"
+                words = f"spec: Forbidden: updates to fields other than {sorted(CHANGEABLE)} are forbidden"
                 raise Refusal(422, "Invalid", f'StatefulSet.apps "{name}" is invalid: {words}')
         if after != there:
             self._objects[kind, namespace, name] = after

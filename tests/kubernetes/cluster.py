@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import uvicorn
 import yaml
 from cryptography import x509
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 
-from tests.kubernetes.api_server import ApiServer
+from tests.kubernetes.api_server import KINDS, ApiServer
 from tests.kubernetes.controllers import Controllers
 from tests.kubernetes.kubelet import Host, Kubelet
 
@@ -38,11 +39,16 @@ HOSTS = (
 )
 
 
+ITS_OWN = {("Service", "kubernetes"), ("ConfigMap", "kube-root-ca.crt")}
+"""Objects that a cluster makes for itself."""
+
+
 @cache
 def why_not() -> str | None:
     """Why no pods can run here; ``None`` if they can."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        probe = f"mkdir {folder}/u {folder}/w && mount -t overlay overlay -o lowerdir=/etc,upperdir={folder}/u,workdir={folder}/w /etc"
+        layers = f"lowerdir=/etc,upperdir={folder}/u,workdir={folder}/w"
+        probe = f"mkdir {folder}/u {folder}/w && mount -t overlay overlay -o {layers} /etc"
         command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", probe]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -52,12 +58,16 @@ def why_not() -> str | None:
 
 
 class Cluster:
-    """A cluster on loopback. ``server`` belongs to its loop: what changes or reads it goes through ``do``."""
+    """A cluster on loopback, of a server and controllers that subclasses bring, and hosts for its pods."""
+
+    max_unavailable: int | None = 1
+    """What jobs are to say here."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = ApiServer(secrets.token_hex(8), secrets.token_hex(8))
+        self.token, self.inner = secrets.token_hex(8), secrets.token_hex(8)
         self.kubeconfig = folder / "kubeconfig"
+        self.certificate = _certificate(folder)
         self.url = ""
         self.kubelet: Kubelet
         self._loop = asyncio.new_event_loop()
@@ -65,17 +75,52 @@ class Cluster:
         self._servers: list[uvicorn.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
 
+    async def serve_api(self) -> str:
+        """Start the API server and what else there is; its address."""
+        raise NotImplementedError
+
+    async def after_hosts(self, kubelet: str) -> None:
+        """Make known where logs are."""
+        raise NotImplementedError
+
+    async def end_api(self) -> None:
+        """What ``serve_api`` started."""
+
+    def interrupt(self) -> AbstractContextManager[None]:
+        """A while in which the API server is away, and which it comes out of without its memory of changes."""
+        raise NotImplementedError
+
     def do(self, what: Callable[[], T]) -> T:
-        """Call a function where the server lives."""
+        """Call a function where the cluster lives."""
 
         async def call() -> T:
             return what()
 
         return self._run(call())
 
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """Objects of a kind, but for the cluster's own."""
+        ((version, resource),) = [key for key, of in KINDS.items() if of == kind]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        answer = self._ask("GET", f"{root}/namespaces/default/{resource}")
+        items = answer.json()["items"] if answer.status_code == 200 else []
+        return [one for one in items if (kind, one["metadata"]["name"]) not in ITS_OWN]
+
     def objects(self) -> list[str]:
         """What there is."""
-        return self.do(self.server.everything)
+        kinds = [kind for kind in KINDS.values() if kind != "Event"]
+        return [f"{kind}/{one['metadata']['name']}" for kind in kinds for one in self.all(kind)]
+
+    def remove_pod(self, name: str) -> None:
+        """As when a host is lost and somebody says so."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+        self._ask("DELETE", f"/api/v1/namespaces/default/pods/{name}", json=options).raise_for_status()
+
+    def add(self, kind: str, document: dict[str, Any]) -> None:
+        """An object that isn't helix-df's."""
+        ((version, resource),) = [key for key, of in KINDS.items() if of == kind]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        self._ask("POST", f"{root}/namespaces/default/{resource}", json=document).raise_for_status()
 
     def pod_pid(self, name: str) -> int | None:
         """The process of a pod."""
@@ -93,13 +138,15 @@ class Cluster:
         self._thread.join()
 
     async def _start(self) -> None:
-        certificate = _certificate(self.folder)
-        self.url = await self._serve(self.server.app)
-        self.kubelet = Kubelet(self.url, self.server.inner, HOSTS, {IMAGE}, self.folder / "pods")
-        self.server.kubelet = await self._serve(self.kubelet.app)
-        self.kubeconfig.write_text(yaml.safe_dump(_kubeconfig(self.url, certificate, self.server.token)))
-        controllers = Controllers(self.url, self.server.inner)
-        self._tasks = [asyncio.create_task(part.run()) for part in (self.kubelet, controllers)]
+        self.url = await self.serve_api()
+        self.kubeconfig.write_text(yaml.safe_dump(kubeconfig(self.url, self.certificate, self.token)))
+        self.kubelet = Kubelet(self.url, self.inner, HOSTS, {IMAGE}, self.folder / "pods")
+        await self.after_hosts(await self.serve(self.kubelet.app))
+        self.keep(self.kubelet.run())
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something until the cluster ends."""
+        self._tasks.append(self._loop.create_task(work))
 
     async def _stop(self) -> None:
         for task in self._tasks:
@@ -107,28 +154,58 @@ class Cluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for server in self._servers:
             server.should_exit = server.force_exit = True
+        await self.end_api()
         await asyncio.sleep(0.3)
 
-    async def _serve(self, app: Starlette) -> str:
-        files = {"ssl_certfile": self.folder / "tls.crt", "ssl_keyfile": str(self.folder / "tls.key")}
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off", **files)
-        server = uvicorn.Server(config)
+    async def serve(self, app: Starlette) -> str:
+        """Serve something by TLS; its address."""
+        files = {"ssl_certfile": self.certificate, "ssl_keyfile": str(self.folder / "tls.key")}
+        server = uvicorn.Server(
+            uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off", **files)
+        )
         self._servers.append(server)
-        self._tasks_of_servers = asyncio.create_task(server.serve())
+        self._serving = [*getattr(self, "_serving", []), asyncio.create_task(server.serve())]
         while not server.started:
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         return f"https://127.0.0.1:{port}"
 
+    def _ask(self, method: str, path: str, **rest: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.inner}"}
+        return httpx.request(method, self.url + path, headers=headers, verify=False, timeout=20, **rest)
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(90)
+
+
+class StandIn(Cluster):
+    """With the API server and the controllers of this folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = ApiServer(self.token, self.inner)
+
+    async def serve_api(self) -> str:
+        url = await self.serve(self.server.app)
+        self.keep(Controllers(url, self.inner).run())
+        return url
+
+    async def after_hosts(self, kubelet: str) -> None:
+        self.server.kubelet = kubelet
+
+    @contextmanager
+    def interrupt(self) -> Iterator[None]:
+        self.do(lambda: setattr(self.server, "is_away", True))
+        yield
+        self.do(self.server.forget_history)
+        self.do(lambda: setattr(self.server, "is_away", False))
 
 
 @contextmanager
-def a_cluster() -> Iterator[Cluster]:
+def a_cluster(kind: Callable[[Path], Cluster] = StandIn) -> Iterator[Cluster]:
     """A cluster for a while."""
     folder = Path(tempfile.mkdtemp(prefix="kube", dir="/tmp"))
-    cluster = Cluster(folder)
+    cluster = kind(folder)
     cluster.start()
     try:
         yield cluster
@@ -137,7 +214,8 @@ def a_cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kubeconfig(url: str, certificate: Path, token: str) -> dict[str, Any]:
+def kubeconfig(url: str, certificate: Path, token: str) -> dict[str, Any]:
+    """What a user has; the context `strange` is of one whom the cluster doesn't know."""
     return {
         "apiVersion": "v1",
         "kind": "Config",

@@ -16,7 +16,7 @@ LOOK_S = 0.05
 
 
 class Controllers:
-    """Of StatefulSets and of what objects own, in one namespace; what a controller manager of Kubernetes does, in short."""
+    """Of StatefulSets and of what objects own, in one namespace, as a controller manager of Kubernetes keeps them."""
 
     def __init__(self, url: str, token: str) -> None:
         headers = {"authorization": f"Bearer {token}"}
@@ -48,13 +48,29 @@ class Controllers:
         names = {pod["metadata"]["name"] for pod in pods}
         for number, name in enumerate(wanted):
             if name not in names:
-                await self._client.post("/api/v1/namespaces/default/pods", json=_pod(one, name, number))
+                made = await self._client.post("/api/v1/namespaces/default/pods", json=_pod(one, name, number))
+                if made.status_code >= 400:
+                    await self._tell(one, made.json()["message"])
         for pod in pods:
             if pod["metadata"]["name"] not in wanted:
                 await self._remove(pod)
         old = [pod for pod in pods if pod["metadata"]["labels"]["controller-revision-hash"] != _revision(one)]
         if old and not any("deletionTimestamp" in pod["metadata"] for pod in pods):
             await self._remove(max(old, key=lambda pod: int(pod["metadata"]["name"].rpartition("-")[2])))
+
+    async def _tell(self, one: Json, words: str) -> None:
+        name, uid = one["metadata"]["name"], one["metadata"]["uid"]
+        about = {"apiVersion": "apps/v1", "kind": "StatefulSet", "namespace": "default", "name": name, "uid": uid}
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{name}.{hashlib.blake2b(words.encode(), digest_size=8).hexdigest()}"},
+            "involvedObject": about,
+            "reason": "FailedCreate",
+            "message": words,
+            "type": "Warning",
+        }
+        await self._client.post("/api/v1/namespaces/default/events", json=event)
 
     async def _remove(self, pod: Json) -> None:
         if "deletionTimestamp" not in pod["metadata"]:

@@ -156,7 +156,8 @@ class Kubelet:
                 await self._client.post(f"{_path(pod)}/binding", json=body)
                 pod["spec"]["nodeName"] = host.name
                 return
-        words = f"0/{len(self.hosts)} nodes are available: {len(self.hosts)} node(s) didn't match Pod's node affinity/selector."
+        count = len(self.hosts)
+        words = f"0/{count} nodes are available: {count} node(s) didn't match Pod's node affinity/selector."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
         if condition not in (pod.get("status") or {}).get("conditions", []):
             await self._tell(pod, {"phase": "Pending", "conditions": [condition]})
