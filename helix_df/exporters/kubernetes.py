@@ -49,6 +49,22 @@ def export(plan: Plan) -> Export:
         PlanError: for a model that lies on this machine, an API that would be open to everybody, or GPU types whose
             names are the same to Kubernetes.
     """
+    check_exportable(plan)
+    objects = as_objects(plan)
+    return Export(
+        "kubernetes",
+        (Command("the cluster", (), yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True)),),
+        {"objects": objects},
+        how_to_bring_keys(plan),
+    )
+
+
+def check_exportable(plan: Plan) -> None:
+    """Make sure that pods can run a plan.
+
+    Raises:
+        PlanError: when they can't.
+    """
     runtime = plan.job.runtime
     if runtime.api_keys is None and not runtime.allow_anyone:
         raise PlanError(
@@ -65,35 +81,33 @@ def export(plan: Plan) -> Export:
             expected="hf:ORGANISATION/NAME, or a package of the image",
         )
     _check_names(plan)
-    name = label(plan.job.name)
-    objects = manifests(plan)
-    return Export(
-        "kubernetes",
-        (Command("the cluster", (), yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True)),),
-        {"objects": objects},
-        (
-            *_hosts_to_label(plan),
-            f"Keys aren't in here: `helix-df keys {plan.job.name}` makes them, and `kubectl create secret generic "
-            f"{name}-keys --from-file=keys.json --from-file=worker.key={plan.job.name}.key` brings them there.",
-            *([] if runtime.api_keys is None else [f"And --from-file=api-keys.json={runtime.api_keys} beside these."]),
-            f"The image {_options(plan).image} is yours to build and name (packaging/Dockerfile).",
-        ),
+
+
+def how_to_bring_keys(plan: Plan) -> tuple[str, ...]:
+    """What to do beside applying the objects."""
+    name, api_keys = label(plan.job.name), plan.job.runtime.api_keys
+    return (
+        *_hosts_to_label(plan),
+        f"Keys aren't in here: `helix-df keys {plan.job.name}` makes them, and `kubectl create secret generic "
+        f"{name}-keys --from-file=keys.json --from-file=worker.key={plan.job.name}.key` brings them there.",
+        *([] if api_keys is None else [f"And --from-file=api-keys.json={api_keys} beside these."]),
+        f"The image {_options(plan).image} is yours to build and name (packaging/Dockerfile).",
     )
 
 
 def _hosts_to_label(plan: Plan) -> list[str]:
     """What to say of hosts that the job has no words for."""
-    places = {gpu: _options(plan).of(plan.job.nodes[nodes[0]].gpu) for gpu, nodes in _by_gpu(plan).items()}
+    places = {gpu: _options(plan).of(plan.job.nodes[nodes[0]].gpu) for gpu, nodes in nodes_by_gpu(plan).items()}
     types = sorted(gpu for gpu, place in places.items() if place.selector is None)
     return [f"Label hosts with their GPU type: {GPU_LABEL}={' or '.join(types)}."] if types else []
 
 
-def manifests(plan: Plan) -> list[Json]:
+def as_objects(plan: Plan) -> list[Json]:
     """All objects of a job but its keys: configuration, services, the coordinator, workers by GPU type."""
     name = label(plan.job.name)
     found = [_configuration(plan, name), *_services(name), _coordinator(plan, name)]
     most = _options(plan).max_unavailable
-    for gpu, nodes in _by_gpu(plan).items():
+    for gpu, nodes in nodes_by_gpu(plan).items():
         found += [_workers(plan, name, gpu, nodes), *([] if most is None else [budget(name, gpu, most)])]
     return found
 
@@ -111,7 +125,7 @@ def _check_names(plan: Plan) -> None:
             )
 
 
-def _by_gpu(plan: Plan) -> dict[str, list[str]]:
+def nodes_by_gpu(plan: Plan) -> dict[str, list[str]]:
     """The nodes of each GPU type, by its label, in the plan's order."""
     found: dict[str, list[str]] = {}
     for stage in plan.stages:
@@ -134,7 +148,7 @@ def _document(plan: Plan) -> Json:
 
 
 def _configuration(plan: Plan, name: str) -> Json:
-    nodes = {f"nodes.{gpu}": "".join(f"{node}\n" for node in nodes) for gpu, nodes in _by_gpu(plan).items()}
+    nodes = {f"nodes.{gpu}": "".join(f"{node}\n" for node in nodes) for gpu, nodes in nodes_by_gpu(plan).items()}
     document = json.dumps(_document(plan), indent=1, sort_keys=True) + "\n"
     return configuration(name, {"plan.json": document, **nodes})
 

@@ -23,7 +23,7 @@ PLACEMENT = {"rack-1": LayerRange(0, 2), "rack-2": LayerRange(0, 2), "desk": Lay
 PROFILE = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [4096] * 4}
 
 
-def plan(desk: str = "Toy_GPU", **runtime: Any) -> Plan:
+def plan(desk: str = "Toy_GPU", options: dict[str, Any] | None = None, **runtime: Any) -> Plan:
     gpus = {"rack": "2xL4", "desk": desk}
     return tiny_plan(
         PLACEMENT,
@@ -31,6 +31,7 @@ def plan(desk: str = "Toy_GPU", **runtime: Any) -> Plan:
         gpus={gpu: {"memory": "1GiB", "profile": PROFILE} for gpu in gpus.values()},
         nodes={name: {"gpu": gpus[name.partition("-")[0]]} for name in PLACEMENT},
         runtime={"allow_anyone": True, "max_batch": 4, "max_prefill_tokens": 16, **runtime},
+        launchers={} if options is None else {"kubernetes": options},
     )
 
 

@@ -32,7 +32,7 @@ START_S = 60.0
 
 
 class RealCluster(Cluster):
-    """Its user has the rights of the role that helix-df says is needed, and no others. Debian's Kubernetes is 1.20, that
+    """Its user has the rights of the role that helix-df says is needed, and no others. Debian's Kubernetes is 1.20, and
     has no PodDisruptionBudget of policy/v1."""
 
     max_unavailable = None
