@@ -1,4 +1,4 @@
-"""The chart of packaging/helm, by Helm itself: it makes what `--to kubernetes` makes, and refuses what can't be meant."""
+"""The chart of packaging/helm, by Helm itself: it makes what `--to kubernetes` makes, and refuses what is wrong."""
 
 from __future__ import annotations
 
