@@ -101,7 +101,6 @@ class ApiServer:
         self.is_away = False
         self.quota: int | None = None
         """How many pods there may be."""
-        self.calls: list[tuple[str, str]] = []
         self._objects: dict[tuple[str, str, str], Json] = {}
         self._version = 100
         self._oldest = 100
@@ -155,8 +154,6 @@ class ApiServer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or not any(hmac.compare_digest(token, one) for one in (self.token, self.inner)):
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        if token == self.token:
-            self.calls.append((request.method, request.url.path))
 
     def _authorize(self, request: Request, verb: str, resource: str) -> None:
         outer = request.headers["authorization"] == f"Bearer {self.token}"

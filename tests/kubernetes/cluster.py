@@ -159,7 +159,7 @@ class Cluster:
 
     async def serve(self, app: Starlette) -> str:
         """Serve something by TLS; its address."""
-        files = {"ssl_certfile": self.certificate, "ssl_keyfile": str(self.folder / "tls.key")}
+        files: dict[str, Any] = {"ssl_certfile": self.certificate, "ssl_keyfile": str(self.folder / "tls.key")}
         server = uvicorn.Server(
             uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off", **files)
         )

@@ -406,7 +406,9 @@ class KubernetesLauncher(RemoteLauncher):
             now = self._pods.get(pod)
             if now is not None and not now.leaving and now.uid not in self._sent_away:
                 fresh = [
-                    one for one in (now.running, *reversed(now.ended)) if one and one != self._told.get(order.node)
+                    one
+                    for one in (now.running, *reversed(tuple(now.ended)))
+                    if one and one != self._told.get(order.node)
                 ]
                 if fresh:
                     return now.uid, fresh[0]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,7 @@ class ClusterApi:
         Raises:
             ApiRefusal, ApiSilence: as all methods do.
         """
-        with _none_if(404):
-            return await self.call("GET", self._path(kind, name))
-        return None
+        return await _unless_absent(self.call("GET", self._path(kind, name)))
 
     async def list(self, kind: str, selector: str = "", fields: str = "") -> Json:
         """The objects of a kind that bear labels and have values in fields."""
@@ -117,12 +115,8 @@ class ClusterApi:
     async def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
         """Remove an object and what belongs to it, if it is there."""
         body: Json = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        with _none_if(404):
-            await self.call(
-                "DELETE",
-                self._path(kind, name),
-                body=body if grace_s is None else body | {"gracePeriodSeconds": grace_s},
-            )
+        options = body if grace_s is None else body | {"gracePeriodSeconds": grace_s}
+        await _unless_absent(self.call("DELETE", self._path(kind, name), body=options))
 
     async def may(self, access: Access) -> bool:
         """Whether this user may do something here; yes where the API doesn't tell."""
@@ -141,10 +135,7 @@ class ClusterApi:
 
     async def serves(self, group: str) -> bool:
         """Whether the cluster knows a group of objects, such as ``policy/v1``."""
-        with _none_if(404):
-            await self.call("GET", f"/apis/{group}")
-            return True
-        return False
+        return await _unless_absent(self.call("GET", f"/apis/{group}")) is not None
 
     async def watch(self, kind: str, selector: str, since: str) -> AsyncIterator[tuple[str, Json]]:
         """What happens to objects from a version on, as ``ADDED``, ``MODIFIED`` and so on, for a while."""
@@ -321,17 +312,17 @@ def _refusal(code: int, text: bytes) -> ApiRefusal:
         return ApiRefusal(code, "", text.decode(errors="replace").strip()[:500] or "no words")
 
 
-@contextlib.contextmanager
-def _none_if(code: int) -> Any:
+async def _unless_absent(answer: Coroutine[Any, Any, Json]) -> Json | None:
     try:
-        yield
+        return await answer
     except ApiRefusal as refusal:
-        if refusal.code != code:
-            raise
+        if refusal.code == 404:
+            return None
+        raise
 
 
 @contextlib.contextmanager
-def _told_silence() -> Any:
+def _told_silence() -> Iterator[None]:
     import aiohttp
 
     try:
