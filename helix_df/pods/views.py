@@ -24,8 +24,8 @@ HOPELESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod at a time: which it is, the container that runs, those that ended with their exit codes, and what it waits
-    for: in a word, and in words for a user."""
+    """A pod at a time: which it is, the container that runs, those that ended, the last one last, with their exit
+    codes, and what it waits for: in a word, and in words for a user."""
 
     uid: str
     running: str | None = None
@@ -33,6 +33,11 @@ class PodView:
     waits: str = ""
     words: str = ""
     leaving: bool = False
+
+    @property
+    def newest(self) -> str | None:
+        """The container that runs, else the last one that did."""
+        return self.running or next(reversed(tuple(self.ended)), None)
 
     @property
     def is_hopeless(self) -> bool:

@@ -109,8 +109,8 @@ def test_workers_serve_heal_are_found_again_and_leave_nothing(
             assert record.token not in " ".join(command_line(pid))
             assert record.token not in Path(f"/proc/{pid}/environ").read_text()
         assert "loading" in (job.path / "logs" / "a.log").read_text()
-        ready = [pod["status"]["conditions"][1] for pod in cluster.all("Pod")]
-        assert ready == [{"type": "Ready", "status": "True"}] * 2
+        found = [{it["type"]: it["status"] for it in pod["status"]["conditions"]} for pod in cluster.all("Pod")]
+        assert [conditions["Ready"] for conditions in found] == ["True", "True"]
 
         # A worker that dies is started again in its pod.
         assert before["large"] is not None
@@ -271,12 +271,15 @@ launchers: {{kubernetes: {{{options}}}}}
         ("address: auto", "wiat: 5s", "launchers.kubernetes.wiat"),
         ("address: auto", "kubeconfig: /nowhere/config", "launchers.kubernetes.kubeconfig"),
         ("address: auto", "context: other", "launchers.kubernetes.context"),
+        ("address: auto", "kubeconfig: BROKEN", "launchers.kubernetes.kubeconfig"),
     ],
 )
 def test_mistakes_are_found_at_validate(
     node: str, options: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config").write_text("contexts: [{name: mine, context: {namespace: ours}}]\ncurrent-context: mine\n")
+    (tmp_path / "broken").write_text("contexts: [: {")
+    options = options.replace("BROKEN", f"{tmp_path}/broken")
     said = options if "kubeconfig" in options else ", ".join(filter(None, (options, f"kubeconfig: {tmp_path}/config")))
     with pytest.raises(HelixError) as error:
         check_job(parse_job(JOB.format(node=node, options=said)))

@@ -62,6 +62,12 @@ def test_what_a_pod_says(document: Json, expected: PodView) -> None:
     assert view(document) == expected
 
 
+def test_the_newest_container_is_the_one_that_runs_else_the_last_that_did() -> None:
+    assert PodView("u", running="c", ended={"a": 1, "b": 0}).newest == "c"
+    assert PodView("u", ended={"a": 1, "b": 0}).newest == "b"
+    assert PodView("u").newest is None
+
+
 def test_only_what_nobody_mends_is_hopeless() -> None:
     assert PodView("u", waits="ImagePullBackOff").is_hopeless
     assert not PodView("u", waits="ContainerCreating").is_hopeless

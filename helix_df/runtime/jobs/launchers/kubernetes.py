@@ -95,6 +95,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._watch: asyncio.Task[None] | None = None
         self._sent_away: set[str] = set()  # pods by their uid
+        self._codes: dict[str, int] = {}  # with which containers ended; a pod knows no more than two of them
         self._told: dict[str, str] = {}  # the container whose end was the last to be told of a worker
         self._all_are_asked_for = False
 
@@ -135,6 +136,7 @@ class KubernetesLauncher(RemoteLauncher):
         api = self._api
         if self._begun is not None and api is None:
             self._begun.cancel()
+            await asyncio.wait([self._begun], timeout=LAST_S)
         if api is None:
             return
         try:
@@ -353,8 +355,8 @@ class KubernetesLauncher(RemoteLauncher):
                     if kind != "BOOKMARK":
                         self._saw(one["metadata"]["name"], None if kind == "DELETED" else view(one))
                 since = await self._look(api)
-            except (ApiRefusal, ApiSilence) as error:
-                log.warning("the cluster's API: %s", error)
+            except Exception as error:  # whatever a server says, the next answer may be better
+                log.warning("the cluster's API: %s", error or type(error).__name__)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
                 with suppress(ApiRefusal, ApiSilence):
@@ -367,6 +369,7 @@ class KubernetesLauncher(RemoteLauncher):
             del self._pods[pod]
         else:
             self._pods[pod] = now
+            self._codes.update(now.ended)
         self._news[pod].set()
 
     async def _hear(self, pod: str, seconds: float) -> None:
@@ -392,8 +395,7 @@ class KubernetesLauncher(RemoteLauncher):
         finally:
             following.cancel()
         self._told[order.node] = container
-        now = self._pods.get(pod)
-        return None if now is None or now.uid != uid else now.ended.get(container)
+        return self._codes.get(container)
 
     async def _started(self, api: ClusterApi, order: WorkerOrder, pod: str) -> tuple[str, str]:
         """A pod, by its uid, and the container in it that runs or has run, of whose end nobody has heard yet.
@@ -405,13 +407,8 @@ class KubernetesLauncher(RemoteLauncher):
         while True:
             now = self._pods.get(pod)
             if now is not None and not now.leaving and now.uid not in self._sent_away:
-                fresh = [
-                    one
-                    for one in (now.running, *reversed(tuple(now.ended)))
-                    if one and one != self._told.get(order.node)
-                ]
-                if fresh:
-                    return now.uid, fresh[0]
+                if now.newest and now.newest != self._told.get(order.node):
+                    return now.uid, now.newest
                 if now.is_hopeless:
                     raise _not_started(order, pod, f"{now.waits}: {now.words}")
             if time.monotonic() > deadline:
@@ -475,10 +472,8 @@ def _check_context(options: KubernetesOptions, files: Sequence[Path]) -> None:
             found="no file ~/.kube/config, none of KUBECONFIG, and this is no pod",
             hint="`kubectl config view` shows what there is",
         )
-    if options.context is None:
-        return
     known, _ = contexts(files)
-    if options.context not in known:
+    if options.context is not None and options.context not in known:
         raise SpecError(
             "no context has this name",
             where=f"{WHERE}.context",

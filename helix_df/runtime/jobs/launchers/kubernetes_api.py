@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_df.errors import DeploymentError
+import yaml
+
+from helix_df.errors import DeploymentError, SpecError
 from helix_df.pods.objects import Json
 from helix_df.pods.options import KubernetesOptions
 
@@ -228,7 +231,7 @@ async def connect(options: KubernetesOptions) -> ClusterApi:
     refresh = None
     namespace = options.namespace
     try:
-        if options.kubeconfig is None and options.context is None and in_pod():
+        if in_pod() and not kubeconfigs(options):
             config.load_incluster_config(said)
             namespace = namespace or (IN_POD / "namespace").read_text("utf-8").strip()
         else:
@@ -237,8 +240,9 @@ async def connect(options: KubernetesOptions) -> ClusterApi:
                 file, context=options.context, client_configuration=said, persist_config=False
             )
             namespace = namespace or current_namespace(options)
-            refresh = asyncio.create_task(config.refresh_token(loader, said, REFRESH_S))
-    except (config.ConfigException, OSError) as error:
+            if loader._user is not None:
+                refresh = asyncio.create_task(config.refresh_token(loader, said, REFRESH_S))
+    except (config.ConfigException, OSError, yaml.YAMLError) as error:
         raise DeploymentError(
             "nothing says how the cluster is reached",
             where=f"{WHERE}.kubeconfig",
@@ -255,23 +259,28 @@ def in_pod() -> bool:
 
 def kubeconfigs(options: KubernetesOptions) -> list[Path]:
     """The files that say how clusters are reached, as far as they are there."""
-    from kubernetes.aio import config
-
-    said = [str(options.kubeconfig)] if options.kubeconfig else config.KUBE_CONFIG_DEFAULT_LOCATION.split(":")
+    places = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    said = places.split(os.pathsep) if options.kubeconfig is None else [str(options.kubeconfig)]
     return [path for path in (Path(one).expanduser() for one in said if one) if path.is_file()]
 
 
 def contexts(files: Sequence[Path]) -> tuple[dict[str, Json], str | None]:
-    """The contexts in files, by name, and the current one; the first file that names a thing is right."""
-    import yaml
+    """The contexts in files, by name, and the current one; the first file that names a thing is right.
 
+    Raises:
+        SpecError: for a file that is none.
+    """
     found: dict[str, Json] = {}
     current: str | None = None
     for file in files:
-        document = yaml.safe_load(file.read_text("utf-8")) or {}
-        current = current or document.get("current-context") or None
-        for one in document.get("contexts") or []:
-            found.setdefault(one["name"], one.get("context") or {})
+        try:
+            document = yaml.safe_load(file.read_text("utf-8")) or {}
+            current = current or document.get("current-context") or None
+            for one in document.get("contexts") or []:
+                found.setdefault(str(one["name"]), one.get("context") or {})
+        except (yaml.YAMLError, OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            words = " ".join(str(error).split())
+            raise SpecError("this is no kubeconfig", where=f"{WHERE}.kubeconfig", found=f"{file}: {words}") from error
     return found, current
 
 
@@ -295,10 +304,12 @@ def in_words(error: ApiRefusal | ApiSilence, doing: str, api: ClusterApi) -> Dep
     hints = {
         401: "the token or certificate has run out, or is another cluster's: `kubectl auth whoami`",
         403: f"`kubectl auth can-i --list -n {namespace}` says what this user may do, docs/fleets.md what is needed",
-        404: f"`kubectl create namespace {namespace}`, or another one under launchers.kubernetes.namespace",
+        404: "somebody has removed it; `helix-df down` and `helix-df apply` make all anew",
         409: "somebody else changes the same objects; `helix-df apply` again",
         422: "what the cluster expects is in its words above; launchers.kubernetes says what pods are like",
     }
+    if error.code == 404 and "namespace" in str(error):
+        hints[404] = f"`kubectl create namespace {namespace}`, or another one under launchers.kubernetes.namespace"
     hint = hints.get(error.code, "the cluster's own log says more; `helix-df apply` again")
     return DeploymentError(f"the cluster says no to {doing}", where=WHERE, found=f"{error.code}: {error}", hint=hint)
 
