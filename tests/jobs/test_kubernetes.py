@@ -17,6 +17,7 @@ pytest.importorskip("kubernetes")
 from helix_df import deployment
 from helix_df.check import check_job
 from helix_df.errors import DeploymentError, HelixError
+from helix_df.exporters.registry import export_plan
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.paths import cache_root
@@ -26,6 +27,8 @@ from helix_df.runtime.jobs.attended import job_mark
 from helix_df.runtime.jobs.job_keys import make_keys
 from helix_df.runtime.jobs.launchers.kubernetes import NEEDED, NEEDED_FOR_BUDGETS
 from helix_df.runtime.jobs.processes import command_line
+from tests.exporters.test_helm import needs_helm, rendered
+from tests.exporters.test_kubernetes import plan as exported
 from tests.jobs.test_coordinator_dies import HALVES, answer, daemon, kill_the_coordinator, until
 from tests.kubernetes.cluster import IMAGE, Cluster, StandIn, a_cluster, why_not
 from tests.kubernetes.real import MISSING, RealCluster
@@ -177,6 +180,19 @@ def test_what_is_wrong_in_the_cluster_is_said_in_its_words(cluster: Cluster, mon
             pass
         assert words in str(error.value), words
         until(lambda: cluster.objects() == [])
+
+
+@pytest.mark.parametrize("target", ["kubernetes", pytest.param("helm", marks=needs_helm)])
+def test_the_api_server_takes_what_is_exported(target: str, cluster: Cluster, tmp_path: Path) -> None:
+    of = exported(options={"max_unavailable": cluster.max_unavailable})
+    (command,) = export_plan(of, target).commands
+    text = command.text
+    found = rendered(yaml.safe_load(text), tmp_path) if target == "helm" else list(yaml.safe_load_all(text))
+    for one in found:
+        cluster.add(one["kind"], one)
+    assert sorted(one for one in cluster.objects() if not one.startswith("Pod/")) == sorted(
+        f"{one['kind']}/{one['metadata']['name']}" for one in found
+    )
 
 
 @pytest.fixture
