@@ -40,8 +40,8 @@ from helix_df.runtime.jobs.job_keys import worker_key_line
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.launchers.kubernetes_api import (
     WHERE,
-    Access,
     ApiRefusal,
+    ApiRight,
     ApiSilence,
     ClusterApi,
     connect,
@@ -64,14 +64,14 @@ DRAIN_S = 2.0
 """So long the log of a container that has ended may still come."""
 
 NEEDED = (
-    *(Access(verb, kind) for kind in ("ConfigMap", "Secret", "Service", "StatefulSet") for verb in ("get", "create")),
-    *(Access("patch", kind) for kind in ("ConfigMap", "Secret", "StatefulSet")),
-    *(Access("delete", kind) for kind in ("ConfigMap", "Secret", "Service", "StatefulSet", "Pod")),
-    *(Access("list", kind) for kind in ("StatefulSet", "Pod")),
-    Access("watch", "Pod"),
-    Access("get", "Pod", "log"),
+    *(ApiRight(verb, kind) for kind in ("ConfigMap", "Secret", "Service", "StatefulSet") for verb in ("get", "create")),
+    *(ApiRight("patch", kind) for kind in ("ConfigMap", "Secret", "StatefulSet")),
+    *(ApiRight("delete", kind) for kind in ("ConfigMap", "Secret", "Service", "StatefulSet", "Pod")),
+    *(ApiRight("list", kind) for kind in ("StatefulSet", "Pod")),
+    ApiRight("watch", "Pod"),
+    ApiRight("get", "Pod", "log"),
 )
-NEEDED_FOR_BUDGETS = tuple(Access(verb, "PodDisruptionBudget") for verb in ("get", "create", "patch", "delete"))
+NEEDED_FOR_BUDGETS = tuple(ApiRight(verb, "PodDisruptionBudget") for verb in ("get", "create", "patch", "delete"))
 """What the launcher does in its namespace."""
 
 

@@ -62,7 +62,7 @@ class ApiSilence(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ApiRight:
     """What somebody does to objects of a kind."""
 
     verb: str
@@ -121,7 +121,7 @@ class ClusterApi:
         options = body if grace_s is None else body | {"gracePeriodSeconds": grace_s}
         await _unless_absent(self.call("DELETE", self._path(kind, name), body=options))
 
-    async def may(self, access: Access) -> bool:
+    async def may(self, access: ApiRight) -> bool:
         """Whether this user may do something here; yes where the API doesn't tell."""
         review = {
             "apiVersion": "authorization.k8s.io/v1",
