@@ -54,6 +54,7 @@ TOGETHER = (
     "tests/docs/test_commands.py",
     "tests/docs/test_site.py",
     "tests/e2e/test_quickstart.py",
+    "tests/jobs/test_kubernetes.py",
     "tests/jobs/test_slurm.py",
     "tests/oracle/test_recorded_devices.py",
     "tests/solvers/test_chosen_rules.py",

@@ -11,7 +11,7 @@ from helix_df.cli.plans import SOURCE_HELP
 
 def export(
     source: Annotated[str, typer.Argument(metavar="PLAN_OR_JOB", help=SOURCE_HELP)],
-    to: Annotated[str, typer.Option(metavar="TARGET", help="vllm, llama.cpp, parallax or kubernetes.")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="vllm, llama.cpp, parallax, kubernetes or helm.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print commands and notes as JSON.")] = False,
 ) -> None:
     """Write what runs a plan in vLLM, llama.cpp or Parallax, or itself on Kubernetes.

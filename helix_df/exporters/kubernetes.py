@@ -1,15 +1,15 @@
 """A job as Kubernetes manifests, for those who apply them from a repository: a coordinator, and workers by GPU type.
 
 The workers of a GPU type are a StatefulSet, whose pods are the plan's nodes of that type in their order; the kubelet
-starts again who ends, and workers find the coordinator by the name of its service. Owns the objects; what a host must
-be like is the user's to add, by a label of each GPU type that these ask for.
+starts again who ends, and workers find the coordinator by the name of its service. Owns the coordinator's objects and
+what is in them of the plan; what workers are is `helix_df.pods`' to say, by what the job says under
+``launchers.kubernetes``.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -17,20 +17,28 @@ import yaml
 from helix_df.errors import PlanError
 from helix_df.exporters.api import Command, Export
 from helix_df.plan.plan import Plan, to_document
-from helix_df.profiles.catalogue import device_count
-from helix_df.release import release
+from helix_df.pods.objects import (
+    CONFIG,
+    KEYS,
+    READY,
+    STATE,
+    an_object,
+    budget,
+    configuration,
+    container,
+    label,
+    labels,
+    members,
+    pod,
+    set_name,
+    workers,
+)
+from helix_df.pods.options import GPU_LABEL, LAUNCHER, KubernetesOptions
 from helix_df.runtime.log_lines import log_arguments
 from helix_df.spec.addresses import ANYWHERE
 
 PORT = 7000
 """At which the coordinator and every worker listen, each in a pod of its own."""
-
-GPU_LABEL = "helix-df/gpu"
-"""Of a host: the GPU type of the job whose workers it takes, in the form of a label's value."""
-
-_CONFIG, _KEYS, _STATE, _RUN = "/etc/helix-df/job", "/etc/helix-df/keys", "/var/lib/helix-df", "/run/helix-df"
-_CACHE = "/var/cache/helix-df"
-_USER = 10001
 
 Json = dict[str, Any]
 
@@ -41,6 +49,22 @@ def export(plan: Plan) -> Export:
     Raises:
         PlanError: for a model that lies on this machine, an API that would be open to everybody, or GPU types whose
             names are the same to Kubernetes.
+    """
+    check_exportable(plan)
+    objects = as_objects(plan)
+    return Export(
+        "kubernetes",
+        (Command("the cluster", (), yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True)),),
+        {"objects": objects},
+        how_to_bring_keys(plan),
+    )
+
+
+def check_exportable(plan: Plan) -> None:
+    """Make sure that pods can run a plan.
+
+    Raises:
+        PlanError: when they can't.
     """
     runtime = plan.job.runtime
     if runtime.api_keys is None and not runtime.allow_anyone:
@@ -58,34 +82,35 @@ def export(plan: Plan) -> Export:
             expected="hf:ORGANISATION/NAME, or a package of the image",
         )
     _check_names(plan)
-    name = label(plan.job.name)
-    objects = manifests(plan)
-    return Export(
-        "kubernetes",
-        (Command("the cluster", (), yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True)),),
-        {"objects": objects},
-        (
-            f"Label hosts with their GPU type: {GPU_LABEL}={' or '.join(sorted(_by_gpu(plan)))}.",
-            f"Keys aren't in here: `helix-df keys {plan.job.name}` makes them, and `kubectl create secret generic "
-            f"{name}-keys --from-file=keys.json --from-file=worker.key={plan.job.name}.key` brings them there.",
-            *([] if runtime.api_keys is None else [f"And --from-file=api-keys.json={runtime.api_keys} beside these."]),
-            f"The image {_image()} is yours to build and name (packaging/Dockerfile).",
-        ),
+
+
+def how_to_bring_keys(plan: Plan) -> tuple[str, ...]:
+    """What to do beside applying the objects."""
+    name, api_keys = label(plan.job.name), plan.job.runtime.api_keys
+    return (
+        *_hosts_to_label(plan),
+        f"Keys aren't in here: `helix-df keys {plan.job.name}` makes them, and `kubectl create secret generic "
+        f"{name}-keys --from-file=keys.json --from-file=worker.key={plan.job.name}.key` brings them there.",
+        *([] if api_keys is None else [f"And --from-file=api-keys.json={api_keys} beside these."]),
+        f"The image {_options(plan).image} is yours to build and name (packaging/Dockerfile).",
     )
 
 
-def manifests(plan: Plan) -> list[Json]:
+def _hosts_to_label(plan: Plan) -> list[str]:
+    """What to say of hosts that the job has no words for."""
+    places = {gpu: _options(plan).of(plan.job.nodes[nodes[0]].gpu) for gpu, nodes in nodes_by_gpu(plan).items()}
+    types = sorted(gpu for gpu, place in places.items() if place.selector is None)
+    return [f"Label hosts with their GPU type: {GPU_LABEL}={' or '.join(types)}."] if types else []
+
+
+def as_objects(plan: Plan) -> list[Json]:
     """All objects of a job but its keys: configuration, services, the coordinator, workers by GPU type."""
     name = label(plan.job.name)
     found = [_configuration(plan, name), *_services(name), _coordinator(plan, name)]
-    for gpu, nodes in _by_gpu(plan).items():
-        found += [_workers(plan, name, gpu, nodes), _budget(name, gpu)]
+    most = _options(plan).max_unavailable
+    for gpu, nodes in nodes_by_gpu(plan).items():
+        found += [_workers(plan, name, gpu, nodes), *([] if most is None else [budget(name, gpu, most)])]
     return found
-
-
-def label(text: str) -> str:
-    """A name as Kubernetes has them: small letters, digits and dashes, 40 at most."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "job"
 
 
 def _check_names(plan: Plan) -> None:
@@ -101,7 +126,7 @@ def _check_names(plan: Plan) -> None:
             )
 
 
-def _by_gpu(plan: Plan) -> dict[str, list[str]]:
+def nodes_by_gpu(plan: Plan) -> dict[str, list[str]]:
     """The nodes of each GPU type, by its label, in the plan's order."""
     found: dict[str, list[str]] = {}
     for stage in plan.stages:
@@ -118,40 +143,38 @@ def _document(plan: Plan) -> Json:
     runtime = document["job"]["runtime"]
     runtime |= {"host": "0.0.0.0", "port": 8000}
     if runtime.get("api_keys") is not None:
-        runtime["api_keys"] = f"{_KEYS}/api-keys.json"
+        runtime["api_keys"] = f"{KEYS}/api-keys.json"
     document["job"].pop("launchers", None)
     return document
 
 
 def _configuration(plan: Plan, name: str) -> Json:
-    nodes = {f"nodes.{gpu}": "".join(f"{node}\n" for node in nodes) for gpu, nodes in _by_gpu(plan).items()}
-    data = {"plan.json": json.dumps(_document(plan), indent=1, sort_keys=True) + "\n", **nodes}
-    return _object("v1", "ConfigMap", f"{name}-job", name, {"data": data})
+    nodes = {f"nodes.{gpu}": "".join(f"{node}\n" for node in nodes) for gpu, nodes in nodes_by_gpu(plan).items()}
+    document = json.dumps(_document(plan), indent=1, sort_keys=True) + "\n"
+    return configuration(name, {"plan.json": document, **nodes})
 
 
 def _services(name: str) -> list[Json]:
     api = {"name": "api", "port": 8000, "targetPort": "api"}
     wire = {"name": "wire", "port": PORT, "targetPort": "wire"}
-    coordinator = {"selector": _labels(name, "coordinator"), "ports": [api]}
-    # Without an address of its own, and before they are ready: members find each other by the pods' own addresses.
-    members = {"clusterIP": "None", "publishNotReadyAddresses": True, "ports": [wire]}
+    coordinator = {"selector": labels(name, "coordinator"), "ports": [api]}
     return [
-        _object("v1", "Service", name, name, {"spec": coordinator}),
-        _object("v1", "Service", f"{name}-wire", name, {"spec": {**members, "selector": _labels(name, "coordinator")}}),
-        _object("v1", "Service", f"{name}-workers", name, {"spec": {**members, "selector": _labels(name, "worker")}}),
+        an_object("v1", "Service", name, name, {"spec": coordinator}),
+        members(name, f"{name}-wire", "coordinator", [wire]),
+        members(name, f"{name}-workers", "worker", [wire]),
     ]
 
 
 def _coordinator(plan: Plan, name: str) -> Json:
+    options = _options(plan)
     run = (
-        f"install -D -m 600 {_KEYS}/keys.json {_STATE}/jobs/{plan.job.name}/keys.json && "
-        f"exec helix-df apply --foreground --name {plan.job.name} {_CONFIG}/plan.json"
+        f"install -D -m 600 {KEYS}/keys.json {STATE}/jobs/{plan.job.name}/keys.json && "
+        f"exec {options.command} apply --foreground --name {plan.job.name} {CONFIG}/plan.json"
     )
-    ready = {"httpGet": {"path": "/health", "port": "api"}, "periodSeconds": 5}
-    container = {
-        **_container(run),
+    own = {
+        **container(run, options),
         "ports": [{"name": "api", "containerPort": 8000}, {"name": "wire", "containerPort": PORT}],
-        "readinessProbe": ready,
+        "readinessProbe": {"httpGet": {"path": "/health", "port": "api"}, "periodSeconds": 5},
         "livenessProbe": {"httpGet": {"path": "/ping", "port": "api"}, "periodSeconds": 10, "failureThreshold": 6},
         "startupProbe": {"httpGet": {"path": "/ping", "port": "api"}, "periodSeconds": 2, "failureThreshold": 60},
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}},
@@ -160,93 +183,28 @@ def _coordinator(plan: Plan, name: str) -> Json:
         "metadata": {"name": "state"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}},
     }
-    pod = _pod(name, "coordinator", container, [{"name": "cache", "emptyDir": {}}])
     spec = {
         "serviceName": f"{name}-wire",
         "replicas": 1,
-        "selector": {"matchLabels": _labels(name, "coordinator")},
-        "template": pod,
+        "selector": {"matchLabels": labels(name, "coordinator")},
+        "template": pod(name, "coordinator", own, [{"name": "cache", "emptyDir": {}}], options),
         "volumeClaimTemplates": [claim],
     }
-    return _object("apps/v1", "StatefulSet", f"{name}-coordinator", name, {"spec": spec})
+    return an_object("apps/v1", "StatefulSet", set_name(name, "coordinator"), name, {"spec": spec})
 
 
 def _workers(plan: Plan, name: str, gpu: str, nodes: Sequence[str]) -> Json:
+    options = _options(plan)
     run = (
-        f'node=$(sed -n "$((${{HOSTNAME##*-}} + 1))p" {_CONFIG}/nodes.{gpu}) && '
-        f'exec helix-df worker --join curve://{name}-wire:{PORT} --node "$node" --listen curve://{ANYWHERE}:{PORT} '
-        f"--key-file {_KEYS}/worker.key --ready-file {_RUN}/ready"
+        f'node=$(sed -n "$((${{HOSTNAME##*-}} + 1))p" {CONFIG}/nodes.{gpu}) && exec {options.command} worker '
+        f'--join curve://{name}-wire:{PORT} --node "$node" --listen curve://{ANYWHERE}:{PORT} '
+        f"--key-file {KEYS}/worker.key --ready-file {READY}"
     )
     run = " ".join([run, *log_arguments(plan.job.runtime.log_format)])
-    devices = {"nvidia.com/gpu": device_count(plan.job.nodes[nodes[0]].gpu)}
-    container = {
-        **_container(run),
-        "ports": [{"name": "wire", "containerPort": PORT}],
-        # It is there once the worker has loaded its layers.
-        "readinessProbe": {"exec": {"command": ["test", "-e", f"{_RUN}/ready"]}, "periodSeconds": 5},
-        "resources": {"limits": devices},
-    }
-    volumes = [{"name": "cache", "emptyDir": {}}, {"name": "state", "emptyDir": {}}]
-    pod = _pod(name, "worker", container, volumes, gpu)
-    pod["spec"]["nodeSelector"] = {GPU_LABEL: gpu}
-    pod["spec"]["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    spec = {
-        "serviceName": f"{name}-workers",
-        "replicas": len(nodes),
-        "podManagementPolicy": "Parallel",  # none waits for another, and all are needed
-        "selector": {"matchLabels": _labels(name, "worker", gpu)},
-        "template": pod,
-    }
-    return _object("apps/v1", "StatefulSet", f"{name}-{gpu}", name, {"spec": spec})
+    type_name = plan.job.nodes[nodes[0]].gpu
+    return workers(name, gpu, len(nodes), run, options, type_name, [{"name": "wire", "containerPort": PORT}])
 
 
-def _budget(name: str, gpu: str) -> Json:
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": _labels(name, "worker", gpu)}}
-    return _object("policy/v1", "PodDisruptionBudget", f"{name}-{gpu}", name, {"spec": spec})
-
-
-def _container(run: str) -> Json:
-    mounts = {_CONFIG: "job", _KEYS: "keys", _STATE: "state", _CACHE: "cache", _RUN: "run"}
-    return {
-        "name": "helix-df",
-        "image": _image(),
-        "command": ["sh", "-c", run],
-        "env": [{"name": "HELIX_DF_STATE", "value": _STATE}, {"name": "HELIX_DF_CACHE", "value": _CACHE}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [
-            {"name": volume, "mountPath": path, **({"readOnly": True} if volume in ("job", "keys") else {})}
-            for path, volume in mounts.items()
-        ],
-    }
-
-
-def _pod(name: str, role: str, container: Json, volumes: Sequence[Json], gpu: str | None = None) -> Json:
-    shared = [
-        {"name": "job", "configMap": {"name": f"{name}-job"}},
-        {"name": "keys", "secret": {"secretName": f"{name}-keys", "defaultMode": 0o440}},
-        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-    ]
-    return {
-        "metadata": {"labels": _labels(name, role, gpu)},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 30,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": _USER, "fsGroup": _USER},
-            "containers": [container],
-            "volumes": [*shared, *volumes],
-        },
-    }
-
-
-def _labels(name: str, role: str, gpu: str | None = None) -> dict[str, str]:
-    own = {"app.kubernetes.io/name": "helix-df", "app.kubernetes.io/instance": name}
-    return {**own, "app.kubernetes.io/component": role, **({} if gpu is None else {GPU_LABEL: gpu})}
-
-
-def _object(version: str, kind: str, name: str, job: str, rest: Mapping[str, Any]) -> Json:
-    labels = {"app.kubernetes.io/name": "helix-df", "app.kubernetes.io/instance": job}
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, **rest}
-
-
-def _image() -> str:
-    return f"helix-df:{release()}"
+def _options(plan: Plan) -> KubernetesOptions:
+    """What the job says to the launcher of the same name, checked with the job."""
+    return KubernetesOptions.model_validate(plan.job.launchers.get(LAUNCHER, {}))

@@ -14,6 +14,7 @@ TARGETS = {
     "llama.cpp": "helix_df.exporters.llama_cpp",
     "parallax": "helix_df.exporters.parallax",
     "kubernetes": "helix_df.exporters.kubernetes",
+    "helm": "helix_df.exporters.helm",
 }
 
 

@@ -15,7 +15,7 @@ class WorkerOrder:
     """What a worker needs to join: its node's name, the coordinator's address, the host (and port) to listen on, the
     job's secret (which is never shown), the bytes of the largest frame that it is sent, how many devices it has,
     whether it gives way to workers that serve while it loads, and how its log looks. ``serves`` is what the job calls
-    the node, where a worker beside another one has a name of its own."""
+    the node, where a worker beside another one has a name of its own; ``gpu`` is its GPU type, as the job calls it."""
 
     node: str
     coordinator: str
@@ -27,6 +27,7 @@ class WorkerOrder:
     gives_way: bool = False
     serves: str = ""
     log_format: str = "text"
+    gpu: str = ""
 
     @property
     def job_node(self) -> str:

@@ -85,9 +85,9 @@ class Node(Section):
     )
     launcher: Name | None = Field(
         default=None,
-        description="Who starts the worker: `local` = helix-df, on this machine; `ssh` = helix-df, on that host; `ray` "
-        "and `slurm` = these, where they find room; `external` = you, on that host; or a launcher of another package. "
-        "By default local without an address, external with one.",
+        description="Who starts the worker: `local` = helix-df, on this machine; `ssh` = helix-df, on that host; "
+        "`ray`, `slurm`, `kubernetes` = these, where they find room; `external` = you, on that host; or one of another "
+        "package. By default local without an address, external with one.",
         examples=["local", "external", "ssh"],
     )
     nic: Bandwidth | None = Field(

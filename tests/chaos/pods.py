@@ -40,26 +40,31 @@ def objects() -> list[Json]:
 
 def lay_out(found: list[Json], folder: Path) -> None:
     """What pods mount, at the paths that they mount it at, and names of services as a cluster's DNS has them."""
-    for path in ("/etc", "/var/lib", "/var/cache"):
-        parts = [folder / path.strip("/").replace("/", "-") / part for part in ("upper", "work")]
-        for part in parts:
-            part.mkdir(parents=True)
-        layers = f"lowerdir={path},upperdir={parts[0]},workdir={parts[1]}"
-        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, path], check=True)
+    lay_over(folder)
     (configuration,) = [one for one in found if one["kind"] == "ConfigMap"]
     for name, text in configuration["data"].items():
         path = Path("/etc/helix-df/job") / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     keys = make_keys("tiny", root=folder / "keys")
     mounted = Path("/etc/helix-df/keys")
     mounted.mkdir()
     (mounted / "worker.key").write_bytes(keys.worker_key.read_bytes())
     (mounted / "keys.json").write_bytes((keys.worker_key.parent / "keys.json").read_bytes())
-    for path in ("/run/helix-df", "/var/lib/helix-df", "/var/cache/helix-df"):
-        Path(path).mkdir(exist_ok=True)
     with Path("/etc/hosts").open("a") as file:
         file.write(f"{HOME} tiny-wire\n")
+
+
+def lay_over(folder: Path) -> None:
+    """Paths of containers that can be written to, and are gone with the sandbox."""
+    for path in ("/etc", "/var/lib", "/var/cache"):
+        parts = [folder / path.strip("/").replace("/", "-") / part for part in ("upper", "work")]
+        for part in parts:
+            part.mkdir(parents=True)
+        layers = f"lowerdir={path},upperdir={parts[0]},workdir={parts[1]}"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, path], check=True)
+    for path in ("/run/helix-df", "/var/lib/helix-df", "/var/cache/helix-df", "/etc/helix-df"):
+        Path(path).mkdir(exist_ok=True)
 
 
 def container_of(found: list[Json], name: str) -> Json:

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from helix_df.errors import PlanError
-from helix_df.exporters.kubernetes import label
 from helix_df.exporters.registry import export_plan
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, from_document
+from helix_df.pods.objects import label
 from tests.runtime.tiny import tiny_plan
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -23,7 +23,7 @@ PLACEMENT = {"rack-1": LayerRange(0, 2), "rack-2": LayerRange(0, 2), "desk": Lay
 PROFILE = {"tokens_per_s": [400, 200, 130, 100], "kv_tokens": [4096] * 4}
 
 
-def plan(desk: str = "Toy_GPU", **runtime: Any) -> Plan:
+def plan(desk: str = "Toy_GPU", options: dict[str, Any] | None = None, **runtime: Any) -> Plan:
     gpus = {"rack": "2xL4", "desk": desk}
     return tiny_plan(
         PLACEMENT,
@@ -31,6 +31,7 @@ def plan(desk: str = "Toy_GPU", **runtime: Any) -> Plan:
         gpus={gpu: {"memory": "1GiB", "profile": PROFILE} for gpu in gpus.values()},
         nodes={name: {"gpu": gpus[name.partition("-")[0]]} for name in PLACEMENT},
         runtime={"allow_anyone": True, "max_batch": 4, "max_prefill_tokens": 16, **runtime},
+        launchers={} if options is None else {"kubernetes": options},
     )
 
 
@@ -63,7 +64,7 @@ def test_each_node_has_a_pod_on_a_host_of_its_gpu_type() -> None:
     assert configuration["data"]["nodes.toy-gpu"].split() == ["desk"]
     pod = sets["my-job-2xl4"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"helix-df/gpu": "2xl4"}
-    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
     assert pod["containers"][0]["readinessProbe"]["exec"]["command"][0] == "test"
 
 

@@ -648,6 +648,7 @@ class Coordinator:
             gives_way=change is not None,
             serves=serves,
             log_format=self.plan.job.runtime.log_format,
+            gpu=declared.gpu,
         )
 
     @property

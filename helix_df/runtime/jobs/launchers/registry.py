@@ -29,6 +29,7 @@ BUILT_IN = {
     "ssh": "helix_df.runtime.jobs.launchers.ssh:SSH",
     "ray": "helix_df.runtime.jobs.launchers.ray:RAY",
     "slurm": "helix_df.runtime.jobs.launchers.slurm:SLURM",
+    "kubernetes": "helix_df.runtime.jobs.launchers.kubernetes:KUBERNETES",
 }
 """Where each built-in lives. An entry point of the same name is never loaded."""
 
