@@ -26,9 +26,9 @@ from helix_df.models.weights import load_shard
 from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import tensor_bytes
 from helix_df.profiles.kv_formats import KvFormat
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.profiles.weight_bytes import KeptWeights
-from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout
 from helix_df.runtime.worker.engine import Engine
@@ -124,7 +124,7 @@ def log_probabilities(kind: Kind, ids: Sequence[int]) -> np.ndarray:
         count = len(ids[at : at + PAGE_TOKENS])
         piece[0, :count] = ids[at : at + PAGE_TOKENS]
         table = np.arange(1, CONTEXT // PAGE_TOKENS + 1, dtype=np.int32)[None]
-        batch = programs.prepare(table, np.array([at], np.int32), np.array([count], np.int32), PAGE_TOKENS)
+        batch = programs.prepare(table[None], np.array([at], np.int32), np.array([count], np.int32), PAGE_TOKENS)
         hidden = programs.run_layers(programs.embed(piece), batch, shard.layers)
         each.append(np.asarray(shard.logits(hidden), np.float32)[0, :count])
     return np.asarray(jax.nn.log_softmax(jnp.asarray(np.concatenate(each))), np.float64)

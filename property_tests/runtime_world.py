@@ -20,6 +20,9 @@ from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, SolverReport, assemble
+from helix_df.profiles.geometry import AttentionOptions
+from helix_df.profiles.kv_windows import held_tokens
+from helix_df.rules.pages import pages_for
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
@@ -53,12 +56,20 @@ from helix_df.spec.job import Job
 
 PRIME = 1009
 PAGE = 4
+PIECE = 16
+"""Tokens of the longest piece of a prompt, in all plans."""
 STOP_TOKEN = 7
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
-    """One layer of the toy model: every output depends on all inputs up to its position, and on their order."""
+def toy_layer(layer: int, hidden: list[int], past: list[int], windows: tuple[int, ...] = ()) -> list[int]:
+    """One layer of the toy model: every output depends on all inputs up to its position, and on their order; of a layer
+    with a window, on the last so many."""
+    window = windows[layer] if windows else 0
+    if window:
+        values = past + hidden
+        seen = ((values[max(0, at - window + 1) : at], values[at]) for at in range(len(past), len(values)))
+        return [toy_layer(layer, [value], before)[0] for before, value in seen]
     total = 0
     for value in past:
         total = (7 * total + value) % PRIME
@@ -70,7 +81,7 @@ def toy_layer(layer: int, hidden: list[int], past: list[int]) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
+def toy_answer(request: GenerationRequest, num_layers: int, windows: tuple[int, ...] = ()) -> list[TokenEvent]:
     """What the model says to a request, computed in one piece."""
     tokens = list(request.prompt)
     events: list[TokenEvent] = []
@@ -79,7 +90,7 @@ def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
     while True:
         hidden = tokens
         for layer in range(num_layers):
-            hidden = toy_layer(layer, hidden, [])
+            hidden = toy_layer(layer, hidden, [], windows)
         token = hidden[-1] % 64
         if token in request.stop_ids:
             return [*events, TokenEvent(None, "stop")]
@@ -91,13 +102,13 @@ def toy_answer(request: GenerationRequest, num_layers: int) -> list[TokenEvent]:
 
 
 @lru_cache(maxsize=256)
-def toy_tokens(prompt: tuple[int, ...], num_layers: int, count: int) -> list[int]:
+def toy_tokens(prompt: tuple[int, ...], num_layers: int, count: int, windows: tuple[int, ...] = ()) -> list[int]:
     """The first tokens of the model's answer to a prompt, as if it had no end."""
     tokens = list(prompt)
     for _ in range(count):
         hidden = tokens
         for layer in range(num_layers):
-            hidden = toy_layer(layer, hidden, [])
+            hidden = toy_layer(layer, hidden, [], windows)
         tokens.append(hidden[-1] % 64)
     return tokens[len(prompt) :]
 
@@ -111,18 +122,28 @@ POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "last")
 
 
 class ToyEngine:
-    """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there."""
+    """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there.
 
-    def __init__(self, num_layers: int, kv_tokens: int) -> None:
+    ``windows`` are those of the model's layers; of ``layers``, those that have one free what ``kv_window`` tokens don't
+    see.
+    """
+
+    def __init__(
+        self, num_layers: int, kv_tokens: int, layers: LayerRange, kv_window: int = 0, windows: tuple[int, ...] = ()
+    ) -> None:
         self.num_layers = num_layers
-        self.pool = PagePool(kv_tokens // PAGE, PAGE)
+        self.layers = layers
+        self.windows = windows or (0,) * num_layers
+        own = [kv_window if window else 0 for window in self.windows[layers.start : layers.stop]]
+        of_tables = own if len(set(own)) > 1 else own[:1]
+        self.pool = PagePool(kv_tokens // PAGE * len(of_tables), PAGE, of_tables)
         self.lengths: dict[str, int] = {}
         self.cells: dict[tuple[int, int, int], int] = {}
         self.known: dict[str, list[int]] = {}
 
     @property
     def kv_tokens(self) -> int:
-        return self.pool.num_pages * PAGE
+        return self.pool.num_pages // len(self.pool.windows) * PAGE
 
     def run(self, steps: tuple[Step, ...]) -> list[StepResult]:
         assert len({step.request for step in steps}) == len(steps)
@@ -147,14 +168,18 @@ class ToyEngine:
         held = self.lengths.get(step.request, 0)
         assert held == step.position, f"{step.request} at {step.position}, the cache holds {held}"
         stop = held + len(step.inputs)
+        self.pool.slide(step.request, held)
         if not self.pool.reserve(step.request, stop):
             return StepResult(step.request, kv_full=True)
+        self._check_bound(step, stop)
         self.lengths[step.request] = stop
         hidden = [int(value) for value in step.inputs]
         for layer in range(step.layers.start, step.layers.stop):
-            past = [self.cells[cell] for cell in self._cells(step.request, layer, 0, held)]
+            window = self.windows[layer]
+            seen = max(0, held - window + 1) if window else 0
+            past = [self.cells[cell] for cell in self._cells(step.request, layer, seen, held)]
             self.cells.update(zip(self._cells(step.request, layer, held, stop), hidden, strict=True))
-            hidden = toy_layer(layer, hidden, past)
+            hidden = toy_layer(layer, hidden, past, self.windows)
         if step.layers.stop < self.num_layers:
             return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
         scores = tuple(toy_score(step.position + 1 + at, target) for at, target in enumerate(step.targets))
@@ -165,16 +190,25 @@ class ToyEngine:
         pooled = np.array([sum(hidden[-step.pooled :])], np.float32) if step.pooled else None
         return StepResult(step.request, token=token, scores=scores, pooled=pooled)
 
+    def _check_bound(self, step: Step, stop: int) -> None:
+        """No request holds more pages than the ledger takes it for, whatever it has."""
+        for window, table in zip(self.pool.windows, self.pool.tables(step.request), strict=True):
+            held = sum(1 for page in table if page)
+            most = held_tokens(stop, window, PIECE, PAGE)
+            assert held <= pages_for(most, PAGE), f"{step.request} holds {held} pages at {stop} tokens"
+
     def _check_history(self, step: Step, stop: int) -> None:
         """What draws take, the tokens so far, is known wherever a request is drawn, and is what it has."""
         tokens = self.known.setdefault(step.request, list(step.history.tokens))
         assert len(tokens) == stop, f"{step.request} draws at {stop}, {len(tokens)} tokens are known"
         prompt = step.history.tokens[: step.history.prompt]
-        answer = toy_tokens(prompt, self.num_layers, len(tokens) - len(prompt))
+        answer = toy_tokens(prompt, self.num_layers, len(tokens) - len(prompt), self.windows)
         assert tokens[step.history.prompt :] == answer, f"{step.request} has other tokens than it was told"
 
     def _cells(self, request: str, layer: int, start: int, stop: int) -> list[tuple[int, int, int]]:
-        table = self.pool.table(request)
+        tables = self.pool.tables(request)
+        table = tables[layer - self.layers.start if len(tables) > 1 else 0]
+        assert all(table[start // PAGE : -(-stop // PAGE)]), f"{request} lacks a page between {start} and {stop}"
         return [(layer, table[position // PAGE], position % PAGE) for position in range(start, stop)]
 
 
@@ -229,8 +263,14 @@ def toy_problem(placement: dict[str, LayerRange], num_layers: int, kv_tokens: in
     return Problem(num_layers, nodes, LinkTable(regions, Link(1e9, 0.0)), 2, 100)
 
 
-def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, **runtime: float | bool | str) -> Plan:
-    """A plan of a placement on equal nodes and links."""
+def toy_plan(
+    placement: dict[str, LayerRange],
+    num_layers: int,
+    kv_tokens: int,
+    windows: tuple[int, ...] = (),
+    **runtime: float | bool | str,
+) -> Plan:
+    """A plan of a placement on equal nodes and links, of a model whose layers have these windows."""
     problem = toy_problem(placement, num_layers, kv_tokens)
     job = Job.model_validate(
         {
@@ -240,7 +280,11 @@ def toy_plan(placement: dict[str, LayerRange], num_layers: int, kv_tokens: int, 
         }
     )
     flow = solve_max_flow(build_graph(problem, placement))
-    return assemble(job, problem, placement, flow, SolverReport("hand", None, "finished", "", None, 0.0))
+    plan = assemble(job, problem, placement, flow, SolverReport("hand", None, "finished", "", None, 0.0))
+    options = AttentionOptions(windows=windows)
+    freed = ((stage, *options.windowed(stage.layers)) for stage in plan.stages)
+    stages = (replace(stage, windowed=windowed, kv_window=window) for stage, windowed, window in freed)
+    return replace(plan, stages=tuple(stages))
 
 
 @dataclass
@@ -253,6 +297,7 @@ class World:
 
     plan: Plan
     context: int = 10_000
+    windows: tuple[int, ...] = ()
     now: float = 0.0
     ways: FlowGraph | None = None
     lossy: bool = False
@@ -346,7 +391,7 @@ class World:
         kv_tokens = self.plan.stages[0].kv_tokens
         try:
             actions = self.recorded.begin_change(
-                toy_plan(placement, self.plan.num_layers, kv_tokens, **self.runtime | runtime), without
+                toy_plan(placement, self.plan.num_layers, kv_tokens, self.windows, **self.runtime | runtime), without
             )
         except DeploymentError as refused:
             self.outcomes.append(refused)
@@ -615,11 +660,20 @@ class World:
             worker.life, worker.greeting = message.life, None
             if worker.recorded is not None:
                 self._work(worker, worker.recorded.forget_all())
-            worker.engine = worker.engine or ToyEngine(message.num_layers, message.kv_tokens)
+            worker.engine = worker.engine or ToyEngine(
+                message.num_layers, message.kv_tokens, message.layers, message.kv_window, self.windows
+            )
             # Bulk is free to arrive sooner or later than all else, which contains that it goes with the rest.
             apart = self.coordinator.nodes
             worker.state = worker.state or WorkerState(
-                worker.node, COORDINATOR, message.num_layers, 4, 8, apart=frozenset(apart)
+                worker.node,
+                COORDINATOR,
+                message.num_layers,
+                4,
+                8,
+                apart=frozenset(apart),
+                kv_window=message.kv_window,
+                page_tokens=PAGE,
             )
             worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
             self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, life=worker.life))
@@ -667,7 +721,7 @@ class World:
         asked = self.asked[action.request]
         hidden = list(asked.prompt)
         for layer in range(self.coordinator.plan.num_layers):
-            hidden = toy_layer(layer, hidden, [])
+            hidden = toy_layer(layer, hidden, [], self.windows)
         expected = {"mean": sum(hidden), "last": hidden[-1], None: 0}[asked.sampling.pooling]
         assert sum(float(np.frombuffer(one, "<f4")[0]) for one in action.event.pooled) == expected
 

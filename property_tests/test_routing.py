@@ -148,7 +148,7 @@ def test_expected_kv_stays_under_the_high_water_mark(
         if leaves and held:
             ledger.release(held.pop(0))
         elif ledger.admits("a", expected, expected + more):
-            ledger.reserve(str(index), ["a"], expected)
+            ledger.reserve(str(index), {"a": expected})
             held.append(str(index))
         assert len(held) <= 1 or ledger.used.get("a", 0) <= high_water * capacity
         assert ledger.used.get("a", 0) <= capacity

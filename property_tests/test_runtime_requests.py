@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from property_tests.runtime_world import World, toy_answer, toy_plan
+from property_tests.runtime_world import PIECE, World, toy_answer, toy_plan
 
 LAYERS = 6
 # Two ways through the layers that meet in the middle, with partial inference on the way out.
@@ -52,10 +52,11 @@ class RuntimeMachine(RuleBasedStateMachine):
     lossy = False
     placement = PLACEMENT
     kv_tokens = 60
+    windows: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.plan(), lossy=self.lossy)
+        self.world = World(self.plan(), lossy=self.lossy, windows=self.windows)
         self.dead: set[str] = set()
         self.robbed: set[str] = set()
         self.killed = False
@@ -65,8 +66,9 @@ class RuntimeMachine(RuleBasedStateMachine):
             self.placement,
             LAYERS,
             kv_tokens=self.kv_tokens,
+            windows=self.windows,
             max_queue=8,
-            max_prefill_tokens=16,
+            max_prefill_tokens=PIECE,
             expected_output=0.3,
             prefix_cache=self.prefix_cache,
         )
@@ -146,7 +148,7 @@ class RuntimeMachine(RuleBasedStateMachine):
     @invariant()
     def answers_are_right_so_far(self) -> None:
         for name, events in self.world.answers.items():
-            assert events == toy_answer(self.world.asked[name], LAYERS)[: len(events)], name
+            assert events == toy_answer(self.world.asked[name], LAYERS, self.windows)[: len(events)], name
 
     @invariant()
     def what_comes_into_a_node_leaves_it(self) -> None:
@@ -279,6 +281,32 @@ class OneRouteMachine(PrefixMachine):
     kv_tokens = 90
 
 
+class WindowMachine(PrefixMachine):
+    """The same with layers that see a window of tokens, so that nodes which hold no others free what leaves it."""
+
+    windows = (6, 6, 9, 0, 0, 0)
+
+
+class OneRouteWindowMachine(WindowMachine):
+    """All requests go the same way, through nodes with two windows and one with none."""
+
+    placement = CHAIN
+    kv_tokens = 90
+    windows = (6, 6, 11, 11, 11, 0)
+
+
+class AllWindowsMachine(OneRouteWindowMachine):
+    """No node keeps all."""
+
+    windows = (6, 6, 11, 11, 1, 1)
+
+
+class LossyWindowMachine(LossyPrefixMachine):
+    """Messages get lost, too."""
+
+    windows = (6, 6, 9, 8, 8, 0)
+
+
 TestRuntime = RuntimeMachine.TestCase
 TestRuntime.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestPrefixes = PrefixMachine.TestCase
@@ -294,3 +322,11 @@ TestLossy.settings = settings(max_examples=30, stateful_step_count=40, deadline=
 TestLossyPrefixes = LossyPrefixMachine.TestCase
 TestLossyPrefixes.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
 TestRestartPrefixes.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)
+TestWindows = WindowMachine.TestCase
+TestWindows.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestOneRouteWindows = OneRouteWindowMachine.TestCase
+TestOneRouteWindows.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestAllWindows = AllWindowsMachine.TestCase
+TestAllWindows.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestLossyWindows = LossyWindowMachine.TestCase
+TestLossyWindows.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, derandomize=True)

@@ -14,7 +14,7 @@ from helix_df.runtime.coordinator import requests_state
 from helix_df.runtime.wire import pacing
 from helix_df.runtime.worker import state as worker_state
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.simulator.kernel import admission, build, micro, outbox
+from helix_df.simulator.kernel import admission, batches, build, micro, outbox, paths
 from helix_df.simulator.kernel.tables import Fixed, State
 from property_tests.virtual_cases import Case, cases
 from property_tests.virtual_time import SAME_S, Told, VirtualJob
@@ -82,6 +82,12 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
         "waiting_rank",
         lambda right: lambda arrived_s, prompt, shortest_first: right(arrived_s, -prompt, shortest_first),
     ),
+    "the simulator frees nothing behind windows": (batches, "slide", lambda _: lambda *_: None),
+    "the simulator counts windowed caches whole": (
+        paths,
+        "held_tokens",
+        lambda _: lambda tokens, window, piece, page_tokens: tokens,
+    ),
     "the simulator's micro-batches are larger": (micro, "batch_share", lambda right: lambda total: right(total) + 1),
     "the simulator's stages hear of ends at once": (
         outbox,
@@ -103,7 +109,8 @@ def _with_one_more_page(right: Callable[..., object], job: VirtualJob, node: str
     actions = right(job, node)
     worker = job._worker_of(node)
     assert worker is not None
-    worker.engine.pool = PagePool(worker.engine.pool.num_pages + 1, job.page_tokens)
+    pool = worker.engine.pool
+    worker.engine.pool = PagePool(pool.num_pages + 1, job.page_tokens, pool.windows)
     return actions
 
 

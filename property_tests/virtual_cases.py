@@ -65,7 +65,14 @@ class Case:
     def simulator(self, form: Form = "plain") -> list[Told]:
         """What the simulator makes of it."""
         stages = tuple(
-            StageSetup(stage.node, stage.layers, self.timings[stage.node], stage.kv_tokens)
+            StageSetup(
+                stage.node,
+                stage.layers,
+                self.timings[stage.node],
+                stage.kv_tokens,
+                windowed=stage.windowed,
+                kv_window=stage.kv_window,
+            )
             for stage in self.plan.stages
         )
         setup = assemble_setup("case", self.problem, stages, self.plan.edges, 1.0)
@@ -186,13 +193,22 @@ def _plans(
     return Plan(
         job=job,
         num_layers=problem.num_layers,
-        stages=tuple(Stage(name, layers, 1.0, page * draw(pages)) for name, layers in placement.items()),
+        stages=tuple(
+            Stage(name, layers, 1.0, page * draw(pages), *draw(_windows(len(layers))))
+            for name, layers in placement.items()
+        ),
         flow=1.0,
         edges=edges,
         cut=MinCut((), (), 1.0),
         certificate=Certificate("none", 1.0),
         solver=SolverReport("hand", None, "", "", None, 0.0),
     )
+
+
+def _windows(layers: int) -> st.SearchStrategy[tuple[int, int]]:
+    """In how many layers cache is freed, and behind how many tokens."""
+    some = st.tuples(st.integers(1, layers), st.sampled_from((1, 7, 16, 30)))
+    return st.just((0, 0)) | some | some
 
 
 @st.composite

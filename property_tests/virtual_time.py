@@ -77,12 +77,16 @@ class CountingEngine:
 
     def run(self, steps: Sequence[Step]) -> tuple[list[StepResult], float]:
         """Results, and how long the batch takes: what found no room takes no time."""
-        fits = [self.pool.reserve(step.request, step.position + len(step.inputs)) for step in steps]
+        fits = [self._reserve(step) for step in steps]
         done = [step for step, fit in zip(steps, fits, strict=True) if fit]
         decodes = Counter(len(step.layers) for step in done if len(step.inputs) == 1)
         prompts = ((len(step.layers), len(step.inputs)) for step in done if len(step.inputs) > 1)
         results = [self._result(step, fit) for step, fit in zip(steps, fits, strict=True)]
         return results, self.timing.batch_s(decodes, prompts)
+
+    def _reserve(self, step: Step) -> bool:
+        self.pool.slide(step.request, step.position)
+        return self.pool.reserve(step.request, step.position + len(step.inputs))
 
     def _result(self, step: Step, fits: bool) -> StepResult:
         if not fits:
@@ -197,14 +201,18 @@ class VirtualJob:
             runtime.max_batch,
             runtime.max_prefill_tokens,
             apart=frozenset(filter(self._apart_from(node), self.coordinator.nodes)),
+            kv_window=stage.kv_window,
+            page_tokens=self.page_tokens,
         )
-        pool = PagePool(stage.kv_tokens // self.page_tokens, self.page_tokens)
+        shape = stage.kv_shape
+        windows = [shape.window] * shape.windowed + [0] * shape.whole
+        pool = PagePool(stage.kv_tokens // self.page_tokens * len(windows), self.page_tokens, windows)
         engine = CountingEngine(pool, self.timings[node], self._wanted)
         address = f"{node}#{len(self.workers)}"
         self.workers[address] = VirtualWorker(node, address, state, engine)
         step_s = len(stage.layers) * self.timings[node].decode_s(1)
         self.coordinator.on_message(Hello(node, address, len(self.workers)), self.now)
-        ready = Ready(node, pool.num_pages * self.page_tokens, StageSpeed(1, step_s, step_s))
+        ready = Ready(node, pool.num_pages // len(windows) * self.page_tokens, StageSpeed(1, step_s, step_s))
         return self.coordinator.on_message(ready, self.now)
 
     def _apart_from(self, node: str) -> Callable[[str], bool]:

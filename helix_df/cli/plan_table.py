@@ -21,6 +21,7 @@ from helix_df.graph.limits import requests_at_once
 from helix_df.graph.problem import Problem
 from helix_df.plan.goodput import GoodputCertificate
 from helix_df.plan.plan import Plan, Stage
+from helix_df.profiles.kv_windows import PAGE_TOKENS, held_tokens
 from helix_df.profiles.throughput import Requests
 
 if TYPE_CHECKING:
@@ -145,10 +146,16 @@ def _node_table(plan: Plan, problem: Problem, stages: Sequence[Stage], requests:
             number(flow),
             f"{flow / stage.tokens_per_s:.0%}",
             f"{stage.kv_tokens:,}",
-            f"{int(stage.kv_tokens // requests.tokens):,}",
+            f"{int(stage.kv_tokens // _held(plan, stage, requests.tokens)):,}",
             style="dim" if flow == 0 else None,
         )
     return table
+
+
+def _held(plan: Plan, stage: Stage, tokens: float) -> float:
+    """KV cache that a request of so many tokens takes in each layer of a stage, on average."""
+    few = min(tokens, held_tokens(10**9, stage.kv_window, plan.served.runtime.max_prefill_tokens, PAGE_TOKENS))
+    return ((len(stage.layers) - stage.windowed) * tokens + stage.windowed * few) / len(stage.layers)
 
 
 def _flow_by_node(plan: Plan) -> dict[str, float]:

@@ -48,7 +48,8 @@ def request_matrix(problem: Problem) -> Ints:
     found: dict[tuple[int, ...], Ints] = {}
     for i, node in enumerate(problem.nodes):
         if node.kv_tokens not in found:
-            fits = np.array(node.kv_tokens, dtype=np.int64) // problem.limits.request_tokens
+            held = [problem.limits.held_tokens(k) for k in range(1, len(node.kv_tokens) + 1)]
+            fits = np.array(node.kv_tokens, dtype=np.int64) // np.array(held)
             found[node.kv_tokens] = fits.astype(np.int64)
         fit[i, 1 : node.max_layers + 1] = found[node.kv_tokens]
     return fit

@@ -18,6 +18,7 @@ from helix_df.profiles.catalogue import Measured, device_count, find_device
 from helix_df.profiles.device_shares import held_by
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import kv_token_bytes
+from helix_df.profiles.kv_windows import PAGE_TOKENS, held_by_layers
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.throughput import (
     Requests,
@@ -100,6 +101,7 @@ def _limits(job: Job, requests: Requests) -> PlacementLimits:
         max_hops=declared.max_hops,
         min_requests=declared.min_requests,
         request_tokens=requests.tokens,
+        held=requests.held,
         required=frozenset(declared.use),
         excluded=frozenset(declared.avoid),
         fixed={name: LayerRange(start, stop) for name, (start, stop) in declared.pin.items()},
@@ -111,7 +113,16 @@ def mean_request(job: Job, geometry: ModelGeometry) -> Requests:
     context = min(job.model.context or geometry.context_length, geometry.context_length)
     wanted = job.workload.input_length + job.workload.output_length
     scale = min(1.0, context / wanted)
-    return Requests(job.workload.input_length * scale, job.workload.output_length * scale, job.runtime.max_batch)
+    inputs, outputs = job.workload.input_length * scale, job.workload.output_length * scale
+    held = held_kv(job, geometry, inputs + outputs)
+    return Requests(inputs, outputs, job.runtime.max_batch, held)
+
+
+def held_kv(job: Job, geometry: ModelGeometry, tokens: float) -> tuple[float, ...]:
+    """``Requests.held`` of a request that comes to so many tokens."""
+    windows = geometry.attention.windows
+    # Pieces of a prompt have as many tokens as a batch at most (``rules.batching.longest_piece``).
+    return held_by_layers(windows, tokens, job.runtime.max_prefill_tokens, PAGE_TOKENS) if windows else ()
 
 
 def link_table(job: Job) -> LinkTable:

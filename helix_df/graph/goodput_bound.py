@@ -57,6 +57,7 @@ from helix_df.graph.batch_costs import PassTable, pass_table
 from helix_df.graph.capacities import Floats
 from helix_df.graph.problem import COORDINATOR, Link, NodeProfile, Problem
 from helix_df.graph.serving_load import ServingLoad
+from helix_df.layers import LayerRange
 from helix_df.profiles.timing import LayerTiming
 
 TimingOf = Callable[[NodeProfile, int], LayerTiming]
@@ -285,7 +286,10 @@ def _group(timing_of: TimingOf, load: ServingLoad, ways: _Ways, nodes: list[Node
     node = nodes[0]
     counts = range(1, node.max_layers + 1)
     timings = [timing_of(node, layers) for layers in counts]
-    limits = [_most_steps(timing, node.kv_tokens[at], load) for at, timing in enumerate(timings)]
+    caches = [
+        tokens * _freed(ways.problem, layers, load) for layers, tokens in zip(counts, node.kv_tokens, strict=True)
+    ]
+    limits = [_most_steps(timing, caches[at], load) for at, timing in enumerate(timings)]
     curves = [LayerTiming(timing.prefill, timing.decode) for timing in timings]
     short = load.shortest_prompt <= 1
     holding = []
@@ -294,12 +298,29 @@ def _group(timing_of: TimingOf, load: ServingLoad, ways: _Ways, nodes: list[Node
         widest = max(other for other, theirs in zip(limits, curves, strict=True) if theirs == curve)
         passes = _at_most(pass_table(curve, widest, short), limit)
         link_s = ways.into(node) / layers + ways.region_s(node)
-        cache = float(layers * node.kv_tokens[layers - 1])
+        cache = float(layers * caches[layers - 1])
         holding.append(HeldLayers(layers, passes, cache, link_s if math.isfinite(link_s) else 0.0))
     return NodeGroup(node.name, len(nodes), tuple(holding))
 
 
-def _most_steps(timing: LayerTiming, kv_tokens: int, load: ServingLoad) -> int:
+def _freed(problem: Problem, layers: int, load: ServingLoad) -> float:
+    """How many times more context may fit since KV cache is freed behind a window, for any ``layers`` in a row.
+
+    A layer takes at least ``min(c, window - 1)`` tokens of a context of ``c``, and the longest gains most.
+    """
+    if problem.origin is None or not problem.origin.geometry.attention.windows:
+        return 1.0
+    starts = range(problem.num_layers - layers + 1)
+    found = [problem.windowed(LayerRange(start, start + layers)) for start in starts]
+    shares = (
+        (layers - windowed + windowed * min(1.0, max(1, window - 1) / load.most_context)) / layers
+        for windowed, window in found
+        if windowed
+    )
+    return 1 / min(shares, default=1.0) if load.most_context > 0 else 1.0
+
+
+def _most_steps(timing: LayerTiming, kv_tokens: float, load: ServingLoad) -> int:
     fit = kv_tokens / load.least_context if load.least_context > 0 else MOST_STEPS
     return int(min(fit, timing.max_batch or MOST_STEPS, MOST_STEPS))
 

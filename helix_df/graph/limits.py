@@ -24,7 +24,7 @@ def requests_at_once(problem: Problem, placement: Placement) -> int:
         layers = placement.get(node.name)
         if layers is not None:
             by_layer[layers.start : layers.stop] += int(
-                node.kv_tokens[len(layers) - 1] // problem.limits.request_tokens
+                node.kv_tokens[len(layers) - 1] // problem.limits.held_tokens(len(layers))
             )
     return int(by_layer.min(initial=2**62)) if problem.num_layers else 0
 

@@ -99,15 +99,20 @@ class PlacementLimits:
 
     ``max_hops``: nodes that a request passes at most. ``min_requests``: requests of ``request_tokens`` tokens each
     whose KV cache fits on every layer at once. ``required`` nodes hold layers, ``excluded`` ones hold none (their
-    tables are empty), and ``fixed`` says which layers a node holds.
+    tables are empty), and ``fixed`` says which layers a node holds. ``held`` is as in ``Requests``.
     """
 
     max_hops: int | None = None
     min_requests: int = 0
     request_tokens: float = 1.0
+    held: tuple[float, ...] = ()
     required: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     fixed: Mapping[str, LayerRange] = field(default_factory=dict)
+
+    def held_tokens(self, layers: int) -> float:
+        """Tokens of KV cache that such a request takes at most in each of so many layers, on average."""
+        return self.held[layers - 1] if self.held else self.request_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,10 @@ class Problem:
     limits: PlacementLimits = PlacementLimits()
     element_bytes: int = 4
     origin: Origin | None = None
+
+    def windowed(self, layers: LayerRange) -> tuple[int, int]:
+        """In how many of ``layers`` a node frees KV cache, and behind how many tokens."""
+        return (0, 0) if self.origin is None else self.origin.geometry.attention.windowed(layers)
 
     @property
     def differs(self) -> bool:

@@ -17,8 +17,8 @@ from helix_df.layers import LayerRange
 from helix_df.measuring.device_profile import Kind, Memory, Sample
 from helix_df.paths import cache_folder
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.worker.build import load_layers
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import backend_defaults

@@ -26,6 +26,7 @@ from helix_df.plan.goodput import GoodputCertificate, goodput_document, read_goo
 from helix_df.plan.serving import ServingRules, with_rules
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.identity import ModelIdentity, read_identity
+from helix_df.profiles.kv_windows import KvShape, kv_shape
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.release import release
 from helix_df.spec.job import Job
@@ -53,12 +54,22 @@ __all__ = ["Certificate", "LayerRange", "Plan", "SolverReport", "Stage", "read_p
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers on a node, the tokens/s it serves with them and the tokens of KV cache that fit beside them."""
+    """Layers on a node, the tokens/s it serves with them and the tokens of KV cache that fit beside them.
+
+    In ``windowed`` of these layers it frees KV cache that no query sees, which look at ``kv_window`` tokens at most.
+    """
 
     node: str
     layers: LayerRange
     tokens_per_s: float
     kv_tokens: int
+    windowed: int = 0
+    kv_window: int = 0
+
+    @property
+    def kv_shape(self) -> KvShape:
+        """What these layers keep of a request."""
+        return kv_shape(len(self.layers), self.windowed, self.kv_window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,7 @@ def assemble(
             layers,
             problem.node_capacity(profiles[name], len(layers)),
             profiles[name].kv_tokens[len(layers) - 1],
+            *problem.windowed(layers),
         )
         for name, layers in sorted(placement.items(), key=lambda item: (item[1], item[0]))
     )

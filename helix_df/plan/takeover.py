@@ -236,7 +236,7 @@ def _stays(worker: Spare | None, new: Plan, node: str) -> bool:
     before, job = worker.stage, worker.job
     one, other = job.nodes[before.node], new.job.nodes[node]
     return (
-        (before.layers, before.kv_tokens) == (after.layers, after.kv_tokens)
+        (before.layers, before.kv_tokens, before.kv_shape) == (after.layers, after.kv_tokens, after.kv_shape)
         and _as_served(one, job) == _as_served(other, new.job)
         and _host(one) == _host(other)
         and job.gpus.get(one.gpu) == new.job.gpus.get(other.gpu)

@@ -92,6 +92,9 @@ def _placement_violations(plan: Plan, problem: Problem) -> list[str]:
             wrong.append(f"{stage.node} is said to serve {stage.tokens_per_s} tokens/s with {stage.layers}")
         elif stage.kv_tokens != profile.kv_tokens[len(stage.layers) - 1]:
             wrong.append(f"{stage.node} is said to keep {stage.kv_tokens} KV tokens with {stage.layers}")
+        elif (stage.windowed, stage.kv_window) not in ((0, 0), problem.windowed(stage.layers)):
+            said = f"in {stage.windowed} layers behind {stage.kv_window} tokens"
+            wrong.append(f"{stage.node} is said to free KV cache {said} with {stage.layers}")
     return wrong
 
 

@@ -73,6 +73,11 @@ class AttentionOptions:
         """Tokens that a query of ``layer`` sees; 0 for all."""
         return self.windows[layer] if self.windows else 0
 
+    def windowed(self, layers: LayerRange) -> tuple[int, int]:
+        """How many of ``layers`` have a window, and the tokens that a query of any of those sees at most."""
+        windows = [window for window in self.windows[layers.start : layers.stop] if window]
+        return len(windows), max(windows, default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class LatentOptions:

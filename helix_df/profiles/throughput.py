@@ -6,7 +6,7 @@ nodes or links.
 The model of a request of ``in`` prompt and ``out`` generated tokens on a device with ``k`` layers:
 
 * It needs KV cache for ``in + out`` tokens in each layer, so ``B = kv_tokens(k) / (in + out)`` requests are held at
-  once, and no more than the batch limit decode together.
+  once, and no more than the batch limit decode together. Layers with a window need less (``Requests.held``).
 * Its prompt costs ``P`` seconds a layer, and each generated token ``D(B) / B`` where ``D(B)`` is a layer's time for a
   decode step of ``B`` requests.
 * So ``tokens/s = (in + out) / (k · (P + out · min_{b ≤ B} D(b) / b))``. The minimum is there because nobody has to
@@ -37,16 +37,25 @@ USABLE_MEMORY = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Mean prompt and output tokens of a request, and how many a device decodes together at most."""
+    """Mean prompt and output tokens of a request, and how many a device decodes together at most.
+
+    ``held``: tokens of KV cache that a request takes at most in each of 1, 2, 3, … layers in a row, on average
+    (``kv_windows.held_by_layers``). Empty: all of its tokens in each.
+    """
 
     input_tokens: float
     output_tokens: float
     max_batch: int
+    held: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> float:
-        """Tokens of a whole request, all of which its KV cache holds at the end."""
+        """Tokens of a whole request."""
         return self.input_tokens + self.output_tokens
+
+    def held_tokens(self, layers: int) -> float:
+        """Tokens of KV cache that a whole request takes at most in each of so many layers, on average."""
+        return self.held[layers - 1] if self.held else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ def kv_tokens_by_layers(
         matrices = 2 if layers == geometry.num_layers and not geometry.tie_embeddings else 1
         free = USABLE_MEMORY * memory_bytes - matrices * held.vocabulary - layer_bytes
         tokens = int(free // (layers * kv_bytes))
-        if tokens < requests.tokens:
+        if tokens < requests.held_tokens(layers):
             break
         fits.append(tokens)
     return tuple(fits)
@@ -111,7 +120,7 @@ def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Thro
 
     def decode_s(layers: int) -> float:
         limit = min(requests.max_batch, measured.max_batch[layers - 1])
-        batch = _concurrent(measured.kv_tokens[layers - 1], requests, limit)
+        batch = _concurrent(measured.kv_tokens, layers, requests, limit)
         corners = [corner for corner, _ in measured.decode if 1 <= corner < batch]
         # D(b)/b is monotone between two corners of a piecewise linear D, so its minimum is at a corner or at the end.
         return min(interpolate(measured.decode, b) / b for b in [*corners, batch])
@@ -169,7 +178,7 @@ def from_roofline(
     )
 
     def decode_s(layers: int) -> float:
-        batch = _concurrent(kv_tokens[layers - 1], requests, requests.max_batch)
+        batch = _concurrent(kv_tokens, layers, requests, requests.max_batch)
         layer_bytes = held.read(geometry, batch)
         return max(
             flop / roofline.flop_per_s,
@@ -206,9 +215,9 @@ def best_from_roofline(
     return Throughput(tuple(rates), kv_tokens)
 
 
-def _concurrent(kv_tokens: int, requests: Requests, limit: int) -> float:
+def _concurrent(kv_tokens: tuple[int, ...], layers: int, requests: Requests, limit: int) -> float:
     """Requests that decode together; at least one, which runs even where it has to wait for cache."""
-    return max(1.0, min(kv_tokens / requests.tokens, limit))
+    return max(1.0, min(kv_tokens[layers - 1] / requests.held_tokens(layers), limit))
 
 
 def _rate(requests: Requests, layers: int, prefill_s: float, decode_s: float) -> float:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-PAGE_TOKENS = 16
-"""Tokens of a page in the runtime's KV cache."""
-
 
 def pages_for(tokens: int, page_tokens: int) -> int:
     """Pages that ``tokens`` tokens fill or begin."""

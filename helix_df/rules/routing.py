@@ -277,7 +277,7 @@ class KvLedger:
     capacity: dict[str, int]
     high_water: float
     used: dict[str, int] = field(default_factory=dict)
-    _held: dict[str, tuple[tuple[str, ...], int]] = field(default_factory=dict)
+    _held: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def admits(self, node: str, expected: int, most: int) -> bool:
         """Whether ``node`` may take a request of ``expected`` tokens that can grow to ``most``."""
@@ -288,21 +288,19 @@ class KvLedger:
         capacity, used, high_water = self.capacity.get, self.used.get, self.high_water
         return lambda node: admits(used(node, 0), expected, most, capacity(node, 0), high_water)
 
-    def reserve(self, request: str, nodes: Iterable[str], expected: int) -> None:
-        """Count a request on its nodes.
+    def reserve(self, request: str, expected: Mapping[str, int]) -> None:
+        """Count what a request is expected to use, by node.
 
         Raises:
             ValueError: if it is counted already.
         """
         if request in self._held:
             raise ValueError(f"{request} holds KV already")
-        names = tuple(nodes)
-        self._held[request] = (names, expected)
-        for node in names:
-            self.used[node] = self.used.get(node, 0) + expected
+        self._held[request] = dict(expected)
+        for node, tokens in expected.items():
+            self.used[node] = self.used.get(node, 0) + tokens
 
     def release(self, request: str) -> None:
         """Forget a request; one that isn't counted is none of the ledger's business."""
-        names, expected = self._held.pop(request, ((), 0))
-        for node in names:
-            self.used[node] -= expected
+        for node, tokens in self._held.pop(request, {}).items():
+            self.used[node] -= tokens

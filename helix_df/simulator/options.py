@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from helix_df.errors import SimulationError
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.rules.batching import longest_piece
-from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.spec.job import Job
 
 MESSAGE_BYTES = 160

@@ -23,7 +23,8 @@ from helix_df.profiles.timing import LayerTiming
 class StageSetup:
     """A node with its layers, the seconds one of them takes, and the tokens of KV cache beside them.
 
-    ``max_batch`` and ``max_prefill_tokens`` are of its batches alone, instead of those of the options.
+    ``max_batch`` and ``max_prefill_tokens`` are of its batches alone, instead of those of the options. ``windowed``
+    and ``kv_window`` as in ``plan.Stage``; by the rules of the paper's artifact nothing is freed.
     """
 
     name: str
@@ -33,6 +34,8 @@ class StageSetup:
     nic_bytes_per_s: float | None = None
     max_batch: int | None = None
     max_prefill_tokens: int | None = None
+    windowed: int = 0
+    kv_window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ def setup_of(
             ),
             kv_tokens=stage.kv_tokens,
             nic_bytes_per_s=job.nodes[stage.node].nic,
+            windowed=stage.windowed,
+            kv_window=stage.kv_window,
         )
         for stage in plan.stages
     )

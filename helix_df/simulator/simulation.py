@@ -163,7 +163,7 @@ class Simulation:
         admission.open_up(state, self.rules, float(self.course.trace.requests[0].arrival_s))
         counts = state.counts[0]
         counts.joins_left = sum(event.up for event in options.events)
-        counts.largest_whole = paths.largest_up(self.fixed, state)
+        counts.largest_whole = paths.largest_up(self.fixed, state, self.rules)
         for node in sorted(joins_later(options.events)):
             failures.take_down(self.fixed, state, self.rules, self.network.stage(node))
         mends = len(self.network.flows) > 1
@@ -171,7 +171,7 @@ class Simulation:
             kind = events.NODE_UP if event.up else events.NODE_DOWN
             stage = self.network.stage(event.node)
             events.schedule(state, float(event.time_s), kind, stage, number if mends else 0)
-        counts.largest = paths.largest_up(self.fixed, state)
+        counts.largest = paths.largest_up(self.fixed, state, self.rules)
         counts.path_up = counts.largest > 0
         if self.reader is not None:
             events.schedule(state, self.rules.warmup_s, events.OPENING, 0, 0)

@@ -15,8 +15,8 @@ from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import geometry_from_config
-from helix_df.rules.pages import PAGE_TOKENS
 from tests.oracle.cases import RECORDED
 from tests.oracle.family_checkpoints import FAMILY_CONFIGS
 from tests.oracle.on_devices import PAGES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,14 @@ def test_families(tmp_path, name):
     check_weights(source, geometry)
     model = load_shard(source, geometry, layout="panels")
     # Few shapes, of a layer each: compiling takes most of the time.
-    engine = Engine(model, num_pages=20, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2)
+    sizes: dict[str, Any] = {
+        "num_pages": 20,
+        "max_batch": 1,
+        "max_prefill": 32,
+        "layers_per_call": 1,
+        "pages_at_once": 2,
+    }
+    engine = Engine(model, window=geometry.attention.windowed(model.layers)[1], **sizes)
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
     logits = whole_logits(model, ids[None])[0]
     for length in lengths_of(name):

@@ -32,7 +32,16 @@ async def test_checkpoints_through_three_workers(tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["gemma3-linear", "qwen2-window", "phi3-longrope", "smollm3-yarn", "qwen3-moe-dense", "gpt-oss", "deepseek-v3"],
+    [
+        "gemma3-linear",
+        "mistral-window",
+        "qwen2-window",
+        "phi3-longrope",
+        "smollm3-yarn",
+        "qwen3-moe-dense",
+        "gpt-oss",
+        "deepseek-v3",
+    ],
 )
 async def test_families_through_three_workers(tmp_path, name):
     """A sample of them; ``python -m tests.oracle.every_family`` takes all."""

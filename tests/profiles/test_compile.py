@@ -1,13 +1,19 @@
 """From a job to a problem: which throughput is chosen, and which link is found."""
 
+from dataclasses import replace
+
 import pytest
 
 from helix_df.errors import SpecError
-from helix_df.graph.capacities import link_matrix
+from helix_df.graph.capacities import link_matrix, request_matrix
 from helix_df.graph.compile import compile_problem, mean_request
+from helix_df.graph.limits import requests_at_once
+from helix_df.graph.max_flow import placement_flow
 from helix_df.graph.problem import COORDINATOR
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
+from helix_df.plan.plan import SolverReport, assemble, from_document, to_document
+from helix_df.plan.violations import violations
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.simulator.setup import setup_of
 from tests.runtime.tiny import tiny_plan
@@ -130,3 +136,41 @@ def test_the_simulator_sees_codecs_and_speeds_as_the_plan_does():
     a, b = setup.stages
     assert b.timing.decode_s(3) == pytest.approx(2 * a.timing.decode_s(3))
     assert [stage.tokens_per_s for stage in plan.stages] == [200, 100]
+
+
+WINDOWS = """\
+model: {source: random:gemma-3-27b, dtype: float16}
+gpus: {x: {memory: 80GB, profile: {compute: 100TFLOPS, bandwidth: 1TB/s}}}
+nodes: {a: {gpu: x}, b: {gpu: x}}
+workload: {input_length: 16000, output_length: 400}
+links: {default: {bandwidth: 1GB/s, latency: 1ms}}
+"""
+
+
+def test_layers_with_a_window_keep_no_more_than_it():
+    """Of Gemma 3's 62 layers every sixth sees all; the others 1,024 tokens, and a piece of 512 beside them."""
+    planned = compile_problem(parse_job(WINDOWS))
+    few = 64 * 16 + 33 * 16
+    assert planned.limits.held_tokens(1) == 16400
+    assert planned.limits.held_tokens(6) == pytest.approx((16400 + 5 * few) / 6)
+    assert planned.limits.held_tokens(62) == pytest.approx((10 * 16400 + 52 * few) / 62)
+    node, fits = planned.nodes[0], request_matrix(planned)
+    assert fits[0, 62] == node.kv_tokens[61] // planned.limits.held_tokens(62) == 4 * (node.kv_tokens[61] // 16400)
+    assert requests_at_once(planned, {"a": LayerRange(0, 62)}) == fits[0, 62]
+
+
+def test_a_plan_says_where_cache_is_freed():
+    job = parse_job(WINDOWS)
+    planned, placement = compile_problem(job), {"a": LayerRange(0, 5), "b": LayerRange(5, 62)}
+    report = SolverReport("hand", None, "finished", "", None, 0.0)
+    plan = assemble(job, planned, placement, placement_flow(planned, placement), report)
+    assert [(stage.windowed, stage.kv_window) for stage in plan.stages] == [(5, 1024), (47, 1024)]
+    assert [(stage.windowed, stage.kv_window) for stage in setup_of(plan).stages] == [(5, 1024), (47, 1024)]
+    assert from_document(to_document(plan)) == plan
+    assert violations(plan) == []
+    for windowed, window in ((5, 512), (6, 1024)):
+        first = replace(plan.stages[0], windowed=windowed, kv_window=window)
+        tampered = replace(plan, stages=(first, plan.stages[1]))
+        assert "a is said to free KV cache" in violations(tampered)[0]
+    keeps_all = replace(plan, stages=tuple(replace(stage, windowed=0, kv_window=0) for stage in plan.stages))
+    assert violations(keeps_all) == [], "as plans of earlier releases do"

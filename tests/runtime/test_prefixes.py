@@ -10,6 +10,7 @@ import pytest
 
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.profiles.kv_windows import KvShape
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
@@ -157,6 +158,15 @@ def test_a_worker_forks_what_it_has_and_rejects_what_it_has_not() -> None:
     assert [step.request for step in state.next_batch()] == ["x", "z"]
 
 
+def test_a_worker_rejects_a_prefix_of_which_something_that_is_seen_was_freed() -> None:
+    state = WorkerState("b", "home", 4, 4, 64, kv_window=6, page_tokens=4)
+    served(state, "p", 26)
+    assert state.on_release(Release("p", 24)) == [Trim("p", 24)]
+    assert state.on_forward(forward("x", 24, 5, Prefix("p", 24))) == [Fork("p", "x", 24)]
+    rejected = [Send("home", Rejected("y", "b", "no_prefix"))]
+    assert state.on_forward(forward("y", 12, 5, Prefix("p", 12))) == rejected
+
+
 def test_a_prefix_that_is_still_being_computed_is_none() -> None:
     state = worker()
     state.on_forward(forward("p", 0, 40))
@@ -220,6 +230,39 @@ def test_shared_pages_count_once() -> None:
     assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (0, 8)
     prefixes.drop_node("b")
     assert (prefixes.ledger.used["a"], prefixes.ledger.kept["a"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("shape", "kept"), [(KvShape(0, 1, 6), 8), (KvShape(1, 2, 6), 24 + 2 * 8)])
+def test_behind_a_window_only_what_is_seen_is_kept_and_shared(shape: KvShape, kept: int) -> None:
+    """24 tokens are 6 pages; who goes on from there looks back to token 19, which the fifth page begins with."""
+    prefixes, tokens = cache(), list(range(24))
+    prefixes.ledger.shapes["a"], prefixes.ledger.piece = shape, 8
+    prefixes.start("p", ROUTE, tokens, 24, 26)
+    # A window of 2 pages, and what a piece of 8 takes that doesn't begin with a page: 3.
+    assert prefixes.ledger.used["a"] == shape.whole * 24 + shape.windowed * 20
+    assert prefixes.ledger.used["b"] == 24
+    prefixes.on_token("p", 25)
+    assert prefixes.start("beside", ROUTE, [*tokens, 9, 9], 30)[0] is None, "it may free what others would need"
+    prefixes.end("beside", ())
+    assert prefixes.end("p", tokens) == [(ROUTE, Release("p", 24))]
+    assert (prefixes.ledger.kept["a"], prefixes.ledger.kept["b"]) == (kept, 24)
+    assert prefixes.start("early", ROUTE, [*tokens[:16], 9, 9], 20)[0] is None
+    assert prefixes.start("late", ROUTE, [*tokens, 9, 9], 30)[0] == Prefix("p", 24)
+    prefixes.validate({"early", "late"})
+    prefixes.ledger.validate({"early", "late"})
+    assert (prefixes.ledger.kept["a"], prefixes.ledger.kept["b"]) == (0, 0), "it is needed by one that runs"
+    prefixes.on_token("late", 27)
+    prefixes.ledger.validate({"early", "late"})
+    assert prefixes.ledger.kept["a"] == shape.windowed * 8
+
+
+def test_a_short_request_shares_its_beginning_though_there_is_a_window() -> None:
+    """It never frees anything: what it can come to fits the window."""
+    prefixes = cache()
+    prefixes.ledger.shapes["a"] = KvShape(0, 1, 30)
+    prefixes.start("p", ROUTE, list(range(10)), 12, 20)
+    prefixes.on_token("p", 11)
+    assert prefixes.start("x", ROUTE, [*range(10), 7], 60)[0] == Prefix("p", 8)
 
 
 def test_least_recently_used_goes_first_and_what_is_needed_stays_until_a_first_token() -> None:

@@ -57,7 +57,7 @@ def log_probabilities(engine, shard, ids):
     for at in range(0, len(ids), PIECE):
         piece = np.asarray(ids[at : at + PIECE], np.int32)[None]
         lengths = np.array([piece.shape[1]], np.int32)
-        batch = programs.prepare(table, np.array([at], np.int32), lengths, PIECE)
+        batch = programs.prepare(table[None], np.array([at], np.int32), lengths, PIECE)
         hidden = programs.run_layers(programs.embed(piece), batch, shard.layers)
         each.append(np.asarray(jax.nn.log_softmax(programs.last_logits(hidden, lengths))))
     return np.concatenate(each)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.runtime.coordinator.nodes_state import ServedNode
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts

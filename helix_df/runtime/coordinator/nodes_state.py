@@ -14,8 +14,9 @@ from typing import Any, Literal
 from helix_df.graph.flow import Hop
 from helix_df.graph.problem import Placement
 from helix_df.layers import LayerRange
-from helix_df.plan.plan import Plan
+from helix_df.plan.plan import Plan, Stage
 from helix_df.plan.takeover import Spare, both
+from helix_df.profiles.kv_windows import ALIKE, KvShape
 from helix_df.runtime.requests import (
     NEW_ENGINE,
     EngineHealth,
@@ -153,7 +154,7 @@ class ServedNode:
     ``welcomed`` when its greeting was last answered, ``life`` what tells it from others that say to be this node's;
     ``places`` are where those listen that did lately, by their lives. ``said_kv_tokens`` is the KV cache that it has,
     ``job`` what its worker is told of the job. One that is ``drained`` gets no new requests. What its worker sends
-    doesn't reach the addresses that are ``unreachable``."""
+    doesn't reach the addresses that are ``unreachable``. ``kv_shape`` is as in ``Stage``."""
 
     layers: LayerRange
     kv_tokens: int
@@ -177,6 +178,7 @@ class ServedNode:
     not_finite: int = 0
     speed: StageSpeed | None = None
     unreachable: frozenset[str] = frozenset()
+    kv_shape: KvShape = ALIKE
 
     def place(self, life: int, address: str) -> None:
         """Note where a worker listens: a late word of one that is gone may take the place of one that lives."""
@@ -245,7 +247,7 @@ class NodesState:
             # Its host and links are in its own job alone, where it was renamed.
             job = {**document_of(both(spare.job, plan.job)), "runtime": document_of(spare.job)["runtime"]}
             stage = spare.stage
-            found.nodes[stage.node] = ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s, job, "spare")
+            found.nodes[stage.node] = _served_node(stage, job, "spare")
         return found
 
     # ------------------------------------------------------------------ what others ask
@@ -525,7 +527,9 @@ class NodesState:
         return [NodeDown(name, why)]
 
     def _welcome(self, name: str, node: ServedNode) -> Welcome:
-        return Welcome(name, node.layers, self.plan.num_layers, node.kv_tokens, node.job, node.life or 0)
+        return Welcome(
+            name, node.layers, self.plan.num_layers, node.kv_tokens, node.job, node.life or 0, node.kv_shape.window
+        )
 
     def _refusal(self, hello: Hello, now: float) -> str | None:
         """Why this worker can't serve the node, if it can't."""
@@ -564,4 +568,8 @@ def _nodes_of(
     plan: Plan, names: Collection[str], job: Mapping[str, Any], role: NodeRole = "serving"
 ) -> dict[str, ServedNode]:
     stages = (stage for stage in plan.stages if stage.node in names)
-    return {stage.node: ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s, job, role) for stage in stages}
+    return {stage.node: _served_node(stage, job, role) for stage in stages}
+
+
+def _served_node(stage: Stage, job: Mapping[str, Any], role: NodeRole) -> ServedNode:
+    return ServedNode(stage.layers, stage.kv_tokens, stage.tokens_per_s, job, role, kv_shape=stage.kv_shape)

@@ -2,7 +2,9 @@
 
 A request can begin with what another has computed once that has its first token: then its prompt has gone through every
 worker of its route. Until it has a first token itself, what it begins with stays. What is over is kept for as long as
-nobody needs the room, the least recently used goes first. Pure: what workers are to free is returned.
+nobody needs the room, the least recently used goes first. Where a request frees pages while it runs, since they have
+left a window, others begin with it only once it is over, and only where all that they see is there. Pure: what workers
+are to free is returned.
 """
 
 from __future__ import annotations
@@ -55,7 +57,14 @@ class PrefixCache:
         self._index = PrefixIndex(self.ledger.page_tokens)
 
     def start(
-        self, request: str, route: Pipeline, tokens: Sequence[int], expected: int, *, alone: bool = False
+        self,
+        request: str,
+        route: Pipeline,
+        tokens: Sequence[int],
+        expected: int,
+        most: int | None = None,
+        *,
+        alone: bool = False,
     ) -> tuple[Prefix | None, Releases]:
         """Count a request on its route; say what it begins with.
 
@@ -66,11 +75,13 @@ class PrefixCache:
             route: where.
             tokens: of its prompt.
             expected: tokens that it is expected to come to.
+            most: tokens that it can come to; default those expected.
             alone: whether it begins with nothing, whatever there is.
         """
         prefix = self._index.longest(route, tokens[:-1]) if self.enabled and not alone else None
         entry = self._entries[request] = _Entry(route, tuple(tokens) if self.enabled else ())
-        self.ledger.start(request, (hop.node for hop in route), expected, len(entry.prompt), prefix)
+        nodes, most = (hop.node for hop in route), expected if most is None else most
+        self.ledger.start(request, nodes, expected, most, len(entry.prompt), prefix)
         if prefix is not None:
             entry.parent = prefix.parent
             self._entries[prefix.parent].needed[request] = prefix.tokens
@@ -85,8 +96,11 @@ class PrefixCache:
         releases: Releases = []
         if not entry.shared:
             entry.shared = True
-            self._index.add(request, entry.route, entry.prompt)
-            releases += self._let_parent_go(request)
+            if self.ledger.slides(request):
+                self.ledger.has_token(request)
+            else:
+                self._index.add(request, entry.route, entry.prompt)
+            releases += [*self._let_parent_go(request), *self._make_room(entry.route)]
         # A page ahead of need, so that what has to go is gone by then.
         if self.ledger.grow(request, tokens + self.ledger.page_tokens):
             releases += self._make_room(entry.route)
@@ -99,7 +113,7 @@ class PrefixCache:
         whole = len(tokens) // self.ledger.page_tokens * self.ledger.page_tokens if self.enabled else 0
         if whole and not self._is_covered(entry.route, tokens[:whole]):
             self.ledger.keep(request, whole)
-            self._index.add(request, entry.route, tokens[:whole])
+            self._index.add(request, entry.route, tokens[:whole], self.ledger.shared_from(request))
             self._kept[request] = None
             releases = [(entry.route, Release(request, whole))]
         else:

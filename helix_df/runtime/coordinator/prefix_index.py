@@ -13,9 +13,11 @@ from helix_df.runtime.requests import Prefix
 
 @dataclass(slots=True)
 class _Branch:
-    """A page in the tree: the requests that have it and all pages before it, and the pages that follow."""
+    """A page in the tree: the requests that others can begin with up to it, those that have more tokens than that and
+    no longer all that would be seen, and the pages that follow."""
 
     holders: dict[str, None] = field(default_factory=dict)
+    passing: dict[str, None] = field(default_factory=dict)
     next: dict[bytes, _Branch] = field(default_factory=dict)
 
 
@@ -27,16 +29,17 @@ class PrefixIndex:
     _roots: dict[Pipeline, _Branch] = field(default_factory=dict)
     _paths: dict[str, tuple[Pipeline, tuple[bytes, ...]]] = field(default_factory=dict)
 
-    def add(self, request: str, route: Pipeline, tokens: Sequence[int]) -> None:
-        """The whole pages of ``tokens`` are there, under the name of ``request``."""
+    def add(self, request: str, route: Pipeline, tokens: Sequence[int], fewest: int = 0) -> None:
+        """The whole pages of ``tokens`` are there, under the name of ``request``, for who begins with at least the
+        ``fewest``."""
         path = tuple(self._pages(tokens))
         if not path:
             return
         self._paths[request] = (route, path)
         branch = self._roots.setdefault(route, _Branch())
-        for page in path:
+        for count, page in enumerate(path, start=1):
             branch = branch.next.setdefault(page, _Branch())
-            branch.holders[request] = None
+            (branch.holders if count * self.page_tokens >= fewest else branch.passing)[request] = None
 
     def remove(self, request: str) -> None:
         """Nothing is there any more under this name; an unknown one is fine."""
@@ -45,8 +48,8 @@ class PrefixIndex:
         for page in path:
             assert above is not None, "a path lost its beginning"
             branch = above.next[page]
-            del branch.holders[request]
-            if not branch.holders:
+            del (branch.holders if request in branch.holders else branch.passing)[request]
+            if not branch.holders and not branch.passing:
                 # Whoever is further up the branch has this page too, so nobody is.
                 del above.next[page]
                 break
@@ -61,7 +64,8 @@ class PrefixIndex:
             branch = branch.next.get(page) if branch is not None else None
             if branch is None:
                 break
-            found = Prefix(next(reversed(branch.holders)), count * self.page_tokens)
+            if branch.holders:
+                found = Prefix(next(reversed(branch.holders)), count * self.page_tokens)
         return found
 
     def _pages(self, tokens: Sequence[int]) -> Iterator[bytes]:

@@ -126,7 +126,7 @@ class RequestsState:
         runtime = plan.served.runtime
         self.plan, self.ways, self._routing = plan, ways, None
         self._links = link_table(job)
-        self.ledger.high_water = runtime.kv_high_water
+        self.ledger.high_water, self.ledger.piece = runtime.kv_high_water, longest_piece(runtime.max_prefill_tokens)
         self._whole = ways_of(plan, ways)
 
     @property
@@ -284,11 +284,16 @@ class RequestsState:
 
     def _fits(self, most: int) -> bool:
         """Whether some pipeline of nodes that are up could hold a request that comes to so many tokens."""
-        return has_path(self.adjacency, lambda name: self.nodes.takes(name) and self.ledger.capacity[name] >= most)
+        return has_path(self.adjacency, lambda name: self.nodes.takes(name) and self.ledger.fits(name, most))
 
     def _fits_whole(self, most: int) -> bool:
         """Whether some pipeline could once every node is up."""
-        return has_path(self._whole, lambda name: self.nodes.cache_of(name) >= most)
+        return has_path(self._whole, lambda name: self._holds(name, self.nodes.cache_of(name), most))
+
+    def _holds(self, node: str, tokens: int, most: int) -> bool:
+        """Whether ``tokens`` of KV cache on a node are enough for a request that comes to ``most``."""
+        shape = self.nodes.nodes[node].kv_shape
+        return tokens * shape.layers >= shape.held(most, self.ledger.piece, self.page_tokens)
 
     # ------------------------------------------------------------------ starts
 
@@ -363,7 +368,9 @@ class RequestsState:
         self.running_on.update(hop.node for hop in pipeline)
         # What isn't computed here can't be scored here, or summed up.
         alone = request.alone or request.wants_scores or request.asked.sampling.pooling is not None
-        prefix, releases = self.prefixes.start(request.key, pipeline, request.tokens, expected, alone=alone)
+        prefix, releases = self.prefixes.start(
+            request.key, pipeline, request.tokens, expected, request.most, alone=alone
+        )
         request.cached = prefix.tokens if prefix is not None else 0
         addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
         sampling = request.asked.sampling
@@ -599,14 +606,17 @@ class RequestsState:
 
     def on_up(self, node: str, kv_tokens: int, now: float) -> list[CoordinatorAction]:
         """A worker serves, with room for so many tokens of KV cache."""
-        self.ledger.capacity[node] = kv_tokens
+        shape = self.nodes.nodes[node].kv_shape
+        self.ledger.capacity[node] = kv_tokens * shape.layers
+        if shape.windowed:
+            self.ledger.shapes[node] = shape
         self._node_changed()
         self._regroup(now)
         return self.admit()
 
     def on_down(self, node: str, now: float) -> list[CoordinatorAction]:
         """A worker is lost: what ran there starts over elsewhere, and who fits nowhere waits until it can again."""
-        self.ledger.capacity.pop(node, None)
+        self._forget_cache(node)
         self._node_changed()
         actions: list[CoordinatorAction] = []
         for request in reversed(self._served_by(node)):
@@ -651,8 +661,12 @@ class RequestsState:
 
     def forget_node(self, name: str) -> None:
         """A node is there no more."""
-        self.ledger.capacity.pop(name, None)
+        self._forget_cache(name)
         del self.running_on[name]
+
+    def _forget_cache(self, node: str) -> None:
+        self.ledger.capacity.pop(node, None)
+        self.ledger.shapes.pop(node, None)
 
     def drop_prefixes(self, node: str) -> list[CoordinatorAction]:
         """Keep nothing any more of requests that are over, on routes through a node."""

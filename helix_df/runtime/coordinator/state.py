@@ -15,7 +15,7 @@ from helix_df.graph.flow_graph import FlowGraph
 from helix_df.graph.problem import Placement
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare, Takeover, takeover
-from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.rules.routing import has_path
 from helix_df.runtime.coordinator.actions import CoordinatorAction
 from helix_df.runtime.coordinator.nodes_state import HopsChanged, NodeAction, NodeDown, NodesState, NodeUp
@@ -366,10 +366,11 @@ class CoordinatorState:
         return "degraded" if self.nodes_state.was_ready else "starting"
 
     def _node_status(self, name: str) -> NodeStatus:
+        capacity, tokens = self.ledger.capacity.get(name), self.ledger.tokens
         return self.nodes_state.nodes[name].status(
             name,
-            kv_used=self.ledger.used.get(name, 0),
-            kv_kept=self.ledger.kept.get(name, 0),
-            kv_capacity=self.ledger.capacity.get(name),
+            kv_used=tokens(name, self.ledger.used.get(name, 0)),
+            kv_kept=tokens(name, self.ledger.kept.get(name, 0)),
+            kv_capacity=None if capacity is None else tokens(name, capacity),
             running=self.requests_state.running_on[name],
         )

@@ -196,6 +196,7 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "kv_tokens": whole(),
         "job": _JOB,
         "life": whole(),
+        "kv_window": whole(0, MOST_TOKENS),
     },
     JobChanged: {"job": _JOB, "life": whole()},
     Loading: {"node": _NAME, "state": one_of("loading", "compiling"), "progress": number(0, 1), "detail": _WORDS},

@@ -59,7 +59,7 @@ class Hello:
 class Welcome:
     """Coordinator → worker: hold these layers and this many tokens of KV cache; ``job`` is as in a plan file.
 
-    ``life`` is that of the greeting which this answers.
+    ``life`` is that of the greeting which this answers, ``kv_window`` as in ``Stage``.
     """
 
     TAG: ClassVar[str] = "welcome"
@@ -69,6 +69,7 @@ class Welcome:
     kv_tokens: int
     job: Mapping[str, Any]
     life: int = 0
+    kv_window: int = 0
 
 
 @dataclass(frozen=True, slots=True)

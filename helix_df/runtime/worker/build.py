@@ -17,8 +17,8 @@ from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
 from helix_df.profiles.catalogue import device_count
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.rules.pages import PAGE_TOKENS
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
@@ -65,6 +65,7 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
         max_prefill=job.runtime.max_prefill_tokens,
         tokenizer=partial(load_tokenizer, source),
         kv=job.model.kv,
+        window=welcome.kv_window,
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.runtime.sampling import Shaping
 from helix_df.runtime.wire.fields import FrameError, shown
 from helix_df.runtime.wire.hosts import JobHosts

@@ -19,8 +19,9 @@ from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import Tokenizer
+from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
-from helix_df.rules.pages import PAGE_TOKENS
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.runtime.requests import EngineHealth, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
@@ -77,7 +78,8 @@ class Engine:
 
     Args:
         shard: the layers to run.
-        num_pages: KV pages for requests, in each held layer (one more is kept as scratch).
+        num_pages: KV pages for requests, in each held layer (one more is kept as scratch). Where layers keep different
+            ones, so many for each, and whichever layer needs one takes it.
         max_batch: most decode steps in one program; more run one batch after another.
         max_context: most tokens of one request, prompt and output; default the model's.
         max_prefill: most prompt tokens in one program; longer stretches run chunk by chunk.
@@ -86,6 +88,8 @@ class Engine:
         page_tokens: tokens a page.
         tokenizer: gives the model's tokenizer, for constraints; without one none can be kept to.
         kv: format of the KV cache; default that of activations.
+        window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
+            free none.
     """
 
     def __init__(
@@ -101,14 +105,17 @@ class Engine:
         page_tokens: int = PAGE_TOKENS,
         tokenizer: Callable[[], Tokenizer] | None = None,
         kv: KvFormat | None = None,
+        window: int = 0,
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
         self.max_context = min(max_context or self.geometry.context_length, self.geometry.context_length)
-        self._pool = PagePool(num_pages, page_tokens)
+        windows = page_windows(self.geometry, self.layers, window)
+        self._pool = PagePool(num_pages * len(windows), page_tokens, windows)
         self._programs = ShardPrograms(
             shard,
-            num_pages=num_pages + 1,
+            num_pages=self._pool.num_pages + 1,
+            num_tables=len(windows),
             page_tokens=page_tokens,
             layers_per_call=layers_per_call,
             pages_at_once=pages_at_once,
@@ -138,7 +145,7 @@ class Engine:
     @property
     def kv_tokens(self) -> int:
         """Tokens of KV cache that requests can hold, in whole pages."""
-        return self._pool.num_pages * self._pool.page_tokens
+        return self._pool.num_pages // len(self._pool.windows) * self._pool.page_tokens
 
     @property
     def programs(self) -> ShardPrograms:
@@ -191,7 +198,7 @@ class Engine:
     def health(self) -> EngineHealth:
         """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, and pages in use."""
         cold = len(self._shapes.in_order) - self._warm_shapes
-        return EngineHealth(cold, compiled_programs(), self.used_pages * self._pool.page_tokens)
+        return EngineHealth(cold, compiled_programs(), self._pool.used_tokens)
 
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
         """Compile the shapes that are still cold, those that a first short request needs before all others.
@@ -218,6 +225,7 @@ class Engine:
 
     def _reserve(self, step: Step) -> bool:
         stop = step.position + len(step.inputs)
+        self._pool.slide(step.request, step.position)
         return stop <= self.max_context and self._pool.reserve(step.request, stop)
 
     def _launch(self, one: Pass) -> Iterator[_Launched]:
@@ -317,15 +325,16 @@ class Engine:
         """Tokens ``start`` to ``stop`` of each step in arrays of ``shape``."""
         padded = self._padding(steps[0].layers, shape)
         for row, step in enumerate(steps):
-            owned = self._pool.table(step.request)[: shape.pages]
-            padded.tables[row, : len(owned)] = owned
+            for at, table in enumerate(self._pool.tables(step.request)):
+                owned = table[: shape.pages]
+                padded.tables[at, row, : len(owned)] = owned
             padded.starts[row], padded.lengths[row] = step.position + start, stop - start
             padded.inputs[row, : stop - start] = step.inputs[start:stop]
         return padded
 
     def _padding(self, layers: LayerRange, shape: Shape) -> _Padded:
         """Arrays of ``shape`` without a real token."""
-        tables = np.zeros((shape.rows, shape.pages), np.int32)
+        tables = np.zeros((len(self._pool.windows), shape.rows, shape.pages), np.int32)
         inputs = self._empty_inputs(layers, shape.rows, shape.tokens)
         return _Padded(inputs, tables, np.zeros(shape.rows, np.int32), np.zeros(shape.rows, np.int32))
 
@@ -355,6 +364,12 @@ class Engine:
             for params in (SamplingParams(), SamplingParams(temperature=1.0)):
                 draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
         hidden.block_until_ready()
+
+
+def page_windows(geometry: ModelGeometry, layers: LayerRange, window: int) -> tuple[int, ...]:
+    """The windows of a pool's tables: one for all layers where they keep the same, else one for each."""
+    windows = [window if geometry.attention.window(layer) else 0 for layer in range(layers.start, layers.stop)]
+    return tuple(windows) if len(set(windows)) > 1 else (windows[0],)
 
 
 def _collect(batch: _Launched) -> Iterator[StepResult]:

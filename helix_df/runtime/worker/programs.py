@@ -41,7 +41,8 @@ class ShardPrograms:
 
     Args:
         shard: the layers and their weights.
-        num_pages: pages of each layer's pool, scratch page included.
+        num_pages: pages of each layer's pool, scratch page included; of the pool of all where each has a table.
+        num_tables: 1 where all layers go by the same table of pages, else one for each.
         page_tokens: tokens a page.
         layers_per_call: most layers unrolled in one program. A range is run in powers of two up to it, so any range
             needs few programs; more layers a program run some per cent faster and compile longer.
@@ -57,6 +58,7 @@ class ShardPrograms:
         num_pages: int,
         page_tokens: int,
         layers_per_call: int,
+        num_tables: int = 1,
         pages_at_once: int | None = None,
         max_context: int | None = None,
         kv: KvFormat | None = None,
@@ -71,7 +73,10 @@ class ShardPrograms:
         ]
         self.dtype = own.dtype
         kind = kv or cast(KvFormat, own.dtype.name)
-        self._caches = [blank_cache(own.geometry, kind, num_pages, page_tokens, devices.zeros) for _ in self._leaves]
+        pools = 1 if num_tables > 1 else len(self._leaves)
+        self._caches = [blank_cache(own.geometry, kind, num_pages, page_tokens, devices.zeros) for _ in range(pools)]
+        self._shares_pool = num_tables > 1
+        """Whether layers take pages of one pool, each by a table of its own."""
         self._kinds: list[Hashable] = [jax.tree.structure(state) for _, state in blocks[0]]
         """Layers of a kind, which have the same arrays, share programs."""
         each = {
@@ -100,7 +105,10 @@ class ShardPrograms:
         return hidden
 
     def prepare(self, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray, tokens: int) -> PagedBatch:
-        """What every layer needs to know of a batch of ``tokens`` columns; see ``page_rows`` for the arrays."""
+        """What every layer needs to know of a batch of ``tokens`` columns; see ``page_rows`` for the arrays.
+
+        ``tables`` [tables, B, P], and so ``write_rows`` and ``read_pages`` have another axis in front.
+        """
         self._count("prepare", tables.shape, tokens)
         batch: PagedBatch = self._prepare(tables, starts, lengths, tokens)
         return batch
@@ -112,10 +120,10 @@ class ShardPrograms:
         while at < stop:
             kind, count = self._kinds[at], self._layers_at_once(at, stop)
             self._count("layers", kind, count, state.shape, batch.read_pages.shape)
-            state, caches = self._run_layers[kind](
-                tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), state, batch
+            pools = self._pools_of(at, count)
+            state, self._caches[pools] = self._run_layers[kind](
+                tuple(self._leaves[at : at + count]), tuple(self._caches[pools]), state, batch, np.int32(at)
             )
-            self._caches[at : at + count] = caches
             at += count
         return state
 
@@ -140,10 +148,10 @@ class ShardPrograms:
             kind, count = self._kinds[at], self._layers_at_once(at, stop)
             pages = tuple(batch.read_pages.shape for batch in batches)
             self._count("mixed", kind, count, states[0].shape, states[1].shape, pages)
-            *states, caches = self._run_mixed[kind](
-                tuple(self._leaves[at : at + count]), tuple(self._caches[at : at + count]), *states, *batches
+            pools = self._pools_of(at, count)
+            *states, self._caches[pools] = self._run_mixed[kind](
+                tuple(self._leaves[at : at + count]), tuple(self._caches[pools]), *states, *batches, np.int32(at)
             )
-            self._caches[at : at + count] = caches
             at += count
         return states[0], states[1]
 
@@ -172,6 +180,10 @@ class ShardPrograms:
         """Device addresses of the key pools: they stay the same as long as donation works."""
         pools = [cache.keys.numbers for cache in self._caches]
         return tuple(share.data.unsafe_buffer_pointer() for pool in pools for share in pool.addressable_shards)
+
+    def _pools_of(self, at: int, count: int) -> slice:
+        """Which of the pools layers take pages from."""
+        return slice(0, 1) if self._shares_pool else slice(at, at + count)
 
     def _layers_at_once(self, at: int, stop: int) -> int:
         """Layers of one kind from ``at`` on: as many as a program may have, then the largest power of two left."""
@@ -206,17 +218,23 @@ def _ends_of(shard: DecoderShard) -> DecoderShard:
 
 def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
     def run(
-        weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch
+        weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch, at: Array
     ) -> tuple[Array, tuple[PagedCache, ...]]:
-        updated = []
-        for leaves, cache in zip(weights, caches, strict=True):
+        pools = list(caches)
+        for layer, leaves in enumerate(weights):
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
-            attention = partial(attend_in_pages, batch=batch, cache=cache, pages_at_once=pages_at_once)
-            hidden, new = block(hidden, batch.cos, batch.sin, attention)
-            updated.append(new)
-        return hidden, tuple(updated)
+            pool, own = layer % len(pools), _by_table(batch, at + layer)
+            attention = partial(attend_in_pages, batch=own, cache=pools[pool], pages_at_once=pages_at_once)
+            hidden, pools[pool] = block(hidden, batch.cos, batch.sin, attention)
+        return hidden, tuple(pools)
 
-    return devices.compiled(run, given=(True, True, False, False), made=(False, True), donated=(1, 2))
+    return devices.compiled(run, given=(True, True, False, False, False), made=(False, True), donated=(1, 2))
+
+
+def _by_table(batch: PagedBatch, layer: Array) -> PagedBatch:
+    """The batch by the table of a layer."""
+    at = layer if len(batch.write_rows) > 1 else 0
+    return batch._replace(write_rows=batch.write_rows[at], read_pages=batch.read_pages[at])
 
 
 def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
@@ -227,33 +245,38 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, device
         piece: Array,
         steps: PagedBatch,
         prompt: PagedBatch,
+        at: Array,
     ) -> tuple[Array, Array, tuple[PagedCache, ...]]:
         # Side by side as tokens of one row: everything but attention looks at a token alone.
         rows = len(decodes)
         hidden = _beside(decodes, piece)
         cos, sin = _beside(steps.cos, prompt.cos), _beside(steps.sin, prompt.sin)
-        write_rows = jnp.concatenate([steps.write_rows, prompt.write_rows], axis=1)
-        updated = []
-        for leaves, cache in zip(weights, caches, strict=True):
+        pools = list(caches)
+        for layer, leaves in enumerate(weights):
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+            pool, own = layer % len(pools), (_by_table(steps, at + layer), _by_table(prompt, at + layer))
 
             def attention(
-                q: Array, k: Array, v: Array | None, view: AttentionView, cache: PagedCache = cache
+                q: Array,
+                k: Array,
+                v: Array | None,
+                view: AttentionView,
+                cache: PagedCache = pools[pool],
+                own: tuple[PagedBatch, PagedBatch] = own,
             ) -> tuple[Array, PagedCache]:
                 # All is written before anything is read: in between, the whole pool would be copied.
+                write_rows = jnp.concatenate([batch.write_rows for batch in own], axis=1)
                 cache = write_pages(k, v, write_rows, cache)
-                of_steps, of_piece = _apart(q, rows)
                 mixed = (
-                    attend_to_pages(of_steps, view, steps, cache, pages_at_once),
-                    attend_to_pages(of_piece, view, prompt, cache, pages_at_once),
+                    attend_to_pages(queries, view, batch, cache, pages_at_once)
+                    for queries, batch in zip(_apart(q, rows), own, strict=True)
                 )
                 return _beside(*mixed), cache
 
-            hidden, new = block(hidden, cos, sin, attention)
-            updated.append(new)
-        return *_apart(hidden, rows), tuple(updated)
+            hidden, pools[pool] = block(hidden, cos, sin, attention)
+        return *_apart(hidden, rows), tuple(pools)
 
-    return devices.compiled(run, given=(True, True, *[False] * 4), made=(False, False, True), donated=(1, 2, 3))
+    return devices.compiled(run, given=(True, True, *[False] * 5), made=(False, False, True), donated=(1, 2, 3))
 
 
 def _beside(decodes: Array, piece: Array) -> Array:
@@ -275,9 +298,8 @@ def _prepare_program(
     def prepare(tables: Array, starts: Array, lengths: Array, tokens: int) -> PagedBatch:
         positions = starts[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
         cos, sin = rope_tables(frequencies, positions, factors)
-        write_rows, read_pages = page_rows(
-            tables, positions, lengths, kv_heads=kv_heads, pages=num_pages, page_tokens=page_tokens
-        )
+        rows_of = partial(page_rows, kv_heads=kv_heads, pages=num_pages, page_tokens=page_tokens)
+        write_rows, read_pages = jax.vmap(rows_of, in_axes=(0, None, None))(tables, positions, lengths)
         # A batch of padding alone, as warm-ups have it, still looks at its first position.
         longest = jnp.maximum(jnp.max(starts + lengths), 1)
         earliest = jnp.min(jnp.where(lengths > 0, starts, longest))

@@ -41,6 +41,8 @@ class RecordedWorker:
             "max_prefill_tokens": state.max_prefill_tokens,
             "codecs": dict(state.codecs),
             "apart": sorted(state.apart),
+            "kv_window": state.kv_window,
+            "page_tokens": state.page_tokens,
         }
         self.events = EventLog(ROLE, machine, path, clock_s=clock(), enabled=enabled)
 

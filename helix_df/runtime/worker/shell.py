@@ -543,7 +543,7 @@ def _work(welcome: Welcome) -> tuple[object, ...]:
     """All that a worker goes by from its start on."""
     job = Job.model_validate(welcome.job)
     rules = tuple(getattr(job.runtime, name) for name in OF_WORKERS)
-    return welcome.layers, welcome.num_layers, welcome.kv_tokens, job.model, rules
+    return welcome.layers, welcome.num_layers, welcome.kv_tokens, welcome.kv_window, job.model, rules
 
 
 class Silence:
@@ -597,6 +597,7 @@ def _state(welcome: Welcome, job: Job, links: LinkTable, coordinator: str) -> Wo
         num_layers=welcome.num_layers,
         max_batch=job.runtime.max_batch,
         max_prefill_tokens=job.runtime.max_prefill_tokens,
+        kv_window=welcome.kv_window,
         codecs={name: link.codec for name, link in declared.items() if link.codec != "none"},
         apart=frozenset(
             name

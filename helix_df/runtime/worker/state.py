@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from helix_df.codecs import Codec
+from helix_df.profiles.kv_windows import PAGE_TOKENS, first_page
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
+from helix_df.runtime.requests import Prefix
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
 from helix_df.runtime.wire.message_kinds import MOST_SCORES
 from helix_df.runtime.wire.messages import (
@@ -136,7 +138,8 @@ WorkerAction = Send | Free | Fork | Trim | IllegalEventSeen
 class _Held:
     """A request that runs here: its route, and which hop of it this worker is.
 
-    ``computed`` tokens of it are in the KV cache; the next step to arrive is at position ``due``.
+    ``computed`` tokens of it are in the KV cache, but for those of pages before ``first_page``; the next step to arrive
+    is at position ``due``.
     """
 
     state: HeldState
@@ -144,6 +147,7 @@ class _Held:
     hop: int
     computed: int
     due: int
+    first_page: int
 
 
 @dataclass(slots=True)
@@ -152,7 +156,8 @@ class WorkerState:
 
     ``max_batch`` bounds the steps of a batch, ``max_prefill_tokens`` the prompt tokens in it (a single longer piece
     still runs, alone). ``codecs`` are those of the links to other nodes, where there is one. ``apart`` are the nodes
-    that pieces of prompts go to apart from decode steps, and behind them.
+    that pieces of prompts go to apart from decode steps, and behind them. KV cache behind a window of ``kv_window``
+    tokens is freed, in pages of ``page_tokens``; with 0 none is.
     """
 
     node: str
@@ -162,9 +167,11 @@ class WorkerState:
     max_prefill_tokens: int
     codecs: Mapping[str, Codec] = field(default_factory=dict)
     apart: Collection[str] = ()
+    kv_window: int = 0
+    page_tokens: int = PAGE_TOKENS
     illegal: IllegalEvents = field(default_factory=IllegalEvents)
     _held: dict[str, _Held] = field(default_factory=dict)
-    _kept: dict[str, int] = field(default_factory=dict)
+    _kept: dict[str, tuple[int, int]] = field(default_factory=dict)
     _released: dict[str, None] = field(default_factory=dict)
     _decode: deque[Forward] = field(default_factory=deque)
     _prefill: deque[Forward] = field(default_factory=deque)
@@ -258,7 +265,7 @@ class WorkerState:
 
     def _begin(self, message: Forward, route: Route) -> list[WorkerAction]:
         request, prefix, hop = message.request, route.prefix, self._hop(route)
-        lacks_prefix = prefix is not None and self._computed(prefix.parent) < prefix.tokens
+        lacks_prefix = prefix is not None and not self._has(prefix)
         event: HeldEvent = "misrouted" if hop is None else "no_prefix" if lacks_prefix else "first"
         state = HELD.after(self.state_of(request), event, request)
         if state == "unknown":
@@ -266,7 +273,7 @@ class WorkerState:
         if state == "released" or hop is None:
             return []
         stop = message.position + len(message.tensor)
-        self._held[request] = _Held(state, route, hop, computed=message.position, due=stop)
+        self._held[request] = _Held(state, route, hop, message.position, stop, self._first_page(message.position))
         if hop == 0:
             self._entrance.enter(request, route.micro_batches)
         self._prefill.append(message)
@@ -285,10 +292,18 @@ class WorkerState:
         (self._decode if len(message.tensor) == 1 and not in_pieces else self._prefill).append(message)
         return []
 
-    def _computed(self, request: str) -> int:
-        """Tokens of a request in the KV cache, whether it runs or is over."""
+    def _cached(self, request: str) -> tuple[int, int]:
+        """Tokens of a request in the KV cache, whether it runs or is over, and the first page that is there."""
         held = self._held.get(request)
-        return self._kept.get(request, 0) if held is None else held.computed
+        return self._kept.get(request, (0, 0)) if held is None else (held.computed, held.first_page)
+
+    def _has(self, prefix: Prefix) -> bool:
+        """Whether all that a request sees which goes on from a prefix is in the KV cache."""
+        computed, held = self._cached(prefix.parent)
+        return computed >= prefix.tokens and held <= self._first_page(prefix.tokens)
+
+    def _first_page(self, tokens: int) -> int:
+        return first_page(tokens, self.kv_window, self.page_tokens)
 
     def next_batch(self) -> tuple[Step, ...]:
         """Take the steps to run now; empty when nothing waits. Their results come to ``on_results`` before the next."""
@@ -302,8 +317,10 @@ class WorkerState:
             taken[piece.request] = self._prefill.popleft()
             prompts += tokens
         self._running = taken
-        for request in taken:
-            self._held[request].state = HELD.after(self._held[request].state, "take", request)
+        for request, message in taken.items():
+            held = self._held[request]
+            held.state = HELD.after(held.state, "take", request)
+            held.first_page = max(held.first_page, self._first_page(message.position))
         return tuple(self._step(message) for message in taken.values())
 
     def _take_decodes(self) -> dict[str, Forward]:
@@ -385,7 +402,7 @@ class WorkerState:
 
     def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
         """Let a request go but for its first ``keep`` tokens, as far as they are computed."""
-        kept, was = min(keep, self._computed(request)), self.state_of(request)
+        kept, was = min(keep, self._cached(request)[0]), self.state_of(request)
         state = HELD.after(was, "keep" if kept else "release", request)
         actions = [] if was in ("unknown", "released") else self._drop(request, kept)
         if state == "released":
@@ -396,6 +413,7 @@ class WorkerState:
         return actions
 
     def _drop(self, request: str, kept: int) -> list[WorkerAction]:
+        held_from = self._cached(request)[1]
         self._kept.pop(request, None)
         if self._held.pop(request, None) is not None:
             self._entrance.leave(request)
@@ -403,7 +421,7 @@ class WorkerState:
             self._prefill = deque(message for message in self._prefill if message.request != request)
         if not kept:
             return [Free(request)]
-        self._kept[request] = kept
+        self._kept[request] = kept, max(held_from, self._first_page(kept))
         return [Trim(request, kept)]
 
 

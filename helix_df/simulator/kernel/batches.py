@@ -5,7 +5,7 @@ from __future__ import annotations
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.pages import more_pages
 from helix_df.simulator.kernel.arrivals import take_arrived
-from helix_df.simulator.kernel.hearing import BEGUN, cache_weight, place_of
+from helix_df.simulator.kernel.hearing import BEGUN, cache_weight, place_of, slide
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import launch, room, withdraw
 from helix_df.simulator.kernel.runs import add_step, copy_run, cut_run, earlier, enqueue, free_run, tokens_of
@@ -283,6 +283,8 @@ def fill_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> int:
     attempt, refused = s.runs[run].first, False
     for step in range(s.runs[run].steps):
         row = s.attempts[attempt]
+        if f.stages[stage].windowed:
+            slide(f, s, r, stage, attempt, row.confirmed)
         need = step_weight(s, r, attempt) if row.pages else 0
         fits = need == 0 or s.stages[stage].kv_used + need <= f.stages[stage].capacity
         if step and fits == refused:
@@ -308,6 +310,8 @@ def step_weight(s: State, r: Rules, attempt: int) -> int:
 def piece_fits(f: Fixed, s: State, r: Rules, stage: int, run: int) -> bool:
     """Let a piece of a prompt take cache on a stage, if there is any for it."""
     row = s.runs[run]
+    if f.stages[stage].windowed:
+        slide(f, s, r, stage, row.first, row.start)
     pages = more_pages(row.start, row.start + row.tokens, r.page_tokens)
     need = pages * cache_weight(s, r, row.first, stage) if pages else 0
     if need and s.stages[stage].kv_used + need > f.stages[stage].capacity:

@@ -142,6 +142,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
     sent = [number for number, link in enumerate(network.links) if link.tail == stage.name]
     limits = [limit for limit in (stage.max_batch or options.max_batch, stage.timing.max_batch) if limit is not None]
     max_batch = min(limits) if limits else NO_LIMIT
+    frees = options.sends_messages and not options.kv_by_layer
     return FixedStage(
         start=layers.start,
         width=len(layers),
@@ -153,6 +154,8 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
         max_context=max_batch * options.context_per_slot if options.context_per_slot else NOTHING,
         prefill_budget=stage.max_prefill_tokens or options.max_prefill_tokens or NO_LIMIT,
         only_link=sent[0] if len(sent) == 1 else NOTHING,
+        windowed=stage.windowed if frees else 0,
+        window=stage.kv_window if frees else 0,
     )
 
 

@@ -225,7 +225,7 @@ def node_down(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
     for at in range(stage * r.layers * 2, (stage + 1) * r.layers * 2):
         lose_chain(f, s, r, stage, s.queues[at].first)
         s.queues[at].first = s.queues[at].last = NOTHING
-    c.largest = largest_up(f, s)
+    c.largest = largest_up(f, s, r)
     c.path_up = c.largest > 0
     if r.messages:
         regroup(f, s, r)
@@ -351,7 +351,7 @@ def node_up(f: Fixed, s: State, r: Rules, stage: int, flow: int) -> None:
         return
     s.stages[stage].up = True
     go_by(s, r, flow)
-    c.largest = largest_up(f, s)
+    c.largest = largest_up(f, s, r)
     c.path_up = c.largest > 0
     if r.messages:
         regroup(f, s, r)

@@ -5,6 +5,7 @@ As in the runtime's worker: whatever of an attempt arrives later is dropped, and
 
 from __future__ import annotations
 
+from helix_df.profiles.kv_windows import first_page
 from helix_df.rules.pages import pages_for
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.micro import back, first_stage
@@ -29,6 +30,14 @@ def cache_weight(s: State, r: Rules, attempt: int, stage: int) -> int:
     return s.hops[path + s.hop_at[path + stage]].weight * r.page_tokens
 
 
+def slide(f: Fixed, s: State, r: Rules, stage: int, attempt: int, tokens: int) -> None:
+    """Free what an attempt holds on a stage and nobody sees who goes on from ``tokens`` tokens."""
+    first, at = first_page(tokens, f.stages[stage].window, r.page_tokens), place_of(s, r, attempt, stage)
+    if first > s.behind[at]:
+        s.stages[stage].kv_used -= (first - s.behind[at]) * f.stages[stage].windowed * r.page_tokens
+        s.behind[at] = first
+
+
 def hear(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     """One run that has arrived."""
     row = s.runs[run]
@@ -46,7 +55,7 @@ def hear_piece(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     attempt = row.first
     at = place_of(s, r, attempt, stage)
     if s.holds[at] == UNKNOWN and row.start == 0 and epoch_of(s, r, attempt, stage) == s.stages[stage].epoch:
-        s.holds[at] = BEGUN
+        s.holds[at], s.behind[at] = BEGUN, 0
         if r.micro_batches and first_stage(f, s, r, attempt) == stage:
             s.kind_requests[s.paths[s.attempts[attempt].path].kind * len(f.stages) + stage] += 1
     if s.holds[at] >= BEGUN:
@@ -105,7 +114,8 @@ def forget(f: Fixed, s: State, r: Rules, attempt: int, stage: int) -> None:
     row, tokens = s.attempts[attempt], s.holds[at] - BEGUN
     if row.confirmed:
         tokens = row.confirmed + (1 if at - attempt * r.longest < row.stepped else 0)
-    s.stages[stage].kv_used -= pages_for(tokens, r.page_tokens) * cache_weight(s, r, attempt, stage)
+    freed = s.behind[at] * f.stages[stage].windowed * r.page_tokens
+    s.stages[stage].kv_used -= pages_for(tokens, r.page_tokens) * cache_weight(s, r, attempt, stage) - freed
     s.holds[at] = RELEASED
     if r.micro_batches and first_stage(f, s, r, attempt) == stage:
         back(s, attempt)

@@ -114,6 +114,7 @@ def lengths(sizes: Sizes, fixed: Fixed, rules: Rules) -> dict[str, int]:
         "leaves_by": sizes.paths * rules.vertices,
         "hop_at": sizes.paths * rules.vertices,
         "holds": sizes.attempts * rules.longest if rules.messages else 1,
+        "behind": sizes.attempts * rules.longest if rules.messages else 1,
         "posted": len(fixed.links),
         "load": rules.vertices * rules.fanout,
         "tried": (rules.vertices + 1) * rules.fanout,

@@ -6,6 +6,7 @@ holds them to that. Every other scheduler is asked outside, and only what it cho
 
 from __future__ import annotations
 
+from helix_df.profiles.kv_windows import held_tokens
 from helix_df.rules.admission import admits
 from helix_df.rules.micro_batches import equal_shares, most_under_way
 from helix_df.simulator.kernel.marks import inlined
@@ -20,9 +21,21 @@ def has_room(f: Fixed, s: State, r: Rules, stage: int, expected: int, most: int)
     if r.open or not row.up:
         return row.up
     width = f.stages[stage].width
-    scale = width if r.by_layer else 1
+    differ = 0 < f.stages[stage].windowed < width
+    scale = width if r.by_layer or differ else 1
     capacity = f.stages[stage].capacity // width * scale
+    if f.stages[stage].windowed:
+        return admits(row.used, held_on(f, r, stage, expected), held_on(f, r, stage, most), capacity, r.high_water)
     return admits(row.used, expected * scale, most * scale, capacity, r.high_water)
+
+
+@inlined
+def held_on(f: Fixed, r: Rules, stage: int, tokens: int) -> int:
+    """What a request takes at most of the cache of a stage that frees some until it has ``tokens``, as a ``KvShape``
+    says."""
+    row = f.stages[stage]
+    held = held_tokens(tokens, row.window, r.prefill_chunk, r.page_tokens)
+    return held if row.windowed == row.width else (row.width - row.windowed) * tokens + row.windowed * held
 
 
 @inlined
@@ -41,7 +54,10 @@ def reserve(f: Fixed, s: State, r: Rules, path: int, expected: int) -> None:
         link = f.links[s.hops[at].link]
         s.stages[link.head].through += count
         if not r.open:
-            s.stages[link.head].used += expected * (link.run_layers if r.by_layer else 1)
+            held = expected * (link.run_layers if r.by_layer else 1)
+            if f.stages[link.head].windowed:
+                held = count * held_on(f, r, link.head, count * expected)
+            s.stages[link.head].used += held
 
 
 def path_of(f: Fixed, s: State, r: Rules, turns: int) -> int:
@@ -283,7 +299,7 @@ def fullest_layer(f: Fixed, s: State) -> float:
     return fullest
 
 
-def largest_up(f: Fixed, s: State) -> int:
+def largest_up(f: Fixed, s: State, r: Rules) -> int:
     """The most tokens that fit through every stage of some pipeline of stages that are up; 0 when there is none."""
     found, flow = 0, s.counts[0].flow * len(f.links)
     for stage in range(len(f.stages)):
@@ -294,7 +310,7 @@ def largest_up(f: Fixed, s: State) -> int:
     for at in range(len(f.by_stop)):
         stage = f.by_stop[at]
         row = s.stages[stage]
-        fits = min(row.fits, f.stages[stage].capacity // f.stages[stage].width) if row.up else 0
+        fits = min(row.fits, most_on(f, r, stage)) if row.up else 0
         for link in range(len(f.links) if fits else 0):
             if f.links[link].tail == stage and f.open_links[flow + link] and not f.links[link].control:
                 if f.links[link].head == NOTHING:
@@ -303,6 +319,17 @@ def largest_up(f: Fixed, s: State) -> int:
                     head = s.stages[f.links[link].head]
                     head.fits = max(head.fits, fits)
     return found
+
+
+@inlined
+def most_on(f: Fixed, r: Rules, stage: int) -> int:
+    """Tokens of the largest request that fits a stage."""
+    row = f.stages[stage]
+    room, few = row.capacity // row.width, held_tokens(NO_LIMIT, row.window, r.prefill_chunk, r.page_tokens)
+    if room < few:
+        return room
+    whole = row.width - row.windowed
+    return (row.capacity - row.windowed * few) // whole if whole else NO_LIMIT
 
 
 def any_hop_up(f: Fixed, s: State, r: Rules, vertex: int) -> bool:

@@ -47,6 +47,7 @@ class FixedStage:
         max_batch, max_prompts, max_context, prefill_budget: of one batch; ``max_context`` and the budget of prompts in
             tokens.
         only_link: the link by which everything leaves, or ``NOTHING``.
+        windowed, window: in so many of its layers cache is freed behind so many tokens.
         decode_first, decode_points, prefill_first, prefill_points: its curves among ``Fixed.curve_x`` and ``curve_y``.
     """
 
@@ -60,6 +61,8 @@ class FixedStage:
     max_context: int = NOTHING
     prefill_budget: int = NO_LIMIT
     only_link: int = NOTHING
+    windowed: int = 0
+    window: int = 0
     decode_first: int = 0
     decode_points: int = 0
     prefill_first: int = 0
@@ -403,7 +406,8 @@ class StageRow:
         busy, batch_number, batch_first, batch_steps, busy_until_s: its batch.
         layer: at which a layered stage works.
         received: tokens since the last batch.
-        kv_used, kv_peak: tokens times layers in its cache; ``used`` those that requests are expected to come to.
+        kv_used, kv_peak: tokens times layers in its cache.
+        used: tokens that requests are expected to come to, times layers where these differ or are counted.
         inbox_first, inbox_last: runs on their way here, by arrival.
         wake_s: when it looks at its inbox next.
         under_way: micro-batches that entered here; ``through``: attempts that pass.
@@ -524,6 +528,7 @@ class State(NamedTuple):
         waiting: requests, a ring, the lowest rank first.
         branches: pipelines as a tree of choices, ``leaf`` the path that ends there, plus 1.
         holds: by attempt and hop, what its stage knows of it, see ``hearing``; ``hop_at``: by path and stage, which.
+        behind: by attempt and hop, the first page that its stage holds; those before have left its window.
         posted: links that carry something when what is being decided is.
         hops: of paths, ``vertices`` places each; ``leaves_by``: by vertex the link that a path leaves it by.
         load: of every choice of every vertex, or its credit.
@@ -548,6 +553,7 @@ class State(NamedTuple):
     leaves_by: Cells[int]
     hop_at: Cells[int]
     holds: Cells[int]
+    behind: Cells[int]
     posted: Cells[int]
     load: Cells[float]
     tried: Cells[bool]

@@ -13,6 +13,7 @@ import numpy as np
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
 from helix_df.layers import LayerRange
+from helix_df.profiles.kv_windows import held_by_layers
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.options import FeedByKv, Options
 from helix_df.simulator.setup import StageSetup
@@ -107,13 +108,16 @@ class StageCosts:
 
     def stage(self, node: int, start: int, count: int) -> StageSetup:
         """A node with its layers, for the simulator."""
-        profile = self.problem.nodes[node]
+        profile, layers = self.problem.nodes[node], LayerRange(start, start + count)
+        windowed, kv_window = self.problem.windowed(layers)
         return StageSetup(
             profile.name,
-            LayerRange(start, start + count),
+            layers,
             self.timings[self.row[node, count]],
             profile.kv_tokens[count - 1],
             profile.nic_bytes_per_s,
+            windowed=windowed,
+            kv_window=kv_window,
         )
 
 
@@ -122,6 +126,8 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
     widest = max((node.max_layers for node in problem.nodes), default=0)
     row = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
     kv_tokens = np.zeros((len(problem.nodes), widest + 1))
+    request_tokens = workload.input_tokens + workload.output_tokens / 2
+    held = _held(problem, request_tokens, options)
     timings: list[LayerTiming] = []
     known: dict[tuple[str, tuple[float, ...], int], int] = {}
     for i, node in enumerate(problem.nodes):
@@ -131,7 +137,8 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
                 known[key] = len(timings)
                 timings.append(timing_of(node, k))
             row[i, k] = known[key]
-            kv_tokens[i, k] = node.kv_tokens[k - 1]
+            # As if all of a request were kept, however much of it is.
+            kv_tokens[i, k] = node.kv_tokens[k - 1] * (request_tokens / held[k - 1])
     latency, rate, token_bytes = _links(problem)
     return StageCosts(
         problem,
@@ -151,9 +158,17 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
         fullest=options.kv_high_water / _full(options),
         looks_ahead=options.scheduler == "flow",
         kv_by_layer=options.kv_by_layer,
-        request_tokens=workload.input_tokens + workload.output_tokens / 2,
+        request_tokens=request_tokens,
         copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
     )
+
+
+def _held(problem: Problem, tokens: float, options: Options) -> tuple[float, ...]:
+    """Tokens that a request in flight keeps in each of 1, 2, 3, … layers, on average."""
+    windows = () if problem.origin is None else problem.origin.geometry.attention.windows
+    if not windows or options.prefill_chunk is None:
+        return (tokens,) * problem.num_layers
+    return held_by_layers(windows, tokens, options.prefill_chunk, options.kv_page_tokens)
 
 
 def _admitted(options: Options) -> float:
