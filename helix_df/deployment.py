@@ -15,14 +15,14 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from helix_df.errors import DeploymentError
 from helix_df.extras import explained_imports
-from helix_df.load import load_job
+from helix_df.load import load_job, parse_part
 from helix_df.measuring.differences import Difference
 from helix_df.plan.diff import stay_near
 from helix_df.plan.moves import Near
@@ -38,7 +38,9 @@ from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
 from helix_df.runtime.jobs.own_devices import require_devices
 from helix_df.runtime.requests import GIVEN_UP, JobStatus
+from helix_df.spec.includes import read_text
 from helix_df.spec.job import Job
+from helix_df.what_if.changes import RemoveNode, changed
 
 __all__ = [
     "apply",
@@ -53,6 +55,8 @@ __all__ = [
     "plan_of",
     "running_plan",
     "status",
+    "with_nodes",
+    "without_nodes",
 ]
 
 MOVE_PRICE = 1.0
@@ -225,6 +229,37 @@ def _plan_near(job: Job, move_price: float) -> Plan:
     return plan_job(job) if running is None else make_plan(job, near=near_to(running, job, move_price))
 
 
+def with_nodes(part: str | Path, name: str | None = None) -> Job:
+    """The job that runs under a name, by default the only one, with the nodes, GPU types and links that a file declares
+    as a job file does; ``change`` lets a plan of it take over.
+
+    Raises:
+        SpecError: as ``load.parse_part``.
+        DeploymentError: when there is no such job.
+    """
+    path = Path(part)
+    return parse_part(_asked_job(name), read_text(path, str(path), "a part of a job"), str(path), path.parent)
+
+
+def without_nodes(nodes: Collection[str], name: str | None = None) -> Job:
+    """The job that runs under a name, by default the only one, without some of its nodes; ``change`` lets a plan of it
+    take over, by which their workers end once nothing runs there any more.
+
+    Raises:
+        SpecError: for a node that isn't there, or when none would be left.
+        DeploymentError: when there is no such job.
+    """
+    return changed(_asked_job(name), [RemoveNode(node) for node in nodes])
+
+
+def _asked_job(name: str | None) -> Job:
+    job, _ = find_running(name)
+    asked = asked_plan(job.name)
+    if asked is None:
+        raise DeploymentError(f"job {job.name} is not running", hint="`helix-df apply` starts it again")
+    return asked.job
+
+
 def drain(
     node: str,
     name: str | None = None,
@@ -236,7 +271,7 @@ def drain(
     """Send no new requests to a node of a running job; what runs there goes on.
 
     Args:
-        node: its name, as ``status`` shows it.
+        node: its name in the job, or that of its worker, as ``status`` shows it.
         name: of the job; by default, the only one.
         undo: send it requests again.
         wait: return once nothing runs there any more.
@@ -250,7 +285,9 @@ def drain(
     while wait and not undo:
         status = fetch_status(access)
         on_status(status)
-        if not any(one.running for one in status.nodes if one.name == node):
+        if not any(
+            one.running for one in status.nodes if one.drained and node in (one.name, one.name.rpartition(".")[0])
+        ):
             return
         time.sleep(_LOOK_S)
 

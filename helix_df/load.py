@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,56 @@ def parse_job(
             expected="a mapping with at least model, nodes and links",
             hint="start from an example: helix-df examples quickstart",
         )
-    job = _validated(document, document.data)
-    places = replace(document.places, declared_as=_declared_as(document.data))
+    return _checked(document, document.data)
+
+
+def parse_part(
+    job: Job, text: str, name: str = "part.yaml", base: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Job:
+    """A job with more nodes, GPU types and links, which a text in YAML declares as a job file does.
+
+    Args:
+        job: as ``load_job`` gives it.
+        text: with some of the sections ``PART``.
+        name, base, environment: as ``parse_job``.
+
+    Raises:
+        SpecError: as ``parse_job``; for another section, and for a name that the job has already.
+    """
+    document = parse_whole(text, name, base or Path(), os.environ if environment is None else environment)
+    whole, part = job.model_dump(mode="json", exclude_none=True), document.data
+    if not isinstance(part, dict) or not part:
+        raise SpecError("there is nothing to add", where=name, expected=f"a mapping with {', '.join(PART)}")
+    mistakes = [
+        Mistake((section,), "this can't be added to a job that there is", expected=" | ".join(PART))
+        for section in part.keys() - set(PART)
+    ]
+    mistakes += [
+        Mistake((section, key), "the job has this already", hint="another name, or edit the job and apply it")
+        for section in ("nodes", "gpus")
+        for key in part.get(section) or {}
+        if key in whole.get(section, {})
+    ]
+    if mistakes:
+        raise one_or_all([document.error(mistake) for mistake in mistakes])
+    return _checked(document, _joined(whole, part), PART)
+
+
+PART = ("nodes", "gpus", "links")
+"""Sections of a job that can be added to."""
+
+
+def _joined(whole: Any, part: Any) -> Any:
+    """Mappings by their keys, lists one behind the other; of anything else what the part says."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return {**whole, **{key: _joined(whole[key], value) if key in whole else value for key, value in part.items()}}
+    return [*whole, *part] if isinstance(whole, list) and isinstance(part, list) else part
+
+
+def _checked(document: YamlDocument, data: dict[str, Any], sections: Collection[str] | None = None) -> Job:
+    """The job of a document's data, with paths and names as they are meant; or its mistakes, of some sections alone."""
+    job = _validated(document, data)
+    places = replace(document.places, declared_as=_declared_as(data))
     job = job.placed(places)
     try:
         job = _with_resolved_files(_with_resolved_source(job, places), places)
@@ -85,6 +133,7 @@ def parse_job(
         raise document.error(*_as_declared([mistake], places.declared_as)) from None
     mistakes = cross_check(job, list(devices()), lambda gpu: find_device(gpu) is not None)
     mistakes += _check_model(job)
+    mistakes = [it for it in mistakes if sections is None or it.path[0] in sections]
     if mistakes:
         raise one_or_all([document.error(mistake) for mistake in _as_declared(mistakes, places.declared_as)])
     return job

@@ -89,6 +89,19 @@ def _say_running(name: str, console: Console) -> None:
     console.print(f"job {name} is already running with this plan{at}", soft_wrap=True)
 
 
+def change_running(job: Job, wait: bool, progress: Console, console: Console) -> None:
+    """Let a plan of a job take over in the one of its name, which runs, and show what that changes."""
+    from helix_df.check import check_launching
+    from helix_df.deployment import running_plan
+    from helix_df.errors import DeploymentError
+
+    running = running_plan(job.name)
+    if running is None:
+        raise DeploymentError(f"job {job.name} is not running", hint="`helix-df apply` starts it again")
+    check_launching(job)
+    _change(running, job, None, wait, progress, console)
+
+
 def _change(running: Plan, job: Job, plan: Plan | None, wait: bool, progress: Console, console: Console) -> None:
     """Let another plan take over in a job that runs."""
     from helix_df import deployment

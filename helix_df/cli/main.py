@@ -43,6 +43,7 @@ COMMANDS = {
     "generate": "helix_df.cli.generate:generate",
     "chat": "helix_df.cli.chat:chat",
     "bench": "helix_df.cli.bench:bench",
+    "nodes": "helix_df.cli.nodes:nodes",
     "drain": "helix_df.cli.drain:drain",
     "down": "helix_df.cli.down:down",
     "api-keys": "helix_df.cli.api_keys:api_keys",

@@ -16,6 +16,7 @@ from helix_df.graph.problem import Link
 from helix_df.profiles.catalogue import devices, find_device
 from helix_df.spec.job import COORDINATOR, Job, LinkQuality, Links, PairLink
 from helix_df.spec.nodes import Node
+from helix_df.spec.scale import Scale
 from helix_df.suggestions import did_you_mean
 
 MAX_SHOWN = 20
@@ -188,7 +189,18 @@ def _without_node(job: Job, change: RemoveNode) -> Job:
             "pin": {other: layers for other, layers in job.limits.pin.items() if other != name},
         }
     )
-    return _updated(job, nodes=nodes, links=links, limits=limits)
+    return _updated(job, nodes=nodes, links=links, limits=limits, scale=_scale_without(job, nodes))
+
+
+def _scale_without(job: Job, nodes: Collection[str]) -> Scale | None:
+    """What of ``scale`` still names nodes; of the most, and the fewest, no more than there are."""
+    scale = job.scale
+    kept = () if scale is None else tuple(it for it in scale.nodes if Scale(nodes=(it,)).named(nodes))
+    if scale is None or not kept:
+        return None
+    count = len(scale.model_copy(update={"nodes": kept}).named(nodes))
+    most = None if scale.max is None else min(scale.max, count)
+    return scale.model_copy(update={"nodes": kept, "max": most, "min": min(scale.min, count)})
 
 
 def _with_link(job: Job, change: SetLink) -> Job:

@@ -227,12 +227,14 @@ class CoordinatorState:
         return self._give_up(why, [name for name in self.change.how.coming if name in self.nodes_state.nodes])
 
     def drain(self, node: str, drained: bool, now: float) -> list[CoordinatorAction]:
-        """Send no new requests to a node, or do again; those that run there go on.
+        """Send no new requests to a node, or do again; those that run there go on. ``node``: its name in the job, or
+        that of its worker.
 
         Raises:
             DeploymentError: when there is no such node, or no full path through the layers would be left.
         """
         known = self.nodes_state.nodes
+        node = self.names.get(node, node)
         if node not in known:
             raise DeploymentError(f"there is no node {node}", expected=f"one of {', '.join(sorted(known))}")
         before = known[node].drained
