@@ -33,7 +33,10 @@ def run(folder: Path, name: str, count: int) -> dict[str, object]:
     before = held()
     shard = load_shares(source, geometry, LayerRange(0, geometry.num_layers), jax.devices()[:count], layout="panels")
     weights = held() - before
-    engine = Engine(shard, num_pages=PAGES, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2)
+    window = geometry.attention.windowed(shard.layers)[1]
+    engine = Engine(
+        shard, num_pages=PAGES, max_batch=1, max_prefill=32, layers_per_call=1, pages_at_once=2, window=window
+    )
     cache = held() - before - weights
     ids = prompt_ids(geometry.vocab_size, max(LENGTHS))
     tokens = {
