@@ -36,6 +36,9 @@ from helix_df.profiles.packed_kinds import (
     PackedKind,
 )
 
+LARGEST = 251
+"""Exponents below are those of powers of two whose products with all numbers of four bits float32 has."""
+
 TYPES = {kind.name: (number, kind) for number, kind in GGML_TYPES.items() if kind.name in KIND_OF_TYPE}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEAST = {"sse4.2": True, "avx": True, "f16c": True} if X86 else {}
@@ -273,14 +276,14 @@ def test_powers_of_two_from_the_least_to_the_largest_and_what_is_none():
     np.testing.assert_array_equal(unpacked[normal], told[normal])
     np.testing.assert_allclose(unpacked, told, atol=2.0**-123)
     one = np.zeros((1, levels.shape[1]), np.float32)
-    for exponent in (0, 1, 2, 127, 250):
+    for exponent in (0, 1, 2, 127, LARGEST - 1):
         one[:] = 0
         one[0, exponent * INPUTS + 7] = 0.5
         for product in (plain_product, lambda x, w: call_packed(x, w, least_target(kind))):
             with_none = np.asarray(product(jnp.asarray(one), jnp.asarray(pack(matrix))))
             assert np.isnan(with_none).all(), "a scale that is none reaches every sum"
-            finite = matrix.columns(0, NO_POWER * INPUTS)
-            found = np.asarray(product(jnp.asarray(one[:, : NO_POWER * INPUTS]), jnp.asarray(pack(finite))))
+            finite = matrix.columns(0, LARGEST * INPUTS)
+            found = np.asarray(product(jnp.asarray(one[:, : LARGEST * INPUTS]), jnp.asarray(pack(finite))))
             np.testing.assert_allclose(found[0], 0.5 * told[:, exponent * INPUTS + 7], rtol=1e-6, atol=2.0**-123)
 
 
