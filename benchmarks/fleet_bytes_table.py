@@ -3,8 +3,8 @@
     python -m benchmarks.fleet_bytes_table [--seconds 10] [MODEL …]
 
 The plan's count is the geometry's. The other adds up the tensors of which transformers makes the model
-(``tests/oracle/recorded/headers.json``), two bytes a number, or for ``int4`` half a byte and four bytes for 32 numbers
-of each matrix. ``free`` is what the plan leaves of a node's memory for KV cache, in tokens.
+(``tests/oracle/recorded/headers.json``), two bytes a number, or as many bits as ``weights`` says and what goes with 32
+numbers of each matrix that stays packed. ``free`` is what the plan leaves of a node's memory for KV cache, in tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from helix_df.planning import make_plan
 
 HEADERS = Path(__file__).parent.parent / "tests/oracle/recorded/headers.json"
 NUMBER_BYTES = 2
-INT4_BYTES = 4 / 8 + (2 + 2) / 32
+PACKED_BYTES = {"int8": 8 / 8 + 2 / 32, "int4": 4 / 8 + (2 + 2) / 32}
+NUMBERS = ("mlp.gate.weight", "mlp.router.weight", "self_attn.kv_b_proj.weight")
+"""Matrices that never stay packed; nor do biases of all experts, although they have two axes."""
+
 FOUR = {"A100-40GB": 1, "L4": 1, "4xT4": 1, "RTX-4090": 1}
 
 
@@ -69,19 +72,22 @@ def counted_bytes(header: dict[str, Any], layers: LayerRange, weights: str | Non
     Where the header has no head, that is the embedding.
     """
     each = [run["tensors"] for run in header["layers"] for _ in range(run["count"])]
-    shapes: list[list[int]] = [shape for tensors in each[layers.start : layers.stop] for shape in tensors.values()]
+    held: list[tuple[str, list[int]]] = [
+        named for tensors in each[layers.start : layers.stop] for named in tensors.items()
+    ]
     ends = header["outside"]
     if layers.start == 0:
-        shapes.append(ends["model.embed_tokens.weight"])
+        held.append(("embedding", ends["model.embed_tokens.weight"]))
     if layers.stop == len(each):
-        shapes.append(ends["model.norm.weight"])
+        held.append(("norm", ends["model.norm.weight"]))
         if "lm_head.weight" in ends or layers.start > 0:
-            shapes.append(ends.get("lm_head.weight", ends["model.embed_tokens.weight"]))
-    return sum((math.prod(shape) * _bytes(shape, weights) for shape in shapes), 0.0)
+            held.append(("head", ends.get("lm_head.weight", ends["model.embed_tokens.weight"])))
+    return sum((math.prod(shape) * _bytes(name, shape, weights) for name, shape in held), 0.0)
 
 
-def _bytes(shape: list[int], weights: str | None) -> float:
-    return INT4_BYTES if weights == "int4" and len(shape) > 1 else NUMBER_BYTES
+def _bytes(name: str, shape: list[int], weights: str | None) -> float:
+    is_packed = len(shape) > 1 and name not in NUMBERS and not name.endswith("_bias")
+    return PACKED_BYTES.get(weights or "", NUMBER_BYTES) if is_packed else NUMBER_BYTES
 
 
 def planned_bytes(plan: Plan) -> dict[str, int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import platform
+import typing
 
 import gguf
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,20 @@ from helix_df.models.packed import kind_of, plain_product, unpack
 from helix_df.models.packed_call import call_packed, has_machine_code, packed_source, packed_target
 from helix_df.models.quantized import TINY, Quantized, in_runs, pack, quantize
 from helix_df.profiles.gguf_types import GGML_TYPES
-from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, KINDS, OUTPUTS, PackedKind
+from helix_df.profiles.packed_kinds import (
+    E4M3,
+    FLOAT_INPUTS,
+    INPUTS,
+    KIND_OF_TYPE,
+    KINDS,
+    NO_POWER,
+    OUTPUTS,
+    POWER_BIAS,
+    PackedKind,
+)
+
+LARGEST = 251
+"""Exponents below are those of powers of two whose products with all numbers of four bits float32 has."""
 
 TYPES = {kind.name: (number, kind) for number, kind in GGML_TYPES.items() if kind.name in KIND_OF_TYPE}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -39,7 +54,13 @@ def drawn(kind: PackedKind, outputs: int, blocks: int, seed: int) -> Quantized:
     chance = np.random.default_rng(seed)
     inputs = blocks * kind.inputs
     levels = chance.integers(0, 1 << kind.bits, (outputs, inputs), dtype=np.uint8)
-    scales, minima = (chance.standard_normal((outputs, blocks)).astype(np.float16) for _ in range(2))
+    each = (chance.standard_normal((outputs, blocks)).astype(np.float16) for _ in range(2))
+    scales, minima = typing.cast(tuple[np.ndarray, np.ndarray], tuple(each))
+    if kind.floats:
+        levels[(levels & 0x7F) == 0x7F] = 0  # that is no number
+        scales = scales.astype(np.float32) * np.float32(1.0 / 448)
+    if kind.powers:
+        scales = chance.integers(POWER_BIAS - 9, POWER_BIAS + 2, (outputs, blocks), dtype=np.uint8)
     least, most = (0, 16) if kind.shared_bytes else (0, 64) if kind.minima else (-128, 128)
     factors, others = chance.integers(least, most, (2, outputs, inputs // kind.span)).astype(np.int8)
     lesser = others if kind.nested and kind.minima else None
@@ -52,7 +73,7 @@ def magnitudes(matrix: Quantized) -> np.ndarray:
     minima = np.abs(wide.astype(np.float64)) if kind.minima else 0.0
     numbers = np.abs(matrix.values().astype(np.float64) - (wide if kind.minima else 0.0))
     # Sums begin at what the offset takes off.
-    return numbers * (1 if kind.minima else 2 * kind.offset) + minima
+    return numbers * max(1, 2 * kind.offset) + minima
 
 
 @functools.cache
@@ -103,7 +124,10 @@ def test_what_is_packed_comes_out_again(kind, size, seed, indices):
 
 
 @settings(max_examples=25)
-@given(kinds=st.lists(st.sampled_from([kind for kind in KINDS if not kind.nested]), min_size=1, max_size=4), seed=seeds)
+@given(
+    kinds=st.lists(st.sampled_from([kind for kind in KINDS if kind.inputs == INPUTS]), min_size=1, max_size=4),
+    seed=seeds,
+)
 def test_matrices_of_a_kind_that_are_neighbours_lie_as_one(kinds, seed):
     parts = [drawn(kind, OUTPUTS, 2, seed + place) for place, kind in enumerate(kinds)]
     found = in_runs(parts)
@@ -144,7 +168,7 @@ def test_every_way_of_a_product_is_right(kind, size, rows, power, seed):
     largest = np.abs(inputs).reshape(rows, -1, INPUTS).max(axis=-1)
     of_block = np.abs(matrix.values()).reshape(size[0], -1, INPUTS).sum(axis=-1)
     # Half a step of each input, or all of it where a block counts as zero; then what floats lose in sums.
-    step = np.where(largest <= TINY, 1.0, 0.501 / 127) * largest
+    step = np.where(largest <= TINY, 1.0, 0.0 if kind.floats else 0.501 / 127) * largest
     tolerance = 1e-5 * largest @ magnitudes(matrix).reshape(size[0], -1, INPUTS).sum(axis=-1).T
     plain = np.asarray(jax.jit(plain_product)(inputs, packed))
     assert (np.abs(plain - exact) <= step @ of_block.T + tolerance).all()
@@ -194,15 +218,93 @@ def test_this_processor_has_machine_code(kind):
 @settings(max_examples=25)
 @given(
     kind=st.sampled_from((PackedKind(8, False), PackedKind(4, True))),
-    size=sizes.map(lambda size: (size[0], size[1] * INPUTS)),
+    size=st.tuples(st.sampled_from((OUTPUTS, 3 * OUTPUTS)), st.integers(1, 3 * INPUTS)),
     scale=st.sampled_from((0.0, 1e-3, 1.0, 100.0)),
     seed=seeds,
 )
 def test_rounding_is_to_the_nearest_level(kind, size, scale, seed):
     matrix = (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
     rounded = quantize(matrix, kind)
-    steps = np.repeat(rounded.scales.astype(np.float32), INPUTS, axis=1)
-    largest = np.repeat(np.abs(matrix).reshape(size[0], -1, INPUTS).max(axis=-1), INPUTS, axis=1)
+    steps = np.repeat(rounded.scales.astype(np.float32), INPUTS, axis=1)[:, : size[1]]
+    by_block = np.pad(np.abs(matrix), ((0, 0), (0, -size[1] % INPUTS))).reshape(size[0], -1, INPUTS)
+    largest = np.repeat(by_block.max(axis=-1), INPUTS, axis=1)[:, : size[1]]
     # Half a step, and what float16 takes from scale and minimum.
     assert (np.abs(rounded.values() - matrix) <= 0.5 * steps + 2e-3 * largest + 1e-6).all()
-    assert quantize(matrix[:, :-1], kind) is None
+
+
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from([kind for kind in KINDS if not kind.nested]),
+    outputs=st.sampled_from((OUTPUTS, 3 * OUTPUTS)),
+    inputs=st.integers(1, 3 * FLOAT_INPUTS),
+    cut=st.integers(0, 2),
+    seed=seeds,
+)
+def test_a_last_block_that_is_not_full_adds_nothing(kind, outputs, inputs, cut, seed):
+    whole = drawn(kind, outputs, kind.blocks(inputs), seed)
+    matrix = whole._replace(levels=whole.levels[:, :inputs])
+    np.testing.assert_array_equal(matrix.values(), whole.values()[:, :inputs])
+    packed = jnp.asarray(pack(matrix))
+    assert packed.nbytes == kind.matrix_bytes(outputs, inputs)
+    rows = np.asarray(take_rows(packed, jnp.arange(outputs)))
+    np.testing.assert_array_equal(rows[:, :inputs], matrix.values())
+    given_rows = np.random.default_rng(seed).standard_normal((3, inputs)).astype(np.float32)
+    filled = np.pad(given_rows, ((0, 0), (0, rows.shape[1] - inputs)))
+    found = np.asarray(linear(jnp.asarray(given_rows), packed))
+    np.testing.assert_array_equal(found, np.asarray(linear(jnp.asarray(filled), packed)))
+    np.testing.assert_array_equal(found, np.asarray(linear(jnp.asarray(filled), jnp.asarray(pack(whole)))))
+    start = min(cut * kind.inputs, inputs)
+    share = matrix.columns(start, inputs)
+    if start < inputs:
+        np.testing.assert_array_equal(share.values(), matrix.values()[:, start:])
+    width = inputs + -inputs % kind.inputs + kind.inputs
+    ended = share.followed_by(0, width - share.levels.shape[1])
+    assert ended.values().shape == (outputs, width)
+    assert pack(ended).nbytes == kind.matrix_bytes(outputs, width)
+
+
+def test_powers_of_two_from_the_least_to_the_largest_and_what_is_none():
+    kind = KIND_OF_TYPE["MXFP4"]
+    exponents = np.arange(256, dtype=np.uint8).repeat(OUTPUTS).reshape(-1, OUTPUTS).T
+    levels = np.tile(np.arange(OUTPUTS, dtype=np.uint8), (OUTPUTS, exponents.shape[1] * INPUTS // OUTPUTS))
+    matrix = Quantized(kind, levels, np.ascontiguousarray(exponents), None)
+    told = mxfp4_as_recorded(levels, exponents)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(matrix.values(), told)
+    unpacked = np.asarray(unpack(jnp.asarray(pack(matrix)))).reshape(told.shape)
+    normal = (exponents.repeat(INPUTS, axis=1) >= 2) & (exponents.repeat(INPUTS, axis=1) != NO_POWER)
+    np.testing.assert_array_equal(unpacked[normal], told[normal])
+    np.testing.assert_allclose(unpacked, told, atol=2.0**-123)
+    one = np.zeros((1, levels.shape[1]), np.float32)
+    for exponent in (0, 1, 2, 127, LARGEST - 1):
+        one[:] = 0
+        one[0, exponent * INPUTS + 7] = 0.5
+        for product in (plain_product, lambda x, w: call_packed(x, w, least_target(kind))):
+            with_none = np.asarray(product(jnp.asarray(one), jnp.asarray(pack(matrix))))
+            assert np.isnan(with_none).all(), "a scale that is none reaches every sum"
+            finite = matrix.columns(0, LARGEST * INPUTS)
+            found = np.asarray(product(jnp.asarray(one[:, : LARGEST * INPUTS]), jnp.asarray(pack(finite))))
+            np.testing.assert_allclose(found[0], 0.5 * told[:, exponent * INPUTS + 7], rtol=1e-6, atol=2.0**-123)
+
+
+def mxfp4_as_recorded(codes: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """By ``ml_dtypes``, which has both formats."""
+    numbers = codes.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    powers = np.ascontiguousarray(exponents).view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return numbers * powers.repeat(INPUTS, axis=1)
+
+
+def test_floats_of_a_byte_are_widened_exactly_and_what_is_none_stays_none():
+    levels = np.arange(256, dtype=np.uint8).repeat(OUTPUTS).reshape(-1, OUTPUTS).T
+    scales = np.full((OUTPUTS, 2), 0.375, np.float32)
+    matrix = Quantized(E4M3, np.ascontiguousarray(levels), scales, None)
+    told = levels.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * np.float32(0.375)
+    np.testing.assert_array_equal(matrix.values(), told)
+    one_by_one = np.eye(256, dtype=np.float32)
+    finite = Quantized(E4M3, np.where((levels & 127) == 127, 0, levels).astype(np.uint8), scales, None)
+    exact = np.nan_to_num(told).T
+    for product in (plain_product, linear, lambda x, w: call_packed(x, w, least_target(E4M3))):
+        found = np.asarray(product(jnp.asarray(one_by_one), jnp.asarray(pack(finite))))
+        np.testing.assert_array_equal(found, exact)
+        assert np.isnan(np.asarray(product(jnp.asarray(one_by_one), jnp.asarray(pack(matrix))))).all()

@@ -15,7 +15,6 @@ import numpy as np
 
 from helix_df.errors import ModelError
 from helix_df.models.quantized import Quantized
-from helix_df.profiles.packed_kinds import INPUTS
 from helix_df.profiles.quantized_matrices import Coding
 
 _AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])
@@ -48,7 +47,7 @@ def coded_values(coding: Coding, parts: Parts, shape: tuple[int, int]) -> np.nda
 
 
 def coded_levels(coding: Coding, parts: Parts, shape: tuple[int, int], name: str) -> Quantized:
-    """The matrix in ``coding.packed_kind``: its own levels, scales to the nearest float16.
+    """The matrix in ``coding.packed_kind``: its own levels, scales to the nearest float16, or of FP8 as they are.
 
     A zero becomes the minimum ``-scale * zero``, to the nearest float16: of four bits it is off by less than 1/136 of
     the step between two levels.
@@ -60,6 +59,12 @@ def coded_levels(coding: Coding, parts: Parts, shape: tuple[int, int], name: str
     if kind is None:
         raise ValueError(f"{name}: {coding.in_words}")
     levels, scales, zeros, _ = _levels(coding, parts, shape)
+    by_block = (shape[0], kind.blocks(shape[1]))
+    each = (coding.columns or shape[1]) // kind.inputs
+    if coding.rows > 1:
+        scales = np.repeat(scales, coding.rows, axis=0)[: shape[0]]
+    if kind.floats:
+        return Quantized(kind, levels.view(np.uint8), _blocks(scales, each, by_block), None)
     # Signed levels, which begin below zero, from there.
     first = -(1 << (coding.bits - 1)) if levels.dtype == np.int8 else 0
     middle = first + (1 << (coding.bits - 1))
@@ -71,8 +76,6 @@ def coded_levels(coding: Coding, parts: Parts, shape: tuple[int, int], name: str
             expected=f"{middle - first}",
             hint="leave model.weights out, and they are read as numbers",
         )
-    by_block = (shape[0], shape[1] // INPUTS)
-    each = (coding.columns or shape[1]) // INPUTS
     spread = _blocks(scales, each, by_block)
     with np.errstate(over="ignore"):
         minima = (spread * _blocks(first - np.asarray(zeros, np.float32), each, by_block)).astype(np.float16)

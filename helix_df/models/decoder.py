@@ -91,12 +91,13 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         latent, heads = self.geometry.latent, self.geometry.num_heads
         still = self.geometry.head_dim - latent.rotated
         if latent.query_rank:
-            short = rms_norm(linear(normed, self.query_down[...]), self.query_latent_norm[...], _LATENT_EPS)
-            queries = linear(short, self.query_up[...])
+            short = linear(normed, self._matrix("query_down"))
+            short = rms_norm(short, self.query_latent_norm[...], _LATENT_EPS)
+            queries = linear(short, self._matrix("query_up"))
         else:
-            queries = linear(normed, self.query[...])
+            queries = linear(normed, self._matrix("query"))
         queries = queries.reshape(*normed.shape[:2], heads, -1)
-        latents, rotated = jnp.split(linear(normed, self.latent_down[...]), (latent.rank,), axis=-1)
+        latents, rotated = jnp.split(linear(normed, self._matrix("latent_down")), (latent.rank,), axis=-1)
         latents = rms_norm(latents, self.latent_norm[...], _LATENT_EPS)
         up = self.latent_up[...].reshape(heads, -1, latent.rank)
         taken = jnp.einsum("bthd,hdr->bthr", queries[..., :still], up[:, :still])
@@ -124,7 +125,8 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
 
     def _shared(self, normed: Array) -> Array:
         """Through the MLP that every token passes beside its experts."""
-        passed = gated_mlp(normed, self.shared_gate_up[...], self.shared_down[...], self.geometry.block.activation)
+        gate_up, down = self._matrix("shared_gate_up"), self._matrix("shared_down")
+        passed = gated_mlp(normed, gate_up, down, self.geometry.block.activation)
         gate = self._maybe("shared_gate")
         return passed if gate is None else jax.nn.sigmoid(normed @ gate.T) * passed
 
@@ -231,11 +233,12 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
 
     def _rows(self, embedding: Array, tokens: Array) -> Array:
+        width = self.geometry.hidden_size
         if self.geometry.shares == 1:
-            return take_rows(embedding, tokens)
+            return take_rows(embedding, tokens)[..., :width]
         own = tokens - own_number() * self.geometry.vocab_size
         held = (own >= 0) & (own < self.geometry.vocab_size)
-        return summed(jnp.where(held[..., None], take_rows(embedding, own), 0))
+        return summed(jnp.where(held[..., None], take_rows(embedding, own)[..., :width], 0))
 
     def normed(self, hidden: Array) -> Array:
         """Hidden [..., hidden] → the same after the final norm, which heads and embeddings of text take. Only on the

@@ -16,12 +16,12 @@ from jax.typing import DTypeLike
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderBlock, DecoderShard, part_name
 from helix_df.models.linear import Layout, lay_out
-from helix_df.models.quantized import in_runs, pack
+from helix_df.models.quantized import Quantized, in_runs, pack
 from helix_df.models.reader import WeightReader
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
-from helix_df.profiles.weight_bytes import MATRICES, MULTIPLIED, STACKED
+from helix_df.profiles.weight_bytes import MULTIPLIED, STACKED
 
 
 def build_decoder(
@@ -87,11 +87,12 @@ def _build_block(
             stacked = _stacked(reader, tensors_of, kept, layout)
             parts |= {part_name(part, place): array for place, array in enumerate(stacked)}
             continue
-        packed = _packed(reader, {name: shapes[name] for name in names}) if part in MATRICES else None
+        order = _row_order(part, geometry)
+        packed = _packed(reader, {name: shapes[name] for name in names}, order) if part in MULTIPLIED else None
         if packed is not None:
             parts |= {part_name(part, place): jnp.asarray(array) for place, array in enumerate(packed)}
             continue
-        tensors = [_halved(part, reader.tensor(name, shapes[name]), geometry) for name in names]
+        tensors = [reader.tensor(name, shapes[name])[order] for name in names]
         if part in MULTIPLIED:
             parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), numbers.matrices)
         elif part.endswith("_norm"):
@@ -101,15 +102,16 @@ def _build_block(
     return DecoderBlock(geometry, layer, parts)
 
 
-def _halved(part: str, tensor: np.ndarray, geometry: ModelGeometry) -> np.ndarray:
+def _row_order(part: str, geometry: ModelGeometry) -> np.ndarray | slice:
     """Rows of queries and keys of latents, each head's rotated ones with the halves one after the other."""
     latent = geometry.latent
     if not latent.interleaved or part not in ("query", "query_up", "latent_down"):
-        return tensor
+        return slice(None)
     heads = 1 if part == "latent_down" else geometry.num_heads
-    by_head = tensor.reshape(heads, -1, tensor.shape[-1])
+    (shape,) = layer_parts(geometry, 0)[part]
+    by_head = np.arange(shape[0]).reshape(heads, -1)
     still, turning = np.split(by_head, [by_head.shape[1] - latent.rotated], axis=1)
-    return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(tensor.shape)
+    return np.concatenate([still, turning[:, 0::2], turning[:, 1::2]], axis=1).reshape(-1)
 
 
 class _Numbers(NamedTuple):
@@ -145,11 +147,21 @@ def _stacked(
     return [jnp.asarray(np.stack(of_run)) for of_run in zip(*packed, strict=True)]
 
 
-def _packed(reader: WeightReader, tensors: Mapping[str, Shape]) -> list[np.ndarray] | None:
-    """Matrices one below the other in blocks, an array a run of a kind, if the reader keeps them so and they fit."""
+def _packed(
+    reader: WeightReader, tensors: Mapping[str, Shape], order: np.ndarray | slice = slice(None)
+) -> list[np.ndarray] | None:
+    """Matrices one below the other in blocks, an array a run of a kind, if the reader keeps them so and they fit.
+
+    ``order`` is that of each one's rows.
+    """
     if any(len(shape) != 2 for shape in tensors.values()):
         return None
-    found = in_runs([reader.quantized(name, (shape[0], shape[1])) for name, shape in tensors.items()])
+
+    def of(name: str, shape: Shape) -> Quantized | None:
+        matrix = reader.quantized(name, (shape[0], shape[1]))
+        return matrix if matrix is None or isinstance(order, slice) else matrix.rows(order)
+
+    found = in_runs([of(name, shape) for name, shape in tensors.items()])
     return None if found is None else [pack(run) for run in found]
 
 

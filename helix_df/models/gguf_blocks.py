@@ -1,7 +1,7 @@
 """Blocks of GGUF's quantized tensors as levels and scales.
 
 Owns how these blocks lie in a file: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (``block_q4_0`` and
-those after it) and its ``dequantize_row_*``. Tests hold it to the gguf package.
+those after it, ``block_mxfp4``) and its ``dequantize_row_*``. Tests hold it to the gguf package.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ def quantized_rows(raw: np.ndarray, kind: GgmlType) -> Quantized:
     blocks = raw.reshape(len(raw), -1, kind.block_bytes)
     if kind.name in _NESTED:
         return Quantized(packed, *_NESTED[kind.name](blocks)).of_each(lambda numbers: numbers.reshape(len(raw), -1))
+    if packed.powers:
+        return Quantized(packed, _halves(blocks[..., 1:]).reshape(len(raw), -1), blocks[..., 0], None)
     at = 2 * (1 + packed.minima)
     high = None
     if packed.bits == 5:

@@ -53,7 +53,7 @@ def lay_out(weight: np.ndarray, layout: Layout) -> np.ndarray:
 def take_rows(weight: Array, indices: Array) -> Array:
     """Rows ``indices`` [...] of a matrix [out, in] in any layout → [..., in]; clips what is out of range.
 
-    Of a packed matrix they are float32.
+    Of a packed matrix they are float32, with what fills the last block behind them.
     """
     if is_packed(weight):
         return take_packed_rows(weight, indices)

@@ -12,7 +12,14 @@ from jax import Array
 
 from helix_df.models.packed_call import call_packed, has_machine_code
 from helix_df.models.quantized import GROUP, TINY
-from helix_df.profiles.packed_kinds import CURVE, INPUTS, OUTPUTS, PLANES, PackedKind, kind_of_bytes
+from helix_df.profiles.packed_kinds import (
+    INPUTS,
+    NO_POWER,
+    OUTPUTS,
+    PLANES,
+    PackedKind,
+    kind_of_bytes,
+)
 
 _GROUPS = INPUTS // GROUP
 _LEVELS = OUTPUTS * GROUP
@@ -33,14 +40,21 @@ def packed_outputs(weight: Array) -> int:
     return int(weight.shape[-3]) * OUTPUTS
 
 
+def packed_inputs(weight: Array) -> int:
+    """Inputs of a packed matrix, with those that fill its last block."""
+    return int(weight.shape[-2]) * kind_of(weight).inputs
+
+
 def unpack(weight: Array) -> Array:
     """Blocks [..., blocks, bytes] → float32 [..., 16, inputs], as many rows as a block has."""
     kind, there = kind_of(weight), weight.shape[:-1]
     packed = jax.lax.bitcast_convert_type(weight, jnp.uint8)
+    if kind.floats:
+        return _floats8(packed, kind)
     pieces = kind.inputs // INPUTS
     after = pieces * kind.level_bytes
     levels = _levels(packed[..., :after].reshape(*there, pieces, kind.level_bytes), kind)
-    numbers = jnp.array(CURVE, jnp.float32)[levels] if kind.curved else levels.astype(jnp.float32) - kind.offset
+    numbers = jnp.array(kind.curve, jnp.float32)[levels] if kind.curved else levels.astype(jnp.float32) - kind.offset
     by_span = numbers.reshape(*there, pieces, OUTPUTS, INPUTS // kind.span, kind.span)
     scales, minima = _of_spans(packed[..., after:], kind)
     values = by_span * scales[..., None]
@@ -50,10 +64,20 @@ def unpack(weight: Array) -> Array:
     return rows.reshape(*rows.shape[:-4], -1)
 
 
+def _floats8(packed: Array, kind: PackedKind) -> Array:
+    """As ``unpack``, of blocks whose levels are floats."""
+    size, there = OUTPUTS * kind.inputs, packed.shape[:-1]
+    levels = jax.lax.bitcast_convert_type(packed[..., :size], jnp.float8_e4m3fn).astype(jnp.float32)
+    scales = jax.lax.bitcast_convert_type(packed[..., size:].reshape(*there, OUTPUTS, 4), jnp.float32)
+    values = levels.reshape(*there, kind.inputs, OUTPUTS) * scales[..., None, :]
+    rows = jnp.moveaxis(values, -1, -3)  # [..., 16, blocks, inputs]
+    return rows.reshape(*rows.shape[:-2], -1)
+
+
 def _of_spans(packed: Array, kind: PackedKind) -> tuple[Array, Array | None]:
     """What follows levels → scales, and minima if there are any, float32 [..., pieces, 16, spans of a piece]."""
     size = kind.factor_bytes
-    scales = _floats(packed[..., size : size + 2 * OUTPUTS])
+    scales = _powers(packed) if kind.powers else _floats(packed[..., size : size + 2 * OUTPUTS])
     minima = _floats(packed[..., size + 2 * OUTPUTS :]) if kind.minima else None
     if not kind.nested:
         return scales[..., None, :, None], None if minima is None else minima[..., None, :, None]
@@ -73,22 +97,28 @@ def _of_spans(packed: Array, kind: PackedKind) -> tuple[Array, Array | None]:
 
 
 def take_packed_rows(weight: Array, indices: Array) -> Array:
-    """Rows ``indices`` [...] of a packed matrix → float32 [..., in]; clips what is out of range."""
+    """Rows ``indices`` [...] of a packed matrix → float32 [..., in], with what fills the last block; clips what is out
+    of range."""
     within = jnp.clip(indices, 0, packed_outputs(weight) - 1)
     panels = unpack(weight[within // OUTPUTS])
     return jnp.take_along_axis(panels, (within % OUTPUTS)[..., None, None], axis=-2)[..., 0, :]
 
 
 def packed_product(flat: Array, weight: Array) -> Array:
-    """Inputs float32 [rows, in], each block rounded to 8 bits, times a packed matrix → float32 [rows, out]."""
+    """Inputs float32 [rows, in] times a packed matrix → float32 [rows, out].
+
+    Each block of inputs is rounded to 8 bits, unless levels are floats.
+    """
+    lacking = packed_inputs(weight) - flat.shape[1]
+    filled = jnp.pad(flat, ((0, 0), (0, lacking))) if lacking else flat
     fast = has_machine_code(kind_of(weight))
-    return call_packed(flat, weight) if fast else plain_product(flat, weight)
+    return call_packed(filled, weight) if fast else plain_product(filled, weight)
 
 
 def plain_product(flat: Array, weight: Array) -> Array:
-    """``packed_product`` in XLA's operations."""
+    """``packed_product`` in XLA's operations, of inputs for whole blocks."""
     rows = unpack(weight).reshape(packed_outputs(weight), -1)
-    return jnp.matmul(_rounded(flat), rows.T, precision="highest")
+    return jnp.matmul(flat if kind_of(weight).floats else _rounded(flat), rows.T, precision="highest")
 
 
 def _rounded(flat: Array) -> Array:
@@ -121,3 +151,12 @@ def _floats(packed: Array) -> Array:
     """float16 in bytes [..., 32] → float32 [..., 16]."""
     pairs = packed.reshape(*packed.shape[:-1], OUTPUTS, 2)
     return jax.lax.bitcast_convert_type(pairs, jnp.float16).astype(jnp.float32)
+
+
+def _powers(exponents: Array) -> Array:
+    """Exponents of float32, uint8 → these scales; the two least are no normal numbers, and may count as zero."""
+    bits = jnp.where(
+        exponents < 2, jnp.uint32(1 << 21) << exponents.astype(jnp.uint32), (exponents.astype(jnp.uint32) - 1) << 23
+    )
+    scales = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return jnp.where(exponents == NO_POWER, jnp.nan, scales)

@@ -19,6 +19,10 @@ def call_packed(flat: Array, weight: Array, target: str | None = None) -> Array:
     panels, _, block_bytes = weight.shape
     kind = kind_of_bytes(block_bytes, curved=weight.dtype == jnp.int8)
     shaped, pieces = partial(jax.ShapeDtypeStruct), inputs // INPUTS
+    if kind.floats:
+        made = shaped((rows, panels * OUTPUTS), jnp.float32)
+        widened: Array = jax.ffi.ffi_call(target or packed_target(kind), made)(weight, flat)
+        return widened
     product: Array = jax.ffi.ffi_call(
         target or packed_target(kind),
         (
@@ -52,7 +56,13 @@ def has_narrow_code(dtype: str) -> bool:
 
 def packed_target(kind: PackedKind) -> str:
     """XLA's name of the product with weights of a kind."""
-    words = ("minima", kind.minima), (f"{kind.span}", kind.nested), ("curved", kind.curved)
+    words = (
+        ("minima", kind.minima),
+        (f"{kind.span}", kind.nested),
+        ("curved", kind.curved),
+        ("powers", kind.powers),
+        ("floats", kind.floats),
+    )
     return "_".join([f"helix_df_packed_{kind.bits}", *(word for word, so in words if so)])
 
 
@@ -67,6 +77,7 @@ def packed_source(kind: PackedKind, has: Features) -> str:
     Raises:
         ImportError: without llvmlite.
     """
+    from helix_df.models.float8_code import float8_source
     from helix_df.models.packed_code import (
         curved_by_bits,
         curved_by_instruction,
@@ -75,9 +86,12 @@ def packed_source(kind: PackedKind, has: Features) -> str:
         handler_source,
     )
 
+    if kind.floats:
+        return float8_source(packed_target(kind), _rows_at_once(has))
+
     dot = dot_by_instruction if has.get("avx512vnni") else dot_by_parts
-    curved = curved_by_instruction if has.get("avx512bw") else curved_by_bits
-    return handler_source(packed_target(kind), kind, dot, curved)
+    look_up = curved_by_instruction if has.get("avx512bw") else curved_by_bits
+    return handler_source(packed_target(kind), kind, dot, partial(look_up, kind.curve))
 
 
 def narrow_source(dtype: str, has: Features) -> str:
@@ -88,5 +102,9 @@ def narrow_source(dtype: str, has: Features) -> str:
     """
     from helix_df.models.number_code import Narrow, number_source
 
-    # The sums of a row of inputs are four vectors of 64 bytes: with 32 such registers there is room for more rows.
-    return number_source(narrow_target(dtype), cast(Narrow, dtype), (4, 2, 1) if has.get("avx512f") else (1,))
+    return number_source(narrow_target(dtype), cast(Narrow, dtype), _rows_at_once(has))
+
+
+def _rows_at_once(has: Features) -> tuple[int, ...]:
+    """The sums of a row of inputs are four vectors of 64 bytes: with 32 such registers there is room for more rows."""
+    return (4, 2, 1) if has.get("avx512f") else (1,)

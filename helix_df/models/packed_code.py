@@ -27,13 +27,16 @@ from helix_df.models.machine_code import (
     constant,
 )
 from helix_df.models.quantized import GROUP, TINY
-from helix_df.profiles.packed_kinds import CURVE, INPUTS, OUTPUTS, PLANES, PackedKind
+from helix_df.profiles.packed_kinds import INPUTS, NO_POWER, OUTPUTS, PLANES, PackedKind
 
 ROWS = (8, 4, 2, 1)
 """Rows that are multiplied together, most first: as many as vector registers hold the sums of."""
 
 _ROUND = float(3 << 22)
 """Added to a small number it leaves the nearest whole number, ties to even, in the low bits."""
+
+_NAN = 0x7FC00000
+"""The bits of a float32 that is no number."""
 
 _BYTES = ir.VectorType(I8, OUTPUTS * GROUP)
 
@@ -63,15 +66,15 @@ def dot_by_parts(build: CodeBuilder, sums: ir.Value, levels: ir.Value, inputs: i
     return sums
 
 
-def curved_by_instruction(build: CodeBuilder, places: ir.Value) -> ir.Value:
+def curved_by_instruction(curve: Sequence[int], build: CodeBuilder, places: ir.Value) -> ir.Value:
     """Where a processor has it for 64 bytes: x86's VPSHUFB, which looks up in each 16 of them."""
-    table = ir.Constant(_BYTES, [number + 128 for number in CURVE] * (_BYTES.count // len(CURVE)))
+    table = ir.Constant(_BYTES, [number + 128 for number in curve] * (_BYTES.count // len(curve)))
     return build.intrinsic("llvm.x86.avx512.pshuf.b.512", _BYTES, table, places)
 
 
-def curved_by_bits(build: CodeBuilder, places: ir.Value) -> ir.Value:
+def curved_by_bits(curve: Sequence[int], build: CodeBuilder, places: ir.Value) -> ir.Value:
     """On any processor: the table's halves, quarters and so on, by each bit."""
-    left: list[ir.Value] = [constant(_BYTES, number + 128) for number in CURVE]
+    left: list[ir.Value] = [constant(_BYTES, number + 128) for number in curve]
     for bit in range(4):
         on = build.icmp_unsigned("!=", build.and_(places, constant(_BYTES, 1 << bit)), constant(_BYTES, 0))
         left = [build.select(on, high, low) for low, high in zip(left[::2], left[1::2], strict=True)]
@@ -180,7 +183,7 @@ def _panel_sums(
     with build.counting(build.int64(0), blocks) as block:
         here = build.at(weights, build.mul(block, build.int64(kind.block_bytes)))
         after = build.at(here, pieces * kind.level_bytes)
-        factors = _halves(build, build.at(after, kind.factor_bytes))
+        factors = (_powers if kind.powers else _halves)(build, build.at(after, kind.factor_bytes))
         minima = _halves(build, build.at(after, kind.factor_bytes + 2 * OUTPUTS)) if kind.minima else None
         with build.counting(build.int64(0), build.int64(pieces)) as piece:
             levels = build.at(here, build.mul(piece, build.int64(kind.level_bytes)))
@@ -211,6 +214,16 @@ def _panel_sums(
 
 def _halves(build: CodeBuilder, place: ir.Value) -> ir.Value:
     return build.fpext(build.read(place, HALVES), FLOATS)
+
+
+def _powers(build: CodeBuilder, place: ir.Value) -> ir.Value:
+    """Powers of two, float32 [16], of exponents in a byte each."""
+    exponents = build.zext(build.read(place, ir.VectorType(I8, OUTPUTS)), INTS)
+    normal = build.shl(build.sub(exponents, constant(INTS, 1)), constant(INTS, 23))
+    small = build.shl(constant(INTS, 1 << 21), build.and_(exponents, constant(INTS, 1)))
+    bits = build.select(build.icmp_unsigned("<", exponents, constant(INTS, 2)), small, normal)
+    none = build.icmp_unsigned("==", exponents, constant(INTS, NO_POWER))
+    return build.bitcast(build.select(none, constant(INTS, _NAN), bits), FLOATS)
 
 
 def _first_sum(build: CodeBuilder, kind: PackedKind, words: ir.Value, span: int) -> ir.Value:

@@ -20,6 +20,6 @@ class RoundingReader:
         """See ``WeightReader``."""
         return self.reader.tensor(name, shape)
 
-    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
+    def quantized(self, name: str, shape: tuple[int, int]) -> Quantized:
         """See ``WeightReader``."""
         return quantize(self.tensor(name, shape), self._kind)

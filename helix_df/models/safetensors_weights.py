@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from helix_df.errors import ModelError
 from helix_df.models.coded_matrices import coded_levels, coded_values
-from helix_df.models.mxfp4 import from_mxfp4
+from helix_df.models.mxfp4 import from_mxfp4, mxfp4_levels
 from helix_df.models.quantized import Quantized
 from helix_df.models.reader import missing_tensor, require_shape
 from helix_df.profiles.checkpoint import INDEX, SINGLE, StoredTensor, read_index, read_weight_map
@@ -54,7 +54,14 @@ class SafetensorsReader:
 
     def quantized(self, name: str, shape: tuple[int, int]) -> Quantized | None:
         """See ``WeightReader``."""
-        coding = self._coding(name) if self._packed else None
+        if not self._packed:
+            return None
+        place = place_of(name, self._family)
+        if place is not None and self._holds(place.stored + BLOCKS):
+            matrix = mxfp4_levels(*self._in_mxfp4(place))
+            require_shape(matrix.levels, shape, name, str(self._folder))
+            return matrix
+        coding = self._coding(name)
         return None if coding is None else coded_levels(coding, self._parts(coding, name, shape), shape, name)
 
     def _coding(self, name: str) -> Coding | None:
@@ -106,11 +113,15 @@ class SafetensorsReader:
 
     def _of_expert(self, place: StackedPlace) -> np.ndarray:
         name, expert, rows = place
-        taken = slice(rows.first, None, rows.step)
         if self._holds(name + BLOCKS):
-            blocks, scales = self._held(name + BLOCKS, expert), self._held(name + SCALES, expert)
-            return from_mxfp4(blocks[taken], scales[taken])
-        return self._held(name, expert).T[taken]
+            return from_mxfp4(*self._in_mxfp4(place))
+        return self._held(name, expert).T[rows.first :: rows.step]
+
+    def _in_mxfp4(self, place: StackedPlace) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks and scales of one expert's matrix."""
+        name, expert, rows = place
+        blocks, scales = self._held(name + BLOCKS, expert), self._held(name + SCALES, expert)
+        return blocks[rows.first :: rows.step], scales[rows.first :: rows.step]
 
     def _file(self, name: str) -> Path:
         """The file that holds a tensor; the index itself where none does."""

@@ -258,15 +258,17 @@ class ModelGeometry:
         return int(max(self._read(layer, self.experts.used) for layer in self.layer_kinds))
 
     def read_parameters(self, tokens: float) -> float:
-        """Parameters of a layer that a pass of so many tokens is expected to read; the most, where layers differ.
+        """Parameters of a layer that a pass of so many tokens is expected to read; the most, where layers differ."""
+        return max(self._read(layer, self.read_experts(tokens)) for layer in self.layer_kinds)
 
-        Of experts those that some token uses, where each token picks ``used`` of ``count`` by chance:
-        ``count * (1 - (1 - used / count) ** tokens)``. Trained routers aren't far from that, since they are trained to
-        load experts evenly.
+    def read_experts(self, tokens: float) -> float:
+        """Experts of a layer with them that a pass of so many tokens is expected to read: those that some token uses.
+
+        Each token picks ``used`` of ``count`` as if by chance: ``count * (1 - (1 - used / count) ** tokens)``. Trained
+        routers aren't far from that, since they are trained to load experts evenly.
         """
         count, used = self.experts.count, self.experts.used
-        passed = count * (1 - math.pow(1 - used / count, max(tokens, 1.0))) if count else 0.0
-        return max(self._read(layer, passed) for layer in self.layer_kinds)
+        return count * (1 - math.pow(1 - used / count, max(tokens, 1.0))) if count else 0.0
 
     def _read(self, layer: int, passed: float) -> float:
         """Parameters of a layer where so many of its experts are read."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from helix_df.profiles.geometry import Shape
-from helix_df.profiles.packed_kinds import INPUTS, PackedKind
+from helix_df.profiles.packed_kinds import E4M3, INPUTS, PackedKind
 from helix_df.profiles.stored_tensors import Expected
 
 Form = Literal["float8", "int8", "packed", "awq", "gptq"]
@@ -81,8 +81,10 @@ class Coding:
     @property
     def packed_kind(self) -> PackedKind | None:
         """The kind in which such a matrix stays packed in memory, if one has its levels."""
+        if self.form == "float8":
+            return E4M3 if self.columns % E4M3.inputs == 0 else None
         in_place = not self.ordered and self.rows in (0, 1) and self.columns % INPUTS == 0
-        return PackedKind(self.bits, not self.symmetric) if in_place and self.form != "float8" else None
+        return PackedKind(self.bits, not self.symmetric) if in_place else None
 
     @property
     def in_words(self) -> str:

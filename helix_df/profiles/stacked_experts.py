@@ -42,6 +42,12 @@ def place_of(name: str, family: Family) -> StackedPlace | None:
     return StackedPlace(match[1] + rows.name, int(match[3]), rows)
 
 
+def is_in_mxfp4(name: str, family: Family, stored: Collection[str]) -> bool:
+    """Whether the tensor ``name`` is an expert's matrix that lies among ``stored`` in MXFP4."""
+    place = place_of(name, family)
+    return place is not None and place.stored + BLOCKS in stored
+
+
 def safetensors_tensors(
     tensors: Mapping[str, Shape],
     family: Family,
@@ -62,7 +68,7 @@ def safetensors_tensors(
         outputs = place.rows.step * shape[0]
         if len(shape) == 1:
             expected[place.stored] = Expected((experts, outputs))
-        elif place.stored + BLOCKS in stored:
+        elif is_in_mxfp4(name, family, stored):
             blocks = (experts, outputs, shape[1] // BLOCK)
             expected[place.stored + BLOCKS] = Expected((*blocks, BLOCK // 2), _BYTE)
             expected[place.stored + SCALES] = Expected(blocks, _BYTE)

@@ -17,13 +17,15 @@ from typing import Literal
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
 from helix_df.profiles.checkpoint import read_index
+from helix_df.profiles.device_shares import SHARES
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
-from helix_df.profiles.packed_kinds import INPUTS, KIND_OF_TYPE, PackedKind, runs
+from helix_df.profiles.packed_kinds import E4M3, INPUTS, KIND_OF_TYPE, PackedKind, runs
 from helix_df.profiles.quantization_config import read_quantization
 from helix_df.profiles.read_geometry import locate_gguf, model_directory
+from helix_df.profiles.stacked_experts import is_in_mxfp4
 from helix_df.profiles.tensor_names import EMBEDDING, HEAD, gguf_name, layer_names, model_tensors
 from helix_df.spec.source import ModelSource
 
@@ -34,22 +36,18 @@ KeptWeights = Literal["stored", "float32", "bfloat16", "float16", "int8", "int4"
 NUMBERS: dict[KeptWeights, KeptNumbers] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 NUMBER_BYTES: dict[KeptNumbers, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-MATRICES = ("qkv", "output", "gate_up", "down")
 STACKED = ("expert_gate_up", "expert_down")
-"""Parts of a layer that can stay packed: matrices, and those of all experts."""
+"""Matrices of all experts of a layer."""
 
-_PACKED_PARTS = frozenset((*MATRICES, *STACKED, "router", "qkv_bias", "output_bias", "query_norm", "key_norm")) | {
-    "attention_norm",
-    "mlp_norm",
-    "attention_post_norm",
-    "mlp_post_norm",
-}
-LATENT_MATRICES = ("query", "query_down", "query_up", "latent_down", "shared_gate_up", "shared_down")
-MULTIPLIED = frozenset((*MATRICES, *LATENT_MATRICES))
-"""Matrices that inputs are multiplied with as they lie in memory, so that their numbers may have a format of their own;
-those of experts, and of the vocabulary, may as well."""
-
-"""Parts of the layers that are known to be computed right beside packed ones."""
+MULTIPLIED = frozenset(
+    (
+        *("qkv", "output", "gate_up", "down", "shared_gate_up", "shared_down"),
+        *("query", "query_down", "query_up", "latent_down"),
+    )
+)
+"""Matrices that inputs are multiplied with as they lie in memory, so that their numbers may have a format of their own,
+or stay packed; those of experts, and of the vocabulary, may as well. Of what takes latents up, the keys' part is
+multiplied with the other way round: it stays numbers."""
 
 ROUNDED: dict[KeptWeights, PackedKind] = {"int8": PackedKind(8, False), "int4": PackedKind(4, True)}
 _PLAIN = ("F32", "F16", "BF16")
@@ -62,21 +60,25 @@ _KindOf = Callable[[str], PackedKind | None]
 class WeightBytes:
     """Bytes of the largest layer, and of the larger of the vocabulary matrices (embedding and head).
 
-    ``by_kind`` are those of a layer without experts and of one with, where a model has both.
+    ``by_kind`` are those of a layer without experts and of one with, where a model has both. ``experts`` are those of
+    a layer that its experts take together.
     """
 
     layer: float
     vocabulary: float
     by_kind: tuple[float, float] | None = None
+    experts: float = 0.0
 
     def alone(self, with_experts: bool) -> WeightBytes:
         """Those of a model whose layers are all of one kind."""
-        return self if self.by_kind is None else WeightBytes(self.by_kind[with_experts], self.vocabulary)
+        if self.by_kind is None:
+            return self
+        return WeightBytes(self.by_kind[with_experts], self.vocabulary, experts=self.experts if with_experts else 0.0)
 
     def times(self, count: int) -> WeightBytes:
         """What ``count`` devices hold together, each so much."""
         by_kind = None if self.by_kind is None else (count * self.by_kind[0], count * self.by_kind[1])
-        return WeightBytes(count * self.layer, count * self.vocabulary, by_kind)
+        return WeightBytes(count * self.layer, count * self.vocabulary, by_kind, count * self.experts)
 
     def of(self, geometry: ModelGeometry, layers: LayerRange) -> float:
         """Bytes of ``layers``."""
@@ -96,8 +98,16 @@ class WeightBytes:
         return tuple(self.by_kind[geometry.has_experts(layer)] for layer in range(geometry.num_layers))
 
     def read(self, geometry: ModelGeometry, tokens: float) -> float:
-        """Bytes of a layer that a pass of so many tokens is expected to read (``read_parameters``)."""
-        return self.layer * geometry.read_parameters(tokens) / geometry.layer_parameters
+        """Bytes of a layer that a pass of so many tokens is expected to read; the most, where layers differ."""
+        count = geometry.experts.count
+        skipped = self.experts * (1 - geometry.read_experts(tokens) / count) if count else 0.0
+        if self.by_kind is None:
+            return self.layer - skipped
+        return max(self.by_kind[False], self.by_kind[True] - skipped)
+
+
+_PartBytes = Callable[[int, str, tuple[Shape, ...]], float]
+"""Of a layer, a part of it and the shapes of its tensors: the bytes of that part."""
 
 
 def computed_bytes(geometry: ModelGeometry, element_bytes: int) -> WeightBytes:
@@ -108,15 +118,23 @@ def computed_bytes(geometry: ModelGeometry, element_bytes: int) -> WeightBytes:
 def _number_bytes(geometry: ModelGeometry, element_bytes: int, matrix_bytes: int) -> WeightBytes:
     """Where numbers of matrices take ``matrix_bytes``, and all others ``element_bytes``."""
 
-    def layer_bytes(layer: int) -> float:
-        return sum(
-            sum(map(math.prod, shapes)) * (matrix_bytes if part in MULTIPLIED or part in STACKED else element_bytes)
-            for part, shapes in layer_parts(geometry, layer).items()
-        )
+    def part_bytes(_layer: int, part: str, shapes: tuple[Shape, ...]) -> float:
+        return sum(map(math.prod, shapes)) * (matrix_bytes if part in MULTIPLIED or part in STACKED else element_bytes)
 
-    each = {geometry.has_experts(layer): layer_bytes(layer) for layer in geometry.layer_kinds}
-    vocabulary = geometry.embedding_parameters * matrix_bytes
-    return WeightBytes(max(each.values()), vocabulary, (each[False], each[True]) if len(each) > 1 else None)
+    return _added(geometry, geometry.layer_kinds, part_bytes, geometry.embedding_parameters * matrix_bytes)
+
+
+def _added(geometry: ModelGeometry, layers: Iterable[int], part_bytes: _PartBytes, vocabulary: float) -> WeightBytes:
+    """The largest of ``layers``, of each kind, from the bytes of parts."""
+    largest: dict[bool, tuple[float, float]] = {}
+    for layer in layers:
+        each = {part: part_bytes(layer, part, shapes) for part, shapes in layer_parts(geometry, layer).items()}
+        of_experts = sum(size for part, size in each.items() if part.startswith("expert_"))
+        mixed = geometry.has_experts(layer)
+        largest[mixed] = max(largest.get(mixed, (0.0, 0.0)), (sum(each.values()), of_experts))
+    by_kind = (largest[False][0], largest[True][0]) if len(largest) > 1 else None
+    experts = largest[True][1] if True in largest else 0.0
+    return WeightBytes(max(total for total, _ in largest.values()), vocabulary, by_kind, experts)
 
 
 def weight_bytes(
@@ -140,8 +158,6 @@ def weight_bytes(
         raise _not_of_this_family(kept, geometry)
     if kept in NUMBERS:
         return _number_bytes(geometry, element_bytes, NUMBER_BYTES[NUMBERS[kept]])
-    if len(geometry.layer_kinds) > 1 or geometry.latent.rank or not _PACKED_PARTS.issuperset(layer_parts(geometry, 0)):
-        raise _not_of_this_family(kept, geometry)
     if kept != "stored":
         return _packed_bytes(geometry, element_bytes, lambda name: ROUNDED[kept])
     if source.kind == "hf":
@@ -155,21 +171,24 @@ def weight_bytes(
 
 def _coded_bytes(source: ModelSource, geometry: ModelGeometry, element_bytes: int, base: Path | None) -> WeightBytes:
     folder = model_directory(source, base)
-    quantization = read_quantization(folder, family_of(geometry.family, str(folder)))
-    if quantization is None:
+    family = family_of(geometry.family, str(folder))
+    quantization, stored = read_quantization(folder, family), read_index(folder)
+    if quantization is None and not any(is_in_mxfp4(name, family, stored or ()) for name in model_tensors(geometry)):
         raise _not_quantized(source)
-    stored = read_index(folder)
     if stored is None:
         raise ModelError("there are no weights here that could stay as they are stored", where=str(folder))
 
     def kind_of(name: str) -> PackedKind | None:
-        coding = quantization.coding(name, stored)
+        if is_in_mxfp4(name, family, stored):
+            return KIND_OF_TYPE["MXFP4"]
+        coding = None if quantization is None else quantization.coding(name, stored)
         if coding is not None and coding.packed_kind is None:
             raise ModelError(
                 "weights that are stored in this way can't stay packed",
                 where=f"{folder}: {name}",
                 found=coding.in_words,
-                expected=f"whole numbers, a scale for a multiple of {INPUTS} inputs that lie beside each other",
+                expected=f"whole numbers with a scale for a multiple of {INPUTS} inputs that lie beside each other, or "
+                f"FP8 with one for a multiple of {E4M3.inputs}",
                 hint="model.weights: int8 or int4 rounds them again when they are loaded",
             )
         return None if coding is None else coding.packed_kind
@@ -191,7 +210,7 @@ def _not_of_this_family(kept: KeptWeights, geometry: ModelGeometry) -> ModelErro
         "the weights of this family can't stay packed yet",
         where="model.weights",
         found=f"{kept}, of {geometry.family}",
-        expected="no weights: at all, or a number format" if kept not in NUMBERS else "no weights: at all",
+        expected="no weights: at all",
     )
 
 
@@ -216,36 +235,41 @@ def _stored_bytes(path: Path, _changed: int, _size: int, geometry: ModelGeometry
 
 
 def _packed_bytes(geometry: ModelGeometry, element_bytes: int, kind_of: _KindOf) -> WeightBytes:
-    def layer_bytes(layer: int) -> float:
-        total = 0.0
-        for part, shapes in layer_parts(geometry, layer).items():
-            names = [f"model.layers.{layer}.{name}".format(0) for name in layer_names(geometry)[part]]
-            packable = part in MATRICES or part in STACKED
-            kinds = [kind_of(name) for name in names] if packable else [None]
-            total += _matrix_bytes(kinds, shapes, element_bytes)
-        return total
+    names_of = layer_names(geometry)
+
+    def part_bytes(layer: int, part: str, shapes: tuple[Shape, ...]) -> float:
+        if part not in MULTIPLIED and part not in STACKED:
+            return sum(map(math.prod, shapes)) * element_bytes
+        kinds = [kind_of(f"model.layers.{layer}.{name}".format(0)) for name in names_of[part]]
+        cut = geometry.shares > 1 and any(rule is not None and rule[0] == 1 for rule in SHARES[part])
+        return _matrix_bytes(kinds, shapes, element_bytes, cut=cut)
 
     vocabulary = (geometry.vocab_size, geometry.hidden_size)
     ends = [name for name in (EMBEDDING, HEAD) if name in model_tensors(geometry)]
-    return WeightBytes(
-        max(map(layer_bytes, range(geometry.num_layers))),
-        max(_matrix_bytes([kind_of(name)], (vocabulary,), element_bytes) for name in ends),
-    )
+    largest = max(_matrix_bytes([kind_of(name)], (vocabulary,), element_bytes) for name in ends)
+    return _added(geometry, range(geometry.num_layers), part_bytes, largest)
 
 
-def _matrix_bytes(kinds: Iterable[PackedKind | None], shapes: Iterable[Shape], element_bytes: int) -> float:
-    """Of matrices [..., out, in] one below the other: packed if all are quantized and divide into blocks."""
+def _matrix_bytes(
+    kinds: Iterable[PackedKind | None], shapes: Iterable[Shape], element_bytes: int, *, cut: bool = False
+) -> float:
+    """Of matrices [..., out, in] one below the other: packed if all are quantized and can lie in blocks.
+
+    ``cut``: inputs are a share of those in the file, whose blocks stay whole.
+    """
     each = list(shapes)
     numbers = sum(math.prod(shape) for shape in each)
     given = list(kinds)
     known = [kind for kind in given if kind is not None]
-    if len(known) < len(given):
+    if len(known) < len(given) or (cut and any(each[0][-1] % kind.inputs for kind in known)):
         return numbers * element_bytes
     if len(given) < len(each):  # which are stored as one
         each = [_below(each)]
     if runs(known, (shape[-2] for shape in each), each[0][-1]) is None:
         return numbers * element_bytes
-    return sum(math.prod(shape) * kind.number_bytes for kind, shape in zip(known, each, strict=True))
+    return sum(
+        math.prod(shape[:-2]) * kind.matrix_bytes(shape[-2], shape[-1]) for kind, shape in zip(known, each, strict=True)
+    )
 
 
 def _below(shapes: Sequence[Shape]) -> Shape:

@@ -53,10 +53,13 @@ GGUF_NAMES = (
 """Those that GGUF can say: a window in some layers of a Qwen 2 isn't, nor in a Mistral, nor which layers have one."""
 
 
-def write_family_gguf(folder: Path, name: str, *, mxfp4: bool = False, **more: Any) -> Path:
+def write_family_gguf(
+    folder: Path, name: str, *, mxfp4: bool = False, matrices: str | None = None, **more: Any
+) -> Path:
     """Write ``FAMILY_CONFIGS[name]`` as GGUF to ``folder``; ``more`` adds keys after the architecture's name.
 
-    With ``mxfp4`` experts are in that format.
+    With ``mxfp4`` experts are in that format. ``matrices`` is the type of others, but for routers, where their rows are
+    whole blocks of it.
     """
     config, tensors = written_config(name), family_tensors(name)
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
@@ -75,8 +78,14 @@ def write_family_gguf(folder: Path, name: str, *, mxfp4: bool = False, **more: A
         if mxfp4 and array.ndim == 3:
             kind = gguf.GGMLQuantizationType.MXFP4
             writer.add_tensor(stored, gguf.quants.quantize(array, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(stored, _stored(tensor, array, architecture, config))
+            continue
+        array = _stored(tensor, array, architecture, config)
+        if matrices is not None and array.ndim > 1 and "gate_inp" not in stored:
+            kind = gguf.GGMLQuantizationType[matrices]
+            if array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0:
+                writer.add_tensor(stored, gguf.quants.quantize(array, kind), raw_dtype=kind)
+                continue
+        writer.add_tensor(stored, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

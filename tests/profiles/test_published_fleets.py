@@ -16,6 +16,7 @@ from helix_df.plan.moves import load_bytes
 from helix_df.profiles.catalogue import find_device
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.profiles.throughput import USABLE_MEMORY
+from helix_df.profiles.weight_bytes import weight_bytes
 
 
 @pytest.mark.parametrize("model", FLEETS)
@@ -36,6 +37,9 @@ def test_any_layers_have_the_bytes_that_are_counted(data, model):
     geometry = catalogue()[model]
     start = data.draw(st.integers(0, geometry.num_layers - 1))
     layers = LayerRange(start, data.draw(st.integers(start + 1, geometry.num_layers)))
-    counted = counted_bytes(json.loads(HEADERS.read_text())[model], layers, FLEETS[model].weights)
-    planned = load_bytes(None, layers, geometry, 2, held_weights(job, geometry))
+    kept = data.draw(st.sampled_from((FLEETS[model].weights, "int8", "int4")))
+    counted = counted_bytes(json.loads(HEADERS.read_text())[model], layers, kept)
+    weights = weight_bytes(job.model.parsed_source, geometry, 2, kept)
+    planned = load_bytes(None, layers, geometry, 2, weights)
     assert planned == pytest.approx(counted, rel=1e-6)
+    assert kept != FLEETS[model].weights or weights == held_weights(job, geometry)

@@ -12,16 +12,18 @@ from safetensors.numpy import save_file
 
 from helix_df.errors import ModelError
 from helix_df.layers import LayerRange
+from helix_df.models.coded_matrices import coded_levels, coded_values
 from helix_df.models.fetched_layers import parts_of
 from helix_df.models.weights import load_shard, open_weights
 from helix_df.profiles.checkpoint import read_index
 from helix_df.profiles.families.llama import LLAMA
 from helix_df.profiles.quantization_config import quantization_of
+from helix_df.profiles.quantized_matrices import Coding
 from helix_df.profiles.read_geometry import check_weights, read_geometry
 from helix_df.profiles.weight_bytes import weight_bytes
 from helix_df.spec.source import ModelSource
 from tests.oracle.quantized_checkpoints import DEEPSEEK, SIZES, meant_tensors, write_quantized
-from tests.oracle.quantized_formats import FORMATS
+from tests.oracle.quantized_formats import FORMATS, float8
 from tests.unit.test_kept_weights import divergence, held_bytes, log_probabilities
 
 EXACT = ("ct-int8", "ct-int4", "ct-int8-packed", "gptq", "gptq-v2", "gptq-int8")
@@ -101,7 +103,27 @@ def test_packed_layers_compute_what_their_numbers_do(tmp_path):
     assert divergence(numbers, packed) < 1e-2
 
 
-@pytest.mark.parametrize("name", ["ct-fp8-channel", "fp8", "gptq-order"])
+@settings(max_examples=20)
+@given(
+    outputs=st.integers(1, 40),
+    inputs=st.integers(1, 300),
+    rows=st.sampled_from((0, 1, 16, 128)),
+    seed=st.integers(0, 9),
+)
+def test_fp8_stays_bit_by_bit_what_it_is(outputs, inputs, rows, seed):
+    for columns in (0, 128, 256):
+        encoded = float8((rows, columns), "weight_scale", np.float32)(
+            np.random.default_rng(seed).standard_normal((outputs, inputs)).astype(np.float32)
+        )
+        coding = Coding("float8", 8, rows, columns)
+        parts = {"weight": encoded.tensors["weight"].view(np.uint8), "weight_scale": encoded.tensors["weight_scale"]}
+        kept = coded_levels(coding, parts, (outputs, inputs), "here")
+        assert kept.kind == coding.packed_kind
+        np.testing.assert_array_equal(kept.values(), coded_values(coding, parts, (outputs, inputs)))
+        np.testing.assert_allclose(kept.values(), encoded.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ct-fp8-block", "fp8", "gptq-order"])
 def test_what_no_packed_kind_has_does_not_stay_packed(tmp_path, name):
     source = ModelSource("hf", str(write_quantized(tmp_path, name)))
     geometry = read_geometry(source)
