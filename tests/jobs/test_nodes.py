@@ -28,23 +28,26 @@ def names(url: str) -> set[str]:
     return {node.name.partition(".")[0] for node in fetch_status(url).nodes}
 
 
-def command(*words: str) -> None:
+def command(*words: str) -> int:
     with pytest.raises(SystemExit) as end:
         main(["nodes", *words, "--job", "tiny"])
-    assert not end.value.code
+    return int(end.value.code or 0)
 
 
-def test_nodes_join_a_job_that_serves_and_leave_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nodes_join_a_job_that_serves_and_leave_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     part = tmp_path / "part.yaml"
     part.write_text("nodes: {c: {gpu: toy}, d: {gpu: toy}}\nlinks: {nodes: [{between: [c, d], bandwidth: 1Gbps}]}\n")
     with daemon(halves(), monkeypatch) as (_, record):
         alone = answer(record.url, 0)
         with under_load(record) as wrong:
-            command("add", str(part))
+            assert command("add", str(part)) == 0
             assert names(record.url) >= {"c", "d"}
             assert deployment.running_plan("tiny").job.links.nodes[0].between == ("c", "d")
-            command("drain", "a")
-            command("remove", "a", "c")
+            assert command("drain", "a") == 7
+            assert "without a.2 no full path" in capsys.readouterr().err
+            assert command("remove", "a", "c") == 0
             until(lambda: names(record.url) == {"b", "d"})
         assert not wrong
         assert answer(record.url, 0) == alone
