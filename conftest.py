@@ -64,7 +64,7 @@ TOGETHER = (
 one after another, by one process."""
 
 
-ALONE = ("tests/chaos/test_hosts.py::test_where_the_layers_survive",)
+ALONE = ("tests/chaos/test_hosts.py::test_where_the_layers_survive", "tests/chaos/test_fleet.py::test_a_fleet")
 """What is promised in seconds of a machine that does nothing else: these run while no other test does."""
 
 

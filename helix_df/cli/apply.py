@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -152,10 +153,17 @@ def _make_plan(job: Job, progress: Console, console: Console, near: Near | None 
 def _start(plan: Plan, wait: bool, timeout: float | None, force: bool, console: Console) -> DaemonRecord:
     from helix_df import deployment
     from helix_df.cli.startup import display
+    from helix_df.cli.words import plural
 
     def show_joins(record: DaemonRecord) -> None:
-        for node, command in record.join_commands.items():
+        from helix_df.cli.status import MOST_TOLD
+
+        for node, command in islice(record.join_commands.items(), MOST_TOLD):
             console.print(f"{node} waits for this command on its host:\n  {command}", soft_wrap=True)
+        if len(record.join_commands) > MOST_TOLD:
+            rest = len(record.join_commands) - MOST_TOLD
+            told = f"`helix-df status {plan.job.name} --json` has their commands"
+            console.print(f"and {plural(rest, 'more worker')}: {told}", soft_wrap=True)
 
     with display(console) as show:
         return deployment.apply(

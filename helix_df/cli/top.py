@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from helix_df.runtime.requests import HopStatus, JobStatus
+    from helix_df.runtime.requests import JobStatus
 
 
 def top(
@@ -64,14 +64,16 @@ def _frame(status: JobStatus, before: JobStatus | None, seconds: float) -> Rende
 
 def _hops_table(status: JobStatus, before: JobStatus | None, seconds: float) -> Table:
     from helix_df.cli.words import plain_table
+    from helix_df.runtime.overview import hop_rows
 
     figures = ("tokens/s", "planned", "running")
     table = plain_table("from", "to", *figures, numbers=figures)
-    former: dict[tuple[str, str], HopStatus] = {} if before is None else {(it.tail, it.head): it for it in before.hops}
-    for hop in status.hops:
+    cut = frozenset(status.cut_hops)
+    former = {} if before is None else {(row.tail, row.head): row for row in hop_rows(before.hops, cut)}
+    for hop in hop_rows(status.hops, cut):
         was = former.get((hop.tail, hop.head))
         now = tokens_per_s(hop.tokens, None if was is None else was.tokens, seconds)
         planned = f"{hop.planned_tokens_per_s:,.1f}" if hop.planned_tokens_per_s else "spare"
-        head = f"{hop.head}, cut" if (hop.tail, hop.head) in status.cut_hops else hop.head
-        table.add_row(hop.tail, head, f"{now:,.1f}", planned, str(hop.running))
+        head = f"{hop.head}, cut" if hop.cut else hop.head
+        table.add_row(hop.tail, head, f"{now:,.1f}", planned, f"{hop.running:,}")
     return table

@@ -1,18 +1,21 @@
 """The flow over what is up: as much of the plan's as is left, and as much more as other hops carry. Pure.
 
 Used by the runtime and the simulator alike, whose coordinator has no solver: a maximum flow by shortest augmenting
-paths (Dinic 1970) on whole units, since few of them are needed where only what was lost has to find another way.
+paths (Dinic 1970) on whole units, since few of them are needed where only what was lost has to find another way. What
+looks at every hop works on columns, since a fleet has hundreds of thousands and requests wait meanwhile.
 Knows nothing of requests, sockets or clocks.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.flow import RESOLUTION, EdgeFlow
-from helix_df.graph.flow_graph import FlowGraph
+from helix_df.graph.flow_graph import NOBODY, EdgeTable, FlowGraph
 from helix_df.graph.problem import COORDINATOR
 
 _SOURCE, _SINK = 0, 1
@@ -41,104 +44,150 @@ def mended_flow(
         The hops that carry something, in the order of ``ways``.
     """
     planned = tuple(planned)
-    if not cut and all(is_up(node.name) for node in ways.nodes):
+    up = [is_up(node.name) for node in ways.nodes]
+    if not cut and all(up):
         return planned
-    ways = replace(ways, edges=tuple(edge for edge in ways.edges if (edge.tail, edge.head) not in cut))
-    network = _Network(ways, is_up)
-    network.allow({(edge.tail, edge.head): _units(edge.tokens_per_s) for edge in planned})
+    table = ways.table
+    hops = _Hops(table)
+    uncut = np.ones(len(table), dtype=np.bool_)
+    uncut[hops.found(list(cut))[0]] = False
+    network = _Network(table, _units(np.array([node.capacity for node in ways.nodes])) * np.array(up, dtype=np.int64))
+    network.allow(hops.units_of(planned) * uncut)
     network.augment()
-    network.allow({(edge.tail, edge.head): _units(edge.capacity) for edge in ways.edges})
+    network.allow(_units(table.capacity) * uncut)
     network.augment()
-    return network.edges()
+    carried = network.carried()
+    used = np.flatnonzero(carried).tolist()
+    return tuple(EdgeFlow(*table.ends(edge), int(carried[edge]) * RESOLUTION) for edge in used)
 
 
-def _units(tokens_per_s: float) -> int:
-    return int(min(tokens_per_s / RESOLUTION, _MOST_UNITS))
+def _units(tokens_per_s: Floats) -> Ints:
+    return np.minimum(tokens_per_s / RESOLUTION, float(_MOST_UNITS)).astype(np.int64)
+
+
+class _Hops:
+    """Finds hops of a table by the names of their ends."""
+
+    def __init__(self, table: EdgeTable) -> None:
+        self._place = {name: at for at, name in enumerate(table.names)} | {COORDINATOR: NOBODY}
+        self._keys = self._key(table.tail, table.head)
+        self._order = np.argsort(self._keys, kind="stable")
+        self._sorted = self._keys[self._order]
+
+    def _key(self, tails: Ints, heads: Ints) -> Ints:
+        return (tails + 1) * (len(self._place) + 1) + heads + 1
+
+    def found(self, hops: Sequence[tuple[str, str]]) -> tuple[Ints, Ints]:
+        """Positions in the table of those hops that are there, and which of the given ones these are."""
+        known = [at for at, hop in enumerate(hops) if hop[0] in self._place and hop[1] in self._place]
+        tails = np.array([self._place[hops[at][0]] for at in known], dtype=np.int64)
+        heads = np.array([self._place[hops[at][1]] for at in known], dtype=np.int64)
+        if not len(self._sorted) or not known:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        keys = self._key(tails, heads)
+        places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        here = self._sorted[places] == keys
+        return self._order[places[here]], np.array(known, dtype=np.int64)[here]
+
+    def units_of(self, flow: Sequence[EdgeFlow]) -> Ints:
+        """What a flow sends over each hop of the table."""
+        units = np.zeros(len(self._keys), dtype=np.int64)
+        at, which = self.found([(edge.tail, edge.head) for edge in flow])
+        units[at] = _units(np.array([edge.tokens_per_s for edge in flow], dtype=np.float64))[which]
+        return units
 
 
 class _Network:
     """Arcs in pairs, each with what it still carries: one forward, one back at the next number.
 
-    Every node is two vertices with its capacity between them, since requests share it whichever way they come.
+    Every node is two vertices with its capacity between them, since requests share it whichever way they come. The
+    nodes' arcs are the first ones.
     """
 
-    def __init__(self, ways: FlowGraph, is_up: Callable[[str], bool]) -> None:
-        self.ways = ways
-        entries = {node.name: 2 * at + 2 for at, node in enumerate(ways.nodes)}
-        self.arcs_of: list[list[int]] = [[] for _ in range(2 * len(ways.nodes) + 2)]
-        self.heads: list[int] = []
-        self.left: list[int] = []
-        for node in ways.nodes:
-            self._join(entries[node.name], entries[node.name] + 1, _units(node.capacity) if is_up(node.name) else 0)
-        self.hops = {}
-        for edge in ways.edges:
-            tail = _SOURCE if edge.tail == COORDINATOR else entries[edge.tail] + 1
-            head = _SINK if edge.head == COORDINATOR else entries[edge.head]
-            self.hops[edge.tail, edge.head] = self._join(tail, head, 0)
+    def __init__(self, table: EdgeTable, node_units: Ints) -> None:
+        self._nodes = len(node_units)
+        nodes = np.arange(self._nodes, dtype=np.int64)
+        tails = np.concatenate([2 * nodes + 2, np.where(table.tail == NOBODY, _SOURCE, 2 * table.tail + 3)])
+        heads = np.concatenate([2 * nodes + 3, np.where(table.head == NOBODY, _SINK, 2 * table.head + 2)])
+        self._vertices = 2 * self._nodes + 2
+        self._tails = np.column_stack([tails, heads]).reshape(-1)
+        self._heads = np.column_stack([heads, tails]).reshape(-1)
+        self._left = np.zeros(len(self._tails), dtype=np.int64)
+        self._left[: 2 * self._nodes : 2] = node_units
+        self._by_tail = np.argsort(self._tails, kind="stable")
+        self._by_head = np.argsort(self._heads, kind="stable")
+        self._first_out = np.searchsorted(self._tails[self._by_tail], np.arange(self._vertices + 1))
+        self._first_in = np.searchsorted(self._heads[self._by_head], np.arange(self._vertices + 1))
 
-    def _join(self, tail: int, head: int, units: int) -> int:
-        arc = len(self.heads)
-        self.heads += [head, tail]
-        self.left += [units, 0]
-        self.arcs_of[tail].append(arc)
-        self.arcs_of[head].append(arc + 1)
-        return arc
+    def allow(self, units: Ints) -> None:
+        """Let each hop carry so much in all, what it carries already included."""
+        forward, back = self._left[2 * self._nodes :: 2], self._left[2 * self._nodes + 1 :: 2]
+        forward[:] = np.maximum(0, units - back)
 
-    def allow(self, units: dict[tuple[str, str], int]) -> None:
-        """Let hops carry so much in all, what they carry already included."""
-        for hop, most in units.items():
-            arc = self.hops.get(hop)
-            if arc is not None:
-                self.left[arc] = max(0, most - self.left[arc + 1])
+    def carried(self) -> Ints:
+        """What each hop carries."""
+        return self._left[2 * self._nodes + 1 :: 2]
 
     def augment(self) -> None:
         """Send all that still fits, along shortest ways first."""
-        while (levels := self._levels())[_SINK] >= 0:
+        while (onward := self._onward()) is not None:
             # How many arcs of a vertex lead nowhere any more, at these levels.
-            spent = [0] * len(self.arcs_of)
-            while path := self._path(levels, spent):
-                units = min(self.left[arc] for arc in path)
+            spent = [0] * self._vertices
+            while path := self._path(onward, spent):
+                units = min(self._left[path])
                 for arc in path:
-                    self.left[arc] -= units
-                    self.left[arc ^ 1] += units
+                    self._left[arc] -= units
+                    self._left[arc ^ 1] += units
 
-    def _levels(self) -> list[int]:
-        """Fewest arcs from the source to every vertex; -1 where none lead."""
-        levels = [-1] * len(self.arcs_of)
-        levels[_SOURCE] = 0
-        frontier = deque([_SOURCE])
-        while frontier:
-            here = frontier.popleft()
-            for arc in self.arcs_of[here]:
-                head = self.heads[arc]
-                if self.left[arc] > 0 and levels[head] < 0:
-                    levels[head] = levels[here] + 1
-                    frontier.append(head)
+    def _onward(self) -> list[list[int]] | None:
+        """The arcs of each vertex that are on a shortest way to the sink; ``None`` when there is no way left."""
+        free = self._left > 0
+        levels = self._levels(_SOURCE, free, self._by_tail, self._first_out, self._heads)
+        if levels[_SINK] < 0:
+            return None
+        steps = free & (levels[self._tails] >= 0) & (levels[self._heads] == levels[self._tails] + 1)
+        steps &= self._levels(_SINK, steps, self._by_head, self._first_in, self._tails)[self._heads] >= 0
+        arcs = self._by_tail[steps[self._by_tail]]
+        ends = np.searchsorted(self._tails[arcs], np.arange(self._vertices + 1)).tolist()
+        listed = arcs.tolist()
+        return [listed[ends[at] : ends[at + 1]] for at in range(self._vertices)]
+
+    def _levels(self, start: int, free: NDArray[np.bool_], arcs: Ints, first: Ints, ends: Ints) -> Ints:
+        """Fewest arcs from a vertex to every other; -1 where none lead. ``arcs`` of a vertex begin at ``first``."""
+        levels = np.full(self._vertices, -1, dtype=np.int64)
+        levels[start] = 0
+        frontier = np.array([start], dtype=np.int64)
+        for level in range(1, self._vertices):
+            here = arcs[_ranges(first[frontier], first[frontier + 1])]
+            found = ends[here[free[here]]]
+            frontier = np.unique(found[levels[found] < 0])
+            if not len(frontier):
+                break
+            levels[frontier] = level
         return levels
 
-    def _path(self, levels: list[int], spent: list[int]) -> list[int]:
+    def _path(self, onward: list[list[int]], spent: list[int]) -> list[int]:
         """Arcs from source to sink, each a level up; none when there is no such way left."""
         path: list[int] = []
         here = _SOURCE
         while here != _SINK:
-            arcs = self.arcs_of[here]
-            while spent[here] < len(arcs):
-                arc = arcs[spent[here]]
-                head = self.heads[arc]
-                if self.left[arc] > 0 and levels[head] == levels[here] + 1:
-                    break
+            arcs = onward[here]
+            while spent[here] < len(arcs) and self._left[arcs[spent[here]]] <= 0:
                 spent[here] += 1
-            else:
-                if not path:
-                    return []
-                here = self.heads[path.pop() ^ 1]
-                spent[here] += 1
+            if spent[here] < len(arcs):
+                path.append(arcs[spent[here]])
+                here = int(self._heads[path[-1]])
                 continue
-            path.append(arcs[spent[here]])
-            here = self.heads[path[-1]]
+            if not path:
+                return []
+            here = int(self._tails[path.pop()])
+            spent[here] += 1
         return path
 
-    def edges(self) -> tuple[EdgeFlow, ...]:
-        """What hops carry."""
-        carried = ((edge, self.left[self.hops[edge.tail, edge.head] + 1]) for edge in self.ways.edges)
-        return tuple(EdgeFlow(edge.tail, edge.head, units * RESOLUTION) for edge, units in carried if units > 0)
+
+def _ranges(starts: Ints, stops: Ints) -> Ints:
+    """All numbers of some half-open ranges, one after another."""
+    sizes = stops - starts
+    before = np.cumsum(sizes) - sizes
+    numbers: Ints = np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - before, sizes)
+    return numbers

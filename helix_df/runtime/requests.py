@@ -5,7 +5,7 @@ Text, templates and HTTP live above (``generation``, ``api``); routes and worker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -234,6 +234,16 @@ GIVEN_UP = "another plan was given up"
 """How ``JobStatus.change`` begins if the plan that was to take over will not."""
 
 
+MOST_NAMED = 8
+"""Nodes of which a sentence says the same."""
+
+
+def some(names: Sequence[str]) -> list[str]:
+    """The first few, and how many more there are: a fleet has thousands."""
+    rest = len(names) - MOST_NAMED
+    return list(names) if rest <= 0 else [*names[:MOST_NAMED], f"and {rest:,} more"]
+
+
 def what_is_missing(
     nodes: Mapping[str, NodeState], gaps: Iterable[tuple[int, int]], cut: Iterable[tuple[str, str]] = ()
 ) -> str:
@@ -241,6 +251,7 @@ def what_is_missing(
     hops that carry nothing."""
     away = [f"{name} is {state}" for name, state in nodes.items() if state != "ready"]
     away += [f"{tail} doesn't reach {head}" for tail, head in cut]
+    away = some(away)
     layers = [f"layers {start} to {stop - 1}" for start, stop in gaps]
     what = f"nobody who is up holds {', '.join(layers)}" if layers else "no full path through the layers is up"
     return f"{what} ({', '.join(away)})"

@@ -165,6 +165,19 @@ async def test_status_keeps_the_secret(http):
     assert "secret" not in response.text
 
 
+async def test_an_overview_has_rows_and_medians(http):
+    before = (await http.get("/helix/overview")).json()
+    assert (before["time_to_first_token_s"], before["inter_token_s"]) == (None, None)
+    assert (before["nodes"], before["by_state"]) == (2, {"ready": 2})
+    await http.post("/v1/completions", json=COMPLETION)
+    response = await http.get("/helix/overview")
+    seen = response.json()
+    assert [row["name"] for row in seen["node_rows"]] == ["left", "right"]
+    assert 0 < seen["inter_token_s"] < 1
+    assert 0 < seen["time_to_first_token_s"] < 1
+    assert "secret" not in response.text
+
+
 async def test_metrics(http, service):
     await http.post("/v1/completions", json=COMPLETION)
     await http.post("/v1/completions", json=COMPLETION | {"model": "x"})

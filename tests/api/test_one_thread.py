@@ -23,6 +23,7 @@ REQUESTS = [
     ("GET", "/v1/models", None),
     ("GET", "/health", None),
     ("GET", "/helix/status", None),
+    ("GET", "/helix/overview", None),
     ("GET", "/metrics", None),
 ]
 

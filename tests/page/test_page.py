@@ -8,12 +8,25 @@ from typing import Any
 import httpx
 import pytest
 
+from helix_df.runtime.requests import HopStatus, NodeStatus
 from tests.api.fakes import FakeService
 from tests.page.conftest import NODES, Look
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("playwright", reason="needs the extra `browser`")
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+DRAWN_AGAIN = """async () => {
+  const { show } = await import("./page/cluster.js");
+  const now = await (await fetch("helix/overview")).json();
+  return Array.from({ length: 5 }, () => {
+    const began = performance.now();
+    show(now, began / 1000);
+    document.body.getBoundingClientRect();
+    return performance.now() - began;
+  });
+}"""
+"""Milliseconds of drawing what the page shows once more, its layout included."""
+
 KINDS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -123,6 +136,42 @@ async def test_figures_follow_what_the_job_does(url: str, service: FakeService, 
         await expect(seen.page.locator("#figures")).to_contain_text("1,234")
         rate = await seen.page.locator("#hops tbody tr").first.locator("td").nth(3).text_content() or ""
         assert 1e5 < float(rate.replace(",", "")) < 1e8, "tokens a second since the status before"
+        assert not seen.said
+
+
+def many(lost: int) -> tuple[NodeStatus, ...]:
+    """A thousand nodes of four groups, the last of which are lost."""
+    names = (
+        f"{gpu}-{site}-{number}" for gpu in ("a100", "l4") for site in ("oslo", "lima") for number in range(1, 251)
+    )
+    return tuple(
+        NodeStatus(
+            name, "ready" if at < 1000 - lost else "lost", (at % 30, at % 30 + 1), None, 1.0, "", 10, 4000, at % 2
+        )
+        for at, name in enumerate(names)
+    )
+
+
+@pytest.mark.parametrize("kind", ["light", "phone"])
+async def test_a_thousand_nodes_fit_a_screen(url: str, service: FakeService, look: Look, kind: str) -> None:
+    """Those that are ill by name, all others by group; and drawing them again takes no time that anybody notices."""
+    from axe_playwright_python.async_playwright import Axe
+    from playwright.async_api import expect
+
+    hops = tuple(HopStatus("coordinator", node.name, 1.0, 10, 1) for node in many(0))
+    service.status = replace(service.status, nodes=many(20), hops=hops)
+    async with look(url, **KINDS[kind]) as seen:
+        await expect(seen.page.locator("#states")).to_have_text("1,000: 980 ready, 20 lost")
+        rows = seen.page.locator("#nodes tbody tr")
+        await expect(rows).to_have_count(12 + 1 + 4)
+        await expect(rows.first).to_contain_text("l4-lima-231✕ lost")
+        await expect(rows.last).to_contain_text("l4-lima-*230 nodes● ready")
+        await expect(seen.page.locator("#hops tbody tr")).to_have_count(4)
+        took_ms = await seen.page.evaluate(DRAWN_AGAIN)
+        assert min(took_ms) < 100
+        found = (await Axe().run(seen.page)).response["violations"]
+        assert not [it["id"] for it in found if it["impact"] in ("serious", "critical")], found
+        assert await seen.page.evaluate("document.documentElement.scrollWidth === innerWidth")
         assert not seen.said
 
 

@@ -7,7 +7,7 @@ Knows neither HTTP nor where the text comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 from helix_df.errors import HelixError, RequestError
@@ -15,7 +15,7 @@ from helix_df.models.answer_formats.api import Reasoning
 from helix_df.runtime.api.answer_reading import AnswerEnd
 from helix_df.runtime.api.called_tools import CalledTool, add_calls, call_deltas, whole_calls
 from helix_df.runtime.api.text_pieces import PromptToken, TextPiece, TokenLogprob, TopToken
-from helix_df.runtime.requests import JobStatus, what_is_missing
+from helix_df.runtime.requests import HopStatus, JobStatus, NodeStatus, what_is_missing
 
 Json = dict[str, Any]
 
@@ -201,12 +201,19 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Jso
     }
 
 
+_OF_STATUS, _OF_HOP = (tuple(field.name for field in fields(kind)) for kind in (JobStatus, HopStatus))
+_OF_NODE = tuple(field.name for field in fields(NodeStatus) if field.name != "join_command")
+
+
 def public_status(status: JobStatus) -> Json:
     """The status for everybody: without the commands that join, since they hold the job's secret."""
-    document = asdict(status)
-    for node in document["nodes"]:
-        del node["join_command"]
-    return document
+    # Not by ``asdict`` alone, which takes ten times as long over a thousand nodes.
+    document = {name: getattr(status, name) for name in _OF_STATUS}
+    nodes = [{name: getattr(node, name) for name in _OF_NODE} for node in status.nodes]
+    for node in nodes:
+        node["speed"] = None if node["speed"] is None else asdict(node["speed"])
+    hops = [{name: getattr(hop, name) for name in _OF_HOP} for hop in status.hops]
+    return {**document, "nodes": nodes, "hops": hops}
 
 
 def why_not_ready(status: JobStatus) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cache
 
 from starlette.applications import Starlette
@@ -50,6 +51,7 @@ from helix_df.runtime.api.request_ids import ID_HEADER, WithRequestIds
 from helix_df.runtime.api.responses_endpoint import ResponsesEndpoint
 from helix_df.runtime.api.tokenizing import Tokenizing
 from helix_df.runtime.api.traced import CLIENT_LEFT, Traced, Tracer
+from helix_df.runtime.overview import overview
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ def create_app(
         Route("/health", api.health, methods=["GET"]),
         Route("/metrics", api.metrics_text, methods=["GET"]),
         Route("/helix/status", api.status, methods=["GET"]),
+        Route("/helix/overview", api.overview, methods=["GET"]),
         Route("/openapi.json", api.openapi, methods=["GET"]),
         Route("/docs", api.docs, methods=["GET"]),
         *page_routes(),
@@ -186,10 +189,17 @@ class _Api:
         return JSONResponse(body, status_code=200 if status.ready else 503)
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse(public_status(self._text.snapshot()))
+        # Of a thousand nodes it takes a while, and tokens don't wait for it.
+        status = self._text.snapshot()
+        return await asyncio.to_thread(lambda: JSONResponse(public_status(status)))
+
+    async def overview(self, request: Request) -> Response:
+        status, medians_s = self._text.snapshot(), self._metrics.medians_s()
+        return await asyncio.to_thread(lambda: JSONResponse(asdict(overview(status, *medians_s))))
 
     async def metrics_text(self, request: Request) -> Response:
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        text = await asyncio.to_thread(self._metrics.text, self._text.snapshot())
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(self._document))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -26,7 +28,7 @@ class Metrics:
     """The metrics of one job, in a registry of their own.
 
     Args:
-        snapshot: gives the job's status, asked at every scrape.
+        snapshot: gives the job's status, asked at every scrape that doesn't bring it.
         crowd: the connections of the server, if it is known.
         clock: seconds of a monotonic clock.
         as_vllm: what requests call the model, if vLLM's names are to stand beside ours.
@@ -40,8 +42,10 @@ class Metrics:
         as_vllm: str | None = None,
     ) -> None:
         self._clock = clock
+        self._snapshot = snapshot
+        self._brought: ContextVar[JobStatus | None] = ContextVar("brought", default=None)
         self._registry = CollectorRegistry()
-        self._registry.register(_JobCollector(snapshot))
+        self._registry.register(_JobCollector(self._status))
         if crowd is not None:
             self._registry.register(_CrowdCollector(crowd))
         self._http = Counter(
@@ -60,7 +64,10 @@ class Metrics:
             registry=self._registry,
         )
         self._requests = RequestMetrics(self._registry)
-        self._as_vllm = None if as_vllm is None else VllmCollector(self._registry, snapshot, as_vllm)
+        self._as_vllm = None if as_vllm is None else VllmCollector(self._registry, self._status, as_vllm)
+
+    def _status(self) -> JobStatus:
+        return self._brought.get() or self._snapshot()
 
     def count_request(self, endpoint: str, status: int) -> None:
         """Count an HTTP answer; status 499 is a client that left before one."""
@@ -93,14 +100,33 @@ class Metrics:
         times.last_s = now
         times.tokens += len(piece.token_ids)
 
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def medians_s(self) -> tuple[float | None, float | None]:
+        """Of the time to the first token and of that between two so far; ``None`` before the first."""
+        return _median(self._ttft), _median(self._itl)
+
+    def text(self, status: JobStatus | None = None) -> bytes:
+        """All metrics in Prometheus' text format; of a thousand nodes that takes a while, so that another thread may do
+        it, with a status that it brings."""
+        self._brought.set(status)
         ours = generate_latest(self._registry)
         if self._as_vllm is None:
             return ours
         theirs = CollectorRegistry()
         theirs.register(self._as_vllm)
         return ours + generate_latest(theirs)
+
+
+def _median(histogram: Histogram) -> float | None:
+    """Linear inside the bucket that it is in; ``None`` if nothing was observed."""
+    samples = [sample for metric in histogram.collect() for sample in metric.samples if sample.name.endswith("_bucket")]
+    counts = [(float(sample.labels["le"]), sample.value) for sample in samples]
+    half = counts[-1][1] / 2 if counts else 0.0
+    start, under = 0.0, 0.0
+    for bound, count in counts:
+        if half and count >= half:
+            return start if math.isinf(bound) else start + (bound - start) * (half - under) / (count - under)
+        start, under = bound, count
+    return None
 
 
 class _JobCollector(Collector):

@@ -49,6 +49,7 @@ from helix_df.runtime.api.request_body import RequestBody
 from helix_df.runtime.api.responses_body import ResponsesBody
 from helix_df.runtime.api.timeouts import MAX_TIMEOUT_S, TIMEOUT_HEADER
 from helix_df.runtime.api.tokenizing import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
+from helix_df.runtime.overview import JobOverview
 from helix_df.runtime.requests import JobStatus, NodeStatus
 
 Json = dict[str, Any]
@@ -177,7 +178,10 @@ def _paths(needs_key: bool, keeps_answers: bool) -> Json:
                 },
             }
         },
-        "/helix/status": look("status", "What `helix-df status` shows.", JobStatus.__name__, looking),
+        "/helix/status": look("status", "A job and each of its nodes.", JobStatus.__name__, looking),
+        "/helix/overview": look(
+            "overview", "A job on one screen: nodes that are alike as one row.", JobOverview.__name__, looking
+        ),
         "/metrics": {
             "get": {
                 "operationId": "metrics",
@@ -287,7 +291,9 @@ def _status_schemas() -> Json:
     schema = TypeAdapter(JobStatus).json_schema(mode="serialization", ref_template=REF)
     schemas: Json = schema.pop("$defs")
     del schemas[NodeStatus.__name__]["properties"]["join_command"]  # it holds the job's secret
-    return {**schemas, JobStatus.__name__: schema}
+    seen = TypeAdapter(JobOverview).json_schema(mode="serialization", ref_template=REF)
+    rows: Json = seen.pop("$defs")
+    return {**schemas, **rows, JobStatus.__name__: schema, JobOverview.__name__: seen}
 
 
 def _body_schema(kind: type[RequestBody], model_name: str, schemas: Json) -> Json:

@@ -29,7 +29,6 @@ from helix_df.runtime.requests import (
 from helix_df.runtime.transitions import IllegalEvent, TransitionTable
 from helix_df.runtime.wire.keys import newly_connected, same_endpoint
 from helix_df.runtime.wire.messages import (
-    HEARTBEAT_S,
     Failed,
     Heartbeat,
     Hello,
@@ -39,6 +38,7 @@ from helix_df.runtime.wire.messages import (
     Send,
     Stop,
     Welcome,
+    heartbeat_s,
 )
 from helix_df.spec.job import Job
 
@@ -109,8 +109,8 @@ NODE: TransitionTable[NodeState, NodeEvent] = TransitionTable(
 """What happens to a node. A worker that greets again, in whatever state, begins again; so does one that is heard after
 it was given up: it was stopped or cut off for a while, and doesn't know it."""
 
-HELLO_AFTER_S = 4 * HEARTBEAT_S
-"""So long a worker must have been silent for another greeting from its address to mean that it begins again."""
+_HEARTBEATS_TO_BEGIN_AGAIN = 4
+"""So many a worker must have left out for another greeting from its address to mean that it begins again."""
 
 WELCOME_AGAIN_S = 0.75
 """A greeting that was answered so lately isn't answered once more."""
@@ -307,8 +307,8 @@ class NodesState:
         tails = [(name, node.unreachable) for name, node in self.nodes.items() if node.unreachable]
         if not tails:
             return frozenset()
-        heads = [(name, node.address) for name, node in self.nodes.items() if node.address is not None]
-        return frozenset((tail, head) for tail, away in tails for head, address in heads if address in away)
+        heads = {node.address: name for name, node in self.nodes.items() if node.address is not None}
+        return frozenset((tail, heads[address]) for tail, away in tails for address in away if address in heads)
 
     def step_s(self, hop: Hop) -> float:
         """Seconds of a decode step, as its worker timed one before it served; else what the plan makes of a token."""
@@ -326,6 +326,10 @@ class NodesState:
         heartbeat, and no request waits for it."""
         lost_after_s: float = self.plan.job.runtime.lost_after
         return lost_after_s if node.state == "ready" else max(lost_after_s, LOADS_SILENTLY_S)
+
+    def _hello_after_s(self, node: ServedNode) -> float:
+        pause_s = heartbeat_s(len(node.job.get("nodes", ())), self.plan.job.runtime.lost_after)
+        return _HEARTBEATS_TO_BEGIN_AGAIN * pause_s
 
     def validate(self) -> None:
         """Check that those and only those have an address who are here.
@@ -352,7 +356,7 @@ class NodesState:
         is_new = node.state == "ready" or node.life not in (None, hello.life)
         # A worker goes on at once when it is welcomed, unless it had the welcome of another greeting than its own.
         last_s = node.welcomed if node.state == "joined" else node.heard
-        if is_new and node.state not in _AWAY and now - last_s < HELLO_AFTER_S:
+        if is_new and node.state not in _AWAY and now - last_s < self._hello_after_s(node):
             # Its worker lives and is known, so this is somebody else's; if it began anew, its former self falls silent.
             return [Send(hello.address, Heartbeat(hello.node))]
         # A worker that greets again has forgotten its requests, or will: they start over elsewhere.

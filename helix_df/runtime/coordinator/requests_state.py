@@ -50,7 +50,7 @@ from helix_df.runtime.coordinator.refusals import (
 )
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
 from helix_df.runtime.coordinator.step_watch import RunningStep
-from helix_df.runtime.coordinator.ways import ways_of
+from helix_df.runtime.coordinator.ways import all_hops, ways_of
 from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
 from helix_df.runtime.wire.messages import Forward, PromptPooled, PromptScored, Rejected, Release, Route, Sampled, Send
@@ -111,7 +111,9 @@ class RequestsState:
     _links: LinkTable = field(init=False)
     _routing: tuple[Adjacency, Router] | None = None
     _whole: Adjacency = field(init=False)
+    _hops: Adjacency = field(init=False)
     _cut: frozenset[tuple[str, str]] = frozenset()
+    _taking: frozenset[str] = frozenset()
     _attempts: int = 0
     _due: DueTimes = field(default_factory=DueTimes)
 
@@ -128,6 +130,7 @@ class RequestsState:
         self._links = link_table(job)
         self.ledger.high_water, self.ledger.piece = runtime.kv_high_water, longest_piece(runtime.max_prefill_tokens)
         self._whole = ways_of(plan, ways)
+        self._hops = all_hops(ways)
 
     @property
     def adjacency(self) -> Adjacency:
@@ -144,7 +147,7 @@ class RequestsState:
     def _found_routes(self) -> tuple[Adjacency, Router]:
         """By the flow over what is up, where the scheduler goes by one; turns begin anew."""
         scheduler, edges = self.plan.served.runtime.scheduler, self.plan.edges
-        self._cut = self.nodes.cut_hops()
+        self._cut, self._taking = self.nodes.cut_hops(), self._taking_now()
         if mends_flow(scheduler):
             edges = mended_flow(self.ways, edges, self._may_carry, self._cut)
         hops = edges if follows_flow(scheduler) else self.ways.edges
@@ -162,14 +165,28 @@ class RequestsState:
     def _may_carry(self, name: str) -> bool:
         return name not in self.nodes.nodes or self.nodes.takes(name)
 
+    def _taking_now(self) -> frozenset[str]:
+        return frozenset(filter(self.nodes.takes, self.nodes.nodes))
+
     def _node_changed(self) -> None:
-        if self._cut or mends_flow(self.plan.served.runtime.scheduler):
+        """Where many are lost at once, all of them are down when the first is told, and one flow is found for all."""
+        goes_by_nodes = self._cut or mends_flow(self.plan.served.runtime.scheduler)
+        if self._routing is None or not goes_by_nodes:
+            return
+        if (self._taking, self._cut) != (self._taking_now(), self.nodes.cut_hops()):
             self._routing = None
 
     @property
     def ready(self) -> bool:
         """Whether a full path through the layers is up."""
-        return self.nodes.failure is None and not self.closed and has_path(self.adjacency, self.nodes.takes)
+        return self.nodes.failure is None and not self.closed and self._has_way()
+
+    def _has_way(self) -> bool:
+        """Where nodes have come or gone since anybody was sent somewhere, no flow is found for that: it is asked often
+        while a large job comes up. A flow leads wherever hops do."""
+        if self._routing is None and mends_flow(self.plan.served.runtime.scheduler) and not self.nodes.cut_hops():
+            return not self.nodes.missing_layers() and has_path(self._hops, self.nodes.takes)
+        return has_path(self.adjacency, self.nodes.takes)
 
     @property
     def waiting(self) -> int:
@@ -626,7 +643,9 @@ class RequestsState:
 
     def on_hops(self, now: float) -> list[CoordinatorAction]:
         """Other hops than before carry nothing: what runs over one starts over on another way."""
-        self._routing, cut = None, self.nodes.cut_hops()
+        cut = self.nodes.cut_hops()
+        if cut != self._cut:
+            self._routing = None
         over_cut = [request for request in self.requests.values() if not cut.isdisjoint(_hops(request))]
         actions: list[CoordinatorAction] = []
         for request in reversed(over_cut):

@@ -36,7 +36,7 @@ from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
 from helix_df.runtime.log_lines import fields
-from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent
+from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent, some
 from helix_df.runtime.tracing.spans import TimedSpan
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
@@ -60,7 +60,7 @@ from helix_df.runtime.wire.messages import (
     Sampled,
     Send,
 )
-from helix_df.runtime.wire.transport import Endpoint, listen
+from helix_df.runtime.wire.transport import MOST_PEERS, Endpoint, listen
 from helix_df.spec.addresses import host_of, split_address
 from helix_df.spec.nodes import Node
 
@@ -72,6 +72,10 @@ STOP_GRACE_S = 6.0
 _LOTS_UNDER_WAY = 2
 """Lots of frames that may wait for the loop; more wait in their connections, and so in their senders."""
 
+
+_PEERS_A_NODE = 4
+"""Connections to the worker of a node: for files one of its own, and as many for one that comes beside it or is reached
+anew."""
 
 _MOST_GIVEN = 64
 """Parts of the model that are read at a time; workers ask again for others."""
@@ -136,10 +140,12 @@ class Coordinator:
         self._asked_s: dict[str, float] = {}
         self._waited_s: dict[str, float] = {}
         self._orders: dict[str, WorkerOrder] = {}
+        self._commands: dict[str, tuple[WorkerOrder, str | None]] = {}
         self._launcher_for: dict[str, Launcher] = {}
         self._changed = asyncio.Event()
         self._emulated: EmulatedEndpoint | None = None
         self._closing = False
+        self._hears = True
         self._ticker: asyncio.Task[None] | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._room = threading.Semaphore(_LOTS_UNDER_WAY - 1)
@@ -205,7 +211,7 @@ class Coordinator:
                 hint="`auto`; or, on a network that nobody else can reach, trust_network: true beside `never`",
             )
         at = self._listen_at or self._bind_address(job.coordinator.address)
-        return listen(at, MOST_HEAD_BYTES, self._keys)
+        return listen(at, MOST_HEAD_BYTES, self._keys, max(MOST_PEERS, _PEERS_A_NODE * len(job.nodes)))
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until every worker serves.
@@ -223,7 +229,7 @@ class Coordinator:
             late = [f"{node.name} ({node.state})" for node in self.snapshot().nodes if node.state != "ready"]
             raise DeploymentError(
                 f"not ready after {timeout_s:.0f} s",
-                found=f"still waiting for {', '.join(late)}",
+                found=f"still waiting for {', '.join(some(late))}",
                 hint="a longer runtime.start_timeout, or the workers' logs",
             ) from None
 
@@ -271,6 +277,7 @@ class Coordinator:
         self._perform(self._machines.stop())
         if self._traces is not None:
             self._traces.close(time.monotonic())
+        self._hears = False  # from now on: whoever hears closes the sockets, and many workers have to be told to stop
         await asyncio.gather(*(asyncio.to_thread(launcher.stop, STOP_GRACE_S) for launcher in self._launchers))
         self._endpoint.wake()
         await asyncio.to_thread(self._receiver.join)
@@ -423,11 +430,11 @@ class Coordinator:
 
     def _receive(self) -> None:
         """Runs in a thread of its own, so that the loop is woken once for everything that waits."""
-        while not self._closing:
+        while self._hears:
             arrived = self._endpoint.receive(None)
             if arrived and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._on_frames, arrived, time.monotonic())
-                while not self._room.acquire(timeout=TICK_S) and not self._closing:
+                while not self._room.acquire(timeout=TICK_S) and self._hears:
                     pass  # the loop is busy
         self._endpoint.close()
 
@@ -663,7 +670,12 @@ class Coordinator:
 
     def _join_command(self, node: str) -> str | None:
         order = self._orders.get(node)
-        return None if order is None else self._launcher_for[node].command(order)
+        if order is None:
+            return None
+        said = self._commands.get(node)
+        if said is None or said[0] is not order:
+            said = self._commands[node] = order, self._launcher_for[node].command(order)
+        return said[1]
 
 
 def context_of(plan: Plan) -> int:

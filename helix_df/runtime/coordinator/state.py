@@ -23,7 +23,7 @@ from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.requests_state import RequestsState
 from helix_df.runtime.coordinator.ways import possible_ways, serving_nodes, ways_of
-from helix_df.runtime.requests import GIVEN_UP, GenerationRequest, JobState, JobStatus, NodeStatus
+from helix_df.runtime.requests import GIVEN_UP, GenerationRequest, JobState, JobStatus, NodeStatus, some
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents
 from helix_df.runtime.wire.messages import (
     Failed,
@@ -356,7 +356,7 @@ class CoordinatorState:
             return "" if self.change_failure is None else f"{GIVEN_UP}: {self.change_failure}"
         nodes = self.nodes_state.nodes
         left = [f"{name} is {nodes[name].state}" for name in self.change.how.coming if name in nodes]
-        return f"another plan takes over soon: {', '.join(left)}"
+        return f"another plan takes over soon: {', '.join(some(left))}"
 
     def _job_state(self) -> JobState:
         if self.nodes_state.closed or self.requests_state.winding_down:

@@ -5,8 +5,12 @@ Knows nothing of requests or of who is up.
 
 from __future__ import annotations
 
+import numpy as np
+
 from helix_df.errors import HelixError
+from helix_df.graph.flow import RESOLUTION
 from helix_df.graph.flow_graph import FlowEdge, FlowGraph, FlowNode
+from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.registry import follows_flow
@@ -29,6 +33,18 @@ def ways_of(plan: Plan, ways: FlowGraph) -> Adjacency:
     """The next hops that requests take while every node is up: those with flow where the scheduler goes by it."""
     hops = plan.edges if follows_flow(plan.served.runtime.scheduler) else ways.edges
     return leading_to_sink([(hop.tail, hop.head) for hop in hops])
+
+
+def all_hops(ways: FlowGraph) -> Adjacency:
+    """The next hops from every endpoint that can carry anything at all."""
+    table = ways.table
+    wide = np.array([node.capacity >= RESOLUTION for node in ways.nodes] + [True])  # the last is the coordinator
+    carries = (table.capacity >= RESOLUTION) & wide[table.tail] & wide[table.head]
+    names = (*table.names, COORDINATOR)
+    heads: dict[str, list[str]] = {}
+    for tail, head in zip(table.tail[carries].tolist(), table.head[carries].tolist(), strict=True):
+        heads.setdefault(names[tail], []).append(names[head])
+    return {tail: tuple(found) for tail, found in heads.items()}
 
 
 def serving_nodes(plan: Plan, ways: FlowGraph | None = None) -> tuple[str, ...]:

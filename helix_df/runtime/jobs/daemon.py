@@ -31,7 +31,14 @@ from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, plan_id, read_plan
 from helix_df.runtime.api.answer_reading import formats_of
 from helix_df.runtime.api.app import MAX_BODY_BYTES, create_app
-from helix_df.runtime.api.connections import ConnectionLimits, Crowd, bounded_protocol, raise_descriptor_limit
+from helix_df.runtime.api.connections import (
+    FEWEST_CONNECTIONS,
+    SPARE_DESCRIPTORS,
+    ConnectionLimits,
+    Crowd,
+    bounded_protocol,
+    raise_descriptor_limit,
+)
 from helix_df.runtime.api.control import Control
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.api.handshakes import after_handshake
@@ -78,6 +85,9 @@ ACCEPTED_AT_ONCE = 16
 """Connections that wait to be accepted, and most that are at a time."""
 
 LIMITS = ConnectionLimits()
+
+_DESCRIPTORS_A_WORKER = 3
+"""A connection each way, and a socket of ZeroMQ."""
 
 
 class Deployment(TokenService, Changeable, Replannable, Scalable, SpeedWatched, Protocol):
@@ -395,9 +405,21 @@ def _checked_entrance(runtime: Runtime) -> ssl.SSLContext | None:
 
 
 def _connection_limits(plan: Plan) -> ConnectionLimits:
-    """As the job says, but no more than this process has file descriptors for."""
+    """As the job says, but no more than this process has file descriptors for beside those of its workers.
+
+    Raises:
+        DeploymentError: when there aren't enough for these.
+    """
+    descriptors, workers = raise_descriptor_limit(), _DESCRIPTORS_A_WORKER * len(plan.stages)
+    if descriptors < workers + SPARE_DESCRIPTORS + FEWEST_CONNECTIONS:
+        raise DeploymentError(
+            "the system's limit of open files is too low for so many workers",
+            found=f"{descriptors} files, {len(plan.stages)} workers",
+            expected=f"at least {workers + SPARE_DESCRIPTORS + FEWEST_CONNECTIONS}",
+            hint="a higher hard limit: `ulimit -Hn`, or LimitNOFILE= of a service",
+        )
     wanted = ConnectionLimits(connections=plan.job.runtime.max_connections)
-    limits = wanted.within(raise_descriptor_limit())
+    limits = wanted.within(descriptors - workers)
     if limits != wanted:
         log.warning("the system's limit of open files allows %d connections of clients only", limits.connections)
     return limits

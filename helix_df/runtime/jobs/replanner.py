@@ -18,7 +18,7 @@ from helix_df.plan.takeover import TakenOver
 from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.losses import Losses
 from helix_df.runtime.jobs.planner import Changer, planned_aside
-from helix_df.runtime.requests import JobStatus, NodeState
+from helix_df.runtime.requests import JobStatus, NodeState, some
 
 log = logging.getLogger("helix_df.daemon")
 
@@ -146,4 +146,4 @@ class Replanner:
 
 
 def _are_lost(nodes: frozenset[str]) -> str:
-    return f"{', '.join(sorted(nodes))} {'is' if len(nodes) == 1 else 'are'} lost"
+    return f"{', '.join(some(sorted(nodes)))} {'is' if len(nodes) == 1 else 'are'} lost"

@@ -17,10 +17,21 @@ from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.tracing.spans import HopSum
 
 HEARTBEAT_S = 0.5
-"""How often a worker says that it lives, from a thread that no batch holds up."""
+"""How often a worker says that it lives, from a thread that no batch holds up; those of a large job less often."""
+
+HEARTBEATS_PER_S = 500
+"""Of a large job's workers together, as far as lost ones are noticed in time all the same."""
+
+_HEARTBEATS_TO_MISS = 6
+"""So many a worker says at least in the time after which it counts as lost."""
 
 LOST_AFTER_S = 10.0
 """Silence of the coordinator after which a worker greets it again."""
+
+
+def heartbeat_s(nodes: int, lost_after_s: float) -> float:
+    """Seconds between two heartbeats of a worker in a job of so many nodes, where one counts as lost after so long."""
+    return max(HEARTBEAT_S, min(nodes / HEARTBEATS_PER_S, lost_after_s / _HEARTBEATS_TO_MISS))
 
 
 @dataclass(frozen=True, slots=True)

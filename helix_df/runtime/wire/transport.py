@@ -89,7 +89,11 @@ TAKEN_AT_ONCE = 256
 """Messages that a receiver takes before it does something else."""
 
 MOST_PEERS = 1_000
-"""Connections that are kept to send over; past that the one goes that was used least recently."""
+"""Connections that are kept to send over, where nobody says more; past that the one goes that was used least recently.
+"""
+
+BACKLOG = 4_096
+"""Connections that wait to be accepted: all workers of a large job may come at once."""
 
 IDLE_PEER_S = 60.0
 """A connection that nothing was sent over for so long makes room for the next: each takes descriptors."""
@@ -254,12 +258,20 @@ class ZmqEndpoint:
     instead of a queue here: two connections share a link, so that neither kind starves.
     """
 
-    def __init__(self, address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        most_bytes: int = MOST_FRAME_BYTES,
+        keys: EndpointKeys | None = None,
+        most_peers: int = MOST_PEERS,
+    ) -> None:
         self._keys: Final = keys
+        self._most_peers: Final = most_peers
         self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, 4 * MOST_PEERS)
+        self._context.set(zmq.MAX_SOCKETS, min(4 * most_peers, self._context.get(zmq.SOCKET_LIMIT)))
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.setsockopt(zmq.RCVHWM, RECEIVE_LIMIT)
+        self._inbox.setsockopt(zmq.BACKLOG, BACKLOG)
         self._inbox.setsockopt(zmq.MAXMSGSIZE, most_bytes + (0 if keys is None else _CURVE_BYTES))
         self._inbox.setsockopt(zmq.IPV6, _is_ipv6(address))
         self._doorkeeper = None if keys is None else self._guard(keys)
@@ -336,7 +348,7 @@ class ZmqEndpoint:
         idle_s = time.monotonic() - IDLE_PEER_S
         while self._peers:
             name = next(iter(self._peers))
-            if len(self._peers) < MOST_PEERS and self._used_s[name] > idle_s:
+            if len(self._peers) < self._most_peers and self._used_s[name] > idle_s:
                 return
             self._drop(name, linger_ms=500)
 
@@ -493,10 +505,16 @@ def _own(frame: Any) -> Any:
 _SCHEMES = (PLAIN, ENCRYPTED, "ipc", "local")
 
 
-def listen(address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys | None = None) -> Endpoint:
+def listen(
+    address: str,
+    most_bytes: int = MOST_FRAME_BYTES,
+    keys: EndpointKeys | None = None,
+    most_peers: int = MOST_PEERS,
+) -> Endpoint:
     """Open an endpoint at ``scheme://…``; a ``*`` for the port (or name) takes any free one.
 
-    No frame of more than ``most_bytes`` is read. At ``curve://`` it takes ``keys``, and they stand for nothing else.
+    No frame of more than ``most_bytes`` is read, and at most ``most_peers`` connections are kept to send over. At
+    ``curve://`` it takes ``keys``, and they stand for nothing else.
 
     Raises:
         ProtocolError: for an unknown scheme.
@@ -508,7 +526,7 @@ def listen(address: str, most_bytes: int = MOST_FRAME_BYTES, keys: EndpointKeys 
     if scheme == "local":
         return LocalEndpoint(address)
     if scheme != ENCRYPTED:
-        return ZmqEndpoint(address, most_bytes)
+        return ZmqEndpoint(address, most_bytes, most_peers=most_peers)
     if keys is None:
         raise DeploymentError("an encrypted endpoint needs keys", where=address, hint="`helix-df keys` makes them")
-    return ZmqEndpoint(address, most_bytes, keys)
+    return ZmqEndpoint(address, most_bytes, keys, most_peers)

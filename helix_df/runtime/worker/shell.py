@@ -58,6 +58,7 @@ from helix_df.runtime.wire.messages import (
     Send,
     Stop,
     Welcome,
+    heartbeat_s,
 )
 from helix_df.runtime.wire.timed import TimedEndpoint, TimedFrames
 from helix_df.runtime.wire.transport import Endpoint, who_answers
@@ -74,6 +75,9 @@ from helix_df.spec.source import ModelSource
 log = logging.getLogger(__name__)
 
 GREET_EVERY_S = 1.0
+
+GREET_AT_LEAST_EVERY_S = 4.0
+"""A coordinator that a thousand workers greet at once answers some late, and the later the more often all greet."""
 
 IDLE_S = 15.0
 """Seconds without a step after which a request has to make room for others, once KV cache is full. It is tried again,
@@ -182,6 +186,7 @@ class Worker:
         self._health = EngineHealth()
         self._speed: StageSpeed | None = None
         self._silent_s = 0.0
+        self._pause_s = HEARTBEAT_S
         self._patience_s = math.inf
         self._done = threading.Event()
         self._reconnected = False
@@ -208,6 +213,7 @@ class Worker:
                     return
                 welcome = fetched
             job = Job.model_validate(welcome.job)
+            self._pause_s = _pause_s(job)
             links = link_table(job)
             if job.runtime.emulate:
                 self._emulate(links)
@@ -242,11 +248,11 @@ class Worker:
             self._endpoint.close()
 
     def _greet(self) -> Welcome | None:
-        silent = Silence(self._coordinator, time.monotonic())
+        silent, wait_s = Silence(self._coordinator, time.monotonic()), GREET_EVERY_S
         while self._alive():
             self._greet_once()
             silent.tell(time.monotonic())
-            for message in self._hear(GREET_EVERY_S):
+            for message in self._hear(wait_s):
                 match message:
                     case Welcome() if self._is_answer(message):
                         return message
@@ -254,6 +260,7 @@ class Worker:
                         return None
                     case Failed() if message.life == self._greeting:
                         raise self._refused(message)
+            wait_s = min(2 * wait_s, GREET_AT_LEAST_EVERY_S)
         return None
 
     def _greet_once(self) -> None:
@@ -335,7 +342,7 @@ class Worker:
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
                 machine.events.flush()
-            for message in self._hear(0.0 if at_leisure or not state.idle else HEARTBEAT_S):
+            for message in self._hear(0.0 if at_leisure or not state.idle else self._pause_s):
                 if isinstance(message, Stop) and message.life == self._life:
                     return
                 self._take(message, engine, machine)
@@ -397,6 +404,7 @@ class Worker:
     def _change_job(self, document: Mapping[str, Any]) -> None:
         """Requests may go to other nodes from now on."""
         job = Job.model_validate(document)
+        self._pause_s = _pause_s(job)
         self._endpoint.watch(job.runtime.lost_after)
         if self._emulated is not None:
             self._emulated.become(link_table(job))
@@ -489,7 +497,7 @@ class Worker:
         self._door.tell(time.monotonic())
 
     def _beat(self) -> None:
-        while not self._done.wait(HEARTBEAT_S):
+        while not self._done.wait(self._pause_s):
             if not self._alive():
                 self._endpoint.wake()
             # A coordinator that doesn't answer may have given us up: greeting again makes it take us back.
@@ -537,6 +545,10 @@ class Worker:
 
     def _refused(self, message: Failed) -> _RefusedError:
         return _RefusedError("the coordinator refuses this worker", where=self._node, found=message.reason)
+
+
+def _pause_s(job: Job) -> float:
+    return heartbeat_s(len(job.nodes), job.runtime.lost_after)
 
 
 def _work(welcome: Welcome) -> tuple[object, ...]:

@@ -31,12 +31,8 @@ async function answered(path, options = {}) {
   throw new ApiError(answer.status, words);
 }
 
-export async function status() {
-  return (await answered("helix/status", { signal: AbortSignal.timeout(8000) })).json();
-}
-
-export async function metrics() {
-  return (await answered("metrics", { signal: AbortSignal.timeout(8000) })).text();
+export async function overview() {
+  return (await answered("helix/overview", { signal: AbortSignal.timeout(8000) })).json();
 }
 
 // Yields each document that the API streams, until it ends or `signal` aborts.

@@ -1,10 +1,9 @@
-// Keeps the page up to date: asks for the job's status once a second, while anybody looks.
+// Keeps the page up to date: asks for the job's overview once a second, while anybody looks.
 
-import { metrics, status, useKey } from "./api.js";
+import { overview, useKey } from "./api.js";
 import { setModel } from "./chat.js";
 import { show } from "./cluster.js";
 import { byId } from "./dom.js";
-import { median } from "./histogram.js";
 
 const EVERY_MS = 1000;
 const KINDS = { ready: "good", degraded: "bad", failed: "bad" };
@@ -27,12 +26,10 @@ function trouble(words) {
 
 async function look() {
   try {
-    const [now, text] = await Promise.all([status(), metrics()]);
-    const first = median(text, "helix_time_to_first_token_seconds");
-    const between = median(text, "helix_inter_token_latency_seconds");
+    const now = await overview();
     header(now);
-    show(now, performance.now() / 1000, { first, between });
-    trouble([now.detail, now.change, now.replanned].filter(Boolean).join("; "));
+    show(now, performance.now() / 1000);
+    trouble([now.detail, now.change, now.replanned, now.slower].filter(Boolean).join("; "));
     byId("key-form").hidden = true;
   } catch (error) {
     byId("key-form").hidden = error.status !== 401;
