@@ -35,7 +35,9 @@ def find(address: str | None) -> tuple[FoundHost, ...]:
         from kubernetes import client, config
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError:
-        raise MissingExtra("the client of Kubernetes isn't installed", hint="pip install kubernetes") from None
+        raise MissingExtra(
+            "the client of Kubernetes isn't installed", hint="pip install 'helix-df[kubernetes]'"
+        ) from None
     from_file: Any = config.load_kube_config
     in_pod: Any = config.load_incluster_config
     try:
