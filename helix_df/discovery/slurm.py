@@ -50,7 +50,7 @@ def hosts_of(listed: str) -> tuple[FoundHost, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _SinfoRow:
     host: str
     partition: str
     is_default: bool
@@ -59,13 +59,13 @@ class _Row:
     features: tuple[str, ...]
 
 
-def _row(line: str) -> _Row:
+def _row(line: str) -> _SinfoRow:
     host, partition, state, gres, features = (word.strip() for word in line.split("|"))
     named = () if features == _NONE else tuple(features.split(","))
-    return _Row(host, partition.removesuffix("*"), partition.endswith("*"), state, gres, named)
+    return _SinfoRow(host, partition.removesuffix("*"), partition.endswith("*"), state, gres, named)
 
 
-def _host(name: str, rows: list[_Row]) -> FoundHost:
+def _host(name: str, rows: list[_SinfoRow]) -> FoundHost:
     first = rows[0]
     gpus = _GPUS.findall(re.sub(r"\([^)]*\)", "", first.gres))
     kinds = dict.fromkeys(kind for kind, _ in gpus)

@@ -40,7 +40,7 @@ def explain_infeasible(problem: Problem) -> Infeasible | None:
     too_tight = _too_tight(problem)
     if too_tight is not None:
         return too_tight
-    doors = _Doors.of(problem, usable)
+    doors = _EntryPoints.of(problem, usable)
     if not doors.entries or not doors.exits:
         return Infeasible(
             f"no node that fits a layer has a link {'from' if doors.exits else 'to'} the coordinator",
@@ -56,7 +56,7 @@ def explain_infeasible(problem: Problem) -> Infeasible | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Doors:
+class _EntryPoints:
     """The nodes that requests come to from the coordinator (``entries``), and those that they can go back from.
 
     ``between`` are all that lie on ways from the former to the latter.
@@ -67,7 +67,7 @@ class _Doors:
     between: frozenset[str]
 
     @classmethod
-    def of(cls, problem: Problem, nodes: Sequence[NodeProfile]) -> _Doors:
+    def of(cls, problem: Problem, nodes: Sequence[NodeProfile]) -> _EntryPoints:
         """The doors among some nodes."""
         names = {node.name for node in nodes}
         usable = np.array([node.name in names for node in problem.nodes], dtype=np.bool_)
@@ -158,7 +158,9 @@ def _too_tight(problem: Problem) -> Infeasible | None:
     return None
 
 
-def _too_few_links(problem: Problem, islands: Sequence[Sequence[NodeProfile]], doors: _Doors, best: int) -> Infeasible:
+def _too_few_links(
+    problem: Problem, islands: Sequence[Sequence[NodeProfile]], doors: _EntryPoints, best: int
+) -> Infeasible:
     sizes = ", ".join(
         f"{_names(node.name for node in island)}: {_layers_in_reach(island, doors)} layers"
         for island in sorted(islands, key=lambda island: (-_layers_in_reach(island, doors), island[0].name))[:3]
@@ -201,7 +203,7 @@ def _islands(problem: Problem, nodes: Sequence[NodeProfile]) -> list[list[NodePr
     return islands
 
 
-def _layers_in_reach(island: Sequence[NodeProfile], doors: _Doors) -> int:
+def _layers_in_reach(island: Sequence[NodeProfile], doors: _EntryPoints) -> int:
     """Most layers that one request can run in a group: 0 without a way in or out, one node's when these are the same.
 
     A request visits a node once, so a pipeline of several nodes needs two that are linked to the coordinator.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from helix_df.errors import SpecError
 from helix_df.spec.mistakes import FieldPath, Mistake, dotted, shown
-from helix_df.spec.places import Place, Places
+from helix_df.spec.places import FileLine, Places
 from helix_df.spec.yaml_tree import YamlDocument, one_or_all, parse_yaml
 
 INCLUDE = "include"
@@ -59,10 +59,10 @@ def parse_whole(text: str, name: str, folder: Path, environment: Mapping[str, st
         SpecError: as ``parse_yaml``, with the file that is at fault; for files that can't be read or include
             themselves; for what two of them say.
     """
-    return _Reader(environment).whole(parse_yaml(text, name, environment), folder, (name,))
+    return _Includes(environment).whole(parse_yaml(text, name, environment), folder, (name,))
 
 
-class _Reader:
+class _Includes:
     """Reads each file once, however often it is included."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -125,7 +125,7 @@ class _Merger:
 
     def __init__(self, own: YamlDocument, parts: Sequence[YamlDocument]) -> None:
         self._own, self._parts = own, parts
-        self._lines: dict[FieldPath, Place] = {}
+        self._lines: dict[FieldPath, FileLine] = {}
         self._texts: dict[FieldPath, str] = {}
         self._errors: list[SpecError] = []
 

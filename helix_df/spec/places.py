@@ -21,7 +21,7 @@ _LAST_PART = re.compile(r"(?:\.[^.\[\]]+|\[\d+\])$")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FileLine:
     """A 1-based line of a file; ``file`` is its name for errors."""
 
     file: str
@@ -40,7 +40,7 @@ class Places:
     """
 
     file: str = ""
-    lines: Mapping[FieldPath, Place] = field(default_factory=dict)
+    lines: Mapping[FieldPath, FileLine] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     declared_as: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ class Places:
         """Other processes get a job without its places, which may be many."""
         return Places, ()
 
-    def near(self, path: FieldPath) -> Place | None:
+    def near(self, path: FieldPath) -> FileLine | None:
         """The place of a field, or of the nearest part around it that is written down."""
         while path and path not in self.lines:
             path = path[:-1]
@@ -109,7 +109,7 @@ class Places:
                     return f"nodes.{key}{node.removeprefix(name)}"
         return where
 
-    def _told(self, path: str, place: Place | None) -> str:
+    def _told(self, path: str, place: FileLine | None) -> str:
         at = self.file if place is None else str(place)
         return f"{at}: {path}" if at and path else at or path
 

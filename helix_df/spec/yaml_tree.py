@@ -16,7 +16,7 @@ import yaml
 
 from helix_df.errors import SpecError, SpecErrors
 from helix_df.spec.mistakes import FieldPath, Mistake, Refusal, dotted, shown
-from helix_df.spec.places import Place, Places
+from helix_df.spec.places import FileLine, Places
 from helix_df.spec.variables import NO_VARIABLES, START, asks, filled, is_one_variable
 
 MAX_BYTES = 16 * 2**20
@@ -143,7 +143,7 @@ class _YamlReader:
         self._loader = loader
         self._name = name
         self._environment = environment
-        self._lines: dict[FieldPath, Place] = {}
+        self._lines: dict[FieldPath, FileLine] = {}
         self._texts: dict[FieldPath, str] = {}
         self._errors: list[SpecError] = []
         self._values = 0
@@ -274,8 +274,8 @@ class _YamlReader:
     def _fail(self, node: yaml.Node, path: FieldPath, problem: str, hint: str | None = None) -> SpecError:
         return SpecError(problem, where=self._where(node, path), hint=hint)
 
-    def _place(self, node: yaml.Node) -> Place:
-        return Place(self._name, _line(node))
+    def _place(self, node: yaml.Node) -> FileLine:
+        return FileLine(self._name, _line(node))
 
     def _where(self, node: yaml.Node, path: FieldPath) -> str:
         return f"{self._place(node)}: {dotted(path)}" if path else str(self._place(node))
