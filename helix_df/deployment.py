@@ -40,7 +40,6 @@ from helix_df.runtime.jobs.own_devices import require_devices
 from helix_df.runtime.requests import GIVEN_UP, JobStatus
 from helix_df.spec.includes import read_text
 from helix_df.spec.job import Job
-from helix_df.what_if.changes import RemoveNode, changed
 
 __all__ = [
     "apply",
@@ -249,6 +248,8 @@ def without_nodes(nodes: Collection[str], name: str | None = None) -> Job:
         SpecError: for a node that isn't there, or when none would be left.
         DeploymentError: when there is no such job.
     """
+    from helix_df.what_if.changes import RemoveNode, changed  # who only runs plans has no solver
+
     return changed(_asked_job(name), [RemoveNode(node) for node in nodes])
 
 

@@ -285,10 +285,11 @@ def test_stages_and_pages_say_what_the_whole_says(tmp_path, monkeypatch, name, s
     monkeypatch.setattr(packed, "has_machine_code", lambda kind: False)
     jax.clear_caches()
     by_xla = whole_logits(whole, [ids.tolist() + tokens])[0]
-    # Where an input lies between two of its levels, the order of sums decides: from there on, a step is seen.
+    # Where an input lies between two of its levels, the order of sums decides, and a position differs by a step.
     apart = np.abs(by_xla - logits).max(axis=-1)
     assert apart.min() < 1e-4
-    assert np.median(apart) < 0.1
+    # In one of these models that happens early: all positions after it see the step.
+    assert np.median(apart) < (0.1 if (name, kept) == ("deepseek-v2", "int4") else 1e-4)
 
 
 DEVICES: dict[str, tuple[dict[str, Any], str, KeptWeights]] = {
