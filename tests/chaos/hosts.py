@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -22,6 +22,9 @@ HOME = "10.77.0.254"
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount")
 _IP = "/usr/sbin/ip" if os.path.exists("/usr/sbin/ip") else "ip"
 _ETH_P_ALL = 3
+_LEAST_BURST = 1600
+"""Bytes: a frame."""
+_BURST_S = 0.002
 _NOBODY = "02:00:00:00:00:01"
 """An address on the switch that nobody listens to."""
 
@@ -101,6 +104,22 @@ class Hosts:
         """What a host sends goes at this rate from now on."""
         limit = f"qdisc replace dev eth0 root tbf rate {bits_per_s}bit burst 2kb latency 5s"
         subprocess.run(self.command(host, ["tc", *limit.split()]), check=True)
+
+    def shape(self, host: str | None, bits_per_s: Mapping[str, float]) -> None:
+        """What a host, or ``HOME``, sends to each of some addresses goes at the rate of that one from now on, apart from
+        what it sends to others."""
+        device = "switch" if host is None else "eth0"
+
+        def tc(words: str) -> None:
+            command = ["tc", *words.split()]
+            subprocess.run(command if host is None else self.command(host, command), check=True)
+
+        tc(f"qdisc replace dev {device} root handle 1: htb")
+        for number, (address, rate) in enumerate(bits_per_s.items(), start=10):
+            burst = max(_LEAST_BURST, int(rate / 8 * _BURST_S))
+            limits = f"rate {int(rate)}bit ceil {int(rate)}bit burst {burst} cburst {burst} quantum {_LEAST_BURST}"
+            tc(f"class add dev {device} parent 1: classid 1:{number} htb {limits}")
+            tc(f"filter add dev {device} parent 1: protocol ip prio 1 u32 match ip dst {address}/32 flowid 1:{number}")
 
     def cut_between(self, one: str, other: str) -> None:
         """Nothing gets through between two hosts any more, and nobody is told; both reach all others."""
