@@ -106,7 +106,7 @@ class Hosts:
         subprocess.run(self.command(host, ["tc", *limit.split()]), check=True)
 
     def shape(self, host: str | None, bits_per_s: Mapping[str, float]) -> None:
-        """What a host, or ``HOME``, sends to each of some addresses goes at the rate of that one from now on, apart from
+        """What a host, or ``HOME``, sends to each of some addresses goes at the rate of that one from now on, beside
         what it sends to others."""
         device = "switch" if host is None else "eth0"
 
