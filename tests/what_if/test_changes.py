@@ -226,7 +226,7 @@ def every_link(job):
         (SetLink(("a-2", "b"), 1e9, one_way=True), lambda a, b: (a, b) == ("a-2", "b")),
         (SetLink((COORDINATOR, "b"), 1e9, 0.003), lambda a, b: {a, b} == {COORDINATOR, "b"}),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_links_that_differ_by_direction_change_in_the_directions_that_are_asked(job, change, same):
     job = differing(job)
