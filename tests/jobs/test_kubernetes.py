@@ -300,4 +300,6 @@ def test_mistakes_are_found_at_validate(
     with pytest.raises(HelixError) as error:
         check_job(parse_job(JOB.format(node=node, options=said)))
     assert error.value.where is not None
-    assert error.value.where.startswith(where)
+    line, _, path = error.value.where.rpartition(": ")
+    assert path.startswith(where)
+    assert line.startswith("job.yaml:") or " " in path, "what has a space is not taken for a path"
