@@ -411,7 +411,8 @@ def _connection_limits(plan: Plan) -> ConnectionLimits:
         DeploymentError: when there aren't enough for these.
     """
     descriptors, workers = raise_descriptor_limit(), _DESCRIPTORS_A_WORKER * len(plan.stages)
-    if descriptors < workers + SPARE_DESCRIPTORS + FEWEST_CONNECTIONS:
+    # Those of few workers are among the spare ones: such a job starts with what it gets.
+    if workers > SPARE_DESCRIPTORS and descriptors < workers + SPARE_DESCRIPTORS + FEWEST_CONNECTIONS:
         raise DeploymentError(
             "the system's limit of open files is too low for so many workers",
             found=f"{descriptors} files, {len(plan.stages)} workers",
