@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -97,9 +98,11 @@ def test_heartbeats_are_bounded_and_in_time(nodes: int, lost_after_s: float) -> 
 
 def test_a_limit_of_files_that_is_too_low_for_the_workers_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tiny_plan(MANY)
-    monkeypatch.setattr(daemon, "raise_descriptor_limit", lambda: 150)
+    large = replace(plan, stages=5 * plan.stages)
+    monkeypatch.setattr(daemon, "raise_descriptor_limit", lambda: 300)
     with pytest.raises(DeploymentError, match="too low for so many workers") as refused:
-        daemon._connection_limits(plan)
-    assert "150 files, 12 workers" in str(refused.value)
+        daemon._connection_limits(large)
+    assert "300 files, 60 workers" in str(refused.value)
+    assert daemon._connection_limits(plan).connections == 300 - 3 * 12 - 128
     monkeypatch.setattr(daemon, "raise_descriptor_limit", lambda: 1000)
-    assert daemon._connection_limits(plan).connections == 1000 - 3 * 12 - 128
+    assert daemon._connection_limits(large).connections == 1000 - 3 * 60 - 128
