@@ -136,7 +136,7 @@ def test_names_and_order_of_nodes_dont_matter(placed: Placed, random: object) ->
         {rename[name]: region for name, region in table.regions.items()},
         table.default,
         table.by_region,
-        LinkTable.symmetric((rename[a], rename[b], link) for (a, b), link in table.by_node.items()),
+        {(rename[a], rename[b]): link for (a, b), link in table.by_node.items()},
     )
     nodes = tuple(sorted((replace(node, name=rename[node.name]) for node in problem.nodes), key=lambda node: node.name))
     renamed = replace(problem, nodes=nodes, links=links)
