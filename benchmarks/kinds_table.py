@@ -156,7 +156,7 @@ def plain_of(url: str) -> Kinds:
     """Streamed completions with prompts and answers as long as those of each kind, several where it draws several."""
     found: Kinds = {}
     for kind, (path, body) in KINDS.items():
-        unstreamed = {"model": "smollm2", **body, "stream": False}
+        unstreamed = {"model": "smollm2", **{key: value for key, value in body.items() if key != "stream"}}
         response = httpx.post(url + path, json=unstreamed, timeout=300).raise_for_status()
         usage = response.json()["usage"]
         prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
