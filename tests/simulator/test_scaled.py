@@ -66,8 +66,8 @@ def test_a_size_that_stays_is_the_plan_simulated(ladder: dict[int, Plan]) -> Non
 
 def test_a_day_takes_nodes_and_lets_them_go_and_serves_all(ladder: dict[int, Plan]) -> None:
     flow = ladder[3].flow
-    trace = diurnal(0.35 * flow / 60, 1200.0, constant(40), constant(20), seed=5, period_s=600.0, low=0.05)
-    found = simulate_scaled(ladder, 3, trace, JOB.scale, seconds=1200.0, start_s=3.0)
+    trace = diurnal(0.35 * flow / 60, 300.0, constant(40), constant(20), seed=5, period_s=300.0, low=0.05)
+    found = simulate_scaled(ladder, 3, trace, JOB.scale, seconds=300.0, start_s=3.0)
     requests = found.requests
     assert np.all(requests.generated_tokens == 20)
     assert np.all(requests.admitted_s >= requests.arrived_s)
@@ -80,11 +80,11 @@ def test_a_day_takes_nodes_and_lets_them_go_and_serves_all(ladder: dict[int, Pla
         assert before.to_s == after.from_s == after.begun_s + 3.0
         assert after.step is not None
         assert (after.step.before, after.step.after) == (before.size, after.size)
-    smallest = simulate_scaled({0: ladder[0]}, 0, trace, JOB.scale, seconds=1200.0, start_s=3.0)
-    largest = simulate_scaled({3: ladder[3]}, 3, trace, JOB.scale, seconds=1200.0, start_s=3.0)
+    smallest = simulate_scaled({0: ladder[0]}, 0, trace, JOB.scale, seconds=300.0, start_s=3.0)
+    largest = simulate_scaled({3: ladder[3]}, 3, trace, JOB.scale, seconds=300.0, start_s=3.0)
     assert largest.missed(2.0) <= found.missed(2.0) < smallest.missed(2.0)
     assert 0 < found.node_seconds < 0.8 * largest.node_seconds
-    again = simulate_scaled(ladder, 3, trace, JOB.scale, seconds=1200.0, start_s=3.0)
+    again = simulate_scaled(ladder, 3, trace, JOB.scale, seconds=300.0, start_s=3.0)
     np.testing.assert_array_equal(again.requests.finished_s, requests.finished_s)
 
 
