@@ -165,9 +165,9 @@ class Scaler:
         if self._ladder is None or self._scaling is None:
             return
         self._say(f"about to take over: {step}")
-        plan = self._ladder.plan(step.after)
         asked = self._job.asked_plan_path
         try:
+            plan = self._ladder.plan(step.after)
             if not asked.exists():
                 write_plan(read_plan(self._job.plan_path), asked)
             await self._changer.replace_plan(plan, frozenset())
