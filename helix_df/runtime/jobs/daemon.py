@@ -261,14 +261,7 @@ class _Daemon:
             traces = _traces(plan)
             if traces is not None:
                 deployment.trace_to(traces.tell)
-            model = plan.job.model
-            text = TextService(
-                deployment,
-                tokenizer,
-                model_name=model.served_name,
-                context=self._parts.context(plan),
-                formats=formats_of(tokenizer.chat.source, model.tool_parser, model.reasoning_parser),
-            )
+            text = self._text_service(plan, deployment, tokenizer)
             reconnects = None if deployment.answers is None else Reconnects(text, deployment.answers)
             told = Told(deployment, self._job, stop, lambda: self._note_joins(deployment))
             keys = None if runtime.api_keys is None else KeyRing(Path(runtime.api_keys), deployment.token)
@@ -317,6 +310,16 @@ class _Daemon:
                     await traces.close()
         with contextlib.suppress(OSError):  # a folder that can't be written ends nothing
             self._job.forget_identity()
+
+    def _text_service(self, plan: Plan, deployment: Deployment, tokenizer: Tokenizer) -> TextService:
+        model = plan.job.model
+        return TextService(
+            deployment,
+            tokenizer,
+            model_name=model.served_name,
+            context=self._parts.context(plan),
+            formats=formats_of(tokenizer.chat.source, model.tool_parser, model.reasoning_parser),
+        )
 
     def _write_identity(self, plan: Plan, deployment: Deployment, port: int) -> None:
         before, run = self._lineage.identity, run_of(plan, self._lineage)
