@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.amounts import examples
 
 from helix_df.models.experts import BLOCK, ExpertWeights, mix_experts, route
 from helix_df.profiles.geometry import ExpertOptions
@@ -49,7 +50,7 @@ def test_a_decode_step_of_one_request_reads_its_experts_and_its_context():
     assert timing.decode_s(64) < 64 * timing.decode_s(1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40, 16), deadline=None)
 @given(
     tokens=st.sampled_from((1, BLOCK, 2 * BLOCK + 7)),  # few shapes, since each is compiled
     count=st.sampled_from((1, 4, 9)),

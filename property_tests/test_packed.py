@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.amounts import examples
 
 from helix_df.models.experts import ExpertWeights, Routed, mix_experts
 from helix_df.models.gguf_blocks import quantized_rows
@@ -109,7 +110,7 @@ def test_numbers_of_a_gguf_are_those_of_its_own_package(name, size, scale, seed)
     np.testing.assert_array_equal(ours.values(), gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(number)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40, 16))
 @given(kind=kinds, size=sizes, seed=seeds, indices=st.lists(st.integers(-3, 60), min_size=1, max_size=5))
 def test_what_is_packed_comes_out_again(kind, size, seed, indices):
     matrix = drawn(kind, size[0], size[1], seed)
@@ -150,7 +151,7 @@ def test_some_blocks_of_inputs_are_a_matrix_of_their_own(kind, first, count, see
     np.testing.assert_array_equal(matrix.columns(start, stop).values(), matrix.values()[:, start:stop])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40, 16))
 @given(
     kind=kinds,
     size=sizes,
@@ -232,7 +233,7 @@ def test_rounding_is_to_the_nearest_level(kind, size, scale, seed):
     assert (np.abs(rounded.values() - matrix) <= 0.5 * steps + 2e-3 * largest + 1e-6).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40, 16))
 @given(
     kind=st.sampled_from([kind for kind in KINDS if not kind.nested]),
     outputs=st.sampled_from((OUTPUTS, 3 * OUTPUTS)),

@@ -40,6 +40,8 @@ SHORTER = {
 }
 """What is added to a command so that it is shown to run, but not for as long as a reader would let it."""
 
+SHORTER_LOAD = "seconds=60, warmup_s=10", "seconds=2, warmup_s=0"
+
 MINE = "arrival_s,input_tokens,output_tokens\n0,20,4\n0.5,30,3\n"
 SLOW_LINK = """
 name: slow-link
@@ -90,7 +92,8 @@ def run(block: Block, folder: Path, state: Path | None = None) -> None:
         name = re.search(r"helix-df (\w+)", command)
         shell(f"{command} {SHORTER.get(name[1], '') if name else ''}", folder, state)
     if block.language == "python":
-        (folder / "block.py").write_text(block.text.replace("http://127.0.0.1:8000", _address(state)))
+        text = block.text.replace("http://127.0.0.1:8000", _address(state)).replace(*SHORTER_LOAD)
+        (folder / "block.py").write_text(text)
         shell(f"python {Path(__file__).parent / 'run_python.py'} < block.py", folder, state)
 
 
