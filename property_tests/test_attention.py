@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property_tests.amounts import examples
 
 from helix_df.models.attention import (
     WHOLE_CONTEXT,
@@ -21,6 +20,7 @@ from helix_df.models.attention import (
     page_rows,
 )
 from helix_df.models.kv_cache import KvNumbers, PagedCache
+from property_tests.amounts import examples
 
 PAGE_TOKENS = 4
 HEAD_DIM = 8

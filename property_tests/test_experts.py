@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property_tests.amounts import examples
 
 from helix_df.models.experts import BLOCK, ExpertWeights, mix_experts, route
 from helix_df.profiles.geometry import ExpertOptions
 from helix_df.profiles.read_geometry import catalogue
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import roofline_timing
+from property_tests.amounts import examples
 
 MOE = catalogue()["qwen3-30b-a3b"]
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property_tests.amounts import examples
 
 from helix_df.models.experts import ExpertWeights, Routed, mix_experts
 from helix_df.models.gguf_blocks import quantized_rows
@@ -36,6 +35,7 @@ from helix_df.profiles.packed_kinds import (
     POWER_BIAS,
     PackedKind,
 )
+from property_tests.amounts import examples
 
 LARGEST = 251
 """Exponents below are those of powers of two whose products with all numbers of four bits float32 has."""
