@@ -56,7 +56,7 @@ def on_hosts(plan: Plan, hosts: Hosts) -> Plan:
 def shape(plan: Plan, hosts: Hosts) -> None:
     """Give every link between two hosts the rate that the job declares."""
     table = link_table(plan.job)
-    address = {**hosts.address, COORDINATOR: HOME}
+    address = {name: hosts.address[name] for name in plan.job.nodes} | {COORDINATOR: HOME}
 
     def rates(tail: str) -> Mapping[str, float]:
         links = {head: table.find(tail, head) for head in address if head != tail}

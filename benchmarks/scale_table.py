@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import statistics
 import tempfile
 import time
@@ -33,13 +34,16 @@ from helix_df.what_if.scaled_fleets import ScaleAnswer, ScaleRow, compare_scale,
 
 LATE_S = 5.0
 LOOK_S = 0.25
+
+_BEGUN = "about to take over: "
+_SIZES = re.compile(r"(\d+) → (\d+)")
 SPEED = 0.25
 
 
 @dataclass
 class Delivered:
     """What clients and an onlooker saw: seconds to each first token (infinite without one), tokens generated, seconds
-    from each step to its plan's turn, and node-seconds of the nodes that come and go."""
+    from each step that takes nodes to its plan's turn, and node-seconds of the nodes that come and go."""
 
     ttft_s: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -94,7 +98,7 @@ async def ask(http: httpx.AsyncClient, one: TraceRequest, began: float, seen: De
 
 async def look_on(url: str, began: float, seconds: float, seen: Delivered) -> None:
     """Count nodes, and time steps, until the day is over."""
-    last, begun_s, at = "", 0.0, time.perf_counter()
+    last, begun, at = "", dict[str, float](), time.perf_counter()
     while at < began + seconds:
         await asyncio.sleep(LOOK_S)
         status = await asyncio.to_thread(fetch_status, url)
@@ -103,11 +107,17 @@ async def look_on(url: str, began: float, seconds: float, seen: Delivered) -> No
         at = now
         if status.scaled != last:
             last = status.scaled
-            if last.startswith("about to"):
-                begun_s = now
-            else:
-                seen.start_s.append(now - begun_s)
+            step = last.removeprefix(_BEGUN)
+            begun_s = begun.setdefault(step, now)  # who only lets nodes go is done before anybody looks
+            if step == last:
                 seen.steps.append(f"{begun_s - began:>6.0f} s  {last}")
+                if _takes_nodes(step):
+                    seen.start_s.append(now - begun_s)
+
+
+def _takes_nodes(step: str) -> bool:
+    before, after = map(int, _SIZES.findall(step)[0])
+    return after > before
 
 
 def had(status: JobStatus) -> set[str]:

@@ -110,11 +110,13 @@ class Hosts:
         what it sends to others."""
         device = "switch" if host is None else "eth0"
 
-        def tc(words: str) -> None:
+        def tc(words: str, check: bool = True) -> None:
             command = ["tc", *words.split()]
-            subprocess.run(command if host is None else self.command(host, command), check=True)
+            command = command if host is None else self.command(host, command)
+            subprocess.run(command, check=check, capture_output=not check)
 
-        tc(f"qdisc replace dev {device} root handle 1: htb")
+        tc(f"qdisc del dev {device} root", check=False)  # there is one where it was shaped before
+        tc(f"qdisc add dev {device} root handle 1: htb")
         for number, (address, rate) in enumerate(bits_per_s.items(), start=10):
             burst = max(_LEAST_BURST, int(rate / 8 * _BURST_S))
             limits = f"rate {int(rate)}bit ceil {int(rate)}bit burst {burst} cburst {burst} quantum {_LEAST_BURST}"
