@@ -108,7 +108,7 @@ def test_options_are_checked_by_their_launcher_at_their_path() -> None:
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(("name", "found"), [("broken", "int"), ("gone", "AttributeError")])
 def test_an_entry_point_that_is_no_launcher_is_told_of(name: str, found: str) -> None:
-    with pytest.raises(SpecError, match=f"the launcher {name} of another package") as error:
+    with pytest.raises(SpecError, match=f"the launcher {name} of thread-launcher 1") as error:
         get_launcher(name, "nodes.a.launcher")
     assert found in str(error.value.found)
 
@@ -122,7 +122,7 @@ async def test_a_launcher_of_another_package_starts_the_workers_of_its_nodes() -
         await coordinator.start()
         await coordinator.wait_ready(120)
         another = {name: {"gpu": "toy", "launcher": "gone"} for name in placement}
-        with pytest.raises(SpecError, match="the launcher gone of another package"):
+        with pytest.raises(SpecError, match="the launcher gone of thread-launcher 1"):
             coordinator.begin_change(tiny_plan(placement, nodes=another, launchers={"threads": {"queue": "long"}}))
         with pytest.raises(DeploymentError, match="another launchers"):
             coordinator.begin_change(tiny_plan(placement, nodes=nodes))

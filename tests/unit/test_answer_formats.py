@@ -99,5 +99,5 @@ def test_another_package_brings_one(tmp_path, monkeypatch) -> None:
     parser = tool_format_of("", "shouting").parser(AnswerContext(("run",)))
     assert parser.push("RUN") == [CallStart(0, "run"), CallArguments(0, "{}")]
     (info / "entry_points.txt").write_text("[helix_df.tool_parsers]\nshouting = shouting_parser:nobody\n")
-    with pytest.raises(ModelError, match="shouting of another package"):
+    with pytest.raises(ModelError, match="the parser shouting of shouting 1"):
         tool_formats()

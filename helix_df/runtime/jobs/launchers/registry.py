@@ -5,23 +5,16 @@ Owns the names, and the check of what a job says to its launchers. Imports none 
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-
 from pydantic import ValidationError
 
 from helix_df.errors import SpecError
-from helix_df.plugins import broken_plugin, load_plugin
+from helix_df.plugins import Registry, instance_of
 from helix_df.runtime.jobs.launchers.kind import LauncherKind
 from helix_df.spec.job import Job
 from helix_df.spec.mistakes import dotted
 from helix_df.spec.section import Section
 from helix_df.spec.validation_errors import mistakes_of
 from helix_df.spec.yaml_tree import one_or_all
-from helix_df.suggestions import closest
-
-GROUP = "helix_df.launchers"
-"""Entry point group: ``name = "package.module:KIND"``, a ``LauncherKind``."""
 
 BUILT_IN = {
     "local": "helix_df.runtime.jobs.launchers.local:LOCAL",
@@ -31,45 +24,30 @@ BUILT_IN = {
     "slurm": "helix_df.runtime.jobs.launchers.slurm:SLURM",
     "kubernetes": "helix_df.runtime.jobs.launchers.kubernetes:KUBERNETES",
 }
-"""Where each built-in lives. An entry point of the same name is never loaded."""
+"""Where each built-in lives."""
 
-_EXPECTED = "a helix_df.runtime.jobs.launchers.kind.LauncherKind"
+_REGISTRY = Registry(
+    what="launcher",
+    group="helix_df.launchers",
+    built_in=BUILT_IN,
+    expected="a helix_df.runtime.jobs.launchers.kind.LauncherKind",
+    made=instance_of(LauncherKind),
+    error=SpecError,
+)
 
 
 def launcher_names() -> tuple[str, ...]:
     """All names that ``get_launcher`` knows: built-ins in the order of the registry, then the others by name."""
-    return (*BUILT_IN, *sorted({entry.name for entry in entry_points(group=GROUP)} - set(BUILT_IN)))
+    return _REGISTRY.names()
 
 
 def get_launcher(name: str, where: str) -> LauncherKind:
     """The launcher of that name, which the job has at the path ``where``.
 
     Raises:
-        SpecError: for a name nobody knows, one that two distributions claim, or an entry point that doesn't load.
+        SpecError: for a name nobody knows, one that two packages claim, or an entry point that can't be used.
     """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        kind: LauncherKind = getattr(import_module(module), attribute)
-        return kind
-    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
-    if not found:
-        near = closest(name, launcher_names())
-        raise SpecError(
-            "no launcher has this name",
-            where=where,
-            found=name,
-            expected=f"one of {', '.join(launcher_names())}",
-            hint=None if near is None else f"did you mean {near!r}?",
-        )
-    if len(found) > 1:
-        raise SpecError(
-            "two packages offer a launcher of this name", where=where, found=", ".join(found), hint="uninstall one"
-        )
-    (entry,) = found.values()
-    loaded = load_plugin(entry, "launcher", _EXPECTED, SpecError)
-    if not isinstance(loaded, LauncherKind):
-        raise broken_plugin(entry, "launcher", type(loaded).__name__, _EXPECTED, SpecError)
-    return loaded
+    return _REGISTRY.get(name, where)
 
 
 def options_of(job: Job, name: str, kind: LauncherKind) -> Section:
