@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
@@ -44,7 +45,15 @@ MESSAGES: tuple[m.Message, ...] = (
     m.Failed("a", "no weights"),
     m.Probe(3, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), b"weight"),
     m.Heartbeat(
-        "a", EngineHealth(3, 40, 1024), 1 << 31, 2, 5, ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1"), 9.5, -0.25
+        "a",
+        EngineHealth(3, 40, 1024),
+        1 << 31,
+        2,
+        5,
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2~1"),
+        9.5,
+        -0.25,
+        (LinkSeen("b", -0.25, 300, 7, 9000, 0.5), LinkSeen("c", 0.5, 300)),
     ),
     m.Forward("r/1", 32, True, ROUTE, np.arange(6, dtype=np.int32)),
     m.Forward("r/1", 38, False, None, np.ones((2, 64), np.float32)),
@@ -63,6 +72,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
     m.PromptPooled("r/1", 3, 2, b"\0\0\x80?\0\0\0@"),
     m.HopTimes("r/1", "a", 12.5, HopSum(1, 0.0, 0.25, 0.5), HopSum(3, 1.5, 0.125, 0.75)),
+    m.Forward("r/1", 32, True, replace(ROUTE, checkpoint=48), np.arange(6, dtype=np.int32)),
+    m.Departed("a", 12.5),
 )
 RECORDED = [[bytes(frame) for frame in framing.encode(message, TOKEN)] for message in MESSAGES]
 

@@ -47,6 +47,11 @@ class Prefix:
     tokens: int
 
 
+def checkpoint_name(attempt: str) -> str:
+    """Under which name workers keep the KV cache where the prompt of an attempt parts from others."""
+    return f"{attempt}@checkpoint"
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """The tokens of a request when an attempt begins; the first ``prompt`` of them are the prompt's."""

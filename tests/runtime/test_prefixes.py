@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache
 from helix_df.runtime.coordinator.prefix_index import PrefixIndex
+from helix_df.runtime.coordinator.seen_prompts import Parting, SeenPrompts
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
-from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent
+from helix_df.runtime.requests import GenerationRequest, Prefix, TokenEvent, checkpoint_name
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.messages import Forward, Rejected, Release, Route, Send
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerState
@@ -250,10 +252,110 @@ def test_behind_a_window_only_what_is_seen_is_kept_and_shared(shape: KvShape, ke
     assert prefixes.start("late", ROUTE, [*tokens, 9, 9], 30)[0] == Prefix("p", 24)
     prefixes.validate({"early", "late"})
     prefixes.ledger.validate({"early", "late"})
-    assert (prefixes.ledger.kept["a"], prefixes.ledger.kept["b"]) == (0, 0), "it is needed by one that runs"
+    # What p left is needed by one that runs; the other one is to leave two pages where it parts from p.
+    assert (prefixes.ledger.kept["a"], prefixes.ledger.kept["b"]) == (shape.windowed * 8, 0)
     prefixes.on_token("late", 27)
     prefixes.ledger.validate({"early", "late"})
-    assert prefixes.ledger.kept["a"] == shape.windowed * 8
+    assert prefixes.ledger.kept["a"] == shape.windowed * 16
+
+
+def windowed_cache(capacity: int = 1000) -> PrefixCache:
+    prefixes = cache(capacity)
+    prefixes.ledger.shapes["a"], prefixes.ledger.piece = KvShape(0, 1, 6), 8
+    return prefixes
+
+
+def asked(common: int, own: int, length: int = 12) -> list[int]:
+    """A prompt that begins as others do, and goes on in its own way."""
+    return [*range(common), *(100 * own + at for at in range(length))]
+
+
+def test_where_prompts_part_there_is_a_beginning_for_others() -> None:
+    """16 common tokens: who goes on from there looks back to token 11, in the third page."""
+    prefixes = windowed_cache()
+    prefixes.start("p", ROUTE, asked(16, 1), 30, 40)
+    assert prefixes.checkpoint("p") == 0, "nobody knows that others begin so"
+    assert prefixes.on_token("p", 29) == []
+    assert prefixes.start("q", ROUTE, asked(16, 2), 30, 40)[0] is None
+    name = checkpoint_name("q")
+    assert prefixes.checkpoint("q") == 16
+    assert prefixes.ledger.kept == {"a": 8, "b": 0}, "b keeps all of q anyway"
+    assert prefixes.start("r", ROUTE, asked(16, 3), 30, 40)[0] is None
+    assert prefixes.checkpoint("r") == 0, "q is about to leave that"
+    prefixes.on_token("q", 29)
+    assert prefixes.start("s", ROUTE, asked(16, 4), 30, 40)[0] == Prefix(name, 16)
+    assert prefixes.checkpoint("s") == 0
+    assert prefixes.start("t", ROUTE, asked(8, 5), 30, 40)[0] is None, "8 tokens see others"
+    assert prefixes.checkpoint("t") == 8
+    prefixes.validate({*"pqrst"})
+    prefixes.ledger.validate({*"pqrst"})
+    for one in "pqrst":
+        prefixes.end(one, ())
+    prefixes.validate(())
+    assert prefixes.ledger.kept == {"a": 8, "b": 16}
+    assert prefixes.drop_node("a") == [(ROUTE, Release(name))]
+
+
+def test_a_beginning_that_some_worker_may_lack_is_given_up() -> None:
+    prefixes = windowed_cache()
+    finish(prefixes, "p", asked(16, 1))
+    for own in (2, 3):
+        prefixes.start("q", ROUTE, asked(16, own), 30, 40)
+        assert prefixes.checkpoint("q") == 16
+        assert (ROUTE, Release(checkpoint_name("q"))) in prefixes.end("q", ()), "it was lost before its first token"
+        prefixes.validate(())
+    prefixes.start("q", ROUTE, asked(16, 4), 30, 40)
+    assert prefixes.end("q", asked(16, 4))[0] == (ROUTE, Release("q", 28)), "its first token was its last"
+    assert prefixes.start("s", ROUTE, asked(16, 5), 30, 40)[0] == Prefix(checkpoint_name("q"), 16)
+
+
+def test_who_runs_takes_the_room_of_a_beginning_that_is_not_there_yet() -> None:
+    prefixes = windowed_cache(capacity=44)
+    finish(prefixes, "p", asked(16, 1))
+    prefixes.start("q", ROUTE, asked(16, 2), 28, 30)
+    gone = [release.request for _, release in prefixes.start("r", ROUTE, asked(0, 9), 20, 20)[1]]
+    assert checkpoint_name("q") in gone
+    assert prefixes.checkpoint("q") == 0
+    assert prefixes.on_token("q", 29) == []
+    prefixes.validate({"q", "r"})
+    prefixes.ledger.validate({"q", "r"})
+
+
+def test_a_worker_keeps_what_is_seen_at_a_checkpoint() -> None:
+    state = WorkerState("b", "home", 4, 4, 64, kv_window=6, page_tokens=4)
+    first = forward("p", 0, 10)
+    assert first.route is not None
+    state.on_forward(replace(first, route=replace(first.route, checkpoint=16), wants_token=False))
+    name = checkpoint_name("p")
+    assert state.on_results(state.next_batch(), [StepResult("p")]) == []
+    assert state.kept == ()
+    state.on_forward(Forward("p", 10, True, None, np.zeros((12, 8), np.float32)))
+    assert state.on_results(state.next_batch(), [StepResult("p", token=1)])[0] == Fork("p", name, 16)
+    assert (state.kept, state.state_of(name)) == ((name,), "kept")
+    assert state.on_forward(forward("x", 16, 5, Prefix(name, 16))) == [Fork(name, "x", 16)]
+    assert state.on_release(Release(name)) == [Free(name)]
+
+
+def test_a_worker_makes_no_checkpoint_whose_room_was_needed_before() -> None:
+    state = WorkerState("b", "home", 4, 4, 64, kv_window=6, page_tokens=4)
+    first = forward("p", 0, 20)
+    assert first.route is not None
+    assert state.on_release(Release(checkpoint_name("p"))) == []
+    state.on_forward(replace(first, route=replace(first.route, checkpoint=16)))
+    done = state.on_results(state.next_batch(), [StepResult("p", token=1)])
+    assert [type(action) for action in done] == [Send]
+    assert state.kept == ()
+
+
+def test_prompts_part_where_none_before_went_on() -> None:
+    seen = SeenPrompts(4, most=6)
+    assert seen.note(range(10)) == Parting(0, b"")
+    assert seen.note(range(9)).tokens == 8
+    assert seen.note([*range(4), 9, 9, 9, 9]).tokens == 4
+    assert seen.note([1, *range(4)]).tokens == 0
+    for start in range(100, 106):
+        seen.note(range(start, start + 4))
+    assert seen.note(range(10)).tokens == 0, "it was forgotten"
 
 
 def test_a_short_request_shares_its_beginning_though_there_is_a_window() -> None:

@@ -17,6 +17,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, Stage
 from helix_df.plan.takeover import Spare, both
 from helix_df.profiles.kv_windows import ALIKE, KvShape
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.runtime.requests import (
     NEW_ENGINE,
     EngineHealth,
@@ -179,6 +180,7 @@ class ServedNode:
     speed: StageSpeed | None = None
     unreachable: frozenset[str] = frozenset()
     kv_shape: KvShape = ALIKE
+    links: tuple[LinkSeen, ...] = ()
 
     def place(self, life: int, address: str) -> None:
         """Note where a worker listens: a late word of one that is gone may take the place of one that lives."""
@@ -500,7 +502,7 @@ class NodesState:
                 return [NodeUp(message.node, message.kv_tokens)]
             case Heartbeat():
                 node.health, node.memory_bytes = message.health, message.memory_bytes
-                node.illegal_events = message.illegal_events
+                node.illegal_events, node.links = message.illegal_events, message.links
                 known, away = node.life if node.state == "ready" else None, frozenset(message.unreachable)
                 answer = Send(address, Heartbeat(message.node, life=known or 0, clock_s=now))
                 if node.unreachable == away:

@@ -145,6 +145,16 @@ class PageLedger(KvLedger):
                 has_grown = True
         return has_grown
 
+    def branch(self, request: str, name: str, tokens: int) -> None:
+        """Count the whole pages that are seen behind the first ``tokens`` tokens of a running request as kept under
+        another ``name``, whatever the request lets go of them itself."""
+        held = self._holdings[request]
+        pages = self._pages(held.pages, tokens)
+        parts = tuple(self._kept_part(part, tokens, pages) for part in held.parts)
+        for part in parts:
+            self._shift(part, idle=1)
+        self._holdings[name] = _Holding(pages, parts, running=False)
+
     def keep(self, request: str, tokens: int) -> None:
         """Count a request as over, and of its KV cache just the whole pages of the first ``tokens`` tokens."""
         held = self._holdings.pop(request)

@@ -3,8 +3,9 @@
 A request can begin with what another has computed once that has its first token: then its prompt has gone through every
 worker of its route. Until it has a first token itself, what it begins with stays. What is over is kept for as long as
 nobody needs the room, the least recently used goes first. Where a request frees pages while it runs, since they have
-left a window, others begin with it only once it is over, and only where all that they see is there. Pure: what workers
-are to free is returned.
+left a window, others begin with it only once it is over, and only where all that they see is there. So where its prompt
+parts from an earlier one, workers hold on to what is seen there, a *checkpoint*, which is kept like a request that is
+over. Pure: what workers are to free is returned.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from helix_df.rules.routing import Pipeline
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_index import PrefixIndex
-from helix_df.runtime.requests import Prefix
+from helix_df.runtime.coordinator.seen_prompts import SeenPrompts
+from helix_df.runtime.requests import Prefix, checkpoint_name
 from helix_df.runtime.wire.messages import Release
 
 Releases = list[tuple[Pipeline, Release]]
@@ -27,7 +29,9 @@ class _Entry:
     """A request that runs, or of which something is kept.
 
     ``parent`` is what it begins with, until its first token. ``needed`` says how many of its tokens others begin with
-    that have no first token yet. One that is ``leaving`` is there for these alone.
+    that have no first token yet. One that is ``leaving`` is there for these alone. ``checkpoint`` is how many of its
+    tokens workers are to hold on to under a name of their own, as long as others can't begin there yet; that name is
+    one of the ``coming``, by its route and the digest of its tokens.
     """
 
     route: Pipeline
@@ -36,6 +40,8 @@ class _Entry:
     needed: dict[str, int] = field(default_factory=dict)
     shared: bool = False
     leaving: bool = False
+    checkpoint: int = 0
+    coming: tuple[Pipeline, bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -52,9 +58,12 @@ class PrefixCache:
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _kept: dict[str, None] = field(default_factory=dict)
     _index: PrefixIndex = field(init=False)
+    _seen: SeenPrompts = field(init=False)
+    _coming: set[tuple[Pipeline, bytes]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._index = PrefixIndex(self.ledger.page_tokens)
+        self._seen = SeenPrompts(self.ledger.page_tokens)
 
     def start(
         self,
@@ -88,7 +97,14 @@ class PrefixCache:
             self._touch(prefix.parent)
             self.hits += 1
             self.cached_tokens += prefix.tokens
+        if self.enabled:
+            self._plan_checkpoint(request, entry, prefix.tokens if prefix else 0)
         return prefix, self._make_room(route)
+
+    def checkpoint(self, request: str) -> int:
+        """Of one that has just started: with how many tokens others shall be able to begin while it frees pages, so
+        that workers hold on to what is seen there (``requests.checkpoint_name``); 0 for none."""
+        return self._entries[request].checkpoint if checkpoint_name(request) in self._kept else 0
 
     def on_token(self, request: str, tokens: int) -> Releases:
         """A request has a token, and goes on with ``tokens`` of them."""
@@ -100,6 +116,7 @@ class PrefixCache:
                 self.ledger.has_token(request)
             else:
                 self._index.add(request, entry.route, entry.prompt)
+            self._leave_checkpoint(request, is_there=True)
             releases += [*self._let_parent_go(request), *self._make_room(entry.route)]
         # A page ahead of need, so that what has to go is gone by then.
         if self.ledger.grow(request, tokens + self.ledger.page_tokens):
@@ -110,6 +127,7 @@ class PrefixCache:
         """A request is over. ``tokens`` are those whose KV cache is on every worker; none where that isn't sure."""
         entry = self._entries[request]
         self._index.remove(request)
+        given_up = self._leave_checkpoint(request, is_there=bool(tokens))
         whole = len(tokens) // self.ledger.page_tokens * self.ledger.page_tokens if self.enabled else 0
         if whole and not self._is_covered(entry.route, tokens[:whole]):
             self.ledger.keep(request, whole)
@@ -118,7 +136,7 @@ class PrefixCache:
             releases = [(entry.route, Release(request, whole))]
         else:
             releases = self._retire(request)
-        return [*releases, *self._let_parent_go(request, entry), *self._make_room(entry.route)]
+        return [*given_up, *releases, *self._let_parent_go(request, entry), *self._make_room(entry.route)]
 
     def drop_parent(self, request: str) -> Releases:
         """What a request was to begin with isn't on every worker after all: nobody else is to try."""
@@ -138,6 +156,8 @@ class PrefixCache:
         Raises:
             AssertionError: when that is wrong.
         """
+        coming = {entry.coming for entry in self._entries.values() if entry.coming is not None}
+        assert coming == self._coming, "a checkpoint is waited for that nobody comes to"
         leaving = {name for name, entry in self._entries.items() if entry.leaving}
         assert set(self._entries) == {*running, *self._kept, *leaving}, "entries without a reason"
         assert not leaving & {*running, *self._kept}, "somebody leaves and stays"
@@ -145,6 +165,38 @@ class PrefixCache:
             assert entry.parent is None or name in self._entries[entry.parent].needed, f"{name} isn't waited for"
             assert all(self._entries[child].parent == name for child in entry.needed), f"{name} waits for nobody"
             assert entry.needed or not entry.leaving, f"{name} is of no use"
+
+    def _plan_checkpoint(self, request: str, entry: _Entry, begun: int) -> None:
+        """Where its prompt parts from an earlier one, unless others can begin there anyway."""
+        parting = self._seen.note(entry.prompt[:-1])
+        place, tokens = (entry.route, parting.digest), parting.tokens
+        if tokens <= begun or not self.ledger.slides(request) or place in self._coming:
+            return
+        name = checkpoint_name(request)
+        entry.checkpoint = tokens
+        self.ledger.branch(request, name, tokens)
+        self._entries[name] = _Entry(entry.route, entry.prompt[:tokens], coming=place)
+        self._kept[name] = None
+        self._coming.add(place)
+
+    def _leave_checkpoint(self, request: str, *, is_there: bool) -> Releases:
+        """Others can begin at a request's checkpoint from now on, once its prompt has passed every worker of its route;
+        or never, where some worker may not have come to it."""
+        entry, name = self._entries[request], checkpoint_name(request)
+        tokens, entry.checkpoint = entry.checkpoint, 0
+        if not tokens or name not in self._kept:
+            return []
+        if not is_there:
+            return self._retire(name)
+        self._index.add(name, entry.route, self._entries[name].prompt, self.ledger.shared_from(name))
+        self._come(self._entries[name])
+        return []
+
+    def _come(self, entry: _Entry) -> None:
+        """Nobody waits any more for a checkpoint to be there."""
+        if entry.coming is not None:
+            self._coming.remove(entry.coming)
+            entry.coming = None
 
     def _is_covered(self, route: Pipeline, tokens: Sequence[int]) -> bool:
         """Whether somebody else has as much, who then counts as just used."""
@@ -188,6 +240,7 @@ class PrefixCache:
         entry = self._entries[request]
         self._index.remove(request)
         self._kept.pop(request, None)
+        self._come(entry)
         entry.leaving = True
         tokens = max(entry.needed.values(), default=0)
         self.ledger.keep(request, tokens)

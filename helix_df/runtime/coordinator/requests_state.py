@@ -396,7 +396,9 @@ class RequestsState:
             sampling = replace(sampling, prompt_logprobs=None)
         history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
         traced = request.asked.traceparent is not None
-        route = Route(pipeline, addresses, sampling, self._micro_batches(pipeline), prefix, history, traced)
+        checkpoint = self.prefixes.checkpoint(request.key)
+        shares = self._micro_batches(pipeline)
+        route = Route(pipeline, addresses, sampling, shares, prefix, history, traced, checkpoint)
         pieces = (Send(addresses[0], piece) for piece in self._pieces(request, route))
         return [*self._tell(releases), *pieces]
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from helix_df.codecs import Codec
 from helix_df.layers import LayerRange
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.requests import EngineHealth, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import Shaping
@@ -280,6 +281,7 @@ def _pack(value: Any) -> Any:
                 "prefix": prefix,
                 "history": None if value.history is None else [packed_ids(value.history.tokens), value.history.prompt],
                 "traced": value.traced,
+                "checkpoint": value.checkpoint,
             }
         case Constraint():
             return [value.kind, value.text]
@@ -293,6 +295,8 @@ def _pack(value: Any) -> Any:
             return [_pack(one) for one in value]
         case bytes() | memoryview():
             return len(value)  # follows in a frame of its own
+        case tuple() if value and isinstance(value[0], LinkSeen):
+            return [[getattr(one, field.name) for field in fields(one)] for one in value]
         case EngineHealth():
             return [getattr(value, field.name) for field in fields(value)]
         case HopSum():

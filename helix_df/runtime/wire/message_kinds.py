@@ -11,6 +11,7 @@ from typing import Any, get_args
 from helix_df.codecs import Codec
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
 from helix_df.runtime.constraints import MOST_CONSTRAINT_BYTES, Constraint, ConstraintKind
 from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
@@ -42,6 +43,7 @@ from helix_df.runtime.wire.fields import (
     whole,
 )
 from helix_df.runtime.wire.messages import (
+    Departed,
     Failed,
     FilePart,
     FileWanted,
@@ -77,6 +79,9 @@ MOST_WORDS = 16_384
 MOST_HOPS = 4096
 MOST_LAYERS = 100_000
 MOST_UNREACHABLE = 64
+MOST_LINKS = 64
+"""Of those to a worker that it tells of."""
+
 MOST_TOKENS = 2**31 - 1
 MOST_HEAD_BYTES = 2**18
 """Of a message without its tensor; those that carry a job, or the tokens of a request, may have more."""
@@ -105,6 +110,7 @@ _LAYER = whole(0, MOST_LAYERS)
 _SECONDS = number(1e-7, 1e6)
 _CLOCK = number(0, MOST_SECONDS)
 _SUM = number(0, MOST_SECONDS)
+_LEAD = number(-MOST_SECONDS, MOST_SECONDS)
 _DTYPE = one_of(*sorted(TENSOR_DTYPES))
 
 
@@ -116,6 +122,7 @@ def _route(
     prefix: Prefix | None,
     history: History | None,
     traced: bool,
+    checkpoint: int,
 ) -> Route:
     """A route that leads somewhere: layers without a gap from the first on, an address for each hop, no node twice; and
     with what drawing takes."""
@@ -127,7 +134,7 @@ def _route(
         raise FrameError(WRONG_FIELDS, where="hops", expected="layers without a gap, from the first")
     if sampling.needs_history and history is None:
         raise FrameError(WRONG_FIELDS, where="history", found="none", expected="the tokens so far")
-    return Route(hops, addresses, sampling, micro_batches, prefix, history, traced)
+    return Route(hops, addresses, sampling, micro_batches, prefix, history, traced, checkpoint)
 
 
 def _history(tokens: tuple[int, ...], prompt: int) -> History:
@@ -174,6 +181,7 @@ _ROUTE = record(
     prefix=optional(row(Prefix, parent=_NAME, tokens=whole(1, MOST_TOKENS))),
     history=optional(row(_history, tokens=token_ids, prompt=whole(1, MOST_TOKENS))),
     traced=flag,
+    checkpoint=whole(0, MOST_TOKENS),
 )
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
@@ -222,7 +230,19 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "life": whole(),
         "unreachable": many(_ADDRESS, MOST_UNREACHABLE),
         "clock_s": _CLOCK,
-        "lead_s": optional(number(-MOST_SECONDS, MOST_SECONDS)),
+        "lead_s": optional(_LEAD),
+        "links": many(
+            row(
+                LinkSeen,
+                tail=_NAME,
+                lead_s=_LEAD,
+                lead_bytes=whole(),
+                bundles=whole(),
+                large_bytes=whole(),
+                crossing_s=_SUM,
+            ),
+            MOST_LINKS,
+        ),
     },
     Forward: {
         "request": _NAME,
@@ -260,6 +280,7 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "tokens": whole(1, MOST_TOKENS),
         "payload": whole(4, PROBE_BYTES),
     },
+    Departed: {"node": _NAME, "clock_s": _CLOCK},
     HopTimes: {"attempt": _NAME, "node": _NAME, "origin_s": _CLOCK, "prefill": _HOP_SUM, "decode": _HOP_SUM},
 }
 """What each field of each message may be. Of a tensor and a payload it is what the head says; they follow."""

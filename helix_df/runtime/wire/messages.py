@@ -11,6 +11,7 @@ import numpy as np
 from helix_df.codecs import Codec
 from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
@@ -40,7 +41,8 @@ class Route:
 
     ``micro_batches`` say how the first stage divides the requests of this pipeline. ``prefix`` is in every worker's KV
     cache already; the request's first position comes after it. ``history`` is there where drawing takes it. Of a
-    ``traced`` request every hop tells its ``HopTimes`` in the end.
+    ``traced`` request every hop tells its ``HopTimes`` in the end. Of its first ``checkpoint`` tokens every hop keeps
+    what is seen behind them (``requests.checkpoint_name``); 0 for none.
     """
 
     hops: tuple[Hop, ...]
@@ -50,6 +52,7 @@ class Route:
     prefix: Prefix | None = None
     history: History | None = None
     traced: bool = False
+    checkpoint: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,8 @@ class Heartbeat:
     ``illegal_events`` have come to me so far that my machine has no transition for. ``life`` is a worker's: that of the
     greeting which was answered last. The coordinator's names it only once it knows that this worker serves. What a
     worker sends doesn't reach those who listen at ``unreachable`` addresses. ``clock_s`` is the sender's clock, and
-    ``lead_s`` how far that is ahead at the least when heartbeats arrive (``tracing.clocks``).
+    ``lead_s`` how far that is ahead at the least when heartbeats arrive (``tracing.clocks``). ``links`` are those of
+    other workers to this one.
     """
 
     TAG: ClassVar[str] = "heartbeat"
@@ -149,6 +153,7 @@ class Heartbeat:
     unreachable: tuple[str, ...] = ()
     clock_s: float = 0.0
     lead_s: float | None = None
+    links: tuple[LinkSeen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +322,15 @@ class HopTimes:
     decode: HopSum
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """Worker → worker, at the end of a bundle: ``node`` sent all of that when its clock was ``clock_s``."""
+
+    TAG: ClassVar[str] = "departed"
+    node: str
+    clock_s: float
+
+
 Message = (
     Hello
     | Welcome
@@ -338,6 +352,7 @@ Message = (
     | PromptScored
     | PromptPooled
     | HopTimes
+    | Departed
 )
 
 

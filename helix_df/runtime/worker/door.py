@@ -16,6 +16,7 @@ from helix_df.runtime.sampling import Shaping
 from helix_df.runtime.wire.fields import FrameError, shown
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.messages import (
+    Departed,
     Failed,
     Forward,
     Heartbeat,
@@ -91,6 +92,8 @@ class StageCheck:
                 _check_job(message, self.welcome.node)
             case Release():
                 _expect(message.keep % self.page_tokens == 0, "release.keep", message.keep, "whole pages")
+            case Departed():
+                _expect(message.node in self.job.nodes, "departed.node", message.node, "a node of the job")
             case Heartbeat() | Failed() | Stop() | Locate():
                 return
             case _:
@@ -118,6 +121,9 @@ class StageCheck:
         begun = 0 if route.prefix is None else route.prefix.tokens
         _expect(message.position == begun, "forward.position", message.position, f"{begun}, where it begins")
         _expect(begun % self.page_tokens == 0, "forward.route.prefix", begun, "whole pages")
+        kept = route.checkpoint
+        fits = not kept or (begun < kept <= self._context and kept % self.page_tokens == 0)
+        _expect(fits, "forward.route.checkpoint", kept, f"0, or whole pages behind {begun} tokens")
         if route.history is not None:
             tokens, stop = route.history.tokens, message.position + len(message.tensor)
             fits = stop <= len(tokens) <= self._context

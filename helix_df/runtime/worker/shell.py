@@ -25,6 +25,7 @@ from helix_df.graph.problem import COORDINATOR, LinkTable
 from helix_df.plan.takeover import OF_WORKERS
 from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
+from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.checks import CHECKED
 from helix_df.runtime.log_lines import fields
@@ -35,13 +36,14 @@ from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
 from helix_df.runtime.wire.emulation import EmulatedEndpoint
 from helix_df.runtime.wire.fields import FrameError
-from helix_df.runtime.wire.framing import bundles, encode, encode_bundle
+from helix_df.runtime.wire.framing import Frames, bundles, encode, encode_bundle
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import newly_connected, same_endpoint, without_key
 from helix_df.runtime.wire.message_kinds import MOST_UNREACHABLE, MOST_WORDS
 from helix_df.runtime.wire.messages import (
     HEARTBEAT_S,
     LOST_AFTER_S,
+    Departed,
     Failed,
     FilePart,
     FileWanted,
@@ -65,6 +67,7 @@ from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.fetched_model import MovedModel, fetch_model
 from helix_df.runtime.worker.hop_recorder import HopRecorder
+from helix_df.runtime.worker.link_times import Arrivals, Departures
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
@@ -78,6 +81,9 @@ GREET_EVERY_S = 1.0
 
 GREET_AT_LEAST_EVERY_S = 4.0
 """A coordinator that a thousand workers greet at once answers some late, and the later the more often all greet."""
+
+AT_ONCE_S = 0.0005
+"""Who waited for so long, at least, for what came has noticed it at once."""
 
 IDLE_S = 15.0
 """Seconds without a step after which a request has to make room for others, once KV cache is full. It is tried again,
@@ -193,6 +199,11 @@ class Worker:
         self._unheard: Ready | None = None
         self._hops: HopRecorder | None = None
         self._arrived_s = 0.0
+        self._at_once = False
+        self._bundle: Frames = []
+        self._links_seen: tuple[LinkSeen, ...] = ()
+        self._departures = Departures(node)
+        self._arrivals = Arrivals()
         self._clock_lead = ClockLead()
 
     def run(self) -> None:
@@ -339,6 +350,7 @@ class Worker:
                 log.error("no coordinator has answered for %.0f s: this worker ends", self._silent_s)
                 return
             self._health = engine.health
+            self._links_seen = self._arrivals.seen(time.monotonic(), self._links_seen)
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
                 machine.events.flush()
@@ -452,9 +464,11 @@ class Worker:
                 self._door.refusals.note(
                     FrameError("a message to another life than this", "unasked", where=message.TAG)
                 )
+            case Departed():
+                self._arrivals.note(message, self._bundle, self._arrived_s, at_once=self._at_once)
             case Heartbeat() if message.life == self._life:
                 self._unheard = None
-                if self._hops is not None:
+                if self._at_once:
                     self._clock_lead.note(message.clock_s, self._arrived_s)
             case _:
                 pass  # a heartbeat that says nothing, or a probe at its end
@@ -482,15 +496,24 @@ class Worker:
                 self._say(told)
         for bundle in bundles(action for action in done if isinstance(action, Send)):
             frames = encode_bundle(bundle.messages, self._token)
-            is_home = same_endpoint(bundle.address) == same_endpoint(self._coordinator)
-            self._endpoint.send(self._coordinator if is_home else bundle.address, frames, bulk=bundle.bulk)
+            if same_endpoint(bundle.address) == same_endpoint(self._coordinator):
+                self._endpoint.send(self._coordinator, frames, bulk=bundle.bulk)
+                continue
+            departed = self._departures.of(bundle.address, frames, time.monotonic())
+            if departed is not None:
+                frames += encode(departed, self._token)
+            self._endpoint.send(bundle.address, frames, bulk=bundle.bulk)
 
     def _hear(self, timeout_s: float) -> Iterator[Message | Malformed]:
         # Counted in waits, not by a clock: while this process is stopped or busy nobody can be heard.
         self._silent_s += timeout_s
-        for frames in self._endpoint.receive(timeout_s):
-            if isinstance(frames, TimedFrames):
-                self._arrived_s = frames.arrived_s
+        asked_s = time.monotonic()
+        arrived = self._endpoint.receive(timeout_s)
+        noticed_s = time.monotonic()
+        for frames in arrived:
+            is_timed, self._bundle = isinstance(frames, TimedFrames), frames
+            self._arrived_s = frames.arrived_s if isinstance(frames, TimedFrames) else noticed_s
+            self._at_once = is_timed or noticed_s - asked_s >= AT_ONCE_S
             for message in self._door.open(frames):
                 self._silent_s = 0.0
                 yield message
@@ -534,6 +557,7 @@ class Worker:
             tuple(away[:MOST_UNREACHABLE]),
             time.monotonic(),
             self._clock_lead.least_s,
+            self._links_seen,
         )
 
     def _say(self, message: Message) -> None:

@@ -19,7 +19,7 @@ from helix_df.codecs import Codec
 from helix_df.profiles.kv_windows import PAGE_TOKENS, first_page
 from helix_df.rules.batching import takes_decodes, takes_piece
 from helix_df.rules.micro_batches import Entrance
-from helix_df.runtime.requests import Prefix
+from helix_df.runtime.requests import Prefix, checkpoint_name
 from helix_df.runtime.transitions import IllegalEvent, IllegalEvents, IllegalEventSeen, TransitionTable
 from helix_df.runtime.wire.message_kinds import MOST_SCORES
 from helix_df.runtime.wire.messages import (
@@ -41,7 +41,7 @@ beginning lives on, for others to begin with."""
 
 HeldEvent = Literal[
     "first", "no_prefix", "misrouted", "step", "step_out_of_turn", "take", "result", "kv_full", "not_finite", "stuck",
-    "release", "keep", "malformed",
+    "release", "keep", "malformed", "checkpoint",
 ]  # fmt: skip
 
 HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
@@ -58,6 +58,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
             "no_prefix": "unknown",
             "malformed": "unknown",
             "first": "held",
+            "checkpoint": "kept",
             "release": "released",
         },
         "held": {
@@ -90,6 +91,7 @@ HELD: TransitionTable[HeldState, HeldEvent] = TransitionTable(
         # An attempt runs once: the first step, or the same again, finds the door closed.
         "released": {
             "first": "released",
+            "checkpoint": "released",
             "no_prefix": "released",
             "step": "released",
             "result": "released",
@@ -363,12 +365,24 @@ class WorkerState:
         if state == "unknown" and fault is not None:
             return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, fault))]
         held.state, held.computed = state, step.position + len(step.inputs)
+        checkpoint = self._checkpoint(step, held)
         told: list[PromptScored | PromptPooled] = [*_scored(step, result), *_pooled(step, result)]
-        scored: list[WorkerAction] = [Send(self.coordinator, one) for one in told]
+        scored: list[WorkerAction] = [*checkpoint, *(Send(self.coordinator, one) for one in told)]
         if result.token is not None:
             sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
             return [*scored, Send(self.coordinator, sampled)]
-        return [self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else scored
+        return [*checkpoint, self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else scored
+
+    def _checkpoint(self, step: Step, held: _Held) -> list[WorkerAction]:
+        """Where a step has come to a request's checkpoint, hold on to what is seen there."""
+        tokens, name = held.route.checkpoint, checkpoint_name(step.request)
+        if not step.position < tokens <= held.computed:
+            return []
+        state = HELD.after(self.state_of(name), "checkpoint", name)
+        if state == "released":
+            return []  # its room was needed before it was there
+        self._kept[name] = tokens, self._first_page(tokens)
+        return [Fork(step.request, name, tokens)]
 
     def _hop(self, route: Route) -> int | None:
         return next((index for index, hop in enumerate(route.hops) if hop.node == self.node), None)
