@@ -18,8 +18,9 @@ from helix_df.graph.problem import Link
 WINDOW_S = 30.0
 """Over which bundles are looked at, by who receives them and by who compares."""
 
-LARGE = 2
-"""A bundle says something of a rate if it has so many times the bytes of the quickest one."""
+LARGE = 4
+"""A bundle says something of a rate if it has so many times the bytes of the quickest one: that may have crossed while
+the one before was about to end, which makes the rate less by a third at most."""
 
 LEAST_BYTES = 1024
 """And so many more than that."""

@@ -177,13 +177,16 @@ class NodeStatus:
 @dataclass(frozen=True, slots=True)
 class HopStatus:
     """What goes from one node to another, either of which may be the coordinator: tokens/s that the plan sends there,
-    tokens of prompts and answers that went there so far, and requests that run over it now."""
+    tokens of prompts and answers that went there so far, and requests that run over it now; and what their link does,
+    where that was measured of late (``rules.measured_links``)."""
 
     tail: str
     head: str
     planned_tokens_per_s: float
     tokens: int
     running: int
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ class JobStatus:
     last was. The plan's flow through ``num_layers`` layers is ``planned_tokens_per_s``; ``hops`` are planned
     or were used. All requests that came asked for ``asked_tokens`` of prompts and expected answers; the one that has
     waited longest for its start has for ``longest_wait_s``. ``scaled`` is the last step of a job whose nodes come and
-    go, and why; ``slower`` says which nodes aren't as fast as planned, and what was done, or could be, about it.
+    go, and why; ``slower`` says which nodes and links aren't as fast as planned, and what was done, or could be, about it.
     """
 
     name: str

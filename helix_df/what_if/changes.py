@@ -216,7 +216,7 @@ def _with_link(job: Job, change: SetLink) -> Job:
     if a in ends and b in ends:
         if a == b:
             raise SpecError("a node has no link to itself", where="--link", found=f"{a}-{b}")
-        return _between_nodes(job, change)
+        return with_node_link(job, change)
     known = regions if (a in regions or b in regions) else ends
     missing = next((name for name in (a, b) if name not in (*regions, *ends)), None)
     if missing is not None:
@@ -247,7 +247,8 @@ def _between_regions(job: Job, change: SetLink) -> Job:
     return _updated(job, links=links.model_copy(update={"regions": named, "nodes": nodes}))
 
 
-def _between_nodes(job: Job, change: SetLink) -> Job:
+def with_node_link(job: Job, change: SetLink) -> Job:
+    """The job with another link between two nodes, or a node and the coordinator; all else about it stays."""
     table = link_table(job)
     nodes = _put(job.links.nodes, change, {ends: table.find(*ends) for ends in change.directions})
     return _updated(job, links=job.links.model_copy(update={"nodes": nodes}))

@@ -51,7 +51,13 @@ class WorthwhilePlan:
 
 
 def worthwhile_plan(
-    job: Job, running: Plan, worth: float, *, lost: Collection[str] = (), most_bytes: int | None = None
+    job: Job,
+    running: Plan,
+    worth: float,
+    *,
+    lost: Collection[str] = (),
+    most_bytes: int | None = None,
+    left: float | None = None,
 ) -> WorthwhilePlan:
     """The best plan of a job near the one that runs, if it is worth it.
 
@@ -63,13 +69,16 @@ def worthwhile_plan(
         worth: how many times what is left of the plan that runs another one must serve.
         lost: nodes of the plan that runs which serve nothing any more.
         most_bytes: of weights that workers may load; those of the model if None.
+        left: tokens/s that the one that runs serves by now; if None, those of its placement's maximum flow.
 
     Raises:
         Infeasible: when there is none, none that is worth it, or none that loads so little.
         SolverError, ModelError: as ``make_plan``.
     """
     problem = compile_problem(job)
-    left = placement_flow(problem, {name: held for name, held in running.placement.items() if name not in lost}).value
+    if left is None:
+        holds = {name: held for name, held in running.placement.items() if name not in lost}
+        left = placement_flow(problem, holds).value
     most = model_bytes(running) if most_bytes is None else most_bytes
     prices: tuple[float | None, ...] = PRICES if weighs_moves(get_solver(job.solver.name)) else (None,)
     least: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, read_plan, write_plan
 from helix_df.plan.sizes import size_of, sized
 from helix_df.plan.takeover import Spare, TakenOver
-from helix_df.rules import measured_speed
+from helix_df.rules import measured_links, measured_speed
+from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
 from helix_df.runtime.jobs import scaler, speed_watch
 from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.scaler import Scaler
@@ -34,6 +36,8 @@ class Coordinator:
 
     def __init__(self, plan: Plan, job: JobDirectory) -> None:
         self.scaled = self.slower = ""
+        self.link_speeds: Mapping[Ends, MeasuredLink] = {}
+        self.seen: dict[Ends, tuple[LinkSeen, float | None]] = {}
         self.busy = False
         self.refuses = False
         self.status = READY
@@ -50,6 +54,9 @@ class Coordinator:
     def snapshot(self) -> JobStatus:
         self.looks += 1
         return self.status
+
+    def links_seen(self) -> Mapping[Ends, tuple[LinkSeen, float | None]]:
+        return self.seen
 
     def running(self) -> TakenOver:
         self.rounds += 1
@@ -188,5 +195,52 @@ async def test_slower_nodes_are_said_and_planned_around(
             assert there.taken.plan.flow == other.flow
             assert read_plan(job.asked_plan_path).flow == plan.flow
             assert any("is about to take over (b less)" in said for said in there.said)
+    finally:
+        watching.cancel()
+
+
+@pytest.mark.parametrize("choice", ["tell", "auto"])
+async def test_slower_links_are_said_and_planned_around(
+    choice: str, job: JobDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link from a to b has a tenth of its rate, and takes longer than 1 ms by a clock that is 7 s ahead."""
+    monkeypatch.setattr(measured_links, "WINDOW_S", 2.0)
+    plan = tiny_plan(HALVES, runtime={"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "replan_speeds": choice})
+    other = replace(plan, flow=plan.flow / 2)
+    write_plan(other, tmp_path / "other.json")
+    write_plan(plan, tmp_path / "plan.json")
+    asked = tmp_path / "asked"
+    found = (
+        f"open('{asked}', 'w').write(' '.join(sys.argv[3:])); shutil.copy('{tmp_path}/other.json', sys.argv[2]);"
+        "print(json.dumps({'found': 'b less'}))"
+    )
+    monkeypatch.setattr(speed_watch, "PLANNER", planner(tmp_path, found))
+    there = Coordinator(plan, job)
+    rate = {"now": 125e6}
+    counts = {"bundles": 0, "bytes": 0, "took": 0.0}
+
+    def links_seen() -> Mapping[Ends, tuple[LinkSeen, float | None]]:
+        counts["bundles"] += 4
+        counts["bytes"] += 4_000_000
+        counts["took"] += 4_000_000 / rate["now"]
+        seen = LinkSeen("a", 7.021, 0, int(counts["bundles"]), int(counts["bytes"]), counts["took"])
+        return {("a", "b"): (seen, 7.0), ("a", "gone"): (seen, None)}
+
+    monkeypatch.setattr(there, "links_seen", links_seen)
+    watching = asyncio.create_task(SpeedWatch(there, job, there, there.clock).run())
+    words = "the link a → b carries 1,000 Mbit/s instead of 10,000 and takes 21 ms instead of 1"
+    try:
+        if choice == "tell":
+            await until(lambda: "would serve more (b less)" in there.slower, watching)
+            assert there.slower.startswith(words)
+            assert asked.read_text().split()[:5] == ["--link", "a", "b", "1.25e+08", "0.021"]
+            measured = there.link_speeds["a", "b"]
+            assert measured.bytes_per_s == pytest.approx(125e6)
+            assert measured.latency_s == pytest.approx(0.021)
+        else:
+            await until(lambda: there.slower.endswith("has taken over (b less)"), watching)
+            assert there.slower.startswith(words)
+            assert there.taken.plan.flow == other.flow
+            assert read_plan(job.asked_plan_path).flow == plan.flow
     finally:
         watching.cancel()

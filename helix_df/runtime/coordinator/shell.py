@@ -22,6 +22,7 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare, TakenOver
 from helix_df.profiles.catalogue import device_count
+from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, AttemptOver, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
@@ -36,7 +37,7 @@ from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.kept_answers import AnswerKeeper, BrokenOff
 from helix_df.runtime.launcher import Exit, Launcher, WorkerOrder
 from helix_df.runtime.log_lines import fields
-from helix_df.runtime.requests import GenerationRequest, JobStatus, TokenEvent, some
+from helix_df.runtime.requests import GenerationRequest, HopStatus, JobStatus, TokenEvent, some
 from helix_df.runtime.tracing.spans import TimedSpan
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.door import Door, Malformed
@@ -98,7 +99,7 @@ class Coordinator:
         spares: workers of nodes that the plan does without until they are back.
 
     ``answers`` are kept for clients that come back, where somebody has said how. ``replanned``, ``scaled`` and
-    ``slower`` are shown in the status.
+    ``slower`` are shown in the status, and so is what links do, ``link_speeds``.
     ``trace_to`` says where the spans of traced requests go.
     """
 
@@ -158,6 +159,7 @@ class Coordinator:
         self.replanned = ""
         self.scaled = ""
         self.slower = ""
+        self.link_speeds: Mapping[Ends, MeasuredLink] = {}
         self._traces: RequestTraces | None = None
         self._clocks: dict[str, NodeClock] = {}
 
@@ -408,8 +410,25 @@ class Coordinator:
             replanned=self.replanned,
             scaled=self.scaled,
             slower=self.slower,
+            hops=tuple(self._measured(hop) for hop in status.hops),
             longest_wait_s=self._longest_wait_s(),
         )
+
+    def _measured(self, hop: HopStatus) -> HopStatus:
+        found = self.link_speeds.get((hop.tail, hop.head))
+        return hop if found is None else replace(hop, bytes_per_s=found.bytes_per_s, latency_s=found.latency_s)
+
+    def links_seen(self) -> dict[Ends, tuple[LinkSeen, float | None]]:
+        """What workers have seen of the links to them, and by how much the clock of the link's head is ahead of its
+        tail's, as far as that is known."""
+        nodes = self._state.nodes_state.nodes
+        found: dict[Ends, tuple[LinkSeen, float | None]] = {}
+        for name, node in nodes.items():
+            for link in node.links if node.state == "ready" else ():
+                ours = self._clock_ahead(link.tail), self._clock_ahead(name)
+                apart_s = None if ours[0] is None or ours[1] is None else ours[0] - ours[1]
+                found[link.tail, name] = link, apart_s
+        return found
 
     def _longest_wait_s(self) -> float:
         """Of those that have never been started; the first that was asked is the first here."""
@@ -448,6 +467,8 @@ class Coordinator:
     def _on(self, message: Message | Malformed, now: float, arrived_s: float) -> list[CoordinatorAction]:
         if isinstance(message, Malformed):
             return self._machines.on_malformed(message.request, now)
+        if isinstance(message, Heartbeat):
+            self._set_clock(message, arrived_s)
         if self._traces is not None:
             self._trace(self._traces, message, arrived_s)
         if isinstance(message, HopTimes):
@@ -471,11 +492,12 @@ class Coordinator:
                 traces.came(message.request, arrived_s)
             case HopTimes():
                 traces.reported(message)
-            case Heartbeat():
-                clock = self._clocks.get(message.node)
-                if clock is None or clock.life != message.life:
-                    clock = self._clocks[message.node] = NodeClock(message.life)
-                clock.note(message, arrived_s)
+
+    def _set_clock(self, heartbeat: Heartbeat, arrived_s: float) -> None:
+        clock = self._clocks.get(heartbeat.node)
+        if clock is None or clock.life != heartbeat.life:
+            clock = self._clocks[heartbeat.node] = NodeClock(heartbeat.life)
+        clock.note(heartbeat, arrived_s)
 
     def _clock_ahead(self, node: str) -> float | None:
         clock = self._clocks.get(node)
