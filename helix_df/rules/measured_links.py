@@ -34,6 +34,9 @@ NOISE_S = 0.002
 LATENCY_NOISE_S = 0.005
 """The same of a latency, which has the error of two clocks in it."""
 
+MOST_BUSY = 0.5
+"""Of the time. On a busier link even the quickest bundle may have waited for others, so its latency isn't known."""
+
 CLOCK_JUMP_S = 60.0
 """By which a sender's clock is another one: it was started again on another host."""
 
@@ -118,8 +121,8 @@ class LinkMeter:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLink:
-    """What a link does. Its rate, and what a large bundle takes of ``bundle_bytes`` on average, are known if there were
-    enough of them; its latency if clocks are."""
+    """What a link does. Its rate, and the ``bundle_bytes`` of large ones on average, are known if there were enough of
+    them; its latency if clocks are, and it wasn't too busy."""
 
     bytes_per_s: float | None = None
     bundle_bytes: float = 0.0
@@ -153,17 +156,18 @@ class MeasuredLinks:
             while len(seen) > 1 and now - seen[1][0] >= WINDOW_S:
                 seen.popleft()
             if now - seen[0][0] >= WINDOW_S:
-                found[hop] = _measured(seen[0][1], link, apart_s.get(hop))
+                found[hop] = _measured(seen[0][1], link, apart_s.get(hop), now - seen[0][0])
         return found
 
 
-def _measured(before: LinkSeen, now: LinkSeen, apart_s: float | None) -> MeasuredLink:
+def _measured(before: LinkSeen, now: LinkSeen, apart_s: float | None, while_s: float) -> MeasuredLink:
     bundles, crossing_s = now.bundles - before.bundles, now.crossing_s - before.crossing_s
     rate, mean = None, 0.0
     if bundles >= LEAST_BUNDLES and crossing_s > 0:
         large = now.large_bytes - before.large_bytes
         rate, mean = large / crossing_s, large / bundles
-    if apart_s is None:
+    is_free = crossing_s < MOST_BUSY * while_s if rate is not None else bundles == 0
+    if apart_s is None or not is_free:
         return MeasuredLink(rate, mean)
     crossing_s = 0.0 if rate is None else now.lead_bytes / rate
     return MeasuredLink(rate, mean, max(0.0, now.lead_s - apart_s - crossing_s))

@@ -204,7 +204,8 @@ class JobStatus:
     last was. The plan's flow through ``num_layers`` layers is ``planned_tokens_per_s``; ``hops`` are planned
     or were used. All requests that came asked for ``asked_tokens`` of prompts and expected answers; the one that has
     waited longest for its start has for ``longest_wait_s``. ``scaled`` is the last step of a job whose nodes come and
-    go, and why; ``slower`` says which nodes and links aren't as fast as planned, and what was done, or could be, about it.
+    go, and why; ``slower`` says which nodes and links aren't as fast as planned, and what was done, or could be, about
+    it.
     """
 
     name: str

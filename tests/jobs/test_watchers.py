@@ -222,7 +222,7 @@ async def test_slower_links_are_said_and_planned_around(
     def links_seen() -> Mapping[Ends, tuple[LinkSeen, float | None]]:
         counts["bundles"] += 4
         counts["bytes"] += 4_000_000
-        counts["took"] += 4_000_000 / rate["now"]
+        counts["took"] += 4_000_000 / rate["now"]  # of half a second
         seen = LinkSeen("a", 7.021, 0, int(counts["bundles"]), int(counts["bytes"]), counts["took"])
         return {("a", "b"): (seen, 7.0), ("a", "gone"): (seen, None)}
 
