@@ -3,7 +3,7 @@
     python -m benchmarks.overhead_table
 
 Two worker processes on loopback, each with an engine that computes nothing: it answers at once with hidden states of
-768 float32, or with a token. A token then goes from the coordinator to the first worker, on to the second and home:
+64 float32, or with a token. A token then goes from the coordinator to the first worker, on to the second and home:
 three hops, and everything that is left of its time is overhead. How many pipelines a router picks in a second is in
 ``bench_routing.py``.
 """
@@ -28,7 +28,8 @@ from helix_df.runtime.wire.transport import listen
 from helix_df.runtime.worker.shell import Report, StepEngine, Worker
 from helix_df.runtime.worker.steps import Step, StepResult
 
-HIDDEN = 768
+HIDDEN = 64
+"""Of ``random:tiny``."""
 HOPS = 3
 TOKENS = 400
 ROUNDS = 5
@@ -37,7 +38,7 @@ ROUNDS = 5
 class IdleEngine:
     """Answers every step at once."""
 
-    kv_tokens = 1_000_000
+    kv_tokens = 40_000
     health = EngineHealth()
 
     def __init__(self, num_layers: int) -> None:
@@ -70,7 +71,7 @@ def _build(welcome: Welcome, report: Report) -> StepEngine:
     return IdleEngine(welcome.num_layers)
 
 
-def _serve(node: str, coordinator: str, token: str) -> None:
+def serve_idle(node: str, coordinator: str, token: str) -> None:
     Worker(node, listen("tcp://127.0.0.1:*"), coordinator, token, _build).run()
 
 
@@ -80,7 +81,7 @@ async def _measure() -> None:
     await coordinator.start()
     spawn = multiprocessing.get_context("spawn")
     workers = [
-        spawn.Process(target=_serve, args=(node, coordinator.address, coordinator.token), daemon=True)
+        spawn.Process(target=serve_idle, args=(node, coordinator.address, coordinator.token), daemon=True)
         for node in ("first", "second")
     ]
     for worker in workers:

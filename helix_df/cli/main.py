@@ -32,6 +32,7 @@ COMMANDS = {
     "draw": "helix_df.cli.draw:draw",
     "simulate": "helix_df.cli.simulate:simulate",
     "scale": "helix_df.cli.scale:scale",
+    "split": "helix_df.cli.split:split",
     "solvers": "helix_df.cli.solvers:solvers",
     "schema": "helix_df.cli.schema:schema",
     "discover": "helix_df.cli.discover:discover",
