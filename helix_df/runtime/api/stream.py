@@ -87,6 +87,8 @@ EVENT_ID = "event id"
 EVENT_NAME = "event name"
 """Where a document has the name of its event, in dialects that name them; it isn't sent itself."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 PING_S = 15.0
 """Seconds without an event after which a comment says that the server is still there."""
 
@@ -155,7 +157,7 @@ class EventStream(Response):
 
     def _event(self, document: Json) -> bytes:
         place, name = document.pop(EVENT_ID, None), document.pop(EVENT_NAME, None)
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _JSON.encode(document)
         marks = f"id: {place}\n" if self._places and place is not None else ""
         marks += "" if name is None else f"event: {name}\n"
         return marks.encode() + b"data: " + text.encode() + b"\n\n"

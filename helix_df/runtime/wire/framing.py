@@ -68,13 +68,15 @@ def encode(message: Message, token: str) -> Frames:
     """The frames of a message. ``token`` is the job's secret, so that strangers and stale workers are not heard."""
     packed: dict[str, Any] = {}
     tensor: np.ndarray | None = None
-    for field in fields(message):
-        value = getattr(message, field.name)
-        if isinstance(value, np.ndarray):
+    for name in _FIELDS[message.TAG]:
+        value = getattr(message, name)
+        if type(value) in _PLAIN:
+            packed[name] = value
+        elif isinstance(value, np.ndarray):
             tensor = value
-            packed[field.name] = [name_of(tensor.dtype), tensor.shape]
+            packed[name] = [name_of(tensor.dtype), tensor.shape]
         else:
-            packed[field.name] = _pack(value)
+            packed[name] = _pack(value)
     head = msgpack.packb([VERSION, token, message.TAG, packed], use_bin_type=True)
     if isinstance(message, Probe | FilePart | PromptPooled):
         return [head, message.payload]
