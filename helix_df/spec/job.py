@@ -489,8 +489,8 @@ class Runtime(Section):
     )
     replan_speeds: Literal["tell", "auto"] = Field(
         default="tell",
-        description="Once nodes are slower than planned, or as fast again, and another plan would serve more: `tell` "
-        "says so, `auto` lets that plan take over.",
+        description="Once nodes or links are slower than planned, or as fast again, and another plan would serve more: "
+        "`tell` says so, `auto` lets that plan take over.",
     )
     replan_bytes: Size | None = Field(
         default=None,
