@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,13 +42,13 @@ def with_links(job: Job, links: Iterable[SetLink]) -> Job:
 def served_by_shares(problem: Problem, plan: Plan) -> float:
     """Tokens/s that a plan serves whose nodes and links are others by now, as long as each hop gets the share of all
     requests that it was planned to get: what is slowest holds up all."""
-    through = Counter[str]()
+    through: dict[str, float] = {}
     rates = []
     for edge in plan.edges:
-        through[edge.head] += edge.tokens_per_s
+        through[edge.head] = through.get(edge.head, 0.0) + edge.tokens_per_s
         rates.append((problem.link_capacity(edge.tail, edge.head), edge.tokens_per_s))
     for name, held in plan.placement.items():
-        rates.append((problem.node_capacity(problem.node(name), len(held)), through[name]))
+        rates.append((problem.node_capacity(problem.node(name), len(held)), through.get(name, 0.0)))
     return plan.flow * min((capacity / used for capacity, used in rates if used > capacity), default=1.0)
 
 

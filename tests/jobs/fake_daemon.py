@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import TakenOver
+from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
 from helix_df.runtime.jobs.daemon import Parts, main
 from helix_df.runtime.kept_answers import AnswerKeeper
 from tests.api.fakes import READY, FakeService, byte_tokenizer
@@ -50,6 +51,10 @@ class FakeDeployment(FakeService):
     replanned = ""
     scaled = ""
     slower = ""
+    link_speeds: Mapping[Ends, MeasuredLink] = {}
+
+    def links_seen(self) -> Mapping[Ends, tuple[LinkSeen, float | None]]:
+        return {}
 
     def running(self) -> TakenOver:
         return self.taken

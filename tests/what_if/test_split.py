@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,3 +93,14 @@ def test_jobs_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "together" in out
     jobs = [load_job(tmp_path / "parts" / f"fleet-{number}.yaml") for number in (1, 2)]
     assert [sorted(job.nodes) for job in jobs] == [["fast0", "slow0"], ["fast1", "slow1"]]
+
+
+def test_the_balancer_that_is_shipped_knows_the_ports_and_is_right() -> None:
+    """In front of two parts of a job at the usual port."""
+    config = Path(__file__).parents[2] / "packaging" / "haproxy.cfg"
+    port = Job.model_fields["runtime"].get_default(call_default_factory=True).port
+    servers = re.findall(r"server \S+ 127\.0\.0\.1:(\d+) ", config.read_text("utf-8"))
+    assert servers == [str(port), str(port + 1)]
+    haproxy = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if haproxy is not None:
+        subprocess.run([haproxy, "-c", "-f", str(config)], check=True, capture_output=True)
