@@ -34,6 +34,7 @@ from helix_df.runtime.access import Access
 from helix_df.runtime.api.answer_reading import formats_of
 from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client, tell
 from helix_df.runtime.api.generation import TextService
+from helix_df.runtime.jobs.ahead import Ahead
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
 from helix_df.runtime.jobs.own_devices import require_devices
@@ -114,6 +115,7 @@ def apply(
     on_serving: Callable[[DaemonRecord], None] = lambda record: None,
     on_status: Callable[[JobStatus], None] | None = None,
     on_down: Callable[[], None] = lambda: None,
+    ahead: Ahead | None = None,
 ) -> DaemonRecord:
     """Run a plan (or a job, or either's file) as a daemon that outlives this process, until ``down``.
 
@@ -126,13 +128,14 @@ def apply(
         on_serving: called once the API is up, with the commands of workers that people start.
         on_status: called a few times a second until the job is ready.
         on_down: called when it was started, and is down again.
+        ahead: processes that wait to become the daemon; by default it is started now.
 
     Raises:
         HelixError: when it doesn't start; nothing is left running then, nor when this is interrupted.
     """
     plan = require_devices(plan_of(what, force=force, on_note=on_note))
     directory = job_directory(plan.job.name)
-    process = start_daemon(directory, plan, start_timeout_s=timeout_s)
+    process = start_daemon(directory, plan, start_timeout_s=timeout_s, ahead=ahead)
     try:
         record = until_serving(directory, process)
         on_serving(record)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from helix_df.plan.moves import Near
     from helix_df.plan.plan import Plan
+    from helix_df.runtime.jobs.ahead import Ahead
     from helix_df.runtime.jobs.directory import DaemonRecord
     from helix_df.runtime.requests import JobStatus
     from helix_df.spec.job import Job
@@ -48,6 +49,27 @@ def apply(
 
     Ctrl-C before a new job is ready takes everything down again.
     """
+    from helix_df.runtime.jobs.ahead import Ahead
+
+    ahead = None if foreground else Ahead()  # before anything else: it imports beside what is imported here
+    try:
+        _apply(source, plan_file, solver, name, wait, timeout, force, ahead)
+    finally:
+        if ahead is not None:
+            ahead.drop()
+
+
+def _apply(
+    source: Path,
+    plan_file: Path | None,
+    solver: str | None,
+    name: str | None,
+    wait: bool,
+    timeout: float | None,
+    force: bool,
+    ahead: Ahead | None,
+) -> None:
+    """Run a job beside processes that begin ``ahead`` of it; in this one if None."""
     # Imported first: a search must not end in what serving lacks here.
     from helix_df.cli.console import messages, output
     from helix_df.deployment import asked_plan, is_same, running_plan
@@ -66,9 +88,9 @@ def apply(
         return
     if plan is None:
         plan = _make_plan(job, messages(), output())
-    if foreground:
+    if ahead is None:
         _run_here(plan, timeout)
-    record = _start(plan, wait, timeout, force, messages())
+    record = _start(plan, wait, timeout, force, ahead, messages())
     if wait:
         _warn(plan.job.name, messages())
     _say_what_now(plan, record, output())
@@ -150,7 +172,9 @@ def _make_plan(job: Job, progress: Console, console: Console, near: Near | None 
     return plan
 
 
-def _start(plan: Plan, wait: bool, timeout: float | None, force: bool, console: Console) -> DaemonRecord:
+def _start(
+    plan: Plan, wait: bool, timeout: float | None, force: bool, ahead: Ahead, console: Console
+) -> DaemonRecord:
     from helix_df import deployment
     from helix_df.cli.startup import display
     from helix_df.cli.words import plural
@@ -175,6 +199,7 @@ def _start(plan: Plan, wait: bool, timeout: float | None, force: bool, console: 
             on_serving=show_joins,
             on_status=show,
             on_down=lambda: console.print(f"job {plan.job.name} is down again"),
+            ahead=ahead,
         )
 
 

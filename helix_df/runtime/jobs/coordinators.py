@@ -13,6 +13,7 @@ from helix_df.runtime.coordinator.journal import Journal
 from helix_df.runtime.coordinator.journaled_answers import JournaledAnswers
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.coordinator.ways import serving_nodes
+from helix_df.runtime.jobs.fork_server import ForkServer
 from helix_df.runtime.jobs.job_keys import KeyFiles, new_keys
 from helix_df.runtime.jobs.launchers.embedded import EmbeddedLauncher
 from helix_df.runtime.jobs.launchers.kind import LaunchSite
@@ -38,6 +39,7 @@ def new_coordinator(
     restarts: int = 0,
     last_restart: str = "",
     spares: Mapping[str, Spare] | None = None,
+    forks: ForkServer | None = None,
 ) -> Coordinator:
     """A coordinator that runs ``plan`` once it is started.
 
@@ -55,6 +57,7 @@ def new_coordinator(
         restarts: coordinators before this one, each of which had ended by itself.
         last_restart: why the last of them did.
         spares: workers of nodes that the plan does without until they are back.
+        forks: what the workers of this machine come of; they are started anew if None.
     """
     if embedded:
         in_here = EmbeddedLauncher(build_engine or _real_engine())
@@ -62,9 +65,10 @@ def new_coordinator(
     of_job = new_keys() if keys is None else keys.keys
     if token is not None:
         of_job = replace(of_job, token=token)
+    site = LaunchSite({}, of_job, None if keys is None else keys.worker_key, supervisor, forks)
     coordinator = Coordinator(
         plan,
-        _launchers(plan, names or {}, LaunchSite({}, of_job, None if keys is None else keys.worker_key, supervisor)),
+        _launchers(plan, names or {}, site),
         log_dir=log_dir,
         token=of_job.token,
         address=address,

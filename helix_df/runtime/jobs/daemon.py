@@ -62,6 +62,7 @@ from helix_df.spec.checks import lets_anyone_in
 from helix_df.spec.job import Runtime
 
 if TYPE_CHECKING:
+    from helix_df.runtime.jobs.fork_server import ForkServer
     from helix_df.runtime.jobs.otlp import OtlpTraces
 
 log = logging.getLogger("helix_df.daemon")  # not __name__, which is __main__ here
@@ -144,8 +145,8 @@ class Parts:
     context: Callable[[Plan], int]
 
 
-def real_parts() -> Parts:
-    """The coordinator, and the tokenizer of the plan's model."""
+def real_parts(forks: ForkServer | None = None) -> Parts:
+    """The coordinator, whose local workers come of ``forks`` if it is given, and the tokenizer of the plan's model."""
     from helix_df.models.tokenizer import load_tokenizer
     from helix_df.plan.takeover import read_spares
     from helix_df.runtime.coordinator.journal import open_journal
@@ -167,6 +168,7 @@ def real_parts() -> Parts:
             restarts=lineage.restarts,
             last_restart=lineage.last_restart,
             spares=None if before is None else read_spares(before.spares),
+            forks=forks,
         )
 
     return Parts(

@@ -17,6 +17,7 @@ from helix_df.errors import DeploymentError, HelixError
 from helix_df.file_errors import explained_files
 from helix_df.plan.plan import Plan, write_plan
 from helix_df.runtime.api.client import fetch_status
+from helix_df.runtime.jobs.ahead import Ahead
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory, last_words
 from helix_df.runtime.log_files import write_output_to
 from helix_df.runtime.log_lines import log_arguments
@@ -31,11 +32,17 @@ _LOOK_S = 0.2
 
 
 def start_daemon(
-    job: JobDirectory, plan: Plan, *, start_timeout_s: float | None = None, command: Sequence[str] = DAEMON
+    job: JobDirectory,
+    plan: Plan,
+    *,
+    start_timeout_s: float | None = None,
+    command: Sequence[str] = DAEMON,
+    ahead: Ahead | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the daemon of a job, and who watches over it, in a session of their own; returns at once.
 
-    The lock is taken here and inherited by both, so that no second one can start in between.
+    The lock is taken here and inherited by both, so that no second one can start in between. Where processes wait for
+    that ``ahead``, they are these two.
 
     Raises:
         DeploymentError: when the job runs already.
@@ -45,6 +52,10 @@ def start_daemon(
         lock = job.lock()
         try:
             _prepare(job, plan)
+            if command is DAEMON:
+                begun = (ahead or Ahead()).begin(lock, job.path, *_options(plan, command, start_timeout_s))
+                if begun is not None:
+                    return begun
             with job.log_path().open("ab") as log:
                 return subprocess.Popen(
                     _command(job, plan, lock, command, start_timeout_s),
@@ -62,9 +73,15 @@ def _command(
     job: JobDirectory, plan: Plan, lock: int, daemon: Sequence[str], start_timeout_s: float | None
 ) -> list[str]:
     """Of the process that watches over a daemon."""
+    own, of_daemon = _options(plan, daemon, start_timeout_s)
+    return [*SUPERVISOR, str(job.path), "--lock", str(lock), *own, "--", *of_daemon]
+
+
+def _options(plan: Plan, daemon: Sequence[str], start_timeout_s: float | None) -> tuple[list[str], list[str]]:
+    """Options of the process that watches over a daemon, and the daemon's command without the folder."""
     timeout = [] if start_timeout_s is None else ["--start-timeout", str(start_timeout_s)]
     said = log_arguments(plan.job.runtime.log_format)
-    return [*SUPERVISOR, str(job.path), "--lock", str(lock), *said, "--", *daemon, *timeout, *said]
+    return said, [*daemon, *timeout, *said]
 
 
 def _prepare(job: JobDirectory, plan: Plan) -> None:

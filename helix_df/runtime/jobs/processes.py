@@ -30,7 +30,9 @@ def command_line(pid: int) -> tuple[str, ...]:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return ()
-    return tuple(words[:-1])
+    while words and not words[-1]:
+        words.pop()  # a process that was given another name may have room left
+    return tuple(words)
 
 
 def variable_of(pid: int, name: str) -> str | None:

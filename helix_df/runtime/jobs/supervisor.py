@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -20,11 +19,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from helix_df.errors import DeploymentError
 from helix_df.runtime.coordinator.restarts import Restarts
 from helix_df.runtime.jobs.directory import DaemonRecord, Failure, JobDirectory
 from helix_df.runtime.jobs.kept_folder import KeptFolder
+from helix_df.runtime.jobs.own_process import adopt_orphans
 from helix_df.runtime.jobs.processes import children_of
 from helix_df.runtime.jobs.standby import Standby
 from helix_df.runtime.log_files import BoundedLog, is_standard_error, write_output_to
@@ -37,14 +38,24 @@ STOP_GRACE_S = 10.0
 
 KEEP_EVERY_S = 1.0
 _LOOK_S = 0.05
-_SET_CHILD_SUBREAPER = 36
-"""``PR_SET_CHILD_SUBREAPER`` of Linux's ``prctl``."""
 
 _DAEMON = "daemon"
+_WORDS_OF_PYTHON = 3
+"""Of a command: the interpreter, ``-m`` and the module."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Watch over a daemon until it ends for good; returns its exit code."""
+class FirstDaemon(Protocol):
+    """A process, a child of this one, that waits to become the first daemon."""
+
+    pid: int
+
+    def tell(self, lock: int, message: dict[str, Any]) -> bool:
+        """Let it begin; whether it could hear that."""
+        ...
+
+
+def main(arguments: Sequence[str] | None = None, first: FirstDaemon | None = None) -> int:
+    """Watch over a daemon until it ends for good; returns its exit code. It is ``first`` to begin with, if it can be."""
     parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.supervisor", description="Keeps a job's daemon alive.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--lock", type=int, required=True, help="a file descriptor that holds the folder's lock")
@@ -55,23 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = BoundedLog(job.log_path())
     handler.setFormatter(formatter(options.log_format, "supervisor"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    adopts_orphans()
-    return asyncio.run(_Supervisor(job, options.lock, options.daemon).run())
-
-
-def adopts_orphans() -> bool:
-    """Become the parent of processes whose own parent dies; whether this system can do that."""
-    try:
-        return bool(ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (OSError, AttributeError):
-        return False
+    adopt_orphans()
+    return asyncio.run(_Supervisor(job, options.lock, options.daemon, first).run())
 
 
 class _Supervisor:
     """One job's. ``lock`` is inherited by every daemon, so the folder is never free in between."""
 
-    def __init__(self, job: JobDirectory, lock: int, command: Sequence[str]) -> None:
+    def __init__(self, job: JobDirectory, lock: int, command: Sequence[str], first: FirstDaemon | None) -> None:
         self._job = job
+        self._first = first
+        self._options = command[_WORDS_OF_PYTHON:]
         self._lock = lock
         self._command = [*command, str(job.path), "--lock", str(lock), "--supervisor", str(os.getpid())]
         self._daemon: int | None = None
@@ -143,13 +148,22 @@ class _Supervisor:
         self._ended = asyncio.get_running_loop().create_future()
         self._restarts.started(_DAEMON, time.monotonic())
         times = self._restarts.counts[_DAEMON]
-        self._daemon = (self._standby.take(times) if times else None) or self._started(times)
+        self._daemon = (self._standby.take(times) if times else self._take_first()) or self._started(times)
         if self._daemon is None:
             return 1
         self._reap()
         if self._asked_to_end.is_set():
             self._end()
         return await self._ended
+
+    def _take_first(self) -> int | None:
+        """Let the process begin that waits to be the first daemon; ``None`` if there is none any more."""
+        options = [*self._options, "--supervisor", str(os.getpid())]
+        if self._first is None or not self._first.tell(
+            self._lock, {"folder": str(self._job.path), "options": list(options)}
+        ):
+            return None
+        return self._first.pid
 
     def _started(self, times: int) -> int | None:
         """A daemon's process id; ``None``, once that is told, if there can't be one now."""

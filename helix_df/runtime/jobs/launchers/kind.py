@@ -12,6 +12,7 @@ from helix_df.spec.nodes import Node
 from helix_df.spec.section import Section
 
 if TYPE_CHECKING:  # a job is checked where nothing can be sent
+    from helix_df.runtime.jobs.fork_server import ForkServer
     from helix_df.runtime.jobs.job_keys import JobKeys
 
 
@@ -21,13 +22,15 @@ class LaunchSite:
 
     ``nodes`` are those of its plan that the launcher is to start, as the job declares them. ``keys`` are the job's, of
     which ``key_file`` has what workers on other hosts need; None where the job has no folder. ``supervisor`` is the
-    process that gets the children of a coordinator which dies, if any.
+    process that gets the children of a coordinator which dies, if any, and ``forks`` what processes of this machine
+    that serve can be forked from, if there is one.
     """
 
     nodes: Mapping[str, Node]
     keys: JobKeys = field(repr=False)
     key_file: Path | None = None
     supervisor: int | None = None
+    forks: ForkServer | None = None
 
 
 class NoOptions(Section):

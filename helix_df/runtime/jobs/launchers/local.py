@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import IO
 
 from helix_df.profiles.this_device import accelerators
+from helix_df.runtime.jobs.fork_server import ForkedProcess, ForkServer
 from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
@@ -34,6 +35,9 @@ _FRAME = re.compile(r"\s*@\s+0x[0-9a-f]+")
 """A frame of a stack of C++, which says nothing to anybody here; what is wrong stands before."""
 
 
+_Process = Popen[bytes] | AdoptedProcess | ForkedProcess
+
+
 class LocalLauncher:
     """One child process a worker, its output in its log file.
 
@@ -45,15 +49,25 @@ class LocalLauncher:
     before this one is taken back in place of a new worker, the first time that one is to be started.
 
     ``visible`` are this machine's accelerators, as ``CUDA_VISIBLE_DEVICES`` calls them: each worker gets its own.
+
+    Workers come of ``forks`` until each has been started once; those that come later are few, and start anew.
     """
 
-    def __init__(self, workers: int, supervisor: int | None = None, visible: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        supervisor: int | None = None,
+        visible: tuple[str, ...] = (),
+        forks: ForkServer | None = None,
+    ) -> None:
+        self._forks = forks
+        self._first: set[str] = set()
         self._workers = workers
         self._supervisor = supervisor
         self._visible = visible
         self._devices_of: dict[str, tuple[str, ...]] = {}
         self._core_of: dict[str, int] = {}
-        self._processes: dict[str, tuple[Popen[bytes] | AdoptedProcess, Path | None]] = {}
+        self._processes: dict[str, tuple[_Process, Path | None]] = {}
         self._left_over: dict[str, AdoptedProcess] | None = None
 
     def start(self, order: WorkerOrder) -> None:
@@ -72,21 +86,22 @@ class LocalLauncher:
                 self._devices_of[order.node] = tuple(seen.split(","))
             return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
-        command = [sys.executable, "-m", "helix_df", *worker_arguments(order), *files]
-        output = None if order.log_file is None else opened_log(order.log_file)
-        try:
-            process = Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output or subprocess.DEVNULL,
-                stderr=subprocess.STDOUT,
-                env=self._environment(order),
-            )
-        finally:
-            if output is not None:
-                output.close()
-        self._pin(order.node, process.pid)
-        self._processes[order.node] = (process, order.log_file)
+        arguments, changes, core = [*worker_arguments(order), *files], self._changes(order), self._core(order.node)
+        forked = self._forked(order, arguments, changes, core)
+        self._processes[order.node] = (forked or _started(order, arguments, changes, core), order.log_file)
+
+    def _forked(
+        self, order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], core: int | None
+    ) -> ForkedProcess | None:
+        """The worker as a fork of what has imported all; ``None`` where it has to start anew."""
+        # What a process was given of devices is read from its environment, which a fork has none of its own.
+        if self._forks is None or VISIBLE_VARIABLE in changes:
+            return None
+        forked = self._forks.start(arguments, changes, order.log_file, core)
+        self._first.add(order.node)
+        if len(self._first) >= self._workers:
+            self._forks.end_when_done()
+        return forked
 
     def exits(self) -> list[Exit]:
         """See ``Launcher``."""
@@ -94,11 +109,13 @@ class LocalLauncher:
         for left in (self._left_over or {}).values():
             left.kill()
         self._left_over = self._left_over and {}
+        if self._forks is not None:
+            self._forks.look()
         gone = [node for node, (process, _) in self._processes.items() if process.poll() is not None]
         found = []
         for node in gone:
             process, log_file = self._processes.pop(node)
-            code = process.returncode if isinstance(process, Popen) else None
+            code = None if isinstance(process, AdoptedProcess) else process.returncode
             found.append(Exit(node, last_words(code, log_file)))
         return found
 
@@ -120,25 +137,22 @@ class LocalLauncher:
             process.wait()
         self._processes.clear()
 
-    def _pin(self, node: str, pid: int) -> None:
-        """Before the new process has threads of its own, which will inherit its core."""
+    def _core(self, node: str) -> int | None:
+        """The core that a worker is kept on, if it is kept on any."""
         taken = set(self._core_of.values())
         free = [core for core in own_cores(self._workers, usable_cores()) if core not in taken]
         if node not in self._core_of and free:
             self._core_of[node] = free[0]
-        if node in self._core_of:
-            with contextlib.suppress(OSError):  # gone already: `exits` will tell
-                os.sched_setaffinity(pid, {self._core_of[node]})
+        return self._core_of.get(node)
 
-    def _environment(self, order: WorkerOrder) -> dict[str, str]:
-        environment = dict(os.environ)
-        environment[TOKEN_VARIABLE] = order.token
+    def _changes(self, order: WorkerOrder) -> dict[str, str]:
+        """What a worker's environment has beside this process' own."""
         parents = [os.getpid(), *([] if self._supervisor is None else [self._supervisor])]
-        environment[PARENT_VARIABLE] = ",".join(map(str, parents))
+        changes = {TOKEN_VARIABLE: order.token, PARENT_VARIABLE: ",".join(map(str, parents))}
         own = self._own_devices(order)
         if own:
-            environment[VISIBLE_VARIABLE] = ",".join(own)
-        return environment | one_thread_each(environment, self._workers)
+            changes[VISIBLE_VARIABLE] = ",".join(own)
+        return changes | one_thread_each(os.environ, self._workers)
 
     def _own_devices(self, order: WorkerOrder) -> tuple[str, ...]:
         """Devices that no other worker has; none where there aren't so many, and it sees what this process does."""
@@ -150,6 +164,28 @@ class LocalLauncher:
             held = free[: order.devices] if len(free) >= order.devices else ()
             self._devices_of[order.node] = held
         return held
+
+
+def _started(
+    order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], core: int | None
+) -> Popen[bytes]:
+    """A new process of a worker."""
+    output = None if order.log_file is None else opened_log(order.log_file)
+    try:
+        process = Popen(
+            [sys.executable, "-m", "helix_df", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output or subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **changes},
+        )
+    finally:
+        if output is not None:
+            output.close()
+    if core is not None:  # before it has threads of its own, which will inherit its core
+        with contextlib.suppress(OSError):  # gone already: `exits` will tell
+            os.sched_setaffinity(process.pid, {core})
+    return process
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -206,7 +242,7 @@ def opened_log(path: Path) -> IO[bytes] | None:
         return None
 
 
-def _wait(process: Popen[bytes] | AdoptedProcess, seconds: float) -> None:
+def _wait(process: _Process, seconds: float) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.0, seconds))
 
@@ -230,7 +266,8 @@ def last_words(code: int | None, log_file: Path | None) -> str:
 
 
 def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
-    return LocalLauncher(len(site.nodes), site.supervisor, visible_devices(os.environ, len(accelerators())))
+    visible = visible_devices(os.environ, len(accelerators()))
+    return LocalLauncher(len(site.nodes), site.supervisor, visible, site.forks)
 
 
 LOCAL = LauncherKind(make=_of_this_machine)
