@@ -5,7 +5,7 @@ Reads only what a range of layers holds. Doesn't know where tensors come from, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 
 from helix_df.layers import LayerRange
 from helix_df.models.decoder import DecoderBlock, DecoderShard, part_name
-from helix_df.models.linear import Layout, lay_out
+from helix_df.models.linear import Layout, has_panels, in_panels, lay_out
 from helix_df.models.quantized import Quantized, in_runs, pack
-from helix_df.models.reader import WeightReader
+from helix_df.models.reader import PieceReader, WeightReader
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape, layer_parts
 from helix_df.profiles.tensor_names import EMBEDDING, FINAL_NORM, HEAD, layer_names, model_tensors
@@ -92,13 +92,16 @@ def _build_block(
         if packed is not None:
             parts |= {part_name(part, place): jnp.asarray(array) for place, array in enumerate(packed)}
             continue
+        if part in MULTIPLIED and order == slice(None):
+            parts[part] = _laid_out(reader, {name: shapes[name] for name in names}, numbers, layout)
+            continue
         tensors = [reader.tensor(name, shapes[name])[order] for name in names]
         if part in MULTIPLIED:
-            parts[part] = jnp.asarray(lay_out(np.concatenate(tensors), layout), numbers.matrices)
+            parts[part] = jnp.asarray(lay_out(_joined(tensors), layout), numbers.matrices)
         elif part.endswith("_norm"):
             parts[part] = _norm(tensors[0], offset, dtype)
         else:
-            parts[part] = jnp.asarray(np.concatenate(tensors), dtype)
+            parts[part] = jnp.asarray(_joined(tensors), dtype)
     return DecoderBlock(geometry, layer, parts)
 
 
@@ -127,7 +130,24 @@ def _matrix(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Number
     if packed is not None:
         (array,) = packed
         return jnp.asarray(array)
-    return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
+    return _laid_out(reader, tensors, numbers, layout)
+
+
+def _laid_out(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Numbers, layout: Layout) -> Array:
+    """Matrices one below the other in ``layout``; where that is another than the file's, a few rows at a time."""
+    shapes = list(tensors.values())
+    outputs = [shape[0] for shape in shapes]
+    if len({len(shape) for shape in shapes} - {2}) or not all(has_panels(rows, layout) for rows in outputs):
+        return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
+    stretches = (stretch for name, (rows, inputs) in tensors.items() for stretch in _stretches(reader, name, (rows, inputs)))
+    return jnp.asarray(in_panels(stretches, sum(outputs), shapes[0][1]), numbers.matrices)
+
+
+def _stretches(reader: WeightReader, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    if isinstance(reader, PieceReader):
+        yield from reader.pieces(name, shape)
+    else:
+        yield reader.tensor(name, shape)
 
 
 def _stacked(
@@ -166,7 +186,12 @@ def _packed(
 
 
 def _numbers(reader: WeightReader, tensors: Mapping[str, Shape]) -> np.ndarray:
-    return np.concatenate([reader.tensor(name, shape) for name, shape in tensors.items()])
+    return _joined([reader.tensor(name, shape) for name, shape in tensors.items()])
+
+
+def _joined(tensors: Sequence[np.ndarray]) -> np.ndarray:
+    """Tensors one below the other; one alone as it is, since memory is dearer to begin than to read."""
+    return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
 
 
 def _norm(weight: np.ndarray, offset: float, dtype: DTypeLike) -> Array:

@@ -6,7 +6,8 @@ Files are mapped, and only the tensors that are asked for are dequantized.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from gguf.quants import dequantize
 from helix_df.errors import ModelError
 from helix_df.models.gguf_blocks import quantized_rows
 from helix_df.models.quantized import Quantized
-from helix_df.models.reader import missing_tensor, require_shape
+from helix_df.models.reader import blank_array, missing_tensor, require_shape
 from helix_df.profiles.families.registry import family_of
 from helix_df.profiles.geometry import ModelGeometry, Shape
 from helix_df.profiles.gguf_header import GgufTensor
@@ -24,6 +25,12 @@ from helix_df.profiles.gguf_parts import read_gguf_header
 from helix_df.profiles.gguf_types import GGML_TYPES
 from helix_df.profiles.packed_kinds import KIND_OF_TYPE
 from helix_df.profiles.tensor_names import expert_of, gguf_name, latent_halves, without_ones
+
+
+_PIECE_BYTES = 1 << 17
+"""Of a tensor that are made numbers at a time: what comes of them stays in a core's cache."""
+
+_PIECE_ROWS = 64
 
 
 class GgufReader:
@@ -51,6 +58,18 @@ class GgufReader:
             return array - np.float32(self._family.norm_offset)
         heads = self._interleaved_heads(name)
         return array if heads is None else unpermute(array, heads)
+
+    def pieces(self, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        """See ``PieceReader``."""
+        stored = gguf_name(name, self._family)
+        tensor = self._tensors.get(stored)
+        is_plain = tensor is not None and self._interleaved_heads(name) is None and expert_of(name) is None
+        if tensor is None or not is_plain or tensor.shape != shape:
+            yield self.tensor(name, shape)  # or what is wrong
+            return
+        with self._explained(tensor):
+            for piece in _pieces(self._raw(tensor, None), GGMLQuantizationType(tensor.ggml_type)):
+                yield piece.astype(np.float32, copy=False)
 
     def _joined(self, halves: Mapping[str, Shape]) -> np.ndarray:
         """Each head's rows of keys, then those of values."""
@@ -105,15 +124,47 @@ class GgufReader:
 
     def _dequantize(self, tensor: GgufTensor, expert: int | None) -> np.ndarray:
         """The tensor, or one expert's of it."""
-        where = f"{tensor.file}: {tensor.name}"
+        with self._explained(tensor):
+            flat = _numbers(self._raw(tensor, expert), GGMLQuantizationType(tensor.ggml_type))
+            return flat.astype(np.float32, copy=False).reshape(tensor.shape if expert is None else tensor.shape[1:])
+
+    @contextmanager
+    def _explained(self, tensor: GgufTensor) -> Iterator[None]:
+        """What is wrong with a tensor, said for people."""
         try:
-            shape = tensor.shape if expert is None else tensor.shape[1:]
-            flat: np.ndarray = dequantize(self._raw(tensor, expert), GGMLQuantizationType(tensor.ggml_type))
+            yield
         except (NotImplementedError, KeyError) as error:
+            where = f"{tensor.file}: {tensor.name}"
             raise ModelError("this quantization isn't supported", where=where, found=str(error)) from error
         except ValueError as error:
             raise self._damaged(tensor, error) from error
-        return flat.astype(np.float32, copy=False).reshape(shape)
+
+
+def _numbers(raw: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Rows of a tensor, uint8 [rows, bytes] → [rows, numbers]."""
+    rows, row_bytes = raw.shape
+    if rows * row_bytes <= _PIECE_BYTES:
+        return _dequantized(raw, kind)
+    found: np.ndarray | None = None
+    at = 0
+    for piece in _pieces(raw, kind):
+        found = blank_array((rows, piece.shape[1]), piece.dtype) if found is None else found
+        found[at : at + len(piece)] = piece
+        at += len(piece)
+    assert found is not None
+    return found
+
+
+def _pieces(raw: np.ndarray, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
+    at_once = max(1, _PIECE_BYTES // raw.shape[1] // _PIECE_ROWS) * _PIECE_ROWS
+    for start in range(0, len(raw), at_once):
+        yield _dequantized(raw[start : start + at_once], kind)
+
+
+def _dequantized(raw: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """The gguf package takes sixteen rows at a time, which are short. Blocks don't know of rows: so it gets one."""
+    numbers: np.ndarray = dequantize(raw.reshape(1, -1), kind)
+    return numbers.reshape(len(raw), -1)
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -15,6 +15,7 @@ elsewhere by XLA, which may write them down first.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import jax
@@ -24,6 +25,7 @@ from jax import Array
 
 from helix_df.models.packed import is_packed, packed_product, take_packed_rows
 from helix_df.models.packed_call import call_narrow, has_narrow_code
+from helix_df.models.reader import blank_array
 
 Layout = Literal["rows", "panels"]
 
@@ -45,9 +47,26 @@ the general product on a matrix put back into rows is faster."""
 def lay_out(weight: np.ndarray, layout: Layout) -> np.ndarray:
     """``weight`` [out, in] in a layout; in rows where ``out`` isn't a multiple of a panel."""
     outputs, inputs = weight.shape
-    if layout == "rows" or outputs % PANEL:
-        return weight
-    return np.ascontiguousarray(weight.reshape(-1, PANEL, inputs).transpose(0, 2, 1))
+    return in_panels([weight], outputs, inputs) if has_panels(outputs, layout) else weight
+
+
+def has_panels(outputs: int, layout: Layout) -> bool:
+    """Whether a matrix [outputs, in] lies in panels."""
+    return layout == "panels" and outputs % PANEL == 0
+
+
+def in_panels(pieces: Iterable[np.ndarray], outputs: int, inputs: int) -> np.ndarray:
+    """A matrix [outputs, inputs] in panels, from stretches of its rows, each of whole panels."""
+    panels, at = None, 0
+    for piece in pieces:
+        if panels is None:
+            panels = blank_array((outputs // PANEL, inputs, PANEL), piece.dtype)
+        stretch = piece.reshape(-1, PANEL, inputs)
+        np.copyto(panels[at : at + len(stretch)], stretch.transpose(0, 2, 1))
+        at += len(stretch)
+    if panels is None or at != len(panels):
+        raise ValueError(f"{at} panels of {outputs // PANEL}")
+    return panels
 
 
 def take_rows(weight: Array, indices: Array) -> Array:

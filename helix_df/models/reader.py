@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +28,31 @@ class WeightReader(Protocol):
         Raises:
             ModelError: as ``tensor``.
         """
+
+
+@runtime_checkable
+class PieceReader(Protocol):
+    """A reader that needn't have a whole tensor in memory."""
+
+    def pieces(self, name: str, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        """The matrix ``name`` in stretches of its rows, one after the other, each a multiple of 64 rows but the last.
+
+        Raises:
+            ModelError: as ``tensor``.
+        """
+
+
+_ALIGNMENT = 64
+"""Bytes: on a CPU, XLA copies what doesn't begin at a multiple."""
+
+
+def blank_array(shape: tuple[int, ...], dtype: np.dtype | type[np.generic]) -> np.ndarray:
+    """An array that XLA takes on a CPU as it lies, without a copy; with anything in it."""
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(kind).reshape(shape)
 
 
 def missing_tensor(name: str, where: str, hint: str | None = None) -> ModelError:

@@ -13,6 +13,7 @@ import mmap
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -133,8 +134,8 @@ def read_gguf_file(path: Path, arrays: Collection[str] = ()) -> GgufHeader:
         ModelError: when the file is missing, isn't GGUF 2 or 3, or ends too early.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            return _parse(path, buffer, arrays)
+        now = path.stat()
+        return _read(path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns), frozenset(arrays))
     except (OSError, ValueError) as error:
         raise ModelError(
             "the GGUF file can't be read", where=str(path), found=str(error), expected="a readable .gguf file"
@@ -146,6 +147,13 @@ def read_gguf_file(path: Path, arrays: Collection[str] = ()) -> GgufHeader:
             found=str(error),
             hint="download the file again and compare its checksum",
         ) from error
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, _state: tuple[int, ...], arrays: frozenset[str]) -> GgufHeader:
+    """Read once, as long as the file stays as it is: several ask for it, one after the other."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        return _parse(path, buffer, arrays)
 
 
 def _parse(path: Path, buffer: mmap.mmap, arrays: Collection[str]) -> GgufHeader:
