@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -16,7 +17,7 @@ from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.requests import History
 from helix_df.runtime.worker.edits import Edits, Shaped, edits_of
 from helix_df.runtime.worker.matching import Matches
-from helix_df.runtime.worker.sampler import SamplerRows, edit, keep_allowed, pick_greedily, sample
+from helix_df.runtime.worker.sampler import SamplerRows, edit, keep_allowed, pick_greedily, sample, sampler_rows
 from helix_df.runtime.worker.steps import Step
 
 _EVERYTHING = -1
@@ -127,6 +128,12 @@ def _leaves_any(allowed: np.ndarray, banned: set[int]) -> bool:
     for token in banned:
         left.view(np.uint32)[token // 32] &= ~np.uint32(1 << token % 32)
     return bool(left.any())
+
+
+def compile_draws(logits: jax.ShapeDtypeStruct) -> None:
+    """Compile the draws of plain requests from logits that look like these, in any thread."""
+    pick_greedily.lower(logits).compile()
+    sample.lower(logits, sampler_rows([], [], logits.shape[0])).compile()
 
 
 def draw(logits: Array | np.ndarray, rows: SamplerRows, adjusted: Adjusted = PLAIN) -> Array:

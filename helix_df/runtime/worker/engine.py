@@ -26,13 +26,14 @@ from helix_df.runtime.requests import EngineHealth, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
 from helix_df.runtime.worker.compile_cache import compiled_programs
-from helix_df.runtime.worker.drawing import Draws, draw
+from helix_df.runtime.worker.drawing import Draws, compile_draws, draw
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows, score
 from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
+from helix_df.runtime.worker.warm_shapes import WarmShapes
 
 _SCORED_AT_ONCE = 64
 """Tokens of a prompt whose logits are there together: a row of the vocabulary each."""
@@ -124,6 +125,7 @@ class Engine:
         )
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)
+        self._warm_ones = WarmShapes(self._shapes)
         self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
 
@@ -168,7 +170,7 @@ class Engine:
         admitted = [step for step in steps if self._reserve(step)]
         for step in admitted:
             self._draws.begin(step)
-        launched = [part for one in passes(admitted, self._shapes.batch_sizes[-1]) for part in self._launch(one)]
+        launched = [part for one in passes(admitted, self._decodes_at_once(admitted)) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
         for result in results.values():
             if not result.finite:
@@ -200,6 +202,15 @@ class Engine:
         cold = len(self._shapes.in_order) - self._warm_shapes
         return EngineHealth(cold, compiled_programs(), self._pool.used_tokens)
 
+    def compile_next(self) -> None:
+        """Compile what ``warm_up`` makes next, if anything is left; may run in a thread of its own, beside all else."""
+        if self._warm_shapes < len(self._shapes.in_order):
+            shape = self._shapes.in_order[self._warm_shapes]
+            padded = self._padding(self.layers, shape)
+            logits = self._programs.compile(padded.inputs, padded.tables, padded.starts, padded.lengths)
+            if logits is not None:
+                compile_draws(logits)
+
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
         """Compile the shapes that are still cold, those that a first short request needs before all others.
 
@@ -210,6 +221,7 @@ class Engine:
         while self._warm_shapes < last:
             shape = self._shapes.in_order[self._warm_shapes]
             self._warm(shape)
+            self._warm_ones.note(shape)
             self._warm_shapes += 1
             yield WarmUpProgress(self._warm_shapes, last, self._shapes.words(shape))
 
@@ -222,6 +234,10 @@ class Engine:
     def _scrub(self, request: str) -> None:
         """Blank the pages that only this request holds: NaN would reach whoever holds them next, however masked."""
         self._programs.blank(self._pool.own_pages(request))
+
+    def _decodes_at_once(self, steps: Sequence[Step]) -> int:
+        decodes = [step.position + 1 for step in steps if len(step.inputs) == 1]
+        return self._warm_ones.decodes_at_once(len(decodes), max(decodes, default=0))
 
     def _reserve(self, step: Step) -> bool:
         stop = step.position + len(step.inputs)
@@ -249,7 +265,8 @@ class Engine:
 
     def _launch_apart(self, steps: tuple[Step, ...]) -> _Launched:
         """Steps of as many tokens each; a long prompt goes chunk by chunk."""
-        longest, chunk = len(steps[0].inputs), self._shapes.prefill_sizes[-1]
+        longest = len(steps[0].inputs)
+        chunk = self._warm_ones.tokens_at_once(longest, max(step.position for step in steps) + longest)
         hidden: list[Array] = []
         lengths = np.zeros(1, np.int32)
         for at in range(0, longest, chunk):

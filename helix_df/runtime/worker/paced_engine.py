@@ -78,6 +78,8 @@ class CountingEngine(Protocol):
 
     def warm_up(self) -> Iterator[object]: ...
 
+    def compile_next(self) -> None: ...
+
 
 BatchSeconds = Callable[[Sequence[Step], float, float], float]
 """Seconds that a batch is to take, by its steps and the seconds of wall and processor time that it took."""
@@ -141,6 +143,10 @@ class PacedEngine:
         """See ``StepEngine``; from here on it serves. Compiling isn't paced: a profile doesn't measure it."""
         self._pace = Pace()
         return self._engine.warm_up()
+
+    def compile_next(self) -> None:
+        """See ``StepEngine``."""
+        self._engine.compile_next()
 
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
         """See ``StepEngine``."""

@@ -64,6 +64,7 @@ class ShardPrograms:
         kv: KvFormat | None = None,
     ) -> None:
         self.layers = shard.layers
+        self.num_layers = shard.geometry.num_layers
         self.layers_per_call = layers_per_call
         devices, shares = devices_of(shard)
         own = shares[0]
@@ -97,6 +98,31 @@ class ShardPrograms:
     def compilations(self) -> int:
         """How many programs were compiled so far, or loaded from the compile cache."""
         return len(self.compiled)
+
+    def compile(self, inputs: np.ndarray, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Any:
+        """Compile what a batch of these arrays runs, in all layers that are held; runs nothing, and in any thread.
+
+        On several devices nothing is compiled before it runs. Returns what logits look like; None where there are none.
+        """
+        if self._devices.same_for_all is not None:
+            return None
+        hidden: Any = inputs
+        if self.layers.start == 0:
+            hidden = _compiled(self._embed, self._ends, inputs)
+        hidden = jax.ShapeDtypeStruct(hidden.shape, hidden.dtype)
+        batch = _compiled(self._prepare, tables, starts, lengths, inputs.shape[1])
+        at, stop = 0, len(self._kinds)
+        done = set()
+        while at < stop:
+            kind, count = self._kinds[at], self._layers_at_once(at, stop)
+            if (kind, count) not in done:
+                done.add((kind, count))
+                pools = tuple(self._caches[self._pools_of(at, count)])
+                _compiled(self._run_layers[kind], tuple(self._leaves[at : at + count]), pools, hidden, batch, np.int32(at))
+            at += count
+        if self.layers.stop == self.num_layers:
+            return _compiled(self._logits, self._ends, hidden, lengths)
+        return None
 
     def embed(self, tokens: np.ndarray) -> Array:
         """int32 [B, T] → hidden [B, T, hidden]."""
@@ -192,6 +218,18 @@ class ShardPrograms:
 
     def _count(self, *program: Hashable) -> None:
         self.compiled.add(program)
+
+
+def _compiled(program: Any, *arguments: Any) -> Any:
+    """Compile a program for arguments like these; returns what its results look like."""
+    lowered = program.lower(*jax.tree.map(_likeness, arguments))
+    lowered.compile()
+    return lowered.out_info
+
+
+def _likeness(argument: Any) -> Any:
+    is_array = isinstance(argument, Array | np.ndarray | np.generic)
+    return jax.ShapeDtypeStruct(argument.shape, argument.dtype) if is_array else argument
 
 
 @partial(jax.jit, donate_argnums=0)

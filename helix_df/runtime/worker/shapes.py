@@ -15,7 +15,6 @@ from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 
 _SMALLEST_PREFILL = 16
 _SMALLEST_CONTEXT_PAGES = 8
-_SHORT_PROMPT = 64
 ASKED = 16
 """Passes of one shape that mix, from which on it is worth its compiling."""
 
@@ -104,7 +103,7 @@ class ShapePlan:
             for tokens in self.prefill_sizes
             if pages >= min(self.pages_for(tokens), most)
         ]
-        shortest = {tokens: min(s.pages for s in prefill if s.tokens == tokens) for tokens in self.prefill_sizes}
-        first = [decode[0], *(s for s in prefill if s.tokens <= _SHORT_PROMPT and s.pages == shortest[s.tokens])]
+        # A longer prompt runs in several passes of the shortest, until there is more.
+        first = [decode[0], min(prefill, key=lambda shape: (shape.tokens, shape.pages))]
         rest = sorted((s for s in decode + prefill if s not in first), key=lambda s: (s.pages, s.rows, s.tokens))
         return first + rest, len(first)

@@ -68,6 +68,7 @@ from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.fetched_model import MovedModel, fetch_model
 from helix_df.runtime.worker.hop_recorder import HopRecorder
 from helix_df.runtime.worker.link_times import Arrivals, Departures
+from helix_df.runtime.worker.leisure import Leisure
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
@@ -139,6 +140,10 @@ class StepEngine(Protocol):
 
     def warm_up(self) -> Iterator[object]:
         """Compile what is still cold, a program at a time."""
+        ...
+
+    def compile_next(self) -> None:
+        """See ``ColdEngine``."""
         ...
 
 
@@ -337,13 +342,15 @@ class Worker:
         self._emulated.place(COORDINATOR, self._coordinator)
 
     def _serve(self, engine: StepEngine, machine: RecordedWorker) -> None:
+        leisure = Leisure(engine, self._endpoint.wake)
         try:
-            self._serve_on(engine, machine)
+            self._serve_on(engine, machine, leisure)
         finally:
+            leisure.close()
             machine.events.close()
 
-    def _serve_on(self, engine: StepEngine, machine: RecordedWorker) -> None:
-        still_cold, state = engine.warm_up(), machine.state
+    def _serve_on(self, engine: StepEngine, machine: RecordedWorker, leisure: Leisure) -> None:
+        state = machine.state
         self._take_postponed()
         while self._alive():
             if self._silent_s > self._patience_s:
@@ -354,7 +361,8 @@ class Worker:
             at_leisure = not state.requests and self._health.cold_shapes > 0
             if state.idle:
                 machine.events.flush()
-            for message in self._hear(0.0 if at_leisure or not state.idle else self._pause_s):
+            waits = state.idle and (leisure.is_busy or not at_leisure)
+            for message in self._hear(self._pause_s if waits else 0.0):
                 if isinstance(message, Stop) and message.life == self._life:
                     return
                 self._take(message, engine, machine)
@@ -369,7 +377,7 @@ class Worker:
                     self._make_room(engine, machine)
             elif at_leisure and not state.requests:
                 # Nobody is here: a good time to compile what later requests will need.
-                self._at_leisure(lambda: next(still_cold))
+                leisure.use(self._at_leisure)
             if CHECKED:
                 state.validate()
 

@@ -60,6 +60,10 @@ class TimedEngine:
         self._serves = True
         return self._engine.warm_up()
 
+    def compile_next(self) -> None:
+        """See ``StepEngine``."""
+        self._engine.compile_next()
+
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
         """See ``StepEngine``."""
         began_s, compiled = self._clock(), self._engine.compilations
