@@ -94,7 +94,7 @@ _HOMES = {
     "bench": "helix_df.benchmarking",
     "change": "helix_df.deployment",
     "check_job": "helix_df.check",
-    "connect": "helix_df.deployment",
+    "connect": "helix_df.runtime.jobs.connecting",
     "deploy": "helix_df.deployment",
     "diff": "helix_df.plan.diff",
     "down": "helix_df.deployment",

@@ -12,7 +12,6 @@ What ``deploy`` started is gone when its block ends; what ``apply`` started last
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection
@@ -30,11 +29,11 @@ from helix_df.plan.plan import Plan, read_plan, to_document
 from helix_df.plan.same_model import OnNote, require_same_model, warn
 from helix_df.plan.violations import require_valid
 from helix_df.plans import plan_job, plan_to_run
-from helix_df.runtime.access import Access
 from helix_df.runtime.api.answer_reading import formats_of
-from helix_df.runtime.api.client import LocalJob, RemoteJob, RunningJob, fetch_status, http_client, tell
+from helix_df.runtime.api.client import LocalJob, RunningJob, fetch_status, tell
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.jobs.ahead import Ahead
+from helix_df.runtime.jobs.connecting import connect
 from helix_df.runtime.jobs.directory import DaemonRecord, JobDirectory, find_job, find_running, job_directory
 from helix_df.runtime.jobs.lifecycle import start_daemon, stop_daemon, until_ended, until_ready, until_serving
 from helix_df.runtime.jobs.own_devices import require_devices
@@ -346,24 +345,6 @@ def secret_of(job: JobDirectory) -> str:
     if record is None or record.token is None:
         raise DeploymentError(f"job {job.name} is only starting", hint="try again in a moment")
     return record.token
-
-
-@asynccontextmanager
-async def connect(name_or_url: str | None = None) -> AsyncIterator[RunningJob]:
-    """A job that runs as a daemon, by its name or its API's URL; without either, the only one that runs here.
-
-    To one by its URL, the key in the environment's ``HELIX_DF_API_KEY`` is sent.
-
-    Raises:
-        DeploymentError: when there is no such job.
-    """
-    is_url = name_or_url is not None and "://" in name_or_url
-    if is_url and name_or_url is not None:
-        access = Access(name_or_url, os.environ.get("HELIX_DF_API_KEY"))
-    else:
-        access = find_running(name_or_url)[1]
-    async with http_client(access) as http:
-        yield RemoteJob(http)
 
 
 def plan_of(what: Plan | Job | str | Path, *, force: bool = False, on_note: OnNote = warn) -> Plan:

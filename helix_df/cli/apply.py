@@ -70,16 +70,19 @@ def _apply(
     ahead: Ahead | None,
 ) -> None:
     """Run a job beside processes that begin ``ahead`` of it; in this one if None."""
-    # Imported first: a search must not end in what serving lacks here.
     from helix_df.cli.console import messages, output
-    from helix_df.deployment import asked_plan, is_same, running_plan
-    from helix_df.plans import job_and_plan
+    from helix_df.cli.startup import doing
 
-    def warn(note: str) -> None:
+    notes: list[str] = []
+    with doing(f"reading {source}", messages()):
+        # Imported first: a search must not end in what serving lacks here.
+        from helix_df.deployment import asked_plan, is_same, running_plan
+        from helix_df.plans import job_and_plan
+
+        job, plan = job_and_plan(source, plan_file, solver=solver, name=name, force=force, on_note=notes.append)
+        running, asked = running_plan(job.name), asked_plan(job.name)
+    for note in notes:
         messages().print(f"warning: {note}", soft_wrap=True)
-
-    job, plan = job_and_plan(source, plan_file, solver=solver, name=name, force=force, on_note=warn)
-    running, asked = running_plan(job.name), asked_plan(job.name)
     if running is not None and asked is not None:
         if is_same(asked, job, plan):
             _say_running(job.name, output())
@@ -160,21 +163,22 @@ def _change(running: Plan, job: Job, plan: Plan | None, wait: bool, progress: Co
 
 
 def _make_plan(job: Job, progress: Console, console: Console, near: Near | None = None) -> Plan:
-    from helix_df.cli.plan_table import render_plan
-    from helix_df.cli.search import watched
-    from helix_df.graph.compile import compile_problem
-    from helix_df.planning import make_plan
+    from helix_df.cli.startup import doing
 
-    problem = compile_problem(job)
+    with doing("reading what the plan is made of", progress):
+        from helix_df.cli.plan_table import render_plan
+        from helix_df.cli.search import watched
+        from helix_df.graph.compile import compile_problem
+        from helix_df.planning import make_plan
+
+        problem = compile_problem(job)
     plan = watched(lambda watch: make_plan(job, watch=watch, problem=problem, near=near), progress)
     render_plan(plan, problem, console)
     console.print()
     return plan
 
 
-def _start(
-    plan: Plan, wait: bool, timeout: float | None, force: bool, ahead: Ahead, console: Console
-) -> DaemonRecord:
+def _start(plan: Plan, wait: bool, timeout: float | None, force: bool, ahead: Ahead, console: Console) -> DaemonRecord:
     from helix_df import deployment
     from helix_df.cli.startup import display
     from helix_df.cli.words import plural

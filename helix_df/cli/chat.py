@@ -81,7 +81,7 @@ async def _stream(
 ) -> None:
     from contextlib import aclosing
 
-    from helix_df.deployment import connect
+    from helix_df.runtime.jobs.connecting import connect
 
     async with connect(name) as job, aclosing(job.stream(messages, **options)) as pieces:
         async for piece in pieces:

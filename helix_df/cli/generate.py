@@ -56,7 +56,7 @@ async def _whole(name: str | None, asked: str | list[dict[str, str]], options: G
     from dataclasses import asdict
 
     from helix_df.cli.console import print_json
-    from helix_df.deployment import connect
+    from helix_df.runtime.jobs.connecting import connect
 
     async with connect(name) as job:
         answer = await (job.complete(asked, **options) if isinstance(asked, str) else job.chat(asked, **options))
@@ -66,7 +66,7 @@ async def _whole(name: str | None, asked: str | list[dict[str, str]], options: G
 async def _stream(name: str | None, asked: str | list[dict[str, str]], options: GenerationOptions) -> None:
     from contextlib import aclosing
 
-    from helix_df.deployment import connect
+    from helix_df.runtime.jobs.connecting import connect
 
     async with connect(name) as job:
         async with aclosing(job.stream(asked, **options)) as pieces:

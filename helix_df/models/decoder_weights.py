@@ -139,7 +139,9 @@ def _laid_out(reader: WeightReader, tensors: Mapping[str, Shape], numbers: _Numb
     outputs = [shape[0] for shape in shapes]
     if len({len(shape) for shape in shapes} - {2}) or not all(has_panels(rows, layout) for rows in outputs):
         return jnp.asarray(lay_out(_numbers(reader, tensors), layout), numbers.matrices)
-    stretches = (stretch for name, (rows, inputs) in tensors.items() for stretch in _stretches(reader, name, (rows, inputs)))
+    stretches = (
+        stretch for name, (rows, inputs) in tensors.items() for stretch in _stretches(reader, name, (rows, inputs))
+    )
     return jnp.asarray(in_panels(stretches, sum(outputs), shapes[0][1]), numbers.matrices)
 
 

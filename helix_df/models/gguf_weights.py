@@ -26,7 +26,6 @@ from helix_df.profiles.gguf_types import GGML_TYPES
 from helix_df.profiles.packed_kinds import KIND_OF_TYPE
 from helix_df.profiles.tensor_names import expert_of, gguf_name, latent_halves, without_ones
 
-
 _PIECE_BYTES = 1 << 17
 """Of a tensor that are made numbers at a time: what comes of them stays in a core's cache."""
 

@@ -10,6 +10,12 @@ import hmac
 import ssl
 from dataclasses import dataclass, field
 
+SECRET_HEADER = "X-Helix-Secret"
+"""Of a request that changes a job: the job's secret."""
+
+CONTROL = "/helix/control"
+"""Where such requests go."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:

@@ -17,9 +17,8 @@ import pytest
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.plan.plan import Plan
-from helix_df.runtime.access import Access, operator_key
+from helix_df.runtime.access import SECRET_HEADER, Access, operator_key
 from helix_df.runtime.api.app import create_app
-from helix_df.runtime.api.control import SECRET_HEADER
 from helix_df.runtime.api.keys import KeyRing, LimitReached, add_key, read_keys, remove_key
 from tests.api.fakes import FakeService, text_service
 

@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from helix_df.errors import DeploymentError
 from helix_df.plan.plan import Plan
+from helix_df.runtime.access import SECRET_HEADER
 from helix_df.runtime.api.app import create_app
-from helix_df.runtime.api.control import SECRET_HEADER
 from helix_df.runtime.api.openapi import openapi_document
 from helix_df.runtime.api.reconnect import NAME_HEADER, Reconnects
 from tests.api.by_schema import MODES, check_events, operations, run_cases

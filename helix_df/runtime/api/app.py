@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helix_df.errors import HelixError, RequestError
+from helix_df.runtime.access import CONTROL
 from helix_df.runtime.api.about import About
 from helix_df.runtime.api.access_log import AccessLog
 from helix_df.runtime.api.answers import (
@@ -33,7 +34,6 @@ from helix_df.runtime.api.answers import (
 )
 from helix_df.runtime.api.bodies import ChatBody, CompletionBody
 from helix_df.runtime.api.connections import Crowd
-from helix_df.runtime.api.control import PREFIX as CONTROL
 from helix_df.runtime.api.control import Control, control_routes
 from helix_df.runtime.api.embeddings import Embeddings
 from helix_df.runtime.api.error_dialects import on_disconnect, on_error, on_http_error, refusal

@@ -17,9 +17,8 @@ from typing import Any, TypedDict, Unpack
 import httpx
 
 from helix_df.errors import DeploymentError, RequestError
-from helix_df.runtime.access import Access
+from helix_df.runtime.access import CONTROL, SECRET_HEADER, Access
 from helix_df.runtime.api.answer_reading import AnswerEnd
-from helix_df.runtime.api.control import PREFIX, SECRET_HEADER
 from helix_df.runtime.api.generation import TextRequest, TextService
 from helix_df.runtime.api.prompts import Chat, Prompt
 from helix_df.runtime.api.shaping import Wishes
@@ -245,7 +244,7 @@ def tell(access: Access, secret: str, what: str, document: Mapping[str, Any], ti
     """
     try:
         response = httpx.post(
-            f"{access.url}{PREFIX}/{what}",
+            f"{access.url}{CONTROL}/{what}",
             json=document,
             headers={**access.headers, SECRET_HEADER: secret},
             timeout=timeout_s,

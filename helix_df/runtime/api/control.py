@@ -16,12 +16,11 @@ from starlette.routing import Route
 
 from helix_df.errors import DeploymentError, HelixError, PlanError, RequestError, SpecError
 from helix_df.plan.plan import Plan, from_document
+from helix_df.runtime.access import CONTROL, SECRET_HEADER
 from helix_df.runtime.api.stream import read_json_body
 
-SECRET_HEADER = "X-Helix-Secret"
 MOST_PLAN_BYTES = 64 * 2**20
 LONGEST_GRACE_S = 86_400.0
-PREFIX = "/helix/control"
 
 
 class Control(Protocol):
@@ -82,9 +81,9 @@ def control_routes(control: Control) -> list[Route]:
     """The routes of a job's control; without the job's secret each is a 403."""
     doors = _Doors(control)
     return [
-        Route(f"{PREFIX}/plan", doors.plan, methods=["POST"]),
-        Route(f"{PREFIX}/drain", doors.drain, methods=["POST"]),
-        Route(f"{PREFIX}/stop", doors.stop, methods=["POST"]),
+        Route(f"{CONTROL}/plan", doors.plan, methods=["POST"]),
+        Route(f"{CONTROL}/drain", doors.drain, methods=["POST"]),
+        Route(f"{CONTROL}/stop", doors.stop, methods=["POST"]),
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from helix_df.runtime.access import CONTROL, SECRET_HEADER
 from helix_df.runtime.api.answer_bodies import (
     AnswerBody,
     ChatAnswer,
@@ -32,8 +33,6 @@ from helix_df.runtime.api.answer_bodies import (
 from helix_df.runtime.api.bodies import Body, ChatBody, CompletionBody
 from helix_df.runtime.api.chat_messages import message_schema
 from helix_df.runtime.api.control import (
-    PREFIX,
-    SECRET_HEADER,
     ChangeBody,
     ControlBody,
     DrainBody,
@@ -128,7 +127,7 @@ def openapi_document(
     if is_controlled:
         schemes["secret"] = {"type": "apiKey", "in": "header", "name": SECRET_HEADER, "description": "the job's"}
         schemas |= {kind.__name__: kind.model_json_schema(ref_template=REF) for kind in _CONTROLS.values()}
-        document["paths"] |= {f"{PREFIX}/{name}": _control(name, kind) for name, kind in _CONTROLS.items()}
+        document["paths"] |= {f"{CONTROL}/{name}": _control(name, kind) for name, kind in _CONTROLS.items()}
     if schemes:
         document["components"]["securitySchemes"] = schemes
     return document

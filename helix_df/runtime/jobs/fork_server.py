@@ -24,8 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from helix_df.runtime.log_files import write_output_to
 from helix_df.runtime.jobs.own_process import adopt_orphans, end_with_parent, rename
+from helix_df.runtime.log_files import write_output_to
 
 log = logging.getLogger(__name__)
 
@@ -217,12 +217,12 @@ def begin() -> ForkServer | None:
         ours.close()
         theirs.close()
         return None
-    if pid:
-        theirs.close()
-        return ForkServer(ours, pid)
-    end_with_parent()
-    ours.close()
-    _become_server(theirs)
+    if not pid:
+        end_with_parent()
+        ours.close()
+        _become_server(theirs)
+    theirs.close()
+    return ForkServer(ours, pid)
 
 
 def _become_server(channel: socket.socket) -> NoReturn:

@@ -118,7 +118,9 @@ class ShardPrograms:
             if (kind, count) not in done:
                 done.add((kind, count))
                 pools = tuple(self._caches[self._pools_of(at, count)])
-                _compiled(self._run_layers[kind], tuple(self._leaves[at : at + count]), pools, hidden, batch, np.int32(at))
+                _compiled(
+                    self._run_layers[kind], tuple(self._leaves[at : at + count]), pools, hidden, batch, np.int32(at)
+                )
             at += count
         if self.layers.stop == self.num_layers:
             return _compiled(self._logits, self._ends, hidden, lengths)
