@@ -66,6 +66,9 @@ class IdleEngine:
         """See ``StepEngine``."""
         return iter(())
 
+    def compile_next(self) -> None:
+        """See ``StepEngine``: there is nothing to compile."""
+
 
 def _build(welcome: Welcome, report: Report) -> StepEngine:
     return IdleEngine(welcome.num_layers)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from helix_df.marks import mark
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -81,6 +83,7 @@ def _apply(
 
         job, plan = job_and_plan(source, plan_file, solver=solver, name=name, force=force, on_note=notes.append)
         running, asked = running_plan(job.name), asked_plan(job.name)
+    mark("job read")
     for note in notes:
         messages().print(f"warning: {note}", soft_wrap=True)
     if running is not None and asked is not None:
@@ -91,9 +94,11 @@ def _apply(
         return
     if plan is None:
         plan = _make_plan(job, messages(), output())
+    mark("plan made")
     if ahead is None:
         _run_here(plan, timeout)
     record = _start(plan, wait, timeout, force, ahead, messages())
+    mark("job ready")
     if wait:
         _warn(plan.job.name, messages())
     _say_what_now(plan, record, output())

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from helix_df.marks import mark
+
 if TYPE_CHECKING:
     from helix_df.runtime.api.client import GenerationOptions
 
@@ -68,8 +70,10 @@ async def _stream(name: str | None, asked: str | list[dict[str, str]], options: 
 
     from helix_df.runtime.jobs.connecting import connect
 
+    mark("asking")
     async with connect(name) as job:
         async with aclosing(job.stream(asked, **options)) as pieces:
             async for piece in pieces:
+                mark("token")
                 typer.echo(piece.text, nl=False)
         typer.echo()

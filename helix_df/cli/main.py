@@ -19,6 +19,7 @@ from helix_df import __version__, notices
 from helix_df.errors import HelixError, SpecErrors
 from helix_df.extras import explained_imports
 from helix_df.file_errors import explained_files
+from helix_df.marks import mark
 
 COMMANDS = {
     "examples": "helix_df.cli.examples:examples",
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Failures are one message on stderr; ``HELIX_DF_DEBUG=1`` shows the traceback instead.
     """
+    mark("command line")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("HELIX_DF_DEBUG") == "1"
     notices.listen(_tell)

@@ -102,3 +102,6 @@ class CountingStage:
     def warm_up(self) -> Iterator[object]:
         """See ``StepEngine``."""
         return iter(())
+
+    def compile_next(self) -> None:
+        """See ``StepEngine``: there is nothing to compile."""

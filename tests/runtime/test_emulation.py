@@ -177,6 +177,9 @@ class FakeEngine:
     def warm_up(self) -> Iterator[object]:
         return iter(())
 
+    def compile_next(self) -> None:
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize(("on_cpu", "seconds"), [(True, 4.0), (False, 8.0)])
 def test_a_slowed_engine_counts_what_it_worked_but_not_compiling(on_cpu: bool, seconds: float) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helix_df.marks import mark
 from helix_df.runtime.jobs.own_process import ROOM, end_with_parent, rename
 
 MODULE = "helix_df.runtime.jobs.ahead"
@@ -56,7 +57,7 @@ class Ahead:
             with theirs:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", MODULE, ROOM],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
 def _supervisor() -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        child = subprocess.Popen([sys.executable, "-m", MODULE, _DAEMON, ROOM], stdin=theirs)
+        child = subprocess.Popen([sys.executable, "-m", MODULE, _DAEMON, ROOM], stdin=theirs.fileno())
         child.returncode = 0  # it is reaped with all others
     from helix_df.runtime.jobs import supervisor
 
@@ -119,6 +120,7 @@ def _daemon() -> int:
     from helix_df.runtime.jobs import daemon
 
     parts = daemon.real_parts(forks)
+    mark("coordinator's imports")
     heard = _heard()
     if heard is None:
         return 0

@@ -27,6 +27,7 @@ import uvicorn
 from helix_df.errors import DeploymentError, HelixError
 from helix_df.extras import require_tracing
 from helix_df.file_errors import explained_files
+from helix_df.marks import mark
 from helix_df.models.tokenizer import Tokenizer
 from helix_df.plan.plan import Plan, plan_id, read_plan
 from helix_df.runtime.api.answer_reading import formats_of
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None, parts: Callable[[], Parts] = re
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     for chatty in ("uvicorn.error", "asyncio", "helix_df.runtime.api.app", "helix_df.runtime.api.stream"):
         logging.getLogger(chatty).addFilter(Seldom())  # what they tell, clients can cause
+    mark("coordinator begins")
     lock = job.lock() if options.lock is None else options.lock
     record = _first_record(job, options.supervisor, options.restarts)
     try:
@@ -286,6 +288,7 @@ class _Daemon:
             try:
                 with explained_files(self._job.path):
                     await deployment.start()
+                mark("coordinator listens")
                 self._write_identity(plan, deployment, listener.getsockname()[1])
                 if reconnects is not None:
                     reconnects.go_on()

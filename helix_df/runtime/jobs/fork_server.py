@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from helix_df.marks import mark
 from helix_df.runtime.jobs.own_process import adopt_orphans, end_with_parent, rename
 from helix_df.runtime.log_files import write_output_to
 
@@ -233,6 +234,7 @@ def _become_server(channel: socket.socket) -> NoReturn:
             import_module(name)
     except ImportError:  # a worker that is started without this server says what is missing
         os._exit(1)
+    mark("workers' imports")
     gc.collect()
     gc.freeze()  # what all have stays shared
     order = _next_order(channel)

@@ -55,7 +55,7 @@ class FirstDaemon(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None, first: FirstDaemon | None = None) -> int:
-    """Watch over a daemon until it ends for good; returns its exit code. To begin with it is ``first``, if it can be."""
+    """Watch over a daemon until it ends for good; returns its exit code. Its ``first`` is ready, if given."""
     parser = argparse.ArgumentParser(prog="helix_df.runtime.jobs.supervisor", description="Keeps a job's daemon alive.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--lock", type=int, required=True, help="a file descriptor that holds the folder's lock")

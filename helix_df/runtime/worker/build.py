@@ -10,6 +10,7 @@ from helix_df.graph.compile import mean_request
 from helix_df.graph.speed_source import is_measured
 from helix_df.graph.stage_timing import node_timing, stage_timing
 from helix_df.layers import LayerRange
+from helix_df.marks import mark
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.fetched_layers import fetch_layers
 from helix_df.models.tensor_parallel import SharedShard
@@ -21,7 +22,7 @@ from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
-from helix_df.runtime.worker.compile_cache import enable_compile_cache
+from helix_df.runtime.worker.compile_cache import enable_compile_cache, spent_s
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
@@ -50,6 +51,7 @@ def build_engine(welcome: Welcome, report: Report, priority: Priority = as_ever)
 
 
 def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> Engine:
+    mark("worker welcomed")
     report("loading", 0.0, f"layers {welcome.layers} of {job.model.source}")
     source = job.model.parsed_source
 
@@ -57,8 +59,10 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
         report("loading", done / total, f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB of {source.location}")
 
     fetch_layers(source, read_geometry(source), welcome.layers, fetched)
+    shard = load_layers(job, welcome.layers, devices)
+    mark("worker loaded")
     engine = Engine(
-        load_layers(job, welcome.layers, devices),
+        shard,
         num_pages=max(1, welcome.kv_tokens // PAGE_TOKENS),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
@@ -70,6 +74,8 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
     )
     for step in engine.warm_up(only_first=True):
         report("compiling", step.done / step.total, step.shape)
+    traced_s, compiled_s = spent_s()
+    mark("worker compiled", traced_s=traced_s, compiled_s=compiled_s)
     return engine
 
 

@@ -145,8 +145,7 @@ class PacedEngine:
         return self._engine.warm_up()
 
     def compile_next(self) -> None:
-        """See ``StepEngine``."""
-        self._engine.compile_next()
+        """See ``StepEngine``. Nothing is compiled beside batches: they would take the longer, and be paced by that."""
 
     def run(self, steps: Sequence[Step]) -> Sequence[StepResult]:
         """See ``StepEngine``."""

@@ -109,7 +109,7 @@ class ShardPrograms:
         hidden: Any = inputs
         if self.layers.start == 0:
             hidden = _compiled(self._embed, self._ends, inputs)
-        hidden = jax.ShapeDtypeStruct(hidden.shape, hidden.dtype)
+        hidden = _likeness(hidden)
         batch = _compiled(self._prepare, tables, starts, lengths, inputs.shape[1])
         at, stop = 0, len(self._kinds)
         done = set()
@@ -230,8 +230,9 @@ def _compiled(program: Any, *arguments: Any) -> Any:
 
 
 def _likeness(argument: Any) -> Any:
-    is_array = isinstance(argument, Array | np.ndarray | np.generic)
-    return jax.ShapeDtypeStruct(argument.shape, argument.dtype) if is_array else argument
+    if not hasattr(argument, "dtype"):
+        return argument
+    return jax.ShapeDtypeStruct(argument.shape, argument.dtype)  # type: ignore[no-untyped-call]
 
 
 @partial(jax.jit, donate_argnums=0)

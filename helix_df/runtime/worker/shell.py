@@ -22,6 +22,7 @@ from helix_df.codecs import packed_bytes
 from helix_df.errors import DeploymentError, ModelError
 from helix_df.graph.compile import link_table
 from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.marks import mark
 from helix_df.plan.takeover import OF_WORKERS
 from helix_df.profiles.model_files import is_here
 from helix_df.profiles.read_geometry import read_geometry
@@ -209,6 +210,7 @@ class Worker:
         self._links_seen: tuple[LinkSeen, ...] = ()
         self._departures = Departures(node)
         self._arrivals = Arrivals()
+        self._has_run = False
         self._clock_lead = ClockLead()
 
     def run(self) -> None:
@@ -240,6 +242,7 @@ class Worker:
                 beating.start()
             engine = self._build_engine(welcome, self._report)
             self._speed = _speed(engine, welcome)
+            mark("worker ready")
             self._health = engine.health
             self._say(self._heartbeat())
             self._say_ready(engine)
@@ -369,6 +372,9 @@ class Worker:
             steps = machine.next_batch()
             if steps:
                 results = self._run(engine, steps)
+                if not self._has_run:
+                    self._has_run = True
+                    mark("worker's first batch")
                 actions = machine.on_results(steps, results)
                 if self._hops is not None:
                     self._hops.leave(time.monotonic())
