@@ -14,12 +14,14 @@ terminal shows, the cursor's movements aside. A tree that has no marks (`helix_d
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pty
 import re
 import resource
 import select
+import shutil
 import statistics
 import subprocess
 import sys
@@ -53,6 +55,8 @@ PHASES = {
 }
 """Marks, in the order in which they mostly come."""
 
+_MEASURED = {"traced_s": "of that: tracing, one worker", "compiled_s": "of that: compiling, or loading it"}
+
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|[\r\n\s]")
 
 
@@ -79,9 +83,9 @@ class Start:
     commands_cpu_s: float
 
     def last(self, reached: str) -> Mark | None:
-        """The last process that reached something; of tokens, the first."""
+        """The last process that reached something; the first where both commands do, and of tokens."""
         found = [mark for mark in self.marks if mark.reached == reached]
-        pick = min if reached == "token" else max
+        pick = min if reached in ("token", "command line") else max
         return pick(found, key=lambda mark: mark.s, default=None)
 
 
@@ -136,9 +140,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="helix-df-startup-") as folder:
         place = Path(folder)
         found = {"cold": [one_start(place, tree, options, fresh=True) for _ in range(options.cold)]}
-        found["warm"] = [
-            one_start(place, tree, options, fresh=not options.cold and not at) for at in range(options.warm)
-        ]
+        if options.warm and not options.cold:
+            one_start(place, tree, options, fresh=True)
+        found["warm"] = [one_start(place, tree, options, fresh=False) for _ in range(options.warm)]
     for line in table({kind: starts for kind, starts in found.items() if starts}):
         print(line)
 
@@ -147,7 +151,7 @@ def one_start(place: Path, tree: Path, options: argparse.Namespace, *, fresh: bo
     """Apply the job, ask it, and take it down again."""
     cache, marks = place / "cache", place / "marks"
     if fresh:
-        cache = _emptied(cache)
+        shutil.rmtree(cache, ignore_errors=True)
     marks.unlink(missing_ok=True)
     environment = os.environ | {
         "HELIX_DF_CACHE": str(cache),
@@ -169,9 +173,7 @@ def one_start(place: Path, tree: Path, options: argparse.Namespace, *, fresh: bo
         first_s = screen.run([*command, *asked], environment, tree)
         commands_s = _children_cpu_s() - used_s
         told = marks.read_text().splitlines() if marks.exists() else []
-    silence_s, at_s = max(
-        (after - before, before) for before, after in zip(screen.times, screen.times[1:], strict=False)
-    )
+    silence_s, at_s = max((after - before, before) for before, after in itertools.pairwise(screen.times))
     return Start(
         tuple(_mark(line, began_s) for line in told),
         ready_s - began_s,
@@ -190,10 +192,7 @@ def table(found: Mapping[str, Sequence[Start]]) -> Iterator[str]:
         marks = [[mark for start in starts if (mark := start.last(reached))] for starts in found.values()]
         if any(marks):
             yield _row(words, [_both([mark.s for mark in each], [mark.cpu_s for mark in each]) for each in marks])
-    for what, words in (
-        ("traced_s", "of that: tracing, one worker"),
-        ("compiled_s", "of that: compiling or loading it"),
-    ):
+    for what, words in _MEASURED.items():
         told = [
             [mark.said[what] for start in starts for mark in start.marks if what in mark.said]
             for starts in found.values()
@@ -210,7 +209,8 @@ def table(found: Mapping[str, Sequence[Start]]) -> Iterator[str]:
 
 def _silence(starts: Sequence[Start]) -> str:
     worst = max(starts, key=lambda start: start.silence_s)
-    return f"{statistics.median(start.silence_s for start in starts):.2f}, most {worst.silence_s:.2f} from {worst.silent_from_s:.2f}"
+    median = statistics.median(start.silence_s for start in starts)
+    return f"{median:6.2f}, most {worst.silence_s:.2f} from {worst.silent_from_s:.2f} on"
 
 
 def _one(values: Sequence[float]) -> str:
@@ -228,12 +228,6 @@ def _row(words: str, cells: Sequence[str]) -> str:
 def _mark(line: str, began_s: float) -> Mark:
     said: dict[str, Any] = json.loads(line)
     return Mark(said.pop("reached"), said.pop("s") - began_s, said.pop("cpu_s"), said)
-
-
-def _emptied(cache: Path) -> Path:
-    """A folder under another name, since what is compiled may know its place."""
-    subprocess.run(["rm", "-rf", str(cache)], check=True)
-    return cache
 
 
 def _children_cpu_s() -> float:
