@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,11 +63,11 @@ class Parent:
             [sys.executable, "-c", code, ROOM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def order(self, *arguments: str, output: Path | None = None, core: int | None = None, **changes: str) -> object:
+    def order(self, *arguments: str, output: Path | None = None, core: int | None = None, **changes: str) -> Any:
         said = {"arguments": arguments, "changes": changes, "output": output and str(output), "core": core}
         return self.say(said)
 
-    def say(self, what: object) -> object:
+    def say(self, what: object) -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(what) + "\n")
@@ -98,7 +99,7 @@ def test_a_forked_process_is_a_child_of_its_own_with_another_command(parent, tmp
     assert told["words"] == [sys.executable, "-m", "helix_df", "examples", "--nothing-like-that"]
     assert "nothing-like-that" in log.read_text()
     core = min(os.sched_getaffinity(0))
-    assert one.order("--version", output=log, core=core)["code"] == 0  # type: ignore[index]
+    assert one.order("--version", output=log, core=core)["code"] == 0
     assert "helix-df " in log.read_text()
     (server,) = children_of(one.process.pid)
     assert one.say(None) == "ended"
@@ -109,13 +110,13 @@ def test_a_forked_process_is_a_child_of_its_own_with_another_command(parent, tmp
 def test_where_workers_lack_something_none_are_forked(parent) -> None:
     one = parent(workers=("no_such_module_anywhere",))
     told = one.order("--version")
-    assert told is None or told["code"] == 1  # type: ignore[index]
+    assert told is None or told["code"] == 1
     assert one.order("--version") is None
 
 
 def test_a_server_goes_with_its_parent(parent) -> None:
     one = parent()
-    assert one.order("--version")["code"] == 0  # type: ignore[index]
+    assert one.order("--version")["code"] == 0
     (server,) = children_of(one.process.pid)
     one.process.kill()
     one.process.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -75,19 +75,16 @@ def test_shapes_are_compiled_beside_what_is_asked_and_made_in_between() -> None:
     engine, woken = Cold(), threading.Semaphore(0)
     leisure = Leisure(engine, woken.release, as_ever)
 
-    def finish(work: Callable[[], object]) -> object:
-        return work()
-
-    leisure.use(finish)
-    leisure.use(finish)
+    leisure.use(as_ever)
+    leisure.use(as_ever)
     assert leisure.is_busy
     assert not engine.told
     engine.go_on.set()
     for _ in range(3):
         assert woken.acquire(timeout=30)
         leisure.close()
-        leisure.use(finish)
-        leisure.use(finish)
+        leisure.use(as_ever)
+        leisure.use(as_ever)
     leisure.close()
     assert [one for one in engine.told if one.startswith("made")] == ["made 0", "made 1"]
     assert engine.told[0] == "compiled by compiles-ahead"
