@@ -11,13 +11,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from helix_df.errors import RequestError
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.constraints import Constraint
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
+
 
 MOST_KEPT = 64
 """Compiled constraints that are kept, those used last."""

@@ -11,13 +11,13 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helix_df.errors import ProtocolError, RequestError
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.streaming_text import StopRule
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import (
     AnswerReading,
     PartsReader,
@@ -37,6 +37,10 @@ from helix_df.runtime.requests import (
     TokenService,
 )
 from helix_df.runtime.sampling import Pooling, SamplingParams
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
+
 
 _SEEDS = 2**32
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helix_df.models.streaming_text import StreamDecoder
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.text_pieces import PromptToken, TopToken, readable
 from helix_df.runtime.requests import ScoredToken
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
+
 
 Json = dict[str, Any]
 

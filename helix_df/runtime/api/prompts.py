@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from helix_df.errors import RequestError
 from helix_df.models.answer_formats.chain import AnswerFormats
 from helix_df.models.answer_formats.thinking import opens_thinking
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import AnswerReading, with_ids
 from helix_df.runtime.api.refusals import unsupported
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
+
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 

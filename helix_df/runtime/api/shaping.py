@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
 from helix_df.models.streaming_text import StopRule
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.field_types import Strings, TokenIds
 from helix_df.runtime.api.refusals import invalid
 from helix_df.runtime.api.request_body import RequestBody
 from helix_df.runtime.sampling import MOST_BAD_WORDS, MOST_BIASES, Shaping
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
+
 
 MAX_STOPS = 4
 MAX_STOP_IDS = 128

@@ -6,12 +6,15 @@ Owns what waits for more tokens: half a character, the start of a stop string, o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from helix_df.models.answer_formats.api import Content, Part
 from helix_df.models.streaming_text import StopMatcher, StopRule, StreamDecoder
-from helix_df.models.tokenizer import Tokenizer
 from helix_df.runtime.api.answer_reading import AnswerEnd, PartsReader, content_of
 from helix_df.runtime.requests import FinishReason, TokenEvent, TopLogprobs
+
+if TYPE_CHECKING:
+    from helix_df.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
