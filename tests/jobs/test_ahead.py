@@ -16,8 +16,10 @@ import pytest
 
 from helix_df.runtime.jobs import ahead, fork_server
 from helix_df.runtime.jobs.fork_server import ForkServer
+from helix_df.runtime.jobs.launchers.local import LocalLauncher
 from helix_df.runtime.jobs.own_process import ROOM
 from helix_df.runtime.jobs.processes import children_of, command_line
+from helix_df.runtime.launcher import WorkerOrder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is started before its time")
 
@@ -163,6 +165,27 @@ def test_a_server_that_is_gone_says_so_of_what_it_was_to_start() -> None:
     assert not server.is_open
     one.terminate()
     assert server.start(["--version"], {}, None) is None
+
+
+def test_what_a_server_does_not_start_starts_anew(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child.returncode = 0  # it is reaped by the server
+    launcher = LocalLauncher(1, forks=ForkServer(ours, child.pid))
+    try:
+        launcher.start(WorkerOrder("a", "tcp://127.0.0.1:9", "tcp://127.0.0.1:*", "secret", tmp_path / "log"))
+        assert launcher.exits() == []
+        assert launcher._processes["a"][0].pid is None
+        assert json.loads(theirs.recv(1 << 17))["arguments"][:2] == ["worker", "--join"]
+        os.kill(child.pid, 9)
+        theirs.close()
+        until(lambda: launcher.exits() or launcher._processes["a"][0].pid)
+        pid = launcher._processes["a"][0].pid
+        assert pid is not None
+        assert pid in children_of(os.getpid())
+        assert launcher.exits() == []
+    finally:
+        launcher.stop(0.0)
 
 
 def test_modules_that_are_imported_ahead_are_there() -> None:

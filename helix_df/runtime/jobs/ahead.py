@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from helix_df.marks import mark
 from helix_df.runtime.jobs.own_process import ROOM, end_with_parent, rename
@@ -45,9 +45,12 @@ class Told:
 
 
 class Ahead:
-    """The processes of a job that is about to begin. Linux only: elsewhere nothing is started before its time."""
+    """The processes of a job that is about to begin; what they say before they know its log goes to ``output``, if any.
 
-    def __init__(self) -> None:
+    Linux only: elsewhere nothing is started before its time.
+    """
+
+    def __init__(self, output: IO[bytes] | None = None) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self._told: Told | None = None
         if sys.platform != "linux":
@@ -58,8 +61,8 @@ class Ahead:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", MODULE, ROOM],
                     stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stdout=output or subprocess.DEVNULL,
+                    stderr=output or subprocess.DEVNULL,
                     start_new_session=True,
                 )
             self._told = Told(ours, self.process.pid)

@@ -89,6 +89,10 @@ def _launchers(plan: Plan, names: Mapping[str, str], site: LaunchSite) -> Callab
     job_node = {worker: node for node, worker in names.items()}
     serving = {job_node.get(worker, worker): plan.job.nodes[worker] for worker in serving_nodes(plan)}
 
+    used = {declared.started_by for declared in serving.values()}
+    if site.forks is not None and not any(get_launcher(name, "nodes").forks for name in used):
+        site.forks.end()
+
     @cache
     def launcher(name: str) -> Launcher:
         kind = get_launcher(name, "nodes")

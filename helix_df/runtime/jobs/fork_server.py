@@ -128,7 +128,7 @@ class ForkServer:
             self._channel.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:
-        """Make it end; orders that it hasn't carried out come to nothing."""
+        """Make it end; orders that it hasn't carried out come to nothing. Once is enough."""
         self._kill()
         deadline = time.monotonic() + _END_S
         while self._waiting and time.monotonic() < deadline:
@@ -165,6 +165,11 @@ class ForkedProcess:
         self.pid: int | None = None
         self.returncode: int | None = None
         self._server = server
+
+    @property
+    def never_was(self) -> bool:
+        """Whether nothing has come of the order, and nothing will."""
+        return self.poll() is not None and self.pid is None
 
     def poll(self) -> int | None:
         """The exit code once it has ended, negative for a signal; None while it lives."""

@@ -28,7 +28,7 @@ SUPERVISOR = (sys.executable, "-m", "helix_df.runtime.jobs.supervisor")
 STOP_GRACE_S = 30.0
 _KILL_GRACE_S = 5.0
 _POLL_S = 0.05
-_LOOK_S = 0.2
+_LOOK_S = 0.1
 
 
 def start_daemon(
@@ -52,11 +52,11 @@ def start_daemon(
         lock = job.lock()
         try:
             _prepare(job, plan)
-            if command is DAEMON:
-                begun = (ahead or Ahead()).begin(lock, job.path, *_options(plan, command, start_timeout_s))
-                if begun is not None:
-                    return begun
             with job.log_path().open("ab") as log:
+                if command is DAEMON:
+                    begun = (ahead or Ahead(log)).begin(lock, job.path, *_options(plan, command, start_timeout_s))
+                    if begun is not None:
+                        return begun
                 return subprocess.Popen(
                     _command(job, plan, lock, command, start_timeout_s),
                     stdin=subprocess.DEVNULL,

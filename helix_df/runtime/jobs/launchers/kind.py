@@ -50,8 +50,10 @@ class LauncherKind:
         options: the section under ``launchers.NAME`` of a job, frozen and closed to unknown keys.
         check: raises a ``SpecError`` that names what is missing, if these nodes of a job can't be started; told at
             ``validate``, so it may look at the job and at this machine, and no further.
+        forks: whether it makes use of ``LaunchSite.forks``.
     """
 
     make: Callable[[LaunchSite, Any], Launcher]
     options: type[Section] = NoOptions
     check: Callable[[Mapping[str, Node], Any], None] = _is_fine
+    forks: bool = False

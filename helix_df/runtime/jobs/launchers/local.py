@@ -62,6 +62,7 @@ class LocalLauncher:
     ) -> None:
         self._forks = forks
         self._first: set[str] = set()
+        self._forking: dict[str, WorkerOrder] = {}
         self._workers = workers
         self._supervisor = supervisor
         self._visible = visible
@@ -88,6 +89,9 @@ class LocalLauncher:
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
         arguments, changes, core = [*worker_arguments(order), *files], self._changes(order), self._core(order.node)
         forked = self._forked(order, arguments, changes, core)
+        self._forking.pop(order.node, None)
+        if forked is not None:
+            self._forking[order.node] = order
         self._processes[order.node] = (forked or _started(order, arguments, changes, core), order.log_file)
 
     def _forked(
@@ -111,6 +115,12 @@ class LocalLauncher:
         self._left_over = self._left_over and {}
         if self._forks is not None:
             self._forks.look()
+        for node, order in list(self._forking.items()):
+            process, _ = self._processes[node]
+            if isinstance(process, ForkedProcess) and process.never_was:
+                self.start(order)  # anew, and it says itself what it lacks
+            elif process.pid is not None:
+                del self._forking[node]
         gone = [node for node, (process, _) in self._processes.items() if process.poll() is not None]
         found = []
         for node in gone:
@@ -136,6 +146,9 @@ class LocalLauncher:
         for process, _ in self._processes.values():
             process.wait()
         self._processes.clear()
+        self._forking.clear()
+        if self._forks is not None:
+            self._forks.end()
 
     def _core(self, node: str) -> int | None:
         """The core that a worker is kept on, if it is kept on any."""
@@ -270,4 +283,4 @@ def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
     return LocalLauncher(len(site.nodes), site.supervisor, visible, site.forks)
 
 
-LOCAL = LauncherKind(make=_of_this_machine)
+LOCAL = LauncherKind(make=_of_this_machine, forks=True)
