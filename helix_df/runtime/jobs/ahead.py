@@ -27,7 +27,7 @@ Begun = subprocess.Popen[bytes]
 _MOST_BYTES = 1 << 16
 
 
-class Told:
+class WaitingProcess:
     """The end of a socket to a process that waits for its message."""
 
     def __init__(self, channel: socket.socket, pid: int) -> None:
@@ -52,7 +52,7 @@ class Ahead:
 
     def __init__(self, output: IO[bytes] | None = None) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self._told: Told | None = None
+        self._told: WaitingProcess | None = None
         if sys.platform != "linux":
             return
         with contextlib.suppress(OSError):  # none left: they are started when it is time
@@ -65,7 +65,7 @@ class Ahead:
                     stderr=output or subprocess.DEVNULL,
                     start_new_session=True,
                 )
-            self._told = Told(ours, self.process.pid)
+            self._told = WaitingProcess(ours, self.process.pid)
 
     def begin(self, lock: int, folder: Path, options: Sequence[str], daemon: Sequence[str]) -> Begun | None:
         """The process that watches over the job's daemon, from now on; ``None`` if it has to be started.
@@ -112,7 +112,7 @@ def _supervisor() -> int:
     said = [folder, "--lock", str(lock), *message["options"], "--", *message["daemon"]]
     rename([sys.executable, "-m", supervisor.__name__, *said])
     _write_to_log(folder)
-    return supervisor.main(said, Told(ours, child.pid))
+    return supervisor.main(said, WaitingProcess(ours, child.pid))
 
 
 def _daemon() -> int:
