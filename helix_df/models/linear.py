@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from helix_df.models.packed import is_packed, packed_product, take_packed_rows
-from helix_df.models.packed_call import call_narrow, has_narrow_code
+from helix_df.models.packed_call import call_panels, has_panel_code
 
 Layout = Literal["rows", "panels"]
 
@@ -71,18 +71,18 @@ def linear(inputs: Array, weight: Matrix) -> Array:
     flat = inputs.reshape(rows, inputs.shape[-1])
     if is_packed(weight):
         product = packed_product(flat.astype(jnp.float32), weight).astype(inputs.dtype)
-    elif weight.dtype != inputs.dtype:
-        product = _by_other_numbers(flat.astype(jnp.float32), weight).astype(inputs.dtype)
+    elif weight.ndim == 3 and _is_read_in_place(inputs, weight):
+        product = call_panels(flat.astype(jnp.float32), weight).astype(inputs.dtype)
     else:
-        product = _by_rows(flat, weight) if weight.ndim == 2 else _by_panels(flat, weight)
+        given = flat if weight.dtype == inputs.dtype else flat.astype(jnp.float32)
+        wide = weight.astype(given.dtype)
+        product = (_by_rows(given, wide) if weight.ndim == 2 else _by_panels(given, wide)).astype(inputs.dtype)
     return product.reshape(*inputs.shape[:-1], product.shape[-1])
 
 
-def _by_other_numbers(flat: Array, weight: Array) -> Array:
-    if weight.ndim == 3 and has_narrow_code(str(weight.dtype)):
-        return call_narrow(flat, weight)
-    wide = weight.astype(flat.dtype)
-    return _by_rows(flat, wide) if weight.ndim == 2 else _by_panels(flat, wide)
+def _is_read_in_place(inputs: Array, weight: Array) -> bool:
+    """Whether machine code multiplies with panels; where both are of 16 bits, XLA does."""
+    return (inputs.dtype == jnp.float32 or weight.dtype != inputs.dtype) and has_panel_code(str(weight.dtype))
 
 
 def _by_rows(flat: Array, weight: Array) -> Array:
