@@ -8,8 +8,11 @@ of input, which costs three times the reading; panels lie as the product needs t
 reading the weights once costs.
 
 A quantized matrix stays packed in blocks (``packed``), whichever layout the others have. A matrix may have numbers of
-another format than its inputs; they are widened as they are read: by machine code where panels are read in place, and
-elsewhere by XLA, which may write them down first.
+another format than its inputs; they are widened as they are read.
+
+On a CPU machine code multiplies, in place and on as many threads as share products (``thread_pool``): what comes out of
+a row of inputs is the same on any number of threads, and beside any other rows. Where there is none, XLA multiplies,
+which may write widened numbers down first, and adds up in an order of its own.
 """
 
 from __future__ import annotations
@@ -71,18 +74,13 @@ def linear(inputs: Array, weight: Matrix) -> Array:
     flat = inputs.reshape(rows, inputs.shape[-1])
     if is_packed(weight):
         product = packed_product(flat.astype(jnp.float32), weight).astype(inputs.dtype)
-    elif weight.ndim == 3 and _is_read_in_place(inputs, weight):
+    elif weight.ndim == 3 and has_panel_code(str(weight.dtype)):
         product = call_panels(flat.astype(jnp.float32), weight).astype(inputs.dtype)
     else:
         given = flat if weight.dtype == inputs.dtype else flat.astype(jnp.float32)
         wide = weight.astype(given.dtype)
         product = (_by_rows(given, wide) if weight.ndim == 2 else _by_panels(given, wide)).astype(inputs.dtype)
     return product.reshape(*inputs.shape[:-1], product.shape[-1])
-
-
-def _is_read_in_place(inputs: Array, weight: Array) -> bool:
-    """Whether machine code multiplies with panels; where both are of 16 bits, XLA does."""
-    return (inputs.dtype == jnp.float32 or weight.dtype != inputs.dtype) and has_panel_code(str(weight.dtype))
 
 
 def _by_rows(flat: Array, weight: Array) -> Array:

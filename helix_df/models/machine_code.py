@@ -132,9 +132,7 @@ class Handler(NamedTuple):
         return str(self.module)
 
 
-def begin_handler(
-    name: str, arguments: tuple[int, ...], results: tuple[int, ...], pool: Pool | None = None
-) -> Handler:
+def begin_handler(name: str, arguments: tuple[int, ...], results: tuple[int, ...], pool: Pool | None = None) -> Handler:
     """A function ``name`` of arrays with so many axes each, up to where they are known; ``pool`` does its loops."""
     module = ir.Module(name)
     function = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), name)

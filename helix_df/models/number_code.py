@@ -10,7 +10,19 @@ from typing import Literal
 
 from llvmlite import ir
 
-from helix_df.models.machine_code import F32, FLOATS, HALVES, I16, INTS, LANES, CodeBuilder, Pool, begin_handler, constant, share_out
+from helix_df.models.machine_code import (
+    F32,
+    FLOATS,
+    HALVES,
+    I16,
+    INTS,
+    LANES,
+    CodeBuilder,
+    Pool,
+    begin_handler,
+    constant,
+    share_out,
+)
 
 Number = Literal["float32", "bfloat16", "float16"]
 _BYTES: dict[Number, int] = {"float32": 4, "bfloat16": 2, "float16": 2}

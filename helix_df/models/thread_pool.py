@@ -116,18 +116,18 @@ _used: ThreadPool | None = None
 
 
 def use_threads(threads: int) -> None:
-    """Compute products on so many threads from now on; it has to be said before the first one, and once.
+    """Compute products on so many threads from now on; it has to be said before the first one.
 
-    Raises:
-        RuntimeError: when this process has others already.
+    Workers that are threads of one process share a pool: the first one says how large it is.
     """
     global _used
-    if _used is not None and _used.threads != threads:
-        raise RuntimeError(f"this process computes on {_used.threads} threads already, not on {threads}")
-    if threads > 1 and _used is None:
+    if _used is not None:
+        if _used.threads != threads:
+            log.info("products are shared among the %d threads of this process, not %d", _used.threads, threads)
+    elif threads > 1:
         try:
-            _used = new_pool(threads)
-        except ImportError as error:
+            _used = new_pool(min(threads, MOST_THREADS))
+        except (ImportError, RuntimeError) as error:
             log.warning("products are computed on one thread: %s", error)
 
 

@@ -100,7 +100,8 @@ def test_products_widen_each_number_exactly(kept, rows):
 def test_this_processor_has_machine_code_for_them():
     assert has_panel_code("bfloat16")
     assert has_panel_code("float16")
-    assert not has_panel_code("float32")
+    assert has_panel_code("float32")
+    assert not has_panel_code("int32")
 
 
 def test_what_is_no_number_stays_none():

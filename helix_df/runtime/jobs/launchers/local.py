@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import IO
@@ -19,7 +19,7 @@ from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.log_lines import in_words, log_arguments
-from helix_df.runtime.threads import ONE_THREAD, with_one_thread
+from helix_df.runtime.threads import usable_cores, with_threads
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,10 @@ _FRAME = re.compile(r"\s*@\s+0x[0-9a-f]+")
 class LocalLauncher:
     """One child process a worker, its output in its log file.
 
-    ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
-    thread, since threads that fight for a core are slower than one that has it. If there is a core for each, each is
-    kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
+    ``workers`` is how many will share this machine. Each computes on as many threads as ``cpus`` says of its node, or
+    as its share of the cores that are left, one at least: threads that fight for a core are slower than one that has it.
+    If there are cores enough, each worker is kept on its own (on Linux), since a scheduler that moves a worker moves it
+    onto another one's core.
 
     ``supervisor`` is the process whose children the workers become when this one dies. What is left there of a process
     before this one is taken back in place of a new worker, the first time that one is to be started.
@@ -47,12 +48,19 @@ class LocalLauncher:
     ``visible`` are this machine's accelerators, as ``CUDA_VISIBLE_DEVICES`` calls them: each worker gets its own.
     """
 
-    def __init__(self, workers: int, supervisor: int | None = None, visible: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        supervisor: int | None = None,
+        visible: tuple[str, ...] = (),
+        cpus: Mapping[str, int] | None = None,
+    ) -> None:
         self._workers = workers
+        self._cpus = dict(cpus or {})
         self._supervisor = supervisor
         self._visible = visible
         self._devices_of: dict[str, tuple[str, ...]] = {}
-        self._core_of: dict[str, int] = {}
+        self._cores_of: dict[str, tuple[int, ...]] = {}
         self._processes: dict[str, tuple[Popen[bytes] | AdoptedProcess, Path | None]] = {}
         self._left_over: dict[str, AdoptedProcess] | None = None
 
@@ -65,8 +73,9 @@ class LocalLauncher:
             log.info("worker %s, process %d, is taken back", order.node, adopted.pid)
             self._processes[order.node] = (adopted, order.log_file)
             with contextlib.suppress(OSError):
-                cores = os.sched_getaffinity(adopted.pid)
-                self._core_of |= dict.fromkeys([order.node] if len(cores) == 1 else [], min(cores))
+                cores = tuple(sorted(os.sched_getaffinity(adopted.pid)))
+                if cores != usable_cores():
+                    self._cores_of[order.node] = cores
             seen = variable_of(adopted.pid, VISIBLE_VARIABLE)
             if self._visible and seen:
                 self._devices_of[order.node] = tuple(seen.split(","))
@@ -85,7 +94,7 @@ class LocalLauncher:
         finally:
             if output is not None:
                 output.close()
-        self._pin(order.node, process.pid)
+        self._pin(order, process.pid)
         self._processes[order.node] = (process, order.log_file)
 
     def exits(self) -> list[Exit]:
@@ -120,15 +129,28 @@ class LocalLauncher:
             process.wait()
         self._processes.clear()
 
-    def _pin(self, node: str, pid: int) -> None:
-        """Before the new process has threads of its own, which will inherit its core."""
-        taken = set(self._core_of.values())
-        free = [core for core in own_cores(self._workers, usable_cores()) if core not in taken]
-        if node not in self._core_of and free:
-            self._core_of[node] = free[0]
-        if node in self._core_of:
+    def _pin(self, order: WorkerOrder, pid: int) -> None:
+        """Before the new process has threads of its own, which will inherit its cores."""
+        if order.node not in self._cores_of:
+            taken = {core for cores in self._cores_of.values() for core in cores}
+            free = [core for core in usable_cores() if core not in taken]
+            own, all_of_them = self._threads(order), self._in_all()
+            if own <= len(free) and all_of_them <= len(usable_cores()) and own < len(usable_cores()):
+                self._cores_of[order.node] = tuple(free[:own])
+        cores = self._cores_of.get(order.node)
+        if cores and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):  # gone already: `exits` will tell
-                os.sched_setaffinity(pid, {self._core_of[node]})
+                os.sched_setaffinity(pid, cores)
+
+    def _threads(self, order: WorkerOrder) -> int:
+        declared = tuple(self._cpus.values())
+        return threads_of(self._workers, len(usable_cores()), self._cpus.get(order.job_node), declared)
+
+    def _in_all(self) -> int:
+        """Threads of all workers."""
+        declared, cores = tuple(self._cpus.values()), len(usable_cores())
+        rest = self._workers - len(declared)
+        return sum(declared) + rest * (threads_of(self._workers, cores, None, declared) if rest else 0)
 
     def _environment(self, order: WorkerOrder) -> dict[str, str]:
         environment = dict(os.environ)
@@ -138,7 +160,7 @@ class LocalLauncher:
         own = self._own_devices(order)
         if own:
             environment[VISIBLE_VARIABLE] = ",".join(own)
-        return environment | one_thread_each(environment, self._workers)
+        return environment | with_threads(environment, self._threads(order))
 
     def _own_devices(self, order: WorkerOrder) -> tuple[str, ...]:
         """Devices that no other worker has; none where there aren't so many, and it sees what this process does."""
@@ -152,13 +174,6 @@ class LocalLauncher:
         return held
 
 
-def usable_cores() -> tuple[int, ...]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
 def visible_devices(environment: Mapping[str, str], accelerators: int) -> tuple[str, ...]:
     """What workers may see of so many accelerators: those that this process sees, by name or number."""
     named = environment.get(VISIBLE_VARIABLE)
@@ -167,17 +182,19 @@ def visible_devices(environment: Mapping[str, str], accelerators: int) -> tuple[
     return tuple(map(str, range(accelerators)))
 
 
-def own_cores(workers: int, cores: tuple[int, ...]) -> tuple[int, ...]:
-    """A core for each of ``workers``; none if cores are too few, can't be asked for, or suffice for several threads."""
-    fits = len(cores) < 2 * workers and workers <= len(cores)
-    return cores[:workers] if fits and hasattr(os, "sched_setaffinity") else ()
+def threads_of(workers: int, cores: int, declared: int | None = None, all_declared: Sequence[int] = ()) -> int:
+    """Threads of a worker that shares so many cores with others, ``workers`` in all: as declared, or an equal share.
+
+    ``all_declared`` are the cores of all workers that say how many they have.
+    """
+    if declared is not None:
+        return declared
+    return max(1, (cores - sum(all_declared)) // max(1, workers - len(all_declared)))
 
 
-def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
-    """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
-    if workers * 2 <= len(usable_cores()) or with_one_thread(environment):
-        return {}
-    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
+def threads_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What to set for a worker that shares this machine with others, ``workers`` in all."""
+    return with_threads(environment, threads_of(workers, len(usable_cores())))
 
 
 def _left_over(supervisor: int, coordinator: str) -> dict[str, AdoptedProcess]:
@@ -230,7 +247,8 @@ def last_words(code: int | None, log_file: Path | None) -> str:
 
 
 def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
-    return LocalLauncher(len(site.nodes), site.supervisor, visible_devices(os.environ, len(accelerators())))
+    cpus = {name: node.cpus for name, node in site.nodes.items() if node.cpus is not None}
+    return LocalLauncher(len(site.nodes), site.supervisor, visible_devices(os.environ, len(accelerators())), cpus)
 
 
 LOCAL = LauncherKind(make=_of_this_machine)
