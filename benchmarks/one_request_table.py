@@ -29,6 +29,7 @@ from benchmarks.halves import SMOLLM2, halves_plan
 from benchmarks.peers.bandwidth import read_bytes_per_s
 from benchmarks.serving import answer, prompts, serving
 from helix_df.plan.plan import Plan
+from helix_df.runtime.threads import with_large_pages, with_threads
 from helix_df.runtime.wire.framing import decode, encode
 from helix_df.runtime.wire.messages import Forward
 from helix_df.runtime.wire.transport import listen
@@ -85,17 +86,16 @@ def _plan(weights: str) -> Plan:
 @contextmanager
 def _fresh_process(core: int) -> Iterator[ProcessPoolExecutor]:
     """A process as a worker's is: of one thread, on a core."""
-    flags = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_multi_thread_eigen=false".strip()
+    before = dict(os.environ)
+    os.environ.update(with_threads(before, 1) | with_large_pages(before))
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, context, initializer=_stay, initargs=(core,)) as apart:
             apart.submit(_stay, core).result()  # started with these flags
             yield apart
     finally:
-        del os.environ["XLA_FLAGS"]
-        if flags is not None:
-            os.environ["XLA_FLAGS"] = flags
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _stay(core: int) -> None:
@@ -124,7 +124,7 @@ def _stage(plan: Plan, node: str, tokens: int) -> Stage:
     widths = [packed_inputs(one) if is_packed(one) else one.shape[1] for one in matrices]
     given = [jnp.ones((1, width), jnp.float32) for width in widths]
     products = jax.jit(lambda x, w: [linear(one, matrix) for one, matrix in zip(x, w, strict=True)])
-    products_s = _median_s(lambda: jax.block_until_ready(products(given, matrices)), 20)
+    products_s = _median_s(lambda: [one.block_until_ready() for one in products(given, matrices)], 20)
 
     engine = Engine(shard, num_pages=16, max_batch=1, max_context=512, **backend_defaults())
     last = layers.stop == engine.geometry.num_layers

@@ -93,8 +93,8 @@ def handler_source(name: str, kind: PackedKind, dot: Dot, curved: Curved, pool: 
     """A module with the handler ``name`` of products with weights of one kind, as text.
 
     Arguments: uint8 [out / 16, blocks, bytes], float32 [rows, in], int32 [] (the first panel to multiply with).
-    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 1 + spans]. The threads of
-    a ``pool`` share the panels.
+    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 1 + spans]. The threads
+    of a ``pool`` share the panels.
     """
     handler = begin_handler(name, (3, 2, 0), (2, 2, 3), pool)
     build = handler.build
@@ -145,7 +145,8 @@ def _round_inputs(
     """
 
     def one(build: CodeBuilder, block: ir.Value, given: tuple[ir.Value, ...]) -> None:
-        _round_block(build, block, *given, kind)
+        inputs, rounded, scales = given
+        _round_block(build, block, inputs, rounded, scales, kind)
 
     work = handler.build.mul(count, handler.build.int64(4 * INPUTS))
     share_out(handler, count, work, (inputs, rounded, scales), one)

@@ -1,9 +1,10 @@
 """Machine code of a pool of threads: pieces of a product are taken by whoever is free, its caller among them.
 
 Owns the protocol. A job is a word of three numbers: which job, of how many pieces, and how many are taken. A piece is
-taken by counting up the last one in the word that was read; where that succeeds the job isn't over, so what was read of it
-before is true. A caller that nobody helps does all pieces, so no thread is waited for but one that computes. Helpers look
-out for the next job for a moment, then sleep. Doesn't know who the helpers are (``thread_pool``), or what is computed.
+taken by counting up the last one in the word that was read; where that succeeds the job isn't over, so what was read of
+it before is true. A caller that nobody helps does all pieces, so no thread is waited for but one that computes. Helpers
+look out for the next job for a moment, then sleep. Doesn't know who the helpers are (``thread_pool``), or what is
+computed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The threads that share products on a CPU: how many, who they are, and that they end with the process.
 
 Owns the one pool of this process, whose protocol is ``pool_code``'s. With one thread there is none, and machine code is
-as if there were no pools. Helpers are threads of Python that never run any: they hold no interpreter lock, look out for a
-next product for a fraction of a millisecond and sleep otherwise. A process that is forked off has none of them, and
+as if there were no pools. Helpers are threads of Python that never run any: they hold no interpreter lock, look out for
+a next product for a fraction of a millisecond and sleep otherwise. A process that is forked off has none of them, and
 computes by itself.
 """
 
@@ -21,7 +21,8 @@ from helix_df.models.machine_calls import compile_module
 log = logging.getLogger(__name__)
 
 LOOK_OUT_S = 200e-6
-"""So long a helper looks for the next product: the time between two of a layer. Waking one that sleeps takes some 50 µs."""
+"""So long a helper looks for the next product: the time between two of a layer. Waking one that sleeps takes longer
+than a small product."""
 
 PIECES_A_THREAD = 4
 """Pieces of a product: a thread that another process holds up leaves the rest of its pieces to others."""

@@ -15,6 +15,9 @@ THREADS_VARIABLE = "HELIX_DF_THREADS"
 """On how many threads a worker multiplies, whatever XLA does."""
 
 
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
 def with_one_thread(environment: Mapping[str, str]) -> bool:
     """Whether a process with this environment computes on one thread."""
     return ONE_THREAD in environment.get("XLA_FLAGS", "").split()
@@ -40,6 +43,17 @@ def with_threads(environment: Mapping[str, str], threads: int) -> dict[str, str]
     return {"XLA_FLAGS": flags, THREADS_VARIABLE: str(threads)}
 
 
+def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set beside this environment so that a process gets its weights in large pages (glibc 2.35, Linux).
+
+    Reading memory in pages of 4 KiB takes up to a quarter longer: a core's prefetching stops at the end of each.
+    """
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    if _LARGE_PAGES.partition("=")[0] in tunables:
+        return {}
+    return {"GLIBC_TUNABLES": ":".join(filter(None, (tunables, _LARGE_PAGES)))}
+
+
 def usable_cores() -> tuple[int, ...]:
     """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -48,7 +62,7 @@ def usable_cores() -> tuple[int, ...]:
 
 
 def granted_cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores' worth of time that a container has (Linux's ``cpu.max``), at least one; as many as there are without one."""
+    """Cores' worth of time that a container has (Linux's ``cpu.max``), one at least; all that there are without one."""
     most = os.cpu_count() or 1
     try:
         time, _, period = limit.read_text().strip().partition(" ")

@@ -97,8 +97,8 @@ class Node(Section):
         default=None,
         ge=1,
         le=MOST_CPUS,
-        description="Cores that its worker computes on, where that is a CPU: products are shared among as many threads, "
-        "and give the same numbers on any. By default the nodes of one host share its cores evenly.",
+        description="Cores that its worker computes on, where that is a CPU: products are shared among as many "
+        "threads, and give the same numbers on any. By default the nodes of one host share its cores evenly.",
         examples=[4],
     )
     nic: Bandwidth | None = Field(

@@ -13,6 +13,8 @@ from helix_df.runtime.threads import (
     THREADS_VARIABLE,
     granted_cores,
     threads_for_products,
+    usable_cores,
+    with_large_pages,
     with_one_thread,
     with_threads,
 )
@@ -63,7 +65,7 @@ def test_declared_cores_are_a_workers_own(tmp_path: Path, monkeypatch: pytest.Mo
 
 @on_linux
 def test_a_worker_stays_on_its_core_when_it_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = local.usable_cores()[:2]
+    cores = usable_cores()[:2]
     monkeypatch.setattr(local, "usable_cores", lambda: cores)
     launcher = local.LocalLauncher(len(cores))
     nodes = [f"node{core}" for core in cores]
@@ -87,6 +89,9 @@ def test_an_environment_says_on_how_many_threads_products_are_shared(tmp_path: P
     assert with_one_thread(told)
     assert threads_for_products(told, 6) == 3
     assert with_threads(told, 2) == {}, "whoever has said it already is obeyed"
+    assert with_large_pages({}) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert with_large_pages({"GLIBC_TUNABLES": "a=1"}) == {"GLIBC_TUNABLES": "a=1:glibc.malloc.hugetlb=1"}
+    assert with_large_pages({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
     limit = tmp_path / "cpu.max"
     most = os.cpu_count() or 1
     for text, expected in (("max 100000", most), ("150000 100000", 1), ("50000 100000", 1), ("nothing", most)):

@@ -19,7 +19,7 @@ from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.log_lines import in_words, log_arguments
-from helix_df.runtime.threads import usable_cores, with_threads
+from helix_df.runtime.threads import usable_cores, with_large_pages, with_threads
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class LocalLauncher:
     """One child process a worker, its output in its log file.
 
     ``workers`` is how many will share this machine. Each computes on as many threads as ``cpus`` says of its node, or
-    as its share of the cores that are left, one at least: threads that fight for a core are slower than one that has it.
-    If there are cores enough, each worker is kept on its own (on Linux), since a scheduler that moves a worker moves it
-    onto another one's core.
+    as its share of the cores that are left, one at least: threads that fight for a core are slower than one that has
+    it. If there are cores enough, each worker is kept on its own (on Linux), since a scheduler that moves a worker
+    moves it onto another one's core.
 
     ``supervisor`` is the process whose children the workers become when this one dies. What is left there of a process
     before this one is taken back in place of a new worker, the first time that one is to be started.
@@ -160,7 +160,8 @@ class LocalLauncher:
         own = self._own_devices(order)
         if own:
             environment[VISIBLE_VARIABLE] = ",".join(own)
-        return environment | with_threads(environment, self._threads(order))
+        on_cpu = {} if self._visible else with_large_pages(environment)
+        return environment | on_cpu | with_threads(environment, self._threads(order))
 
     def _own_devices(self, order: WorkerOrder) -> tuple[str, ...]:
         """Devices that no other worker has; none where there aren't so many, and it sees what this process does."""
