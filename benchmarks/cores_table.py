@@ -133,7 +133,7 @@ def _round(engine: Any, seed: int) -> tuple[Any, list[tuple[str, float, float]]]
     for row in range(max(ROWS)):
         ids = np.arange(PROMPT, dtype=np.int32) * 7 % 1000 + 100 + row + seed
         inputs += timed("prompt", [Step(f"r{row}", engine.layers, 0, ids, None, sampling)], prompt)
-    found.append((f"a prompt of {PROMPT}", *map(statistics.median, zip(*prompt, strict=True))))  # type: ignore[arg-type]
+    found.append((f"a prompt of {PROMPT}", *map(statistics.median, zip(*prompt, strict=True))))
     position = PROMPT
     for rows in ROWS:
         told: list[tuple[float, float]] = []
@@ -145,7 +145,7 @@ def _round(engine: Any, seed: int) -> tuple[Any, list[tuple[str, float, float]]]
             inputs[:rows] = timed(f"{rows} rows", steps, told)
             position += 1
         position -= STEPS  # each number of rows goes on from the prompts
-        found.append((f"a step of {rows}", *map(statistics.median, zip(*told, strict=True))))  # type: ignore[arg-type]
+        found.append((f"a step of {rows}", *map(statistics.median, zip(*told, strict=True))))
     for row in range(max(ROWS)):
         engine.release(f"r{row}")
     return drawn, found
