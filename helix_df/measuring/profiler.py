@@ -21,7 +21,7 @@ from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.worker.build import load_layers
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
-from helix_df.runtime.worker.device import backend_defaults
+from helix_df.runtime.worker.device import backend_defaults, share_products
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.job import Job
@@ -75,6 +75,7 @@ def time_batches(
     held = middle_layers(geometry, max(batches.layers))
     _check(batches, job, geometry)
     enable_compile_cache(cache_folder("compiled"))
+    share_products(None)
     engine = Engine(
         load_layers(job, held, devices),
         num_pages=_pages(batches),

@@ -23,7 +23,7 @@ from helix_df.plan.plan import read_plan
 from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.throughput import kv_tokens_by_layers
-from helix_df.runtime.jobs.launchers.local import one_thread_each
+from helix_df.runtime.jobs.launchers.local import threads_each
 from helix_df.runtime.threads import with_one_thread
 from helix_df.spec.job import GpuType, Job
 
@@ -145,7 +145,7 @@ def _share_cores(job: Job, node: str | None) -> None:
     local = sum(1 for one in job.nodes.values() if one.started_by == "local")
     mine = node is None or job.nodes[node].started_by == "local"
     if mine and "jax" not in sys.modules:  # afterwards the flags are not read any more
-        os.environ.update(one_thread_each(os.environ, local))
+        os.environ.update(threads_each(os.environ, local))
 
 
 def _batches(job: Job, origin: Origin, layers: Any, prefill: Any, decode: Any, repeat: int) -> Batches:

@@ -16,8 +16,10 @@ from helix_df.models.machine_code import (
     I16,
     LANES,
     CodeBuilder,
+    Pool,
     begin_handler,
     constant,
+    share_out,
 )
 from helix_df.profiles.packed_kinds import E4M3, OUTPUTS
 
@@ -30,19 +32,22 @@ _TOO_SMALL = 256.0
 _ALL_BUT_EXPONENTS_FIRST = 0xBFFF
 
 
-def float8_source(name: str, rows_at_once: tuple[int, ...]) -> str:
+def float8_source(name: str, rows_at_once: tuple[int, ...], pool: Pool | None = None) -> str:
     """A module with the handler ``name``, as text.
 
     Arguments: uint8 [out / 16, blocks, bytes], float32 [rows, in] with as many inputs as blocks have. Result: float32
-    [rows, out]. ``rows_at_once``, most first and 1 last: as many as vector registers hold the sums of.
+    [rows, out]. ``rows_at_once``, most first and 1 last: as many as vector registers hold the sums of. The threads of a
+    ``pool`` share the panels.
     """
-    handler = begin_handler(name, (3, 2), (2,))
+    handler = begin_handler(name, (3, 2), (2,), pool)
     build = handler.build
     weights, (panels, blocks, _) = handler.arguments[0]
     (inputs, (rows, width)), (outputs, (_, of_row)) = handler.arguments[1], handler.results[0]
-    panel_bytes, row_bytes = build.mul(blocks, build.int64(E4M3.block_bytes)), build.mul(width, build.int64(4))
-    with build.counting(build.int64(0), panels) as panel:
-        there = build.at(weights, build.mul(panel, panel_bytes))
+    panel_bytes = build.mul(blocks, build.int64(E4M3.block_bytes))
+
+    def multiply(build: CodeBuilder, panel: ir.Value, given: tuple[ir.Value, ...]) -> None:
+        weights, panel_bytes, blocks, inputs, rows, width, outputs, of_row = given
+        there, row_bytes = build.at(weights, build.mul(panel, panel_bytes)), build.mul(width, build.int64(4))
         start = build.int64(0)
         for together in rows_at_once:
             with build.counting(start, rows, together) as row:
@@ -52,6 +57,10 @@ def float8_source(name: str, rows_at_once: tuple[int, ...]) -> str:
                     place = build.add(build.mul(index, of_row), build.mul(panel, build.int64(OUTPUTS)))
                     build.write(total, build.at(outputs, build.mul(place, build.int64(4))))
             start = build.mul(build.sdiv(rows, build.int64(together)), build.int64(together))
+
+    work = build.mul(build.mul(panels, panel_bytes), rows)
+    given = (weights, panel_bytes, blocks, inputs, rows, width, outputs, of_row)
+    share_out(handler, panels, work, given, multiply)
     return handler.text()
 
 

@@ -8,8 +8,11 @@ of input, which costs three times the reading; panels lie as the product needs t
 reading the weights once costs.
 
 A quantized matrix stays packed in blocks (``packed``), whichever layout the others have. A matrix may have numbers of
-another format than its inputs; they are widened as they are read: by machine code where panels are read in place, and
-elsewhere by XLA, which may write them down first.
+another format than its inputs; they are widened as they are read.
+
+On a CPU machine code multiplies, in place and on as many threads as share products (``thread_pool``): what comes out of
+a row of inputs is the same on any number of threads, and beside any other rows. Where there is none, XLA multiplies,
+which may write widened numbers down first, and adds up in an order of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 from jax import Array
 
 from helix_df.models.packed import is_packed, packed_product, take_packed_rows
-from helix_df.models.packed_call import call_narrow, has_narrow_code
+from helix_df.models.packed_call import call_panels, has_panel_code
 from helix_df.models.reader import blank_array
 
 Layout = Literal["rows", "panels"]
@@ -90,18 +93,13 @@ def linear(inputs: Array, weight: Matrix) -> Array:
     flat = inputs.reshape(rows, inputs.shape[-1])
     if is_packed(weight):
         product = packed_product(flat.astype(jnp.float32), weight).astype(inputs.dtype)
-    elif weight.dtype != inputs.dtype:
-        product = _by_other_numbers(flat.astype(jnp.float32), weight).astype(inputs.dtype)
+    elif weight.ndim == 3 and has_panel_code(str(weight.dtype)):
+        product = call_panels(flat.astype(jnp.float32), weight).astype(inputs.dtype)
     else:
-        product = _by_rows(flat, weight) if weight.ndim == 2 else _by_panels(flat, weight)
+        given = flat if weight.dtype == inputs.dtype else flat.astype(jnp.float32)
+        wide = weight.astype(given.dtype)
+        product = (_by_rows(given, wide) if weight.ndim == 2 else _by_panels(given, wide)).astype(inputs.dtype)
     return product.reshape(*inputs.shape[:-1], product.shape[-1])
-
-
-def _by_other_numbers(flat: Array, weight: Array) -> Array:
-    if weight.ndim == 3 and has_narrow_code(str(weight.dtype)):
-        return call_narrow(flat, weight)
-    wide = weight.astype(flat.dtype)
-    return _by_rows(flat, wide) if weight.ndim == 2 else _by_panels(flat, wide)
 
 
 def _by_rows(flat: Array, weight: Array) -> Array:

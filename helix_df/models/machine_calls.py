@@ -63,6 +63,20 @@ def compile_handler(name: str, source: Callable[[Features], str], features: Feat
         ImportError: without llvmlite.
         RuntimeError: when LLVM can't compile it for this processor.
     """
+    return compile_module(lambda _, has: source(has), features)(name)
+
+
+def compile_module(source: Callable[[str, Features], str], features: Features | None = None) -> Callable[[str], int]:
+    """Where the functions of a module lie by their names; they stay as long as the process.
+
+    Args:
+        source: LLVM's text, for a triple and a processor.
+        features: of the processor; by default this one's.
+
+    Raises:
+        ImportError: without llvmlite.
+        RuntimeError: when LLVM can't compile it for this processor.
+    """
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -72,7 +86,7 @@ def compile_handler(name: str, source: Callable[[Features], str], features: Feat
     triple = llvm.get_default_triple()
     if triple.startswith(("x86", "i386", "i686")) and not has.get("f16c"):
         raise RuntimeError("this processor has no instructions for float16 (F16C)")
-    module = llvm.parse_assembly(source(has))
+    module = llvm.parse_assembly(source(triple, has))
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name() if features is None else "",
@@ -86,4 +100,4 @@ def compile_handler(name: str, source: Callable[[Features], str], features: Feat
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     _KEPT.append(engine)
-    return int(engine.get_function_address(name))
+    return lambda name: int(engine.get_function_address(name))

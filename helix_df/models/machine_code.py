@@ -6,7 +6,7 @@ words of 8 bytes. Doesn't know products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -96,6 +96,27 @@ class Buffer(NamedTuple):
     sizes: tuple[ir.Value, ...]
 
 
+class Pool(NamedTuple):
+    """Threads of this process (``thread_pool``): where the function that runs a job lies, and what it works on.
+
+    A job of enough work has so many ``pieces``.
+    """
+
+    run: int
+    address: int
+    pieces: int
+
+
+PIECE = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64])
+"""What does a piece of a job: its data, which piece, and of how many."""
+
+RUN = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER, I64])
+"""Runs a job: the pool, what does a piece, its data, and how many pieces."""
+
+LEAST_WORK = 1 << 17
+"""Bytes of weights, times rows of inputs, that are worth more threads: one reads them in some 10 µs."""
+
+
 class Handler(NamedTuple):
     """A function while it is written: its module, its instructions, its arguments and its results."""
 
@@ -103,6 +124,7 @@ class Handler(NamedTuple):
     build: CodeBuilder
     arguments: tuple[Buffer, ...]
     results: tuple[Buffer, ...]
+    pool: Pool | None = None
 
     def text(self) -> str:
         """The module, after the function's end."""
@@ -110,8 +132,8 @@ class Handler(NamedTuple):
         return str(self.module)
 
 
-def begin_handler(name: str, arguments: tuple[int, ...], results: tuple[int, ...]) -> Handler:
-    """A function ``name`` of arrays with so many axes each, up to where they are known."""
+def begin_handler(name: str, arguments: tuple[int, ...], results: tuple[int, ...], pool: Pool | None = None) -> Handler:
+    """A function ``name`` of arrays with so many axes each, up to where they are known; ``pool`` does its loops."""
     module = ir.Module(name)
     function = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), name)
     build = CodeBuilder(function.append_basic_block("entry"))
@@ -126,7 +148,61 @@ def begin_handler(name: str, arguments: tuple[int, ...], results: tuple[int, ...
         tuple(_buffer(build, _word(build, _word(build, frame, at), index), axes) for index, axes in enumerate(each))
         for at, each in ((9, arguments), (14, results))
     )
-    return Handler(module, build, given, made)
+    return Handler(module, build, given, made, pool)
+
+
+def share_out(
+    handler: Handler,
+    count: ir.Value,
+    work: ir.Value,
+    given: tuple[ir.Value, ...],
+    body: Callable[[CodeBuilder, ir.Value, tuple[ir.Value, ...]], None],
+) -> None:
+    """A loop over what doesn't depend on one another, which the threads of a pool share where there is one.
+
+    Args:
+        handler: where the loop stands.
+        count: how many rounds it has.
+        work: of all rounds, as ``LEAST_WORK`` counts it.
+        given: values, 64-bit numbers and pointers, that a round needs.
+        body: the instructions of a round, by its number and what is given.
+    """
+    build, pool = handler.build, handler.pool
+    if pool is None:
+        with build.counting(build.int64(0), count) as index:
+            body(build, index, given)
+        return
+    values = (count, *given)
+    place = build.alloca_at_entry(ir.ArrayType(I64, len(values)))
+    data = build.inttoptr(build.ptrtoint(place, I64), POINTER)  # of no kind, as pointers of all kinds go there
+    for index, value in enumerate(values):
+        build.write(value, build.at(data, 8 * index))
+    pieces = build.select(
+        build.icmp_signed("<", work, build.int64(LEAST_WORK)), build.int64(1), build.int64(pool.pieces)
+    )
+    pieces = build.select(build.icmp_signed("<", count, pieces), count, pieces)
+    run = build.inttoptr(build.int64(pool.run), ir.PointerType(RUN))
+    piece = _piece(handler.module, tuple(value.type for value in values), body)
+    build.call(run, [build.inttoptr(build.int64(pool.address), POINTER), piece, data, pieces])
+
+
+def _piece(
+    module: ir.Module,
+    kinds: tuple[ir.Type, ...],
+    body: Callable[[CodeBuilder, ir.Value, tuple[ir.Value, ...]], None],
+) -> ir.Function:
+    """A function that does its share of a loop's rounds, those beside one another."""
+    function = ir.Function(module, PIECE, f"piece_{len(module.functions)}")
+    function.linkage = "internal"
+    build = CodeBuilder(function.append_basic_block("entry"))
+    data, number, pieces = function.args
+    count, *given = (build.read(build.at(data, 8 * place), kind) for place, kind in enumerate(kinds))
+    start = build.udiv(build.mul(number, count), pieces)
+    stop = build.udiv(build.mul(build.add(number, build.int64(1)), count), pieces)
+    with build.counting(start, stop) as index:
+        body(build, index, tuple(given))
+    build.ret_void()
+    return function
 
 
 def _buffer(build: CodeBuilder, buffer: ir.Value, axes: int) -> Buffer:

@@ -23,8 +23,11 @@ from helix_df.models.machine_code import (
     I64,
     INTS,
     CodeBuilder,
+    Handler,
+    Pool,
     begin_handler,
     constant,
+    share_out,
 )
 from helix_df.models.quantized import GROUP, TINY
 from helix_df.profiles.packed_kinds import INPUTS, NO_POWER, OUTPUTS, PLANES, PackedKind
@@ -86,25 +89,27 @@ def _each_second(build: CodeBuilder, value: ir.Value, first: int) -> ir.Value:
     return build.sext(build.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places), INTS)
 
 
-def handler_source(name: str, kind: PackedKind, dot: Dot, curved: Curved) -> str:
+def handler_source(name: str, kind: PackedKind, dot: Dot, curved: Curved, pool: Pool | None = None) -> str:
     """A module with the handler ``name`` of products with weights of one kind, as text.
 
     Arguments: uint8 [out / 16, blocks, bytes], float32 [rows, in], int32 [] (the first panel to multiply with).
-    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 1 + spans].
+    Results: float32 [rows, some outputs]; scratch int8 [rows, in] and float32 [rows, in / 32, 1 + spans]. The threads
+    of a ``pool`` share the panels.
     """
-    handler = begin_handler(name, (3, 2, 0), (2, 2, 3))
+    handler = begin_handler(name, (3, 2, 0), (2, 2, 3), pool)
     build = handler.build
     weights, _, first = (one.data for one in handler.arguments)
     outputs, rounded, scales = (one.data for one in handler.results)
     inputs, (rows, width) = handler.arguments[1]
     of_row = handler.results[0].sizes[1]
-    pieces, piece_bytes = build.udiv(width, build.int64(INPUTS)), 4 * (1 + INPUTS // kind.span)
-    blocks = build.udiv(width, build.int64(kind.inputs))
-    _round_inputs(build, inputs, build.mul(rows, pieces), rounded, scales, kind)
+    pieces, blocks = build.udiv(width, build.int64(INPUTS)), build.udiv(width, build.int64(kind.inputs))
+    _round_inputs(handler, inputs, build.mul(rows, pieces), rounded, scales, kind)
     panel_bytes = build.mul(blocks, build.int64(kind.block_bytes))
     weights = build.at(weights, build.mul(build.sext(build.read(first, I32), I64), panel_bytes))
-    with build.counting(build.int64(0), build.udiv(of_row, build.int64(OUTPUTS))) as panel:
-        there = build.at(weights, build.mul(panel, panel_bytes))
+
+    def multiply(build: CodeBuilder, panel: ir.Value, given: tuple[ir.Value, ...]) -> None:
+        weights, panel_bytes, blocks, rounded, scales, pieces, rows, width, outputs, of_row = given
+        there, piece_bytes = build.at(weights, build.mul(panel, panel_bytes)), 4 * (1 + INPUTS // kind.span)
         start = build.int64(0)
         for together in ROWS:
             with build.counting(start, rows, together) as row:
@@ -124,45 +129,60 @@ def handler_source(name: str, kind: PackedKind, dot: Dot, curved: Curved) -> str
                     place = build.add(build.mul(index, of_row), build.mul(panel, build.int64(OUTPUTS)))
                     build.write(total, build.at(outputs, build.mul(place, build.int64(4))))
             start = build.mul(build.sdiv(rows, build.int64(together)), build.int64(together))
+
+    panels = build.udiv(of_row, build.int64(OUTPUTS))
+    given = (weights, panel_bytes, blocks, rounded, scales, pieces, rows, width, outputs, of_row)
+    share_out(handler, panels, build.mul(build.mul(panels, panel_bytes), rows), given, multiply)
     return handler.text()
 
 
 def _round_inputs(
-    build: CodeBuilder, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, kind: PackedKind
+    handler: Handler, inputs: ir.Value, count: ir.Value, rounded: ir.Value, scales: ir.Value, kind: PackedKind
 ) -> None:
     """Each of ``count`` blocks to whole numbers from -127 to 127, its scale, and what the sum of each span adds.
 
     That is ``scale * sum`` for minima, or as int32 ``-offset * sum``, where sums of products start.
     """
-    with build.counting(build.int64(0), count) as block:
-        here = build.at(inputs, build.mul(block, build.int64(4 * INPUTS)))
-        values = [build.read(build.at(here, 4 * OUTPUTS * half), FLOATS) for half in range(2)]
-        # As whole numbers, magnitudes are in the same order, and NaN is the largest: it reaches the scale.
-        sizes = [build.and_(build.bitcast(value, INTS), constant(INTS, 0x7FFFFFFF)) for value in values]
-        larger = build.intrinsic("llvm.umax.v16i32", INTS, *sizes)
-        largest = build.bitcast(build.intrinsic("llvm.vector.reduce.umax.v16i32", I32, larger), F32)
-        scale = build.fdiv(largest, ir.Constant(F32, 127.0))
-        inverse = build.fdiv(ir.Constant(F32, 127.0), largest)
-        some = build.fcmp_unordered(">", largest, ir.Constant(F32, TINY))
-        factor = build.splat(build.select(some, inverse, ir.Constant(F32, 0.0)), FLOATS)
-        sums: list[ir.Value] = []
-        for half, value in enumerate(values):
-            shifted = build.fadd(build.fmul(value, factor), constant(FLOATS, _ROUND))
-            whole = build.sub(build.bitcast(shifted, INTS), build.bitcast(constant(FLOATS, _ROUND), INTS))
-            narrow = build.trunc(whole, ir.VectorType(I8, OUTPUTS))
-            build.write(narrow, build.at(rounded, build.mul(block, build.int64(INPUTS)), OUTPUTS * half))
-            sums.append(whole)
-        if kind.span == INPUTS:
-            sums = [build.add(*sums)]
-        place = build.at(scales, build.mul(block, build.int64(4 * (1 + len(sums)))))
-        build.write(scale, place)
-        for span, of_span in enumerate(sums):
-            total = build.intrinsic("llvm.vector.reduce.add.v16i32", I32, of_span)
-            if kind.offset:
-                adds = build.mul(total, ir.Constant(I32, -kind.offset))
-            else:
-                adds = build.fmul(build.sitofp(total, F32), scale)
-            build.write(adds, build.at(place, 4 * (1 + span)))
+
+    def one(build: CodeBuilder, block: ir.Value, given: tuple[ir.Value, ...]) -> None:
+        inputs, rounded, scales = given
+        _round_block(build, block, inputs, rounded, scales, kind)
+
+    work = handler.build.mul(count, handler.build.int64(4 * INPUTS))
+    share_out(handler, count, work, (inputs, rounded, scales), one)
+
+
+def _round_block(
+    build: CodeBuilder, block: ir.Value, inputs: ir.Value, rounded: ir.Value, scales: ir.Value, kind: PackedKind
+) -> None:
+    here = build.at(inputs, build.mul(block, build.int64(4 * INPUTS)))
+    values = [build.read(build.at(here, 4 * OUTPUTS * half), FLOATS) for half in range(2)]
+    # As whole numbers, magnitudes are in the same order, and NaN is the largest: it reaches the scale.
+    sizes = [build.and_(build.bitcast(value, INTS), constant(INTS, 0x7FFFFFFF)) for value in values]
+    larger = build.intrinsic("llvm.umax.v16i32", INTS, *sizes)
+    largest = build.bitcast(build.intrinsic("llvm.vector.reduce.umax.v16i32", I32, larger), F32)
+    scale = build.fdiv(largest, ir.Constant(F32, 127.0))
+    inverse = build.fdiv(ir.Constant(F32, 127.0), largest)
+    some = build.fcmp_unordered(">", largest, ir.Constant(F32, TINY))
+    factor = build.splat(build.select(some, inverse, ir.Constant(F32, 0.0)), FLOATS)
+    sums: list[ir.Value] = []
+    for half, value in enumerate(values):
+        shifted = build.fadd(build.fmul(value, factor), constant(FLOATS, _ROUND))
+        whole = build.sub(build.bitcast(shifted, INTS), build.bitcast(constant(FLOATS, _ROUND), INTS))
+        narrow = build.trunc(whole, ir.VectorType(I8, OUTPUTS))
+        build.write(narrow, build.at(rounded, build.mul(block, build.int64(INPUTS)), OUTPUTS * half))
+        sums.append(whole)
+    if kind.span == INPUTS:
+        sums = [build.add(*sums)]
+    place = build.at(scales, build.mul(block, build.int64(4 * (1 + len(sums)))))
+    build.write(scale, place)
+    for span, of_span in enumerate(sums):
+        total = build.intrinsic("llvm.vector.reduce.add.v16i32", I32, of_span)
+        if kind.offset:
+            adds = build.mul(total, ir.Constant(I32, -kind.offset))
+        else:
+            adds = build.fmul(build.sitofp(total, F32), scale)
+        build.write(adds, build.at(place, 4 * (1 + span)))
 
 
 def _panel_sums(

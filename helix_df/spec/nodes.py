@@ -18,6 +18,9 @@ from helix_df.spec.units import Bandwidth
 MOST_NODES = 100_000
 """That one entry may stand for."""
 
+MOST_CPUS = 256
+"""Of one node."""
+
 NUMBER = re.compile(r"\{n(?::0([1-9]))?\}")
 """``{n}``, or ``{n:03}`` for numbers of three digits at least."""
 
@@ -89,6 +92,14 @@ class Node(Section):
         "`ray`, `slurm`, `kubernetes` = these, where they find room; `external` = you, on that host; or one of another "
         "package. By default local without an address, external with one.",
         examples=["local", "external", "ssh"],
+    )
+    cpus: Count | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_CPUS,
+        description="Cores that its worker computes on, where that is a CPU: products are shared among as many "
+        "threads, and give the same numbers on any. By default the nodes of one host share its cores evenly.",
+        examples=[4],
     )
     nic: Bandwidth | None = Field(
         default=None, description="Bandwidth of the network card, shared by all links of the node, in each direction."

@@ -25,6 +25,7 @@ from helix_df.runtime.jobs.launchers import local
 from helix_df.runtime.jobs.launchers.local import LocalLauncher, visible_devices
 from helix_df.runtime.jobs.own_devices import require_devices
 from helix_df.runtime.launcher import WorkerOrder
+from helix_df.runtime.worker import device
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.single_process import generate_in_process
 from tests.runtime.tiny import tiny_plan
@@ -71,6 +72,28 @@ def test_what_this_machine_has_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     with_devices(0, monkeypatch)
     for plan in (plan_for("L4"), plan_for("1xL4"), plan_for("2xL4", "{emulate: true}"), two):
         assert require_devices(plan) is plan
+
+
+def test_declared_cores_are_counted_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_devices(0, monkeypatch)
+    monkeypatch.setattr(own_devices, "usable_cores", lambda: (0, 1, 2))
+    both = "a: {{gpu: {gpu}, cpus: %d}}, b: {{gpu: {gpu}}}"
+    for fine in (plan_for("L4", nodes=both % 2), plan_for("L4", nodes="a: {{gpu: {gpu}, cpus: 9, address: 10.0.0.1}}")):
+        assert require_devices(fine) is fine
+    with pytest.raises(DeploymentError, match="fewer cores than its nodes") as caught:
+        require_devices(plan_for("L4", "{emulate: true}", nodes=both % 3))
+    assert "nodes.a.cpus" in str(caught.value)
+    assert "a: 3, b: 1" in str(caught.value)
+
+
+def test_a_worker_refuses_more_cores_than_its_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: (0,))
+    monkeypatch.setattr(device, "use_threads", lambda threads: told.append(threads))
+    told: list[int] = []
+    device.share_products(1)
+    with pytest.raises(DeploymentError, match="fewer cores than its node"):
+        device.share_products(2)
+    assert told == [1]
 
 
 def test_a_model_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE, one_thread_each, worker_arguments
+from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, TOKEN_VARIABLE, threads_each, worker_arguments
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from tests.chaos import faults
 from tests.chaos.hosts import Hosts
@@ -43,7 +43,7 @@ class HostLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | secrets | one_thread_each(os.environ, len(self._hosts.address)),
+                env=os.environ | secrets | threads_each(os.environ, len(self._hosts.address)),
             )
 
     def signal(self, node: str, number: signal.Signals) -> None:

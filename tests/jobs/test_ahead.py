@@ -37,7 +37,7 @@ for number, line in enumerate(sys.stdin):
         print(json.dumps("ended"), flush=True)
         continue
     output = order["output"] and Path(order["output"])
-    one = server.start(order["arguments"], order["changes"], output, order["core"])
+    one = server.start(order["arguments"], order["changes"], output, order["cores"])
     if one is None:
         print(json.dumps(None), flush=True)
         continue
@@ -65,8 +65,8 @@ class Parent:
             [sys.executable, "-c", code, ROOM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def order(self, *arguments: str, output: Path | None = None, core: int | None = None, **changes: str) -> Any:
-        said = {"arguments": arguments, "changes": changes, "output": output and str(output), "core": core}
+    def order(self, *arguments: str, output: Path | None = None, cores: tuple[int, ...] = (), **changes: str) -> Any:
+        said = {"arguments": arguments, "changes": changes, "output": output and str(output), "cores": cores}
         return self.say(said)
 
     def say(self, what: object) -> Any:
@@ -101,7 +101,7 @@ def test_a_forked_process_is_a_child_of_its_own_with_another_command(parent, tmp
     assert told["words"] == [sys.executable, "-m", "helix_df", "examples", "--nothing-like-that"]
     assert "nothing-like-that" in log.read_text()
     core = min(os.sched_getaffinity(0))
-    assert one.order("--version", output=log, core=core)["code"] == 0
+    assert one.order("--version", output=log, cores=(core,))["code"] == 0
     assert "helix-df " in log.read_text()
     (server,) = children_of(one.process.pid)
     assert one.say(None) == "ended"

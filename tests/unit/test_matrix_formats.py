@@ -13,7 +13,7 @@ from helix_df.graph.compile import compile_problem
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.models.linear import lay_out, linear, take_rows
-from helix_df.models.packed_call import has_narrow_code
+from helix_df.models.packed_call import has_panel_code
 from helix_df.models.weights import load_shard
 from helix_df.plan.moves import load_bytes
 from helix_df.profiles.read_geometry import read_geometry
@@ -98,9 +98,10 @@ def test_products_widen_each_number_exactly(kept, rows):
 
 
 def test_this_processor_has_machine_code_for_them():
-    assert has_narrow_code("bfloat16")
-    assert has_narrow_code("float16")
-    assert not has_narrow_code("float32")
+    assert has_panel_code("bfloat16")
+    assert has_panel_code("float16")
+    assert has_panel_code("float32")
+    assert not has_panel_code("int32")
 
 
 def test_what_is_no_number_stays_none():

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from helix_df.marks import mark
 from helix_df.runtime.jobs.own_process import ROOM, end_with_parent, rename
+from helix_df.runtime.threads import with_large_pages
 
 MODULE = "helix_df.runtime.jobs.ahead"
 _DAEMON = "daemon"
@@ -64,6 +65,7 @@ class Ahead:
                     stdout=output or subprocess.DEVNULL,
                     stderr=output or subprocess.DEVNULL,
                     start_new_session=True,
+                    env={**os.environ, **with_large_pages(os.environ)},  # forks have no say in that any more
                 )
             self._told = WaitingProcess(ours, self.process.pid)
 

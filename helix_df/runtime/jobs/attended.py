@@ -27,7 +27,7 @@ from helix_df.profiles.this_device import accelerators
 from helix_df.release import release
 from helix_df.runtime.jobs.directory import state_folder
 from helix_df.runtime.jobs.job_keys import JobKeys
-from helix_df.runtime.jobs.launchers.local import VISIBLE_VARIABLE, one_thread_each, visible_devices
+from helix_df.runtime.jobs.launchers.local import VISIBLE_VARIABLE, threads_each, visible_devices
 from helix_df.runtime.jobs.processes import command_line
 
 FOLDER_VARIABLE = "HELIX_DF_ATTENDED"
@@ -205,7 +205,7 @@ def _log(folder: Path) -> Path:
 
 def _environment(share: Share) -> dict[str, str]:
     """What a worker's is, beside the others of its host."""
-    environment = dict(os.environ) | one_thread_each(os.environ, share.workers)
+    environment = dict(os.environ) | threads_each(os.environ, share.workers)
     visible = visible_devices(os.environ, len(accelerators()))
     own = visible[share.first : share.first + share.devices]
     if share.workers > 1 and len(own) == share.devices:

@@ -76,7 +76,7 @@ class ForkServer:
         return self._pid is not None
 
     def start(
-        self, arguments: Sequence[str], changes: Mapping[str, str], output: Path | None, core: int | None = None
+        self, arguments: Sequence[str], changes: Mapping[str, str], output: Path | None, cores: Sequence[int] = ()
     ) -> ForkedProcess | None:
         """A process like ``python -m helix_df ARGUMENTS``; ``None`` where none comes of it.
 
@@ -84,7 +84,7 @@ class ForkServer:
             arguments: of the command.
             changes: what its environment has beside this one's.
             output: the file that its output is added to; nowhere if None.
-            core: the one that it stays on; any if None.
+            cores: those that it stays on; any if there are none.
         """
         self._orders += 1
         order = {
@@ -93,7 +93,7 @@ class ForkServer:
             "arguments": list(arguments),
             "changes": dict(changes),
             "output": None if output is None else str(output),
-            "core": core,
+            "cores": list(cores),
         }
         if not self.is_open or not adopt_orphans():
             return None
@@ -270,9 +270,9 @@ def _become_worker(order: Mapping[str, Any], channel: socket.socket) -> None:
     arguments: list[str] = order["arguments"]
     rename([sys.executable, "-m", "helix_df", *arguments])
     os.environ.update(order["changes"])
-    if order["core"] is not None:
+    if order["cores"]:
         with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {order["core"]})
+            os.sched_setaffinity(0, order["cores"])
     if order["output"] is None:
         _to_nowhere(1)
         _to_nowhere(2)

@@ -13,6 +13,7 @@ from helix_df.profiles.catalogue import device_count, find_device
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.this_device import accelerators
 from helix_df.runtime.jobs.launchers.local import visible_devices
+from helix_df.runtime.threads import usable_cores
 
 _NODE_EACH = "declare a node for each device, with links between them as fast as they are"
 
@@ -26,10 +27,26 @@ def require_devices(plan: Plan) -> Plan:
     Raises:
         DeploymentError: with the nodes where it isn't so.
     """
+    _require_cores(plan)
     if not plan.job.runtime.emulate:
         _require_divisible(plan)
         _require_accelerators(plan)
     return plan
+
+
+def _require_cores(plan: Plan) -> None:
+    """Whether this machine has the cores that its nodes declare, and one for each that declares none beside them."""
+    job, cores = plan.job, len(usable_cores())
+    local = [stage.node for stage in plan.stages if job.nodes[stage.node].started_by == "local"]
+    declared = {node: job.nodes[node].cpus or 1 for node in local}
+    if sum(declared.values()) > cores and any(job.nodes[node].cpus for node in local):
+        raise DeploymentError(
+            "this machine has fewer cores than its nodes",
+            where=f"job {job.name}, nodes.{next(node for node in local if job.nodes[node].cpus)}.cpus",
+            found=f"{cores} cores",
+            expected=", ".join(f"{node}: {count}" for node, count in declared.items()),
+            hint="declare fewer cpus; without any, the nodes share what cores there are",
+        )
 
 
 def _require_divisible(plan: Plan) -> None:

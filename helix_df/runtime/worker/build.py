@@ -23,7 +23,7 @@ from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
 from helix_df.runtime.worker.compile_cache import enable_compile_cache, spent_s
-from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices
+from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices, share_products
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_profiled, slowed
 from helix_df.runtime.worker.shell import Report, StepEngine
@@ -42,9 +42,10 @@ def build_engine(welcome: Welcome, report: Report, priority: Priority = as_ever)
     """
     job = Job.model_validate(welcome.job)
     enable_compile_cache(cache_folder("compiled"))
-    # jax's own threads begin with its devices, and inherit the priority of whoever asks for those first.
+    # jax's own threads begin with its devices, and inherit the priority of whoever asks for those first; so do ours.
     devices = devices_of_node(job, welcome.node)
     _ = jax.local_devices() if devices == 1 else several_devices(devices)
+    share_products(job.nodes[welcome.node].cpus)
     engine = priority(lambda: _warm_engine(job, welcome, report, devices))
     pace_s = _pace(job, welcome) if job.runtime.emulate else None
     return TimedEngine(engine if pace_s is None else PacedEngine(engine, pace_s), _planned(job, welcome))

@@ -14,7 +14,9 @@ import jax
 
 from helix_df.errors import DeploymentError
 from helix_df.models.linear import Layout
-from helix_df.runtime.threads import with_one_thread
+from helix_df.models.packed_call import has_panel_code
+from helix_df.models.thread_pool import use_threads
+from helix_df.runtime.threads import granted_cores, threads_for_products, usable_cores
 
 _LAYERS_PER_CALL = {"cpu": 1}
 """Layers unrolled in one program, by backend. On one core of a CPU more gain nothing and take longer to compile; on an
@@ -25,7 +27,7 @@ _PAGES_AT_ONCE = {"cpu": 8}
 in a core's cache: 512 tokens at the end of 1,100 take a third of the time they take all at once."""
 
 _PANEL_THREADS = 2
-"""Threads up to which panels are faster: products on panels use one, which two hardly beat, since memory binds."""
+"""Threads up to which panels are faster where XLA multiplies: its products on panels use one."""
 
 
 def several_devices(count: int) -> tuple[jax.Device, ...]:
@@ -64,12 +66,30 @@ def backend_defaults() -> BackendDefaults:
 
 def matrix_layout() -> Layout:
     """How weight matrices should lie in memory."""
-    return "panels" if jax.default_backend() == "cpu" and _threads() <= _PANEL_THREADS else "rows"
+    if jax.default_backend() != "cpu":
+        return "rows"
+    few = threads_for_products(os.environ, len(usable_cores())) <= _PANEL_THREADS
+    return "panels" if few or has_panel_code("float32") else "rows"
 
 
-def _threads() -> int:
-    if with_one_thread(os.environ):
-        return 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def share_products(cpus: int | None) -> None:
+    """Have threads share the products of this process, if a CPU computes them.
+
+    Args:
+        cpus: cores of the node as the job declares them; ``None`` for as many as this process may use.
+
+    Raises:
+        DeploymentError: when there are fewer.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    usable = min(len(usable_cores()), granted_cores())
+    if cpus is not None and cpus > usable:
+        raise DeploymentError(
+            "this process has fewer cores than its node",
+            where="cpus",
+            found=f"{usable} cores",
+            expected=f"{cpus}",
+            hint="declare fewer cpus, or let the process have more",
+        )
+    use_threads(cpus or threads_for_products(os.environ, usable))

@@ -68,8 +68,8 @@ from helix_df.runtime.wire.transport import Endpoint, who_answers
 from helix_df.runtime.worker.door import StageCheck, check_greeting
 from helix_df.runtime.worker.fetched_model import MovedModel, fetch_model
 from helix_df.runtime.worker.hop_recorder import HopRecorder
-from helix_df.runtime.worker.link_times import Arrivals, Departures
 from helix_df.runtime.worker.leisure import Leisure
+from helix_df.runtime.worker.link_times import Arrivals, Departures
 from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.stage_speed import time_stage
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState

@@ -20,7 +20,7 @@ from helix_df.runtime.jobs.launchers.kind import LauncherKind, LaunchSite
 from helix_df.runtime.jobs.processes import AdoptedProcess, children_of, command_line, variable_of
 from helix_df.runtime.launcher import Exit, WorkerOrder
 from helix_df.runtime.log_lines import in_words, log_arguments
-from helix_df.runtime.threads import ONE_THREAD, with_one_thread
+from helix_df.runtime.threads import usable_cores, with_large_pages, with_threads
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,10 @@ _Process = Popen[bytes] | AdoptedProcess | ForkedProcess
 class LocalLauncher:
     """One child process a worker, its output in its log file.
 
-    ``workers`` is how many will share this machine: when they are more than half its cores, each computes on one
-    thread, since threads that fight for a core are slower than one that has it. If there is a core for each, each is
-    kept on its own (on Linux), since a scheduler that moves a worker moves it onto another one's core.
+    ``workers`` is how many will share this machine. Each computes on as many threads as ``cpus`` says of its node, or
+    as its share of the cores that are left, one at least: threads that fight for a core are slower than one that has
+    it. If there are cores enough, each worker is kept on its own (on Linux), since a scheduler that moves a worker
+    moves it onto another one's core.
 
     ``supervisor`` is the process whose children the workers become when this one dies. What is left there of a process
     before this one is taken back in place of a new worker, the first time that one is to be started.
@@ -58,16 +59,18 @@ class LocalLauncher:
         workers: int,
         supervisor: int | None = None,
         visible: tuple[str, ...] = (),
+        cpus: Mapping[str, int] | None = None,
         forks: ForkServer | None = None,
     ) -> None:
         self._forks = forks
         self._first: set[str] = set()
         self._forking: dict[str, WorkerOrder] = {}
         self._workers = workers
+        self._cpus = dict(cpus or {})
         self._supervisor = supervisor
         self._visible = visible
         self._devices_of: dict[str, tuple[str, ...]] = {}
-        self._core_of: dict[str, int] = {}
+        self._cores_of: dict[str, tuple[int, ...]] = {}
         self._processes: dict[str, tuple[_Process, Path | None]] = {}
         self._left_over: dict[str, AdoptedProcess] | None = None
 
@@ -80,28 +83,29 @@ class LocalLauncher:
             log.info("worker %s, process %d, is taken back", order.node, adopted.pid)
             self._processes[order.node] = (adopted, order.log_file)
             with contextlib.suppress(OSError):
-                cores = os.sched_getaffinity(adopted.pid)
-                self._core_of |= dict.fromkeys([order.node] if len(cores) == 1 else [], min(cores))
+                cores = tuple(sorted(os.sched_getaffinity(adopted.pid)))
+                if cores != usable_cores():
+                    self._cores_of[order.node] = cores
             seen = variable_of(adopted.pid, VISIBLE_VARIABLE)
             if self._visible and seen:
                 self._devices_of[order.node] = tuple(seen.split(","))
             return
         files = [] if order.log_file is None else ["--log", str(order.log_file), "--events", str(order.events_file)]
-        arguments, changes, core = [*worker_arguments(order), *files], self._changes(order), self._core(order.node)
-        forked = self._forked(order, arguments, changes, core)
+        arguments, changes, cores = [*worker_arguments(order), *files], self._changes(order), self._cores(order)
+        forked = self._forked(order, arguments, changes, cores)
         self._forking.pop(order.node, None)
         if forked is not None:
             self._forking[order.node] = order
-        self._processes[order.node] = (forked or _started(order, arguments, changes, core), order.log_file)
+        self._processes[order.node] = (forked or _started(order, arguments, changes, cores), order.log_file)
 
     def _forked(
-        self, order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], core: int | None
+        self, order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], cores: Sequence[int]
     ) -> ForkedProcess | None:
         """The worker as a fork of what has imported all; ``None`` where it has to start anew."""
         # What a process was given of devices is read from its environment, which a fork has none of its own.
         if self._forks is None or VISIBLE_VARIABLE in changes:
             return None
-        forked = self._forks.start(arguments, changes, order.log_file, core)
+        forked = self._forks.start(arguments, changes, order.log_file, cores)
         self._first.add(order.node)
         if len(self._first) >= self._workers:
             self._forks.end_when_done()
@@ -150,13 +154,25 @@ class LocalLauncher:
         if self._forks is not None:
             self._forks.end()
 
-    def _core(self, node: str) -> int | None:
-        """The core that a worker is kept on, if it is kept on any."""
-        taken = set(self._core_of.values())
-        free = [core for core in own_cores(self._workers, usable_cores()) if core not in taken]
-        if node not in self._core_of and free:
-            self._core_of[node] = free[0]
-        return self._core_of.get(node)
+    def _cores(self, order: WorkerOrder) -> tuple[int, ...]:
+        """The cores that a worker is kept on; none if it may run on any."""
+        if order.node not in self._cores_of:
+            taken = {core for cores in self._cores_of.values() for core in cores}
+            free = [core for core in usable_cores() if core not in taken]
+            own, all_of_them = self._threads(order), self._in_all()
+            if own <= len(free) and all_of_them <= len(usable_cores()) and own < len(usable_cores()):
+                self._cores_of[order.node] = tuple(free[:own])
+        return self._cores_of.get(order.node, ())
+
+    def _threads(self, order: WorkerOrder) -> int:
+        declared = tuple(self._cpus.values())
+        return threads_of(self._workers, len(usable_cores()), self._cpus.get(order.job_node), declared)
+
+    def _in_all(self) -> int:
+        """Threads of all workers."""
+        declared, cores = tuple(self._cpus.values()), len(usable_cores())
+        rest = self._workers - len(declared)
+        return sum(declared) + rest * (threads_of(self._workers, cores, None, declared) if rest else 0)
 
     def _changes(self, order: WorkerOrder) -> dict[str, str]:
         """What a worker's environment has beside this process' own."""
@@ -165,7 +181,8 @@ class LocalLauncher:
         own = self._own_devices(order)
         if own:
             changes[VISIBLE_VARIABLE] = ",".join(own)
-        return changes | one_thread_each(os.environ, self._workers)
+        on_cpu = {} if self._visible else with_large_pages(os.environ)
+        return changes | on_cpu | with_threads(os.environ, self._threads(order))
 
     def _own_devices(self, order: WorkerOrder) -> tuple[str, ...]:
         """Devices that no other worker has; none where there aren't so many, and it sees what this process does."""
@@ -180,7 +197,7 @@ class LocalLauncher:
 
 
 def _started(
-    order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], core: int | None
+    order: WorkerOrder, arguments: Sequence[str], changes: Mapping[str, str], cores: Sequence[int]
 ) -> Popen[bytes]:
     """A new process of a worker."""
     output = None if order.log_file is None else opened_log(order.log_file)
@@ -195,17 +212,10 @@ def _started(
     finally:
         if output is not None:
             output.close()
-    if core is not None:  # before it has threads of its own, which will inherit its core
+    if cores and hasattr(os, "sched_setaffinity"):  # before it has threads of its own, which will inherit its cores
         with contextlib.suppress(OSError):  # gone already: `exits` will tell
-            os.sched_setaffinity(process.pid, {core})
+            os.sched_setaffinity(process.pid, cores)
     return process
-
-
-def usable_cores() -> tuple[int, ...]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def visible_devices(environment: Mapping[str, str], accelerators: int) -> tuple[str, ...]:
@@ -216,17 +226,19 @@ def visible_devices(environment: Mapping[str, str], accelerators: int) -> tuple[
     return tuple(map(str, range(accelerators)))
 
 
-def own_cores(workers: int, cores: tuple[int, ...]) -> tuple[int, ...]:
-    """A core for each of ``workers``; none if cores are too few, can't be asked for, or suffice for several threads."""
-    fits = len(cores) < 2 * workers and workers <= len(cores)
-    return cores[:workers] if fits and hasattr(os, "sched_setaffinity") else ()
+def threads_of(workers: int, cores: int, declared: int | None = None, all_declared: Sequence[int] = ()) -> int:
+    """Threads of a worker that shares so many cores with others, ``workers`` in all: as declared, or an equal share.
+
+    ``all_declared`` are the cores of all workers that say how many they have.
+    """
+    if declared is not None:
+        return declared
+    return max(1, (cores - sum(all_declared)) // max(1, workers - len(all_declared)))
 
 
-def one_thread_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
-    """What to set for a worker that shares this machine with others, ``workers`` in all; nothing if cores suffice."""
-    if workers * 2 <= len(usable_cores()) or with_one_thread(environment):
-        return {}
-    return {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
+def threads_each(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """What to set for a worker that shares this machine with others, ``workers`` in all."""
+    return with_threads(environment, threads_of(workers, len(usable_cores())))
 
 
 def _left_over(supervisor: int, coordinator: str) -> dict[str, AdoptedProcess]:
@@ -279,8 +291,9 @@ def last_words(code: int | None, log_file: Path | None) -> str:
 
 
 def _of_this_machine(site: LaunchSite, _options: object) -> LocalLauncher:
+    cpus = {name: node.cpus for name, node in site.nodes.items() if node.cpus is not None}
     visible = visible_devices(os.environ, len(accelerators()))
-    return LocalLauncher(len(site.nodes), site.supervisor, visible, site.forks)
+    return LocalLauncher(len(site.nodes), site.supervisor, visible, cpus, site.forks)
 
 
 LOCAL = LauncherKind(make=_of_this_machine, forks=True)

@@ -22,7 +22,8 @@ import ray
 
 from helix_df.release import release
 from helix_df.runtime.jobs.attended import Greeting
-from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE, one_thread_each, usable_cores
+from helix_df.runtime.jobs.launchers.local import PARENT_VARIABLE
+from helix_df.runtime.threads import with_threads
 
 FOLLOW_S = 1.0
 """So long a call waits for something new."""
@@ -109,7 +110,6 @@ class WorkerActor:
 
 
 def _environment() -> dict[str, str]:
-    """The worker's: it ends with this actor, and computes on one thread where it was given a core at the most."""
+    """The worker's: it ends with this actor, and computes on as many threads as it was given cores, one at least."""
     cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
-    one = one_thread_each(os.environ, len(usable_cores())) if cores <= 1 else {}
-    return os.environ | one | {PARENT_VARIABLE: str(os.getpid())}
+    return os.environ | with_threads(os.environ, max(1, int(cores))) | {PARENT_VARIABLE: str(os.getpid())}
