@@ -19,6 +19,7 @@ from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import Tokenizer
+from helix_df.profiles.attention_kernels import AttentionChoice
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.profiles.kv_windows import PAGE_TOKENS
@@ -90,6 +91,7 @@ class Engine:
         kv: format of the KV cache; default that of activations.
         window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
             free none.
+        attention: which kernels are asked for.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Engine:
         tokenizer: Callable[[], Tokenizer] | None = None,
         kv: KvFormat | None = None,
         window: int = 0,
+        attention: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
@@ -121,7 +124,9 @@ class Engine:
             pages_at_once=pages_at_once,
             max_context=self.max_context,
             kv=kv,
+            attention=attention,
         )
+        self._attention = attention.words
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)
         self._asked: Counter[Shape] = Counter()
@@ -196,9 +201,10 @@ class Engine:
 
     @property
     def health(self) -> EngineHealth:
-        """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, and pages in use."""
+        """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, pages in use and how attention
+        is computed."""
         cold = len(self._shapes.in_order) - self._warm_shapes
-        return EngineHealth(cold, compiled_programs(), self._pool.used_tokens)
+        return EngineHealth(cold, compiled_programs(), self._pool.used_tokens, attention=self._attention)
 
     def warm_up(self, *, only_first: bool = False) -> Iterator[WarmUpProgress]:
         """Compile the shapes that are still cold, those that a first short request needs before all others.
