@@ -6,7 +6,8 @@ Owns what runs. The files are those of TensorBoard's profile plugin (xprof) and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,13 @@ def trace_batches(job: Job, batches: Batches, folder: Path, devices: int = 1) ->
         SpecError: for sizes that the model or the job doesn't allow, and a folder that can't be written to.
     """
     require_writable(folder)
-    held, geometry = held_layers(job, batches), read_geometry(job.model.parsed_source)
-    engine = engine_of(job, held, batches, devices)
+    held = held_layers(job, batches)
+    with _names_as_they_are():
+        return _traced(job, batches, held, folder, devices)
+
+
+def _traced(job: Job, batches: Batches, held: LayerRange, folder: Path, devices: int) -> Trace:
+    geometry, engine = read_geometry(job.model.parsed_source), engine_of(job, held, batches, devices)
     prefill, decode = max(batches.prefill), max(batches.decode)
     sizes: tuple[tuple[Kind, int], ...] = (("prefill", prefill), ("decode", decode))
     ends_model = held.stop == geometry.num_layers
@@ -86,6 +92,18 @@ def trace_batches(job: Job, batches: Batches, folder: Path, devices: int = 1) ->
         runs=batches.repeat,
         scopes=scope_times(folder, tuple(each)),
     )
+
+
+@contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """What is kept compiled has the names of when it was compiled, by which it isn't told from others elsewhere."""
+    name = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, name)
+    jax.config.update(name, True)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)  # type: ignore[no-untyped-call]
 
 
 def require_writable(folder: Path) -> None:
