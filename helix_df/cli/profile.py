@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from helix_df.measuring.device_profile import DeviceProfile
-    from helix_df.measuring.tracing import Trace
+    from helix_df.measuring.tracing import EngineTrace
 
 
 def profile(
@@ -131,7 +131,7 @@ MOST_SCOPES = 20
 """Of a trace, those that are shown."""
 
 
-def _render_trace(traced: Trace, console: Console) -> None:
+def _render_trace(traced: EngineTrace, console: Console) -> None:
     from helix_df.cli.console import print_trimmed
     from helix_df.cli.words import plain_table, plural
 

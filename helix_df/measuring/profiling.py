@@ -30,7 +30,7 @@ from helix_df.spec.job import GpuType, Job
 
 if TYPE_CHECKING:
     from helix_df.measuring.profiler import Batches
-    from helix_df.measuring.tracing import Trace
+    from helix_df.measuring.tracing import EngineTrace
 
 __all__ = ["job_to_profile", "model_job", "node_gpu", "profile_device", "profile_yaml", "trace_device"]
 
@@ -125,7 +125,7 @@ def profile_device(
 
     origin = origin_of(job)
     geometry = origin.geometry
-    batches = _batches(job, origin, _Sizes(layers, prefill, decode), repeat)
+    batches = _batches(job, origin, _BatchSizes(layers, prefill, decode), repeat)
     timed = time_batches(job, batches, clock, on_sample, device_count(gpu))
     memory = _memory(job, gpu, timed.memory)
     together = held_by(geometry, device_count(gpu))
@@ -155,7 +155,7 @@ def trace_device(
     prefill: tuple[int, ...] | None = None,
     decode: tuple[int, ...] | None = None,
     repeat: int = TRACED_RUNS,
-) -> Trace:
+) -> EngineTrace:
     """Trace a prefill and a decode step of the job's model on this device, into ``folder``.
 
     Args:
@@ -176,7 +176,7 @@ def trace_device(
 
     origin = origin_of(job)
     longest = min(job.model.context or origin.geometry.context_length, origin.geometry.context_length)
-    sizes = _Sizes(
+    sizes = _BatchSizes(
         layers or (min(max(LAYERS), origin.geometry.num_layers),),
         prefill or (min(TRACED_TOKENS, longest),),
         decode or (min(TRACED_REQUESTS, job.runtime.max_batch),),
@@ -192,7 +192,7 @@ def _share_cores(job: Job, node: str | None) -> None:
         os.environ.update(one_thread_each(os.environ, local))
 
 
-class _Sizes(NamedTuple):
+class _BatchSizes(NamedTuple):
     """As they are asked for; ``None``: the usual ones."""
 
     layers: tuple[int, ...] | None
@@ -200,7 +200,7 @@ class _Sizes(NamedTuple):
     decode: tuple[int, ...] | None
 
 
-def _batches(job: Job, origin: Origin, sizes: _Sizes, repeat: int) -> Batches:
+def _batches(job: Job, origin: Origin, sizes: _BatchSizes, repeat: int) -> Batches:
     from helix_df.measuring.profiler import Batches
 
     geometry, requests = origin.geometry, origin.requests

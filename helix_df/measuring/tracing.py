@@ -26,7 +26,7 @@ from helix_df.spec.job import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class EngineTrace:
     """What was traced, and where.
 
     Attributes:
@@ -50,7 +50,7 @@ class Trace:
     scopes: tuple[ScopeTime, ...]
 
 
-def trace_batches(job: Job, batches: Batches, folder: Path, devices: int = 1) -> Trace:
+def trace_batches(job: Job, batches: Batches, folder: Path, devices: int = 1) -> EngineTrace:
     """Trace the largest prefill and decode step of ``batches``, through its most layers.
 
     Everything has run once before it is traced, so that compiling isn't in it. Layers that end the model also draw
@@ -66,7 +66,7 @@ def trace_batches(job: Job, batches: Batches, folder: Path, devices: int = 1) ->
         return _traced(job, batches, held, folder, devices)
 
 
-def _traced(job: Job, batches: Batches, held: LayerRange, folder: Path, devices: int) -> Trace:
+def _traced(job: Job, batches: Batches, held: LayerRange, folder: Path, devices: int) -> EngineTrace:
     geometry, engine = read_geometry(job.model.parsed_source), engine_of(job, held, batches, devices)
     prefill, decode = max(batches.prefill), max(batches.decode)
     sizes: tuple[tuple[Kind, int], ...] = (("prefill", prefill), ("decode", decode))
@@ -82,7 +82,7 @@ def _traced(job: Job, batches: Batches, held: LayerRange, folder: Path, devices:
             for _ in range(batches.repeat):
                 with jax.profiler.TraceAnnotation(phase):
                     _run(engine, steps)
-    return Trace(
+    return EngineTrace(
         path=newest_trace(folder),
         device=device_name(devices),
         attention=engine.health.attention,

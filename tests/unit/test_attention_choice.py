@@ -17,10 +17,10 @@ from helix_df.profiles import attention_kernels as kernels
 from helix_df.profiles.attention_kernels import FUSED, OURS, PAGED, AttentionChoice, AttentionKernel
 from helix_df.profiles.geometry import AttentionOptions, LatentOptions, ModelGeometry
 from helix_df.runtime.worker import attention_choice
-from helix_df.runtime.worker.attention_choice import Batches, Measured, Tried, choose_attention
+from helix_df.runtime.worker.attention_choice import AttentionBatches, KernelTimes, TriedKernel, choose_attention
 
 TINY = ModelGeometry("llama", 2, 32, 64, num_heads=4, num_kv_heads=2, head_dim=16, vocab_size=64, context_length=256)
-BATCHES = Batches(rows=2, piece=8, context=32, page_tokens=16)
+BATCHES = AttentionBatches(rows=2, piece=8, context=32, page_tokens=16)
 
 
 def chosen(name: str, platform: str, geometry: ModelGeometry = TINY, kv: Any = None) -> str:
@@ -28,7 +28,7 @@ def chosen(name: str, platform: str, geometry: ModelGeometry = TINY, kv: Any = N
 
 
 def test_a_cpu_has_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_choice, "_tried", None)
+    monkeypatch.setattr(attention_choice, "try_kernel", None)
     assert chosen("auto", "cpu") == chosen("gather", "gpu") == "gather"
     assert chosen("fused", "cpu") == "fused"
 
@@ -48,13 +48,17 @@ def test_an_accelerator_takes_the_fastest_of_each_kind(caplog: pytest.LogCapture
 
 
 def test_the_fastest_is_chosen_by_kind() -> None:
-    measured = Measured(
-        (Tried(OURS, 0.003), Tried(FUSED, 0.002), Tried(PAGED, 0.001)),
-        (Tried(OURS, 0.003), Tried(FUSED, 0.004), Tried(PAGED, None, "pieces of prompts: it decodes")),
+    measured = KernelTimes(
+        (TriedKernel(OURS, 0.003), TriedKernel(FUSED, 0.002), TriedKernel(PAGED, 0.001)),
+        (
+            TriedKernel(OURS, 0.003),
+            TriedKernel(FUSED, 0.004),
+            TriedKernel(PAGED, None, "pieces of prompts: it decodes"),
+        ),
     )
     assert measured.fastest == AttentionChoice(PAGED, OURS)
     assert measured.fastest.words == "paged, gather for prompts"
-    assert Measured((), (Tried(FUSED, None, "sinks"),)).fastest == AttentionChoice()
+    assert KernelTimes((), (TriedKernel(FUSED, None, "sinks"),)).fastest == AttentionChoice()
 
 
 def test_a_kernel_by_name_does_what_it_can_and_ours_the_rest() -> None:

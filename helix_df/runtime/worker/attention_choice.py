@@ -44,7 +44,7 @@ _TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2, "float16": 5e-3}
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class AttentionBatches:
     """What is tried: decode steps of ``rows`` requests and a piece of ``piece`` tokens, after ``context`` tokens."""
 
     rows: int
@@ -54,7 +54,7 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TriedKernel:
     """A kernel on one kind of batch: its seconds, or why it isn't used."""
 
     kernel: AttentionKernel
@@ -68,11 +68,11 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class KernelTimes:
     """All kernels on both kinds of batch."""
 
-    decode: tuple[Tried, ...]
-    prefill: tuple[Tried, ...]
+    decode: tuple[TriedKernel, ...]
+    prefill: tuple[TriedKernel, ...]
 
     @property
     def fastest(self) -> AttentionChoice:
@@ -83,7 +83,7 @@ class Measured:
         return f"decode: {', '.join(map(str, self.decode))}; prefill: {', '.join(map(str, self.prefill))}"
 
 
-def _fastest(tried: Iterable[Tried]) -> AttentionKernel:
+def _fastest(tried: Iterable[TriedKernel]) -> AttentionKernel:
     timed = [(one.seconds, one.kernel) for one in tried if one.seconds is not None]
     return min(timed, key=lambda one: one[0])[1] if timed else OURS
 
@@ -93,7 +93,7 @@ def choose_attention(
     geometry: ModelGeometry,
     dtype: str,
     kv: KvFormat | None,
-    batches: Batches,
+    batches: AttentionBatches,
     *,
     platform: str | None = None,
 ) -> AttentionChoice:
@@ -119,7 +119,7 @@ def choose_attention(
     cases = cases_of(geometry, dtype, kv, batches, platform)
     if name != AUTO and not accelerated:
         return AttentionChoice(*_of_name(asked[1], {case: asked[1].lacks(case) for case in cases}))
-    measured = Measured(*(tuple(_tried(one, case, geometry, batches) for one in asked) for case in cases))
+    measured = KernelTimes(*(tuple(try_kernel(one, case, geometry, batches) for one in asked) for case in cases))
     log.info("attention: %s", measured)
     if name == AUTO:
         return measured.fastest
@@ -128,7 +128,7 @@ def choose_attention(
 
 
 def cases_of(
-    geometry: ModelGeometry, dtype: str, kv: KvFormat | None, batches: Batches, platform: str
+    geometry: ModelGeometry, dtype: str, kv: KvFormat | None, batches: AttentionBatches, platform: str
 ) -> tuple[AttentionCase, AttentionCase]:
     """Of a decode step and of a piece of a prompt."""
     of = partial(case_of, geometry, dtype=dtype, kv=kv or dtype, page_tokens=batches.page_tokens, platform=platform)
@@ -151,19 +151,22 @@ def _of_name(kernel: AttentionKernel, lacks: dict[AttentionCase, str | None]) ->
     return tuple(kernel if reason is None else OURS for reason in lacks.values())
 
 
-def _tried(kernel: AttentionKernel, case: AttentionCase, geometry: ModelGeometry, batches: Batches) -> Tried:
+def try_kernel(
+    kernel: AttentionKernel, case: AttentionCase, geometry: ModelGeometry, batches: AttentionBatches
+) -> TriedKernel:
+    """Whether a kernel computes what ours does, and how long it takes."""
     lacks = kernel.lacks(case)
     if lacks is not None:
-        return Tried(kernel, None, lacks)
+        return TriedKernel(kernel, None, lacks)
     try:
         problem = AttentionProblem.drawn(case, geometry, batches)
         found, expected = problem.run(kernel), problem.run(OURS)
         apart = float(jnp.max(jnp.abs(found.astype(jnp.float32) - expected.astype(jnp.float32))))
         if not apart <= _TOLERANCE.get(case.dtype, 0.0):
-            return Tried(kernel, None, f"it computes something else: {apart:.2g} apart")
-        return Tried(kernel, problem.seconds(kernel))
+            return TriedKernel(kernel, None, f"it computes something else: {apart:.2g} apart")
+        return TriedKernel(kernel, problem.seconds(kernel))
     except Exception as error:  # whatever a compiler says of a device that it doesn't serve
-        return Tried(kernel, None, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        return TriedKernel(kernel, None, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class AttentionProblem:
     cache: PagedCache
 
     @classmethod
-    def drawn(cls, case: AttentionCase, geometry: ModelGeometry, batches: Batches) -> AttentionProblem:
+    def drawn(cls, case: AttentionCase, geometry: ModelGeometry, batches: AttentionBatches) -> AttentionProblem:
         """Of ``case``: decode steps of all rows, or one piece of a prompt, at the end of a context."""
         rows = batches.rows if case.tokens == 1 else 1
         each = max(1, -(-max(batches.context, case.tokens) // batches.page_tokens))

@@ -22,7 +22,7 @@ from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
-from helix_df.runtime.worker.attention_choice import Batches, choose_attention
+from helix_df.runtime.worker.attention_choice import AttentionBatches, choose_attention
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices
 from helix_df.runtime.worker.engine import Engine
@@ -88,7 +88,7 @@ def attention_of(job: Job, shard: DecoderShard | SharedShard, kv_tokens: int) ->
     """
     geometry = shard.shares[0].geometry if isinstance(shard, SharedShard) else shard.geometry
     rows, longest = job.runtime.max_batch, job.model.context or geometry.context_length
-    batches = Batches(
+    batches = AttentionBatches(
         rows=rows,
         piece=min(job.runtime.max_prefill_tokens, longest),
         context=max(PAGE_TOKENS, min(longest, _TRIED_CONTEXT, kv_tokens // rows)),

@@ -91,7 +91,7 @@ class Engine:
         kv: format of the KV cache; default that of activations.
         window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
             free none.
-        attention: which kernels are asked for.
+        attention: which kernels are asked for; others than ours don't read stretch by stretch.
     """
 
     def __init__(
@@ -113,6 +113,8 @@ class Engine:
         self.geometry = shard.geometry
         self.layers = shard.layers
         self.max_context = min(max_context or self.geometry.context_length, self.geometry.context_length)
+        if attention != AttentionChoice():
+            pages_at_once = None  # other kernels read all pages of a shape, which has to follow contexts then
         windows = page_windows(self.geometry, self.layers, window)
         self._pool = PagePool(num_pages * len(windows), page_tokens, windows)
         self._programs = ShardPrograms(
