@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from helix_df.errors import ModelError, SpecError
 from helix_df.graph.held_weights import held_weights
 from helix_df.profiles.attention_kernels import AUTO as AUTO_ATTENTION
-from helix_df.profiles.attention_kernels import case_of, find_kernel
+from helix_df.profiles.attention_kernels import KERNELS, case_of
 from helix_df.profiles.catalogue import device_count, devices, find_device, known_name
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
@@ -212,9 +212,9 @@ def _check_attention(job: Job, geometry: ModelGeometry) -> Iterator[Mistake]:
     if name == AUTO_ATTENTION:
         return
     try:
-        kernel = find_kernel(name)
+        kernel = KERNELS.get(name)
     except ModelError as error:
-        yield Mistake(path, error.problem, name, error.expected, error.hint)
+        yield Mistake(path, error.problem, name, f"{AUTO_ATTENTION}, or {error.expected}", error.hint)
         return
     model = job.model
     cases = (

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from helix_df.errors import ModelError
-from helix_df.plugins import broken_plugin, load_plugin
+from helix_df.plugins import Registry, instance_of
 from helix_df.profiles.geometry import ModelGeometry
-from helix_df.suggestions import closest
 
-GROUP = "helix_df.attention_kernels"
 AUTO = "auto"
 """In a job: the fastest on an accelerator, as measured when a worker starts; ``gather`` on a CPU."""
 
@@ -125,6 +122,14 @@ PAGED = AttentionKernel(
     _paged_lacks,
 )
 BUILT_IN = {one.name: one for one in (OURS, FUSED, PAGED)}
+KERNELS = Registry(
+    "attention kernel",
+    "helix_df.attention_kernels",
+    {name: f"{__name__}:{attribute}" for name, attribute in zip(BUILT_IN, ("OURS", "FUSED", "PAGED"), strict=True)},
+    "a helix_df.profiles.attention_kernels.AttentionKernel",
+    instance_of(AttentionKernel),
+    ModelError,
+)
 
 
 def attention_kernels() -> Mapping[str, AttentionKernel]:
@@ -133,35 +138,7 @@ def attention_kernels() -> Mapping[str, AttentionKernel]:
     Raises:
         ModelError: when an entry point can't be loaded.
     """
-    found = dict(BUILT_IN)
-    for entry in entry_points(group=GROUP):
-        if entry.name in found:
-            continue  # a name that is built in can't be taken
-        expected = "an AttentionKernel"
-        one = load_plugin(entry, "attention kernel", expected, ModelError)
-        if not isinstance(one, AttentionKernel):
-            raise broken_plugin(entry, "attention kernel", type(one).__name__, expected, ModelError)
-        found[entry.name] = one
-    return found
-
-
-def find_kernel(name: str) -> AttentionKernel:
-    """The kernel of that name.
-
-    Raises:
-        ModelError: when nobody knows it, or an entry point can't be loaded.
-    """
-    known = attention_kernels()
-    if name in known:
-        return known[name]
-    near = closest(name, [AUTO, *known])
-    raise ModelError(
-        "no attention kernel has this name",
-        where="runtime.attention",
-        found=name,
-        expected=" | ".join([AUTO, *known]),
-        hint=None if near is None else f"did you mean '{near}'?",
-    )
+    return {name: KERNELS.get(name) for name in KERNELS.names()}
 
 
 @dataclass(frozen=True, slots=True)

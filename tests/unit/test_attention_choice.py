@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
+from helix_df import plugins
 from helix_df.errors import DeploymentError, ModelError, SpecError
 from helix_df.load import parse_job
 from helix_df.models import fused_attention, paged_attention
@@ -104,11 +105,8 @@ def _raising(*_: object) -> None:
 def test_a_package_brings_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     own = AttentionKernel("own", "is ours by another name", "helix_df.models.attention:gather", lambda case: None)
     monkeypatch.setattr(kernels, "own", own, raising=False)
-    entries = [
-        EntryPoint("own", f"{kernels.__name__}:own", kernels.GROUP),
-        EntryPoint("fused", "no:where", kernels.GROUP),
-    ]
-    monkeypatch.setattr(kernels, "entry_points", lambda group: entries)
+    entry = EntryPoint("own", f"{kernels.__name__}:own", kernels.KERNELS.group)
+    monkeypatch.setattr(plugins, "entry_points", lambda group, **_: [entry])
     assert list(kernels.attention_kernels()) == ["gather", "fused", "paged", "own"]
     assert chosen("own", "cpu") == "own"
     monkeypatch.setattr(kernels, "own", "a name")
@@ -131,7 +129,7 @@ def test_a_job_names_one_that_there_is() -> None:
         parse_job(JOB.replace("NAME", "fussed"))
     assert "runtime.attention" in str(caught.value)
     assert "did you mean 'fused'" in str(caught.value)
-    assert "auto | gather | fused | paged" in str(caught.value)
+    assert "auto, or one of gather, fused, paged" in str(caught.value)
 
 
 def test_a_kernel_that_the_model_cannot_use_is_refused_when_the_job_is_read() -> None:

@@ -23,13 +23,13 @@ from helix_df.models.attention import AttentionView, PagedBatch, computes, page_
 from helix_df.models.kv_cache import PagedCache, blank_cache
 from helix_df.profiles.attention_kernels import (
     AUTO,
+    KERNELS,
     OURS,
     AttentionCase,
     AttentionChoice,
     AttentionKernel,
     attention_kernels,
     case_of,
-    find_kernel,
 )
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
@@ -115,7 +115,7 @@ def choose_attention(
     accelerated = platform != "cpu"
     if name == OURS.name or (name == AUTO and not accelerated):
         return AttentionChoice()
-    asked = tuple(attention_kernels().values()) if name == AUTO else (OURS, find_kernel(name))
+    asked = tuple(attention_kernels().values()) if name == AUTO else (OURS, KERNELS.get(name))
     cases = cases_of(geometry, dtype, kv, batches, platform)
     if name != AUTO and not accelerated:
         return AttentionChoice(*_of_name(asked[1], {case: asked[1].lacks(case) for case in cases}))
@@ -146,7 +146,7 @@ def _of_name(kernel: AttentionKernel, lacks: dict[AttentionCase, str | None]) ->
             "this worker can't compute attention as its job says",
             where="runtime.attention",
             found=f"{kernel.name}, which lacks {' and '.join(dict.fromkeys(map(str, lacks.values())))}",
-            expected=f"{AUTO} | {' | '.join(attention_kernels())}",
+            expected=" | ".join((AUTO, *KERNELS.names())),
         )
     return tuple(kernel if reason is None else OURS for reason in lacks.values())
 
