@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from helix_df.errors import ModelError, SpecError
 from helix_df.graph.held_weights import held_weights
 from helix_df.profiles.attention_kernels import AUTO as AUTO_ATTENTION
-from helix_df.profiles.attention_kernels import KERNELS, case_of
+from helix_df.profiles.attention_kernels import KERNELS, OURS, case_of
 from helix_df.profiles.catalogue import device_count, devices, find_device, known_name
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
@@ -224,7 +224,10 @@ def _check_attention(job: Job, geometry: ModelGeometry) -> Iterator[Mistake]:
     lacks = [kernel.lacks(case) for case in cases]
     if None not in lacks:
         yield Mistake(
-            path, "this kernel can't compute the model's attention", f"{name}, which lacks {lacks[0]}", "auto"
+            path,
+            "this kernel can't compute the model's attention",
+            f"{name}, which lacks {lacks[0]}",
+            f"{AUTO_ATTENTION} | {OURS.name}",
         )
 
 
