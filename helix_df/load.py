@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from pydantic import ValidationError
 
 from helix_df.errors import ModelError, SpecError
 from helix_df.graph.held_weights import held_weights
+from helix_df.profiles.attention_kernels import AUTO as AUTO_ATTENTION
+from helix_df.profiles.attention_kernels import KERNELS, OURS, case_of
 from helix_df.profiles.catalogue import device_count, devices, find_device, known_name
 from helix_df.profiles.device_shares import share_of
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.hub import hub_model, pinned
+from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import catalogue, check_weights, doubt_about_tokenizer, read_geometry, resolve_path
 from helix_df.profiles.this_device import accelerators, type_of
 from helix_df.spec.checks import AUTO, check_context, check_pins, cross_check
@@ -196,7 +199,36 @@ def _check_model(job: Job) -> list[Mistake]:
     except ModelError as error:
         return [_model_mistake(job, "weights", error)]
     _tell_undivided(job, geometry)
-    return [*check_context(job, geometry.context_length), *check_pins(job, geometry.num_layers)]
+    return [
+        *check_context(job, geometry.context_length),
+        *check_pins(job, geometry.num_layers),
+        *_check_attention(job, geometry),
+    ]
+
+
+def _check_attention(job: Job, geometry: ModelGeometry) -> Iterator[Mistake]:
+    """Whether the kernel that the job names can do anything of this model; the devices are asked when workers start."""
+    name, path = job.runtime.attention, ("runtime", "attention")
+    if name == AUTO_ATTENTION:
+        return
+    try:
+        kernel = KERNELS.get(name)
+    except ModelError as error:
+        yield Mistake(path, error.problem, name, f"{AUTO_ATTENTION}, or {error.expected}", error.hint)
+        return
+    model = job.model
+    cases = (
+        case_of(geometry, tokens=tokens, dtype=model.dtype, kv=model.kv_format, page_tokens=PAGE_TOKENS)
+        for tokens in (1, job.runtime.max_prefill_tokens)
+    )
+    lacks = [kernel.lacks(case) for case in cases]
+    if None not in lacks:
+        yield Mistake(
+            path,
+            "this kernel can't compute the model's attention",
+            f"{name}, which lacks {lacks[0]}",
+            f"{AUTO_ATTENTION} | {OURS.name}",
+        )
 
 
 def _tell_undivided(job: Job, geometry: ModelGeometry) -> None:

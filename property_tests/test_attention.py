@@ -139,12 +139,14 @@ def test_a_sink_takes_its_share_and_gives_nothing(kv_heads, pages_at_once, seed)
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def in_pages(tokens: np.ndarray, cached: tuple[int, ...], tables: np.ndarray) -> np.ndarray:
+def in_pages(
+    tokens: np.ndarray, cached: tuple[int, ...], tables: np.ndarray, pages: int = PAGES, page_tokens: int = PAGE_TOKENS
+) -> np.ndarray:
     """What is cached of each row's ``tokens``, in its pages; elsewhere numbers that nobody may look at."""
-    pool = np.full((tokens.shape[2], PAGES, PAGE_TOKENS, HEAD_DIM), 50.0)
+    pool = np.full((tokens.shape[2], pages, page_tokens, tokens.shape[3]), 50.0)
     for row, count in enumerate(cached):
         for position in range(count):
-            pool[:, tables[row, position // PAGE_TOKENS], position % PAGE_TOKENS] = tokens[row, position]
+            pool[:, tables[row, position // page_tokens], position % page_tokens] = tokens[row, position]
     return pool
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from helix_df.measuring.device_profile import DeviceProfile
+    from helix_df.measuring.tracing import EngineTrace
 
 
 def profile(
@@ -27,10 +28,16 @@ def profile(
     decode: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="Requests of the decode steps; by default 1,4,8,16.")
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each batch.")] = 7,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Timed runs of each batch, by default 7; of a trace, 3.")
+    ] = None,
     dtype: Annotated[str, typer.Option(metavar="DTYPE", help="Of a model that is given without a job.")] = "float32",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the YAML to this file instead of printing it.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Time nothing; trace one prefill and decode step into this folder instead."),
     ] = None,
 ) -> None:
     """Time a model's layers on this device with the runtime's own engine.
@@ -41,17 +48,38 @@ def profile(
     from helix_df.cli.option_values import whole_numbers
     from helix_df.errors import SpecError
     from helix_df.measuring.drift import profile_differences
-    from helix_df.measuring.profiling import job_to_profile, profile_device, profile_yaml
+    from helix_df.measuring.profiling import (
+        REPEAT,
+        TRACED_RUNS,
+        job_to_profile,
+        profile_device,
+        profile_yaml,
+        trace_device,
+    )
 
     job = job_to_profile(source, dtype)
+    held, tokens, requests = (
+        whole_numbers(option, given)
+        for option, given in (("--layers", layers), ("--prefill", prefill), ("--decode", decode))
+    )
+    if trace is not None:
+        if out is not None:
+            raise SpecError(
+                "a trace has no YAML to write", where="--out", found=str(out), expected="no --trace with it"
+            )
+        traced = trace_device(
+            job, trace, node, layers=held, prefill=tokens, decode=requests, repeat=repeat or TRACED_RUNS
+        )
+        _render_trace(traced, output())
+        return
     progress = messages()
     measured = profile_device(
         job,
         node,
-        layers=whole_numbers("--layers", layers),
-        prefill=whole_numbers("--prefill", prefill),
-        decode=whole_numbers("--decode", decode),
-        repeat=repeat,
+        layers=held,
+        prefill=tokens,
+        decode=requests,
+        repeat=repeat or REPEAT,
         on_sample=lambda s: progress.print(f"{s.kind} of {s.size}, layers {s.layers}: {1e3 * s.median_s:.3g} ms"),
     )
     _render(measured, output())
@@ -97,3 +125,39 @@ def _kv(kv_tokens: tuple[int, ...]) -> str:
     shown = sorted({1, max(1, len(kv_tokens) // 2), len(kv_tokens)})
     beside = (f"{plural(kv_tokens[n - 1], 'token')} beside {plural(n, 'layer')}" for n in shown)
     return f"KV cache left: {', '.join(beside)}"
+
+
+MOST_SCOPES = 20
+"""Of a trace, those that are shown."""
+
+
+def _render_trace(traced: EngineTrace, console: Console) -> None:
+    from helix_df.cli.console import print_trimmed
+    from helix_df.cli.words import plain_table, plural
+
+    sizes = {"prefill": plural(traced.prefill, "token"), "decode": plural(traced.decode, "request")}
+    figures = ("ms", "share", *(f"{phase}, ms" for phase in sizes), "operations")
+    table = plain_table("scope", *figures, numbers=figures)
+    whole = sum(one.total_s for one in traced.scopes)
+    for one in traced.scopes[:MOST_SCOPES]:
+        each = (f"{1e3 * one.seconds.get(phase, 0.0) / traced.runs:.3f}" for phase in sizes)
+        table.add_row(
+            one.scope,
+            f"{1e3 * one.total_s / traced.runs:.3f}",
+            f"{one.total_s / whole:.0%}",
+            *each,
+            f"{one.operations / traced.runs:.0f}",
+        )
+    console.print(
+        f"layers {traced.layers} on {traced.device}, attention by {traced.attention}: a prefill of {sizes['prefill']} "
+        f"and a decode step of {sizes['decode']}, means of {plural(traced.runs, 'run')}\n",
+        soft_wrap=True,
+    )
+    print_trimmed(console, table)
+    if len(traced.scopes) > MOST_SCOPES:
+        console.print(f"and {plural(len(traced.scopes) - MOST_SCOPES, 'scope')} more")
+    console.print(
+        f"\nwritten to {traced.path.parent}; TensorBoard's profile plugin opens {traced.path.parents[3]}, "
+        "and ui.perfetto.dev the file *.trace.json.gz",
+        soft_wrap=True,
+    )

@@ -117,7 +117,7 @@ def _show(name: str | None, as_json: bool, everything: bool, patterns: list[str]
 
 def _told_of_nodes(found: JobStatus) -> Iterator[list[str]]:
     """What there is to say of nodes, a line each, by what it is."""
-    from helix_df.cli.words import plural
+    from helix_df.cli.words import names, plural
 
     yield [
         f"{where} received {plural(count, 'illegal event')}; `helix-df logs {found.name}` shows them"
@@ -143,6 +143,11 @@ def _told_of_nodes(found: JobStatus) -> Iterator[list[str]]:
         f"{node.name} waits for this command on its host:\n  {node.join_command}"
         for node in found.nodes
         if node.join_command is not None and node.state != "ready"
+    ]
+    kernels = sorted({node.attention for node in found.nodes} - {"", "gather"})
+    yield [
+        f"attention by {kernel} on {names([node.name for node in found.nodes if node.attention == kernel])}"
+        for kernel in kernels
     ]
 
 

@@ -19,7 +19,7 @@ from helix_df.paths import cache_folder
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
-from helix_df.runtime.worker.build import load_layers
+from helix_df.runtime.worker.build import attention_of, load_layers
 from helix_df.runtime.worker.compile_cache import enable_compile_cache
 from helix_df.runtime.worker.device import backend_defaults, share_products
 from helix_df.runtime.worker.engine import Engine
@@ -70,31 +70,56 @@ def time_batches(
         ModelError: when the weights can't be read.
         SpecError: for sizes that the model or the job doesn't allow.
     """
-    source = job.model.parsed_source
-    geometry = read_geometry(source)
+    geometry, held = read_geometry(job.model.parsed_source), held_layers(job, batches)
+    engine = engine_of(job, held, batches, devices)
+    samples = []
+    for kind, count, size in _all(batches):
+        layers = LayerRange(held.start, held.start + count)
+        steps = steps_of(kind, layers, size, batches, geometry)
+        sample = Sample(kind, count, size, _time(engine, steps, batches.repeat, clock))
+        samples.append(sample)
+        on_sample(sample)
+    return Timed(tuple(samples), device_name(devices), _memory(jax.local_devices()[0], devices))
+
+
+def held_layers(job: Job, batches: Batches) -> LayerRange:
+    """The layers to load.
+
+    Raises:
+        SpecError: for sizes that the model or the job doesn't allow.
+    """
+    geometry = read_geometry(job.model.parsed_source)
     held = middle_layers(geometry, max(batches.layers))
     _check(batches, job, geometry)
+    return held
+
+
+def engine_of(job: Job, held: LayerRange, batches: Batches, devices: int) -> Engine:
+    """An engine as a worker of the job has it, with room for all batches.
+
+    Raises:
+        ModelError: when the weights can't be read.
+    """
     enable_compile_cache(cache_folder("compiled"))
     share_products(None)
-    engine = Engine(
-        load_layers(job, held, devices),
+    shard = load_layers(job, held, devices)
+    return Engine(
+        shard,
         num_pages=_pages(batches),
         max_batch=job.runtime.max_batch,
         max_context=job.model.context,
         max_prefill=job.runtime.max_prefill_tokens,
         kv=job.model.kv,
+        attention=attention_of(job, shard, PAGE_TOKENS * _pages(batches)),
         **backend_defaults(),
     )
-    samples = []
-    for kind, count, size in _all(batches):
-        layers = LayerRange(held.start, held.start + count)
-        steps = _steps(kind, layers, size, batches.context, geometry)
-        sample = Sample(kind, count, size, _time(engine, steps, batches.repeat, clock))
-        samples.append(sample)
-        on_sample(sample)
+
+
+def device_name(devices: int) -> str:
+    """What so many devices of this process call themselves."""
     device = jax.local_devices()[0]
     named = f"{device.device_kind} ({device.platform})"
-    return Timed(tuple(samples), named if devices == 1 else f"{devices} x {named}", _memory(device, devices))
+    return named if devices == 1 else f"{devices} x {named}"
 
 
 def middle_layers(geometry: ModelGeometry, count: int) -> LayerRange:
@@ -145,11 +170,12 @@ def _all(batches: Batches) -> Iterator[tuple[Kind, int, int]]:
         yield from (("decode", layers, requests) for requests in batches.decode)
 
 
-def _steps(kind: Kind, layers: LayerRange, size: int, context: int, geometry: ModelGeometry) -> tuple[Step, ...]:
+def steps_of(kind: Kind, layers: LayerRange, size: int, batches: Batches, geometry: ModelGeometry) -> tuple[Step, ...]:
+    """A prefill of ``size`` tokens, or decode steps of so many requests."""
     if kind == "prefill":
         return (_step("profile-0", layers, 0, size, geometry),)
     # Nobody wrote the keys and values that these steps read: zeros take as long.
-    return tuple(_step(f"profile-{index}", layers, context, 1, geometry) for index in range(size))
+    return tuple(_step(f"profile-{index}", layers, batches.context, 1, geometry) for index in range(size))
 
 
 def _step(request: str, layers: LayerRange, position: int, count: int, geometry: ModelGeometry) -> Step:

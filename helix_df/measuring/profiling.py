@@ -11,16 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from helix_df.errors import SpecError
 from helix_df.graph.compile import origin_of
-from helix_df.graph.held_weights import held_weights
+from helix_df.graph.held_weights import divided_weights, held_weights
 from helix_df.graph.problem import Origin
 from helix_df.load import load_job, parse_job
 from helix_df.measuring.device_profile import DeviceProfile, Memory, Sample, profile_yaml
 from helix_df.plan.plan import read_plan
 from helix_df.profiles.catalogue import device_count
+from helix_df.profiles.device_shares import held_by
 from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.throughput import kv_tokens_by_layers
 from helix_df.runtime.jobs.launchers.local import threads_each
@@ -29,13 +30,15 @@ from helix_df.spec.job import GpuType, Job
 
 if TYPE_CHECKING:
     from helix_df.measuring.profiler import Batches
+    from helix_df.measuring.tracing import EngineTrace
 
-__all__ = ["job_to_profile", "model_job", "node_gpu", "profile_device", "profile_yaml"]
+__all__ = ["job_to_profile", "model_job", "node_gpu", "profile_device", "profile_yaml", "trace_device"]
 
 LAYERS = (1, 2, 4)
 PREFILL = (16, 64, 256)
 DECODE = (1, 4, 8, 16)
 REPEAT = 7
+TRACED_TOKENS, TRACED_REQUESTS, TRACED_RUNS = 64, 8, 3
 MODEL_GPU = "measured"
 """The name of the GPU type when a model is profiled without a job."""
 
@@ -122,12 +125,15 @@ def profile_device(
 
     origin = origin_of(job)
     geometry = origin.geometry
-    batches = _batches(job, origin, layers, prefill, decode, repeat)
+    batches = _batches(job, origin, _BatchSizes(layers, prefill, decode), repeat)
     timed = time_batches(job, batches, clock, on_sample, device_count(gpu))
     memory = _memory(job, gpu, timed.memory)
-    element_bytes, weights = job.model.element_bytes, held_weights(job, geometry)
-    kv_bytes = kv_token_bytes(geometry, job.model.kv_format)
-    kv_tokens = kv_tokens_by_layers(geometry, element_bytes, memory.total_bytes, origin.requests, weights, kv_bytes)
+    together = held_by(geometry, device_count(gpu))
+    held = divided_weights(job, geometry, device_count(gpu))
+    kv_bytes = kv_token_bytes(together, job.model.kv_format)
+    kv_tokens = kv_tokens_by_layers(
+        together, job.model.element_bytes, memory.total_bytes, origin.requests, held, kv_bytes
+    )
     return DeviceProfile(
         gpu=gpu,
         device=timed.device + (", one thread" if with_one_thread(os.environ) else ""),
@@ -135,9 +141,47 @@ def profile_device(
         context=batches.context,
         samples=timed.samples,
         memory=memory,
-        weights_bytes=round(weights.layer),
+        weights_bytes=round(held_weights(job, geometry).layer),
         kv_tokens=kv_tokens,
     )
+
+
+def trace_device(
+    job: Job,
+    folder: Path,
+    node: str | None = None,
+    *,
+    layers: tuple[int, ...] | None = None,
+    prefill: tuple[int, ...] | None = None,
+    decode: tuple[int, ...] | None = None,
+    repeat: int = TRACED_RUNS,
+) -> EngineTrace:
+    """Trace a prefill and a decode step of the job's model on this device, into ``folder``.
+
+    Args:
+        job, node: as for ``profile_device``.
+        folder: where the trace's files go.
+        layers: how many run at once; default all of a model that has no more than 4, else 4 from its middle.
+        prefill: prompt tokens; default 64.
+        decode: requests; default 8.
+        repeat: traced runs of each.
+
+    Raises:
+        SpecError: for a folder that can't be written to, and as ``profile_device``.
+        ModelError: when the model can't be read.
+    """
+    gpu = node_gpu(job, node)
+    _share_cores(job, node)
+    from helix_df.measuring.tracing import trace_batches
+
+    origin = origin_of(job)
+    longest = min(job.model.context or origin.geometry.context_length, origin.geometry.context_length)
+    sizes = _BatchSizes(
+        layers or (min(max(LAYERS), origin.geometry.num_layers),),
+        prefill or (min(TRACED_TOKENS, longest),),
+        decode or (min(TRACED_REQUESTS, job.runtime.max_batch),),
+    )
+    return trace_batches(job, _batches(job, origin, sizes, repeat), folder, device_count(gpu))
 
 
 def _share_cores(job: Job, node: str | None) -> None:
@@ -148,23 +192,32 @@ def _share_cores(job: Job, node: str | None) -> None:
         os.environ.update(threads_each(os.environ, local))
 
 
-def _batches(job: Job, origin: Origin, layers: Any, prefill: Any, decode: Any, repeat: int) -> Batches:
+class _BatchSizes(NamedTuple):
+    """As they are asked for; ``None``: the usual ones."""
+
+    layers: tuple[int, ...] | None
+    prefill: tuple[int, ...] | None
+    decode: tuple[int, ...] | None
+
+
+def _batches(job: Job, origin: Origin, sizes: _BatchSizes, repeat: int) -> Batches:
     from helix_df.measuring.profiler import Batches
 
     geometry, requests = origin.geometry, origin.requests
     context = min(job.model.context or geometry.context_length, geometry.context_length)
     inner = max(1, geometry.num_layers - 2)
-    for where, sizes in (("--layers", layers), ("--prefill", prefill), ("--decode", decode), ("--repeat", (repeat,))):
-        if sizes is not None and (not sizes or min(sizes) < 1):
-            raise SpecError("sizes must be at least 1", where=where, found=str(sizes))
+    options = ("--layers", "--prefill", "--decode", "--repeat")
+    for where, given in zip(options, (*sizes, (repeat,)), strict=True):
+        if given is not None and (not given or min(given) < 1):
+            raise SpecError("sizes must be at least 1", where=where, found=str(given))
 
     def chosen(given: tuple[int, ...] | None, usual: tuple[int, ...], most: int) -> tuple[int, ...]:
         return tuple(sorted(set(given if given is not None else (min(size, most) for size in usual))))
 
     return Batches(
-        layers=chosen(layers, LAYERS, inner),
-        prefill=chosen(prefill, PREFILL, min(context, max(PREFILL))),
-        decode=chosen(decode, DECODE, job.runtime.max_batch),
+        layers=chosen(sizes.layers, LAYERS, inner),
+        prefill=chosen(sizes.prefill, PREFILL, min(context, max(PREFILL))),
+        decode=chosen(sizes.decode, DECODE, job.runtime.max_batch),
         context=min(context - 1, int(requests.input_tokens + requests.output_tokens / 2)),
         repeat=repeat,
     )

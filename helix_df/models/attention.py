@@ -1,7 +1,7 @@
 """Grouped-query attention over a sequence at hand, or over keys and values kept in pages.
 
-Owns the arithmetic of attention. Doesn't know projections, rotary positions, how pages keep keys and values
-(``kv_cache``) or who owns which page.
+Owns the arithmetic of attention, and hands what another kernel is asked for to that one. Doesn't know projections,
+rotary positions, how pages keep keys and values (``kv_cache``), who owns which page, or which kernel is fast.
 
 What a layer looks at and how it weighs scores is a ``AttentionView``: scale, cap and window.
 
@@ -12,6 +12,8 @@ host would have to be asked after each whether there is another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 import jax
@@ -19,6 +21,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from helix_df.models.kv_cache import KvNumbers, PagedCache, product, read, scaled, write
+from helix_df.models.scopes import scope
+from helix_df.profiles.attention_kernels import OURS, AttentionCase, AttentionChoice, AttentionKernel
 
 _MASKED = -1e30
 
@@ -158,6 +162,7 @@ def _by_token(mixed: Array, tokens: int) -> Array:
     return mixed.reshape(batch, kv_heads, -1, tokens, head_dim).transpose(0, 3, 1, 2, 4).reshape(batch, tokens, -1)
 
 
+@scope("attend")
 def attend_causally(queries: Array, keys: Array, values: Array | None, view: AttentionView, positions: Array) -> Array:
     """Attention among the given tokens only: nobody looks at a later position.
 
@@ -190,19 +195,22 @@ def attend_in_pages(
     batch: PagedBatch,
     cache: PagedCache,
     pages_at_once: int | None = None,
+    choice: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
 ) -> tuple[Array, PagedCache]:
     """Write the new keys and values to their pages, then attend to everything in the context's pages.
 
     Shapes as in ``attend_causally``. Stale slots of a page lie at later positions than any query, so the causal mask
     hides them. ``pages_at_once`` is the length of a stretch and divides the batch's pages; ``None`` reads all of them.
+    ``choice`` says which kernel is asked for.
 
     Returns:
         [B, T, heads * head_dim] and the cache with the new tokens in it.
     """
     cache = write_pages(keys, values, batch.write_rows, cache)
-    return attend_to_pages(queries, view, batch, cache, pages_at_once), cache
+    return attend_to_pages(queries, view, batch, cache, pages_at_once, choice), cache
 
 
+@scope("write_kv")
 def write_pages(keys: Array, values: Array | None, write_rows: Array, cache: PagedCache) -> PagedCache:
     """New keys and values [B, T, kv_heads, head_dim] in their pages; ``write_rows`` as in ``PagedBatch``."""
     # Padding may hold anything, NaN included, and a masked NaN still is one: the scratch page stays blank.
@@ -213,16 +221,62 @@ def write_pages(keys: Array, values: Array | None, write_rows: Array, cache: Pag
     return PagedCache(kept, write(cache.values, jnp.where(real, values, 0), write_rows))
 
 
+@scope("attend")
 def attend_to_pages(
-    queries: Array, view: AttentionView, batch: PagedBatch, cache: PagedCache, pages_at_once: int | None = None
+    queries: Array,
+    view: AttentionView,
+    batch: PagedBatch,
+    cache: PagedCache,
+    pages_at_once: int | None = None,
+    choice: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
 ) -> Array:
     """Attend to everything in the context's pages, where the batch's own keys and values are already.
+
+    Computed by the kernel of ``choice``, where that can, else here.
 
     Returns:
         [B, T, heads * head_dim].
     """
+    kernel = choice.kernel(case_of_batch(queries, view, cache))
+    if kernel is not OURS:
+        return computes(kernel)(queries, view, batch, cache)
     if pages_at_once is not None:
         return _attend_by_stretches(queries, view, batch, cache, pages_at_once)
+    return gather(queries, view, batch, cache)
+
+
+def case_of_batch(queries: Array, view: AttentionView, cache: PagedCache) -> AttentionCase:
+    """What a batch asks of a kernel, by its shapes."""
+    keys = cache.keys.numbers
+    return AttentionCase(
+        tokens=queries.shape[1],
+        heads=queries.shape[2],
+        kv_heads=keys.shape[0],
+        key_width=keys.shape[3],
+        page_tokens=keys.shape[2],
+        dtype=str(queries.dtype),
+        kv=str(keys.dtype),
+        softcap=view.softcap is not None,
+        window=view.window is not None,
+        sinks=view.sinks is not None,
+        latent=cache.values is None,
+        platform=jax.default_backend(),
+    )
+
+
+PagedAttention = Callable[[Array, AttentionView, PagedBatch, PagedCache], Array]
+"""As ``attend_to_pages``."""
+
+
+def computes(kernel: AttentionKernel) -> PagedAttention:
+    """What computes a kernel's cases."""
+    module, _, attribute = kernel.place.partition(":")
+    found: PagedAttention = getattr(import_module(module), attribute)
+    return found
+
+
+def gather(queries: Array, view: AttentionView, batch: PagedBatch, cache: PagedCache) -> Array:
+    """Attend to everything in the context's pages at once."""
     context_keys, context_values = _read_both(cache, batch.read_pages, view)
     mask = view.sees(jnp.arange(context_keys.numbers.shape[2])[None, None, :], batch.positions[:, :, None])
     return _attend(queries, context_keys, context_values, mask, view)

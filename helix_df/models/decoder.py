@@ -24,6 +24,7 @@ from helix_df.models.gated_mlp import gated_mlp
 from helix_df.models.linear import Matrix, linear, take_rows
 from helix_df.models.norms import rms_norm
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables, rotary_kind, rotate
+from helix_df.models.scopes import scope
 from helix_df.models.shares import averaged, own_number, side_by_side, summed
 from helix_df.profiles.geometry import ModelGeometry
 
@@ -63,15 +64,20 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
     def __call__(self, hidden: Array, cos: Array, sin: Array, attention: Attention[_Cache]) -> tuple[Array, _Cache]:
         """``hidden`` [B, T, hidden] through this layer; ``cos`` and ``sin`` as ``rope_tables`` gives them."""
         scale = self.geometry.block.residual_scale
-        cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
         attend = self._attend_to_latents if self.geometry.latent.rank else self._attend
-        mixed, cache = attend(self._normed("attention_norm", hidden), cos, sin, attention)
+        with scope("attention"):
+            cos, sin = self._of_this_kind(cos), self._of_this_kind(sin)
+            mixed, cache = attend(self._normed("attention_norm", hidden), cos, sin, attention)
+            hidden = _added(hidden, self._normed("attention_post_norm", self._output(mixed)), scale)
+        with scope("mlp"):
+            passed = self._whole(self._mlp(self._normed("mlp_norm", hidden)))
+            return _added(hidden, self._normed("mlp_post_norm", passed), scale), cache
+
+    @scope("output")
+    def _output(self, mixed: Array) -> Array:
+        """What heads have mixed [B, T, heads * width] → [B, T, hidden]."""
         mixed = self._whole(linear(mixed, self._matrix("output")))
-        if self._holds("output_bias"):
-            mixed = mixed + self.output_bias[...]
-        hidden = _added(hidden, self._normed("attention_post_norm", mixed), scale)
-        passed = self._whole(self._mlp(self._normed("mlp_norm", hidden)))
-        return _added(hidden, self._normed("mlp_post_norm", passed), scale), cache
+        return mixed + self.output_bias[...] if self._holds("output_bias") else mixed
 
     def _whole(self, partial: Array) -> Array:
         """What all devices that share this layer have, added."""
@@ -90,23 +96,27 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         """
         latent, heads = self.geometry.latent, self.geometry.num_heads
         still = self.geometry.head_dim - latent.rotated
-        if latent.query_rank:
-            short = linear(normed, self._matrix("query_down"))
-            short = rms_norm(short, self.query_latent_norm[...], _LATENT_EPS)
-            queries = linear(short, self._matrix("query_up"))
-        else:
-            queries = linear(normed, self._matrix("query"))
-        queries = queries.reshape(*normed.shape[:2], heads, -1)
-        latents, rotated = jnp.split(linear(normed, self._matrix("latent_down")), (latent.rank,), axis=-1)
-        latents = rms_norm(latents, self.latent_norm[...], _LATENT_EPS)
+        with scope("qkv"):
+            queries = self._queries(normed).reshape(*normed.shape[:2], heads, -1)
+            latents, rotated = jnp.split(linear(normed, self._matrix("latent_down")), (latent.rank,), axis=-1)
+            latents = rms_norm(latents, self.latent_norm[...], _LATENT_EPS)
         up = self.latent_up[...].reshape(heads, -1, latent.rank)
-        taken = jnp.einsum("bthd,hdr->bthr", queries[..., :still], up[:, :still])
+        with scope("latents"):
+            taken = jnp.einsum("bthd,hdr->bthr", queries[..., :still], up[:, :still])
         keys = jnp.concatenate([latents[:, :, None], rotate(rotated[:, :, None], cos, sin)], axis=-1)
         queries = jnp.concatenate([taken, rotate(queries[..., still:], cos, sin)], axis=-1)
         mixed, cache = attention(queries, keys, None, self._view()._replace(value_width=latent.rank))
-        of_heads = mixed.reshape(*normed.shape[:2], heads, latent.rank)
-        values = jnp.einsum("bthr,hvr->bthv", of_heads, up[:, still:])
-        return values.reshape(*normed.shape[:2], -1), cache
+        with scope("latents"):
+            of_heads = mixed.reshape(*normed.shape[:2], heads, latent.rank)
+            values = jnp.einsum("bthr,hvr->bthv", of_heads, up[:, still:])
+            return values.reshape(*normed.shape[:2], -1), cache
+
+    def _queries(self, normed: Array) -> Array:
+        """Of latent attention, [B, T, heads * head_dim]."""
+        if not self.geometry.latent.query_rank:
+            return linear(normed, self._matrix("query"))
+        short = linear(normed, self._matrix("query_down"))
+        return linear(rms_norm(short, self.query_latent_norm[...], _LATENT_EPS), self._matrix("query_up"))
 
     def _mlp(self, normed: Array) -> Array:
         options, activation = self.geometry.experts, self.geometry.block.activation
@@ -123,6 +133,7 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
             return mixed + self._shared(normed) if options.shared else mixed
         return gated_mlp(normed, self._matrix("gate_up"), self._matrix("down"), activation)
 
+    @scope("shared_expert")
     def _shared(self, normed: Array) -> Array:
         """Through the MLP that every token passes beside its experts."""
         gate_up, down = self._matrix("shared_gate_up"), self._matrix("shared_down")
@@ -130,6 +141,7 @@ class DecoderBlock(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         gate = self._maybe("shared_gate")
         return passed if gate is None else jax.nn.sigmoid(normed @ gate.T) * passed
 
+    @scope("qkv")
     def _project(self, normed: Array) -> tuple[Array, Array, Array]:
         shape, batch = self.geometry, normed.shape[:2]
         flat = linear(normed, self._matrix("qkv"))
@@ -226,6 +238,7 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         """Whether this shard ends in logits."""
         return self.layers.stop == self.geometry.num_layers
 
+    @scope("embed")
     def embed(self, tokens: Array) -> Array:
         """Token ids [B, T] → hidden [B, T, hidden]. Only on the first shard."""
         rows = self._rows(_held(self.embedding, "embedding"), tokens).astype(self.dtype)
@@ -245,6 +258,7 @@ class DecoderShard(nnx.Module):  # type: ignore[misc]  # flax is untyped here
         last shard."""
         return rms_norm(hidden, _held(self.final_norm, "final norm"), self.geometry.rms_norm_eps)
 
+    @scope("logits")
     def logits(self, hidden: Array) -> Array:
         """Hidden [..., hidden] → float32 logits [..., vocab]. Only on the last shard."""
         ends = self.geometry.ends

@@ -15,6 +15,7 @@ from jax import Array
 
 from helix_df.models.gated_mlp import GATES
 from helix_df.models.linear import Matrix, linear
+from helix_df.models.scopes import scope
 from helix_df.profiles.geometry import ExpertOptions
 
 BLOCK = 16
@@ -55,6 +56,7 @@ class ExpertWeights(NamedTuple):
     down_bias: Array | None = None
 
 
+@scope("router")
 def route(
     hidden: Array, router: Array, options: ExpertOptions, bias: Array | None = None, correction: Array | None = None
 ) -> Routed:
@@ -85,6 +87,7 @@ def _in_best_groups(judged: Array, options: ExpertOptions) -> Array:
     return jnp.where(chosen[:, :, None], grouped, -jnp.inf).reshape(judged.shape)
 
 
+@scope("experts")
 def mix_experts(hidden: Array, routed: Routed, held: ExpertWeights, activation: str) -> Array:
     """Each token through its experts, and what comes out weighed and added.
 

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from helix_df.models.scopes import scope
 
+
+@scope("norm")
 def rms_norm(
     hidden: Array, weight: Array, epsilon: float, over_all: Callable[[Array], Array] = lambda mean: mean
 ) -> Array:

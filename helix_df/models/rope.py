@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from helix_df.models.scopes import scope
 from helix_df.profiles.geometry import ModelGeometry, RopeScaling
 
 
@@ -128,6 +129,7 @@ def rope_tables(
     return cos * factors[:, None], sin * factors[:, None]
 
 
+@scope("rope")
 def rotate(heads: Array, cos: Array, sin: Array) -> Array:
     """Rotate ``heads`` [B, T, n, head_dim], pairing dimension i with i + dims / 2; the others stay as they are.
 

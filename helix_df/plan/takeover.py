@@ -41,7 +41,7 @@ APPLIED = frozenset(
 )
 """Fields of ``runtime`` that a running job takes over; others need it to be started anew."""
 
-OF_WORKERS = ("max_batch", "max_prefill_tokens", "event_log", "emulate")
+OF_WORKERS = ("max_batch", "max_prefill_tokens", "event_log", "emulate", "attention")
 """Fields of ``runtime`` that a worker goes by from its start on."""
 
 

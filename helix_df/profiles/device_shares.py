@@ -1,7 +1,7 @@
 """How a model's layers are divided among the devices of one node, under tensor parallelism (arXiv 1909.08053).
 
 Attention heads, inner widths and rows of the vocabulary are divided. Where there are fewer key and value heads than
-devices, several hold the same one.
+devices, several hold the same one. A latent vector is the key of all heads: every device computes and keeps it whole.
 
 Owns the table of what is divided, and the geometry of a share. Doesn't know weights or devices.
 """
@@ -35,6 +35,13 @@ _COLUMNS: Rule = (1, "inner")
 SHARES: dict[str, Axes] = {
     "qkv": (_QUERY, _KEY_VALUE, _KEY_VALUE),
     "qkv_bias": (_QUERY, _KEY_VALUE, _KEY_VALUE),
+    "query": (_QUERY,),
+    "query_down": (None,),
+    "query_latent_norm": (None,),
+    "query_up": (_QUERY,),
+    "latent_down": (None,),
+    "latent_norm": (None,),
+    "latent_up": (_QUERY,),
     "output": ((1, "query"),),
     "gate_up": (_ROWS, _ROWS),
     "down": (_COLUMNS,),
@@ -78,7 +85,7 @@ def share_of(geometry: ModelGeometry, count: int) -> ModelGeometry:
             hint="declare a node for each device",
         )
     kv_heads = geometry.num_kv_heads
-    if kv_heads % count and count % kv_heads:
+    if not geometry.latent.rank and kv_heads % count and count % kv_heads:
         raise _indivisible("key and value heads", kv_heads, count)
     if geometry.num_heads % count:
         raise _indivisible("attention heads", geometry.num_heads, count)
@@ -95,7 +102,10 @@ def share_of(geometry: ModelGeometry, count: int) -> ModelGeometry:
 
 
 def held_by(geometry: ModelGeometry, count: int) -> ModelGeometry:
-    """The model as ``count`` devices hold it together: key and value heads as often as there are devices, at least."""
+    """The model as ``count`` devices hold it together: key and value heads as often as there are devices, at least, and
+    latents as often as there are devices."""
+    if geometry.latent.rank:
+        return replace(geometry, latent=replace(geometry.latent, copies=count))
     return replace(geometry, num_kv_heads=max(count, geometry.num_kv_heads))
 
 

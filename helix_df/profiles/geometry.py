@@ -91,6 +91,7 @@ class LatentOptions:
         rotated: dimensions of each head's queries and keys that are rotated, the last ones.
         values: dimensions of each head's values.
         interleaved: whether checkpoints hold the rotated pairs side by side.
+        copies: of the vector and of what it is computed with, where the devices of a node are counted together.
     """
 
     rank: int = 0
@@ -98,6 +99,7 @@ class LatentOptions:
     rotated: int = 0
     values: int = 0
     interleaved: bool = True
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ class ModelGeometry:
     @property
     def cached_heads(self) -> int:
         """Heads whose keys are kept of each token."""
-        return 1 if self.latent.rank else self.num_kv_heads
+        return self.latent.copies if self.latent.rank else self.num_kv_heads
 
     @property
     def key_width(self) -> int:
@@ -365,7 +367,7 @@ def _latent_parts(geometry: ModelGeometry) -> _Parts:
     hidden, heads, latent = geometry.hidden_size, geometry.num_heads, geometry.latent
     query = heads * geometry.head_dim
     parts: _Parts = {
-        "latent_down": ((latent.rank + latent.rotated, hidden),),
+        "latent_down": ((latent.rank + latent.rotated, hidden),) * latent.copies,
         "latent_norm": ((latent.rank,),),
         "latent_up": ((heads * (geometry.head_dim - latent.rotated + latent.values), latent.rank),),
         "output": ((hidden, heads * latent.values),),
@@ -373,7 +375,7 @@ def _latent_parts(geometry: ModelGeometry) -> _Parts:
     if not latent.query_rank:
         return parts | {"query": ((query, hidden),)}
     return parts | {
-        "query_down": ((latent.query_rank, hidden),),
+        "query_down": ((latent.query_rank, hidden),) * latent.copies,
         "query_latent_norm": ((latent.query_rank,),),
         "query_up": ((query, latent.query_rank),),
     }

@@ -116,14 +116,15 @@ class StageSpeed:
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
     """What an engine says of itself: shapes still to be compiled, programs compiled or loaded by its process so far,
-    tokens of KV cache in pages that somebody owns, and how long all its batches took and were planned to take on its
-    GPU type at full speed."""
+    tokens of KV cache in pages that somebody owns, how long all its batches took and were planned to take on its GPU
+    type at full speed, and the kernels of its attention (``profiles.attention_kernels``)."""
 
     cold_shapes: int = 0
     compiled_programs: int = 0
     kv_held_tokens: int = 0
     busy_s: float = 0.0
     planned_busy_s: float = 0.0
+    attention: str = ""
 
 
 NEW_ENGINE = EngineHealth()
@@ -146,7 +147,7 @@ class NodeStatus:
     ``restarts`` is how often its worker was started again after it had ended by itself. ``role``: ``coming`` for one of
     a plan that is to take over, ``leaving`` for one that only ends what it began, ``spare`` for one that was lost, and
     that the plan does without until it is back. One that is ``drained`` gets no new requests. ``busy_s`` and
-    ``planned_busy_s`` are as in ``EngineHealth``.
+    ``planned_busy_s`` are as in ``EngineHealth``, and so is ``attention``.
     """
 
     name: str
@@ -172,6 +173,7 @@ class NodeStatus:
     drained: bool = False
     busy_s: float = 0.0
     planned_busy_s: float = 0.0
+    attention: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -436,6 +436,13 @@ class Runtime(Section):
         description="A request starts from the KV cache of an earlier one with the same route and the same beginning; "
         "KV cache of finished requests is kept while there is room.",
     )
+    attention: str = Field(
+        default="auto",
+        description="The kernel that computes attention over pages of KV cache: `gather`, `fused`, `paged`, or one of "
+        "another package; what it can't do, `gather` does. `auto` = on an accelerator the fastest of them, measured "
+        "when a worker starts; on a CPU `gather`.",
+        examples=["fused"],
+    )
     emulate: bool = Field(
         default=False,
         strict=True,

@@ -13,11 +13,13 @@ import pytest
 from helix_df.deployment import apply, deploy
 from helix_df.errors import DeploymentError
 from helix_df.graph.compile import compile_problem
+from helix_df.graph.problem import Problem
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
 from helix_df.models.weights import load_shard
 from helix_df.plan.plan import Plan
 from helix_df.planning import make_plan
+from helix_df.profiles.device_shares import held_by
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.this_device import Accelerator
 from helix_df.runtime.jobs import own_devices
@@ -28,6 +30,7 @@ from helix_df.runtime.launcher import WorkerOrder
 from helix_df.runtime.worker import device
 from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.single_process import generate_in_process
+from helix_df.spec.source import ModelSource
 from tests.runtime.tiny import tiny_plan
 
 PROMPT = [7, 70, 170, 250, 3]
@@ -128,6 +131,28 @@ def test_key_and_value_heads_that_several_devices_hold_are_counted() -> None:
 
     assert held("2xtoy") == held("toy"), "two heads on two devices"
     assert held("4xtoy") == pytest.approx(held("toy") / 2, rel=0.01), "each of them on two"
+
+
+def test_latents_that_every_device_keeps_are_counted() -> None:
+    """KV cache of a token on all devices together, and what makes it, as often as there are devices."""
+
+    def problem(count: int) -> Problem:
+        name = f"{count}xtoy" if count > 1 else "toy"
+        profile = "memory: 1TiB, profile: {compute: 1TFLOPS, bandwidth: 1GB/s}"
+        text = (
+            f"model: {{source: 'random:deepseek-v3', dtype: bfloat16}}\ngpus: {{{name}: {{{profile}}}}}\n"
+            f"nodes: {{a: {{gpu: {name}}}}}\nlinks: {{default: {{bandwidth: 1Gbps}}}}\n"
+        )
+        return compile_problem(parse_job(text))
+
+    one, four = problem(1), problem(4)
+    geometry = read_geometry(ModelSource("random", "deepseek-v3"))
+    latent = geometry.latent
+    assert one.nodes[0].kv_tokens[9] == pytest.approx(4 * four.nodes[0].kv_tokens[9], rel=0.01)
+    # Of ten layers: three more of each device's own.
+    copied = 3 * 10 * geometry.hidden_size * (latent.rank + latent.rotated + latent.query_rank)
+    held = {count: held_by(geometry, count).parameters(LayerRange(0, 10)) for count in (1, 4)}
+    assert held[4] - held[1] == copied
 
 
 def test_workers_of_this_machine_see_devices_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,16 @@ def test_what_is_said_of_many_is_said_of_a_few() -> None:
     assert "and 92 more" in words
 
 
+def test_attention_is_told_where_it_is_not_our_own() -> None:
+    plain, *others = NODES[:5]
+    nodes = (
+        replace(plain, attention="gather"),
+        *(replace(node, attention="paged, fused for prompts") for node in others),
+    )
+    told = [line for lines in _told_of_nodes(replace(status(), nodes=nodes)) for line in lines]
+    assert told == [f"attention by paged, fused for prompts on {', '.join(node.name for node in others)}"]
+
+
 def test_top_sums_links_that_are_alike() -> None:
     lines = shown(_frame(replace(status(), generated_tokens=50), status(), 2.0))
     assert len(lines) < 20

@@ -51,6 +51,27 @@ def test_profile_warns_where_the_job_says_something_else(cli, tmp_path):
     assert "expected 90000 ms per layer" in err
 
 
+def test_a_trace_is_written_and_read(cli, tmp_path):
+    folder = tmp_path / "new" / "trace"
+    code, text, _ = cli("profile", "random:tiny", "--trace", str(folder), "--repeat", "1")
+    assert code == 0
+    assert "layers [0, 4) on cpu" in text
+    assert "attention by gather" in text
+    for scope in ("attention/attend", "attention/qkv", "mlp", "embed", "logits", "sample"):
+        assert f"\n{scope} " in text
+    (written,) = folder.glob("plugins/profile/*/*.trace.json.gz")
+    assert str(written.parent) in text
+    assert "gpus:" not in text
+
+
+def test_a_trace_that_cannot_be_written_is_refused(cli, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = cli("profile", "random:tiny", "--trace", str(tmp_path / "file"))
+    assert code != 0
+    assert "no trace can be written there" in err
+    assert f"{tmp_path / 'file'}: File exists" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -60,6 +81,7 @@ def test_profile_warns_where_the_job_says_something_else(cli, tmp_path):
         (("profile", "nothing.yaml"), "no such file"),
         (("profile", "what"), "model.source"),
         (("profile", "random:tiny", "--node", "z"), "no such node"),
+        (("profile", "random:tiny", "--trace", "x", "--out", "y"), "no YAML to write"),
         (("probe", "--listen", "nowhere"), "the address has no port"),
         (("probe", "10.0.0.1:x"), "not an address"),
         (("probe", "10.0.0.1:7000"), "need a secret"),

@@ -185,6 +185,8 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek-v3-halves": _deepseek(
         "deepseek_v3",
         "DeepseekV3ForCausalLM",
+        num_attention_heads=4,
+        num_key_value_heads=4,
         first_k_dense_replace=0,
         norm_topk_prob=False,
         rope_interleave=False,

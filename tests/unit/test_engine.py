@@ -10,6 +10,7 @@ import pytest
 from helix_df.errors import RequestError
 from helix_df.layers import LayerRange
 from helix_df.models.weights import load_shard
+from helix_df.profiles.attention_kernels import FUSED, AttentionChoice
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
@@ -24,6 +25,7 @@ SOURCE = ModelSource("random", "tiny")
 GEOMETRY = read_geometry(SOURCE)
 ALL = LayerRange(0, 4)
 GREEDY = SamplingParams()
+KERNELS = {"gather": AttentionChoice(), "fused": AttentionChoice(FUSED, FUSED)}
 
 
 @functools.cache
@@ -126,6 +128,19 @@ def test_by_stretches_a_longer_context_needs_no_other_program():
     one.run([prefill("a", 1, 497), prefill("b", 1, 4)])
     assert one.compilations == compiled
     assert engine(num_pages=40, max_context=512).health.cold_shapes > 2 * one.health.cold_shapes
+
+
+def test_whichever_kernel_computes_attention_the_tokens_are_the_same():
+    prompt = [*range(3, 40)]
+    said = {
+        kernel: list(generate_in_process(engine(attention=choice), prompt, 12)) for kernel, choice in KERNELS.items()
+    }
+    assert said["fused"] == said["gather"]
+    assert engine(attention=KERNELS["fused"]).health.attention == "fused"
+    # Shapes follow contexts again, where a kernel reads all pages of one.
+    assert engine(attention=KERNELS["fused"], num_pages=40, max_context=512, pages_at_once=8).health.cold_shapes > (
+        engine(num_pages=40, max_context=512, pages_at_once=8).health.cold_shapes
+    )
 
 
 def test_partial_ranges_reuse_the_programs():

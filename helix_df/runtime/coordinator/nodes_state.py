@@ -218,6 +218,7 @@ class ServedNode:
             busy_s=self.health.busy_s,
             planned_busy_s=self.health.planned_busy_s,
             compiled_programs=self.health.compiled_programs,
+            attention=self.health.attention,
             memory_bytes=self.memory_bytes,
             illegal_events=self.illegal_events,
             not_finite=self.not_finite,

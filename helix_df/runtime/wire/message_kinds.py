@@ -224,6 +224,7 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
             kv_held_tokens=whole(),
             busy_s=number(0.0),
             planned_busy_s=number(0.0),
+            attention=_WORDS,
         ),
         "memory_bytes": whole(),
         "illegal_events": whole(),

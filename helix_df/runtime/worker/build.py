@@ -17,11 +17,13 @@ from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import load_tokenizer
 from helix_df.models.weights import load_shard, load_shares
 from helix_df.paths import cache_folder
+from helix_df.profiles.attention_kernels import AttentionChoice
 from helix_df.profiles.catalogue import device_count
 from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.profiles.read_geometry import read_geometry
 from helix_df.runtime.priority import Priority, as_ever
 from helix_df.runtime.wire.messages import Welcome
+from helix_df.runtime.worker.attention_choice import AttentionBatches, choose_attention
 from helix_df.runtime.worker.compile_cache import enable_compile_cache, spent_s
 from helix_df.runtime.worker.device import backend_defaults, matrix_layout, several_devices, share_products
 from helix_df.runtime.worker.engine import Engine
@@ -29,6 +31,9 @@ from helix_df.runtime.worker.paced_engine import BatchSeconds, PacedEngine, as_p
 from helix_df.runtime.worker.shell import Report, StepEngine
 from helix_df.runtime.worker.timed_engine import TimedEngine
 from helix_df.spec.job import Job
+
+_TRIED_CONTEXT = 1024
+"""Tokens of context with which attention kernels are compared, at most."""
 
 
 def build_engine(welcome: Welcome, report: Report, priority: Priority = as_ever) -> StepEngine:
@@ -71,6 +76,7 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
         tokenizer=partial(load_tokenizer, source),
         kv=job.model.kv,
         window=welcome.kv_window,
+        attention=attention_of(job, shard, welcome.kv_tokens),
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):
@@ -78,6 +84,23 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
     traced_s, compiled_s = spent_s()
     mark("worker compiled", traced_s=traced_s, compiled_s=compiled_s)
     return engine
+
+
+def attention_of(job: Job, shard: DecoderShard | SharedShard, kv_tokens: int) -> AttentionChoice:
+    """The attention kernels of the job's workers on this device, tried within ``kv_tokens`` of KV cache.
+
+    Raises:
+        DeploymentError, ModelError: as ``choose_attention``.
+    """
+    geometry = shard.shares[0].geometry if isinstance(shard, SharedShard) else shard.geometry
+    rows, longest = job.runtime.max_batch, job.model.context or geometry.context_length
+    batches = AttentionBatches(
+        rows=rows,
+        piece=min(job.runtime.max_prefill_tokens, longest),
+        context=max(PAGE_TOKENS, min(longest, _TRIED_CONTEXT, kv_tokens // rows)),
+        page_tokens=PAGE_TOKENS,
+    )
+    return choose_attention(job.runtime.attention, geometry, job.model.dtype, job.model.kv, batches)
 
 
 def devices_of_node(job: Job, node: str) -> int:

@@ -19,6 +19,7 @@ from helix_df.models.attention import PagedBatch
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.tensor_parallel import SharedShard
 from helix_df.models.tokenizer import Tokenizer
+from helix_df.profiles.attention_kernels import AttentionChoice
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.profiles.kv_windows import PAGE_TOKENS
@@ -91,6 +92,7 @@ class Engine:
         kv: format of the KV cache; default that of activations.
         window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
             free none.
+        attention: which kernels are asked for; others than ours don't read stretch by stretch.
     """
 
     def __init__(
@@ -107,10 +109,13 @@ class Engine:
         tokenizer: Callable[[], Tokenizer] | None = None,
         kv: KvFormat | None = None,
         window: int = 0,
+        attention: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
         self.max_context = min(max_context or self.geometry.context_length, self.geometry.context_length)
+        if attention != AttentionChoice():
+            pages_at_once = None  # other kernels read all pages of a shape, which has to follow contexts then
         windows = page_windows(self.geometry, self.layers, window)
         self._pool = PagePool(num_pages * len(windows), page_tokens, windows)
         self._programs = ShardPrograms(
@@ -122,7 +127,9 @@ class Engine:
             pages_at_once=pages_at_once,
             max_context=self.max_context,
             kv=kv,
+            attention=attention,
         )
+        self._attention = attention.words
         self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)
         self._warm_ones = WarmShapes(self._shapes)
@@ -198,9 +205,10 @@ class Engine:
 
     @property
     def health(self) -> EngineHealth:
-        """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, and pages in use."""
+        """Shapes that ``warm_up`` hasn't compiled yet, programs of this process, pages in use and how attention
+        is computed."""
         cold = len(self._shapes.in_order) - self._warm_shapes
-        return EngineHealth(cold, compiled_programs(), self._pool.used_tokens)
+        return EngineHealth(cold, compiled_programs(), self._pool.used_tokens, attention=self._attention)
 
     def compile_next(self) -> None:
         """Compile what ``warm_up`` makes next, if anything is left; may run in a thread of its own, beside all else."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,20 @@ from helix_df.models.attention import (
 from helix_df.models.decoder import DecoderShard
 from helix_df.models.kv_cache import PagedCache, blank_cache
 from helix_df.models.rope import attention_factors, rope_frequencies, rope_tables
+from helix_df.models.scopes import scope
 from helix_df.models.tensor_parallel import SharedShard
+from helix_df.profiles.attention_kernels import AttentionChoice
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.runtime.worker.devices import Devices, devices_of
 
 _Leaves = tuple[Array, ...]
+
+
+class _Paged(TypedDict):
+    """How attention goes over pages; see ``attend_in_pages``."""
+
+    pages_at_once: int | None
+    choice: AttentionChoice
 
 
 class ShardPrograms:
@@ -49,6 +58,7 @@ class ShardPrograms:
         pages_at_once: see ``attend_in_pages``.
         max_context: the longest that a request gets; default the model's.
         kv: format of the pools; default that of activations.
+        attention: which kernels are asked for.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class ShardPrograms:
         pages_at_once: int | None = None,
         max_context: int | None = None,
         kv: KvFormat | None = None,
+        attention: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
     ) -> None:
         self.layers = shard.layers
         self.num_layers = shard.geometry.num_layers
@@ -84,8 +95,9 @@ class ShardPrograms:
             kind: (graph, jax.tree.structure(state))
             for kind, (graph, state) in zip(self._kinds, blocks[0], strict=True)
         }
-        self._run_layers = {kind: _layers_program(*one, pages_at_once, devices) for kind, one in each.items()}
-        self._run_mixed = {kind: _mixed_program(*one, pages_at_once, devices) for kind, one in each.items()}
+        paged = _Paged(pages_at_once=pages_at_once, choice=attention)
+        self._run_layers = {kind: _layers_program(*one, paged, devices) for kind, one in each.items()}
+        self._run_mixed = {kind: _mixed_program(*one, paged, devices) for kind, one in each.items()}
         self._prepare = _prepare_program(own, num_pages, page_tokens, max_context, devices)
         ends = [nnx.split(_ends_of(share)) for share in shares]
         self._ends = devices.across([state for _, state in ends])
@@ -257,7 +269,7 @@ def _ends_of(shard: DecoderShard) -> DecoderShard:
     )
 
 
-def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
+def _layers_program(graph: Any, structure: Any, paged: _Paged, devices: Devices) -> Any:
     def run(
         weights: tuple[_Leaves, ...], caches: tuple[PagedCache, ...], hidden: Array, batch: PagedBatch, at: Array
     ) -> tuple[Array, tuple[PagedCache, ...]]:
@@ -265,7 +277,7 @@ def _layers_program(graph: Any, structure: Any, pages_at_once: int | None, devic
         for layer, leaves in enumerate(weights):
             block = nnx.merge(graph, jax.tree.unflatten(structure, leaves))
             pool, own = layer % len(pools), _by_table(batch, at + layer)
-            attention = partial(attend_in_pages, batch=own, cache=pools[pool], pages_at_once=pages_at_once)
+            attention = partial(attend_in_pages, batch=own, cache=pools[pool], **paged)
             hidden, pools[pool] = block(hidden, batch.cos, batch.sin, attention)
         return hidden, tuple(pools)
 
@@ -278,7 +290,7 @@ def _by_table(batch: PagedBatch, layer: Array) -> PagedBatch:
     return batch._replace(write_rows=batch.write_rows[at], read_pages=batch.read_pages[at])
 
 
-def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, devices: Devices) -> Any:
+def _mixed_program(graph: Any, structure: Any, paged: _Paged, devices: Devices) -> Any:
     def run(
         weights: tuple[_Leaves, ...],
         caches: tuple[PagedCache, ...],
@@ -309,7 +321,7 @@ def _mixed_program(graph: Any, structure: Any, pages_at_once: int | None, device
                 write_rows = jnp.concatenate([batch.write_rows for batch in own], axis=1)
                 cache = write_pages(k, v, write_rows, cache)
                 mixed = (
-                    attend_to_pages(queries, view, batch, cache, pages_at_once)
+                    attend_to_pages(queries, view, batch, cache, **paged)
                     for queries, batch in zip(_apart(q, rows), own, strict=True)
                 )
                 return _beside(*mixed), cache
@@ -336,6 +348,7 @@ def _prepare_program(
     frequencies, factors = rope_frequencies(shard.geometry, max_context), attention_factors(shard.geometry)
     kv_heads = shard.geometry.cached_heads
 
+    @scope("prepare")
     def prepare(tables: Array, starts: Array, lengths: Array, tokens: int) -> PagedBatch:
         positions = starts[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None, :]
         cos, sin = rope_tables(frequencies, positions, factors)
@@ -360,6 +373,7 @@ def _end_programs(graph: Any, vocab_size: int, devices: Devices) -> tuple[Any, A
         result: Array = nnx.merge(graph, weights).logits(rows)
         return result[:, :vocab_size]  # shares of the vocabulary may end in rows that mean nothing
 
+    @scope("pool")
     def pooled(weights: Any, hidden: Array, where: Array) -> Array:
         row, start, stop = where
         states = nnx.merge(graph, weights).normed(hidden[row]).astype(jnp.float32)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from helix_df.models.scopes import scope
 from helix_df.runtime.sampling import MAX_LOGPROBS, SamplingParams
 from helix_df.runtime.worker.edits import Edits
 
@@ -50,6 +51,7 @@ def sampler_rows(params: Sequence[SamplingParams | None], positions: Sequence[in
 
 
 @jax.jit
+@scope("sample")
 def pick_greedily(logits: Array, model: Array | None = None) -> Array:
     """The likeliest token of each row: float32 [B, V] → int32 [B]; ``NOT_FINITE`` where there is none.
 
@@ -59,6 +61,7 @@ def pick_greedily(logits: Array, model: Array | None = None) -> Array:
 
 
 @jax.jit
+@scope("sample")
 def sample(logits: Array, rows: SamplerRows, model: Array | None = None) -> Array:
     """One token a row: float32 [B, V] → int32 [B]. Rows of temperature 0 get the likeliest token.
 
@@ -79,6 +82,7 @@ def sample(logits: Array, rows: SamplerRows, model: Array | None = None) -> Arra
 
 
 @jax.jit
+@scope("sample")
 def edit(logits: Array | np.ndarray, edits: Edits) -> Array:
     """Logits with edits, float32 [B, V]: the logit bias, then the repetition penalty (arXiv 1909.05858), then those on
     presence and frequency, in the order of vLLM."""
@@ -89,6 +93,7 @@ def edit(logits: Array | np.ndarray, edits: Edits) -> Array:
 
 
 @jax.jit
+@scope("sample")
 def keep_allowed(logits: Array | np.ndarray, allowed: Array) -> Array:
     """Remove what isn't allowed: float32 [B, V], one bit a token in int32 [B, V / 32], the first the lowest."""
     bits = (allowed[:, :, None] >> jnp.arange(32, dtype=jnp.int32)) & 1
@@ -100,6 +105,7 @@ def _or_not_finite(tokens: Array, logits: Array) -> Array:
 
 
 @jax.jit
+@scope("sample")
 def log_probabilities(logits: Array, tokens: Array | np.ndarray) -> tuple[Array, Array, Array]:
     """Natural log-probabilities of ``tokens`` [B], and the ``MAX_LOGPROBS`` best tokens with theirs [B, best]."""
     normalized = jax.nn.log_softmax(logits, axis=-1)
@@ -108,6 +114,7 @@ def log_probabilities(logits: Array, tokens: Array | np.ndarray) -> tuple[Array,
 
 
 @jax.jit
+@scope("sample")
 def score(logits: Array, tokens: Array | np.ndarray) -> tuple[Array, Array, Array, Array]:
     """As ``log_probabilities``, with the place of each token among all, from 1, after its own log-probability."""
     chosen, values, ids = log_probabilities(logits, tokens)
