@@ -1,4 +1,4 @@
-"""How many tokens a decode step should carry beside the one that is known: drafts, to be verified in the same pass. Pure.
+"""How many drafted tokens a decode step should carry behind the known one, to be verified in the same pass. Pure.
 
 Used by the runtime and the simulator alike; plain numbers in and out. Doesn't know requests, drafters or clocks.
 

@@ -316,6 +316,14 @@ class NodesState:
         whole_s = node.speed.decode_s if node.speed is not None else 1 / node.tokens_per_s
         return whole_s * len(hop.layers) / len(node.layers)
 
+    def token_s(self, hop: Hop) -> float:
+        """Seconds that each token more adds to a step, as its worker timed a prompt; else what the plan makes of one."""
+        node = self.nodes[hop.node]
+        speed, whole_s = node.speed, 1 / node.tokens_per_s
+        if speed is not None and speed.prefill_tokens > 1:
+            whole_s = max(0.0, speed.prefill_s - speed.decode_s) / (speed.prefill_tokens - 1)
+        return whole_s * len(hop.layers) / len(node.layers)
+
     def silent(self, now: float) -> dict[str, float]:
         """Workers that have said nothing for too long, and for how many seconds."""
         quiet_s = {name: now - node.heard for name, node in self.nodes.items() if node.state not in _AWAY}

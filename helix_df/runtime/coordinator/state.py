@@ -147,6 +147,8 @@ class CoordinatorState:
             asked_tokens=requests.counters.asked_tokens,
             prefix_hits=self.prefixes.hits,
             cached_tokens=self.prefixes.cached_tokens,
+            drafted_tokens=requests.drafting.drafted,
+            accepted_tokens=requests.drafting.accepted,
             illegal_events=self.illegal.total,
             missing_layers=self.nodes_state.missing_layers(),
             change=self._change_words(),

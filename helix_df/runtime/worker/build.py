@@ -66,6 +66,7 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
         tokenizer=partial(load_tokenizer, source),
         kv=job.model.kv,
         window=welcome.kv_window,
+        drafts=0 if job.runtime.speculation is None else job.runtime.speculation.drafts,
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):

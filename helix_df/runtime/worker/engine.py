@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jax import Array
@@ -22,16 +22,17 @@ from helix_df.models.tokenizer import Tokenizer
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.profiles.kv_windows import PAGE_TOKENS
-from helix_df.runtime.requests import EngineHealth, ScoredToken, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, EngineHealth, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
+from helix_df.runtime.worker.buckets import bucket_for
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.drawing import Draws, draw
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows, score
-from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
+from helix_df.runtime.worker.shapes import ASKED, ASKED_DRAFTED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
 
 _SCORED_AT_ONCE = 64
@@ -61,7 +62,8 @@ class _Padded:
 class _Launched:
     """Steps under way on the device, one row each. ``hidden`` is a list of stretches along T.
 
-    Of ``stuck`` requests what is drawn is none that their constraints allow.
+    Of ``stuck`` requests what is drawn is none that their constraints allow. Where steps have drafts, ``tokens`` and
+    ``logprobs`` have a row for each of ``columns`` tokens of each step; what ``drawn`` says goes before them.
     """
 
     steps: tuple[Step, ...]
@@ -71,6 +73,8 @@ class _Launched:
     stuck: frozenset[str] = frozenset()
     scores: dict[str, tuple[ScoredToken, ...]] = field(default_factory=dict)
     pooled: dict[str, list[Array]] = field(default_factory=dict)
+    columns: int = 1
+    drawn: dict[str, StepResult] = field(default_factory=dict)
 
 
 class Engine:
@@ -90,6 +94,7 @@ class Engine:
         kv: format of the KV cache; default that of activations.
         window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
             free none.
+        drafts: most drafts of a decode step that are to be expected; with more it runs all the same.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Engine:
         tokenizer: Callable[[], Tokenizer] | None = None,
         kv: KvFormat | None = None,
         window: int = 0,
+        drafts: int = 0,
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
@@ -122,10 +128,12 @@ class Engine:
             max_context=self.max_context,
             kv=kv,
         )
-        self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
+        self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once, drafts)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)
         self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
+        self._verifies: set[Shape] = set()
+        """Shapes with drafts whose programs are there."""
 
     @property
     def compilations(self) -> int:
@@ -156,7 +164,7 @@ class Engine:
         """Run ``steps`` and wait for their results, in the same order.
 
         A step that doesn't fit in the KV cache comes back ``kv_full`` with its request's state as it was; the others
-        run all the same.
+        run all the same. A step with drafts may be cut: where they don't fit, or there is no program for so many yet.
 
         Raises:
             ValueError: for two steps of one request, layers that aren't held, or inputs that don't fit the layers.
@@ -165,15 +173,21 @@ class Engine:
             self._check(step)
         if len({step.request for step in steps}) != len(steps):
             raise ValueError("a batch holds two steps of one request")
-        admitted = [step for step in steps if self._reserve(step)]
+        admitted = [fitting for step in steps if (fitting := self._fitting(step)) is not None]
         for step in admitted:
             self._draws.begin(step)
         launched = [part for one in passes(admitted, self._shapes.batch_sizes[-1]) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
+        ran = {step.request: len(step.inputs) for batch in launched for step in batch.steps if step.is_decode}
         for result in results.values():
             if not result.finite:
                 self._scrub(result.request)
-        self._draws.drawn({name: result.token for name, result in results.items() if result.token is not None})
+        told = {name for batch in launched for name in batch.drawn}
+        drawn = {name: it.token for name, it in results.items() if it.token is not None and name not in told}
+        self._draws.drawn(drawn)
+        for step in steps:
+            if step.drafts and step.request in results and ran[step.request] < len(step.inputs):
+                results[step.request] = replace(results[step.request], computed=ran[step.request])
         return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
 
     def release(self, request: str) -> None:
@@ -210,6 +224,8 @@ class Engine:
         while self._warm_shapes < last:
             shape = self._shapes.in_order[self._warm_shapes]
             self._warm(shape)
+            if shape.drafted:
+                self._verifies.add(shape)
             self._warm_shapes += 1
             yield WarmUpProgress(self._warm_shapes, last, self._shapes.words(shape))
 
@@ -223,6 +239,13 @@ class Engine:
         """Blank the pages that only this request holds: NaN would reach whoever holds them next, however masked."""
         self._programs.blank(self._pool.own_pages(request))
 
+    def _fitting(self, step: Step) -> Step | None:
+        """The step, without its drafts if it doesn't fit with them; None if it doesn't without them either."""
+        if self._reserve(step):
+            return step
+        alone = step.cut(0)
+        return alone if step.drafts and self._reserve(alone) else None
+
     def _reserve(self, step: Step) -> bool:
         stop = step.position + len(step.inputs)
         self._pool.slide(step.request, step.position)
@@ -230,17 +253,42 @@ class Engine:
 
     def _launch(self, one: Pass) -> Iterator[_Launched]:
         """Start a pass on the device; what can't run together runs apart."""
-        if one.decodes and one.piece is not None:
+        if any(step.drafts for step in one.decodes):
+            yield from self._launch_drafted(one.decodes)
+        elif one.decodes and one.piece is not None:
             tokens = len(one.piece.inputs)
             longest = max(step.position + len(step.inputs) for step in (*one.decodes, one.piece))
             shape = self._shapes.mixed(len(one.decodes), tokens, longest)
             if shape is not None and self._is_worth(shape):
                 yield from self._launch_mixed(one.decodes, one.piece, shape)
                 return
-        if one.decodes:
+            yield self._launch_apart(one.decodes)
+        elif one.decodes:
             yield self._launch_apart(one.decodes)
         if one.piece is not None:
             yield self._launch_apart((one.piece,))
+
+    def _launch_drafted(self, steps: tuple[Step, ...]) -> Iterator[_Launched]:
+        """Decode steps with drafts, and those without beside them; without any where their shape is rare so far."""
+        most = max(len(step.inputs) for step in steps)
+        rows = self._shapes.drafted_rows(most)
+        for at in range(0, len(steps), rows):
+            group = steps[at : at + rows]
+            longest = max(step.position + len(step.inputs) for step in group)
+            shape = self._shapes.drafted(len(group), most, longest)
+            if not self._is_verifiable(shape):
+                yield self._launch_apart(tuple(step.cut(0) for step in group))
+                continue
+            padded = self._pad(group, 0, most, shape)
+            hidden = self._run_padded(group[0].layers, padded)
+            yield self._verify(group, hidden)
+
+    def _is_verifiable(self, shape: Shape) -> bool:
+        """Whether steps with drafts run in this shape: it has a program, or is asked for often enough."""
+        self._asked[shape] += 1
+        if self._asked[shape] > ASKED_DRAFTED:
+            self._verifies.add(shape)
+        return shape in self._verifies
 
     def _is_worth(self, shape: Shape) -> bool:
         """Whether a pass that mixes runs in this shape, or apart since it is rare so far."""
@@ -282,6 +330,57 @@ class Engine:
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
         logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
         return _Launched(steps, (), tokens, logprobs, adjusted.stuck, scores, pooled)
+
+    def _verify(self, steps: tuple[Step, ...], hidden: Array) -> _Launched:
+        """What follows the layers where steps have drafts: a draw behind each of their tokens, hidden [B, T, hidden].
+
+        A draw counts if all drafts before it were drawn. Where draws depend on the tokens before, they are made one
+        after the other.
+        """
+        if steps[0].layers.stop < self.geometry.num_layers:
+            return _Launched(steps, (hidden,), None, None)
+        columns = hidden.shape[1]
+        logits = self._programs.every_logits(hidden)
+        flat = [(step.sampling, step.position + 1 + at) for step in steps for at in range(columns)]
+        rows = sampler_rows([params for params, _ in flat], [position for _, position in flat], len(logits))
+        tokens = draw(logits, rows)
+        params = [step.sampling for step in steps]
+        wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
+        logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
+        dependent = [row for row, one in enumerate(params) if one is not None and not one.is_plain]
+        drawn = self._draw_in_turn({steps[row].request: (steps[row], row * columns) for row in dependent}, logits)
+        return _Launched(steps, (), tokens, logprobs, columns=columns, drawn=drawn)
+
+    def _draw_in_turn(self, steps: dict[str, tuple[Step, int]], logits: Array) -> dict[str, StepResult]:
+        """What is drawn for requests, behind one token after the other for as long as drafts are drawn.
+
+        Args:
+            steps: by request, with the row of ``logits`` that is of the step's first token.
+            logits: float32 [rows, vocab].
+        """
+        found: dict[str, StepResult] = {}
+        behind = 0
+        while steps:
+            count = bucket_for(len(steps), self._shapes.batch_sizes)
+            at = np.zeros(count, np.int32)
+            at[: len(steps)] = [first + behind for _, first in steps.values()]
+            values, going = logits[at], [step for step, _ in steps.values()]
+            rows = sampler_rows([it.sampling for it in going], [it.position + 1 + behind for it in going], count)
+            adjusted = self._draws.adjust(going, count)
+            tokens = draw(values, rows, adjusted)
+            wanted = any(it.sampling is not None and it.sampling.logprobs is not None for it in going)
+            logprobs = log_probabilities(values, tokens) if wanted else None
+            one = _Launched(tuple(going), (), tokens, logprobs, adjusted.stuck)
+            drawn = {result.request: result for result in _collect(one) if result.fault is None or not behind}
+            for name, result in drawn.items():
+                found[name] = result if name not in found else _followed(found[name], result)
+            tokens_of = {name: result.token for name, result in drawn.items() if result.token is not None}
+            self._draws.drawn(tokens_of)
+            steps = {
+                name: it for name, it in steps.items() if it[0].drafts[behind : behind + 1] == (tokens_of.get(name),)
+            }
+            behind += 1
+        return found
 
     def _pooled(self, step: Step, row: int, hidden: Sequence[Array]) -> list[Array]:
         """Sums of a step's last states that it asks for, one a stretch."""
@@ -328,8 +427,9 @@ class Engine:
             for at, table in enumerate(self._pool.tables(step.request)):
                 owned = table[: shape.pages]
                 padded.tables[at, row, : len(owned)] = owned
-            padded.starts[row], padded.lengths[row] = step.position + start, stop - start
-            padded.inputs[row, : stop - start] = step.inputs[start:stop]
+            given = step.inputs[start:stop]
+            padded.starts[row], padded.lengths[row] = step.position + start, len(given)
+            padded.inputs[row, : len(given)] = given
         return padded
 
     def _padding(self, layers: LayerRange, shape: Shape) -> _Padded:
@@ -360,9 +460,13 @@ class Engine:
         """Run a pass of padding, which touches only the scratch page."""
         hidden = self._run_padded(self.layers, self._padding(self.layers, shape))
         if self.layers.stop == self.geometry.num_layers:
-            logits = self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
+            logits = (
+                self._programs.every_logits(hidden)
+                if shape.drafted
+                else self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
+            )
             for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-                draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
+                draw(logits, sampler_rows([params], [0], len(logits))).block_until_ready()
         hidden.block_until_ready()
 
 
@@ -377,7 +481,11 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
     tokens = None if batch.tokens is None else np.asarray(batch.tokens)
     logprobs = None if batch.logprobs is None else tuple(np.asarray(array) for array in batch.logprobs)
     stretches = [np.asarray(array) for array in batch.hidden]
-    for row, step in enumerate(batch.steps):
+    for place, step in enumerate(batch.steps):
+        if step.request in batch.drawn:
+            yield batch.drawn[step.request]
+            continue
+        row = place * batch.columns
         hidden = np.concatenate([part[row] for part in stretches]) if len(stretches) > 1 else None
         if len(stretches) == 1:
             hidden = stretches[0][row]
@@ -404,7 +512,23 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             logprobs=_row_logprobs(logprobs, row, wanted),
             scores=scores,
             pooled=np.sum(sums, axis=0) if sums else None,
+            more=() if tokens is None else tuple(_more(step, tokens, logprobs, row)),
         )
+
+
+def _more(step: Step, tokens: np.ndarray, logprobs: tuple[np.ndarray, ...] | None, row: int) -> Iterator[DrawnToken]:
+    """What is drawn behind a step's drafts, from ``row`` on, for as long as they are drawn."""
+    for at, draft in enumerate(step.drafts):
+        token = int(tokens[row + at + 1])
+        if tokens[row + at] != draft or token == NOT_FINITE:
+            return
+        yield DrawnToken(token, _row_logprobs(logprobs, row + at + 1, step.sampling))
+
+
+def _followed(first: StepResult, then: StepResult) -> StepResult:
+    """What is drawn in a step, with one token more."""
+    assert then.token is not None, "nothing was drawn"
+    return replace(first, more=(*first.more, DrawnToken(then.token, then.logprobs)))
 
 
 def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:

@@ -161,6 +161,11 @@ class ShardPrograms:
         logits: Array = self._logits(self._ends, hidden, lengths)
         return logits
 
+    def every_logits(self, hidden: Array) -> Array:
+        """float32 [B * T, vocab] of all tokens of ``hidden`` [B, T, hidden], row by row."""
+        states = hidden.reshape(-1, 1, hidden.shape[-1])
+        return self.last_logits(states, np.ones(len(states), np.int32))
+
     def each_logits(self, states: np.ndarray) -> Array:
         """float32 [T, vocab] of hidden states [T, hidden]."""
         return self.last_logits(self._devices.placed(states[:, None]), np.ones(len(states), np.int32))
