@@ -15,7 +15,8 @@ from helix_df.benchmarking.replay import Load, Replayed
 class BenchReport:
     """A trace on a running job, and the simulator's prediction for the same plan and trace, if there is one.
 
-    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s.
+    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. Of ``drafted``
+    tokens that steps carried meanwhile, ``accepted`` were drawn.
     """
 
     job: str
@@ -28,6 +29,8 @@ class BenchReport:
     measured: Figures
     simulated: Figures | None
     remarks: tuple[str, ...] = ()
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -79,6 +82,8 @@ def report_document(report: BenchReport) -> dict[str, Any]:
         "requests_failed": measured.failed,
         "requests_left": measured.unfinished,
         "failures": dict(report.failures),
+        "drafted_tokens": report.drafted,
+        "accepted_tokens": report.accepted,
         "remarks": list(report.remarks),
         "measured": {name: _plain(value) for name, value, _, _ in rows},
         "simulated": None if report.simulated is None else {name: _plain(value) for name, _, value, _ in rows},

@@ -84,6 +84,7 @@ async def bench_job(
     sent, factor = fitted(trace, room, scale)
     load = replace(load or Load(), vocabulary=geometry.vocab_size)
     replayed = await replay(job, sent, load, stop=stop, on_token=on_token)
+    after = status if replayed.gone is not None else await job.status()
     predicts = predict and replayed.end_s > replayed.start_s
     return BenchReport(
         job=plan.job.name,
@@ -95,6 +96,8 @@ async def bench_job(
         replayed=replayed,
         measured=measured_figures(replayed),
         simulated=await asyncio.to_thread(predicted, plan, sent, load, replayed) if predicts else None,
+        drafted=after.drafted_tokens - status.drafted_tokens,
+        accepted=after.accepted_tokens - status.accepted_tokens,
     )
 
 

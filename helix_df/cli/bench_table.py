@@ -50,6 +50,8 @@ def _summary(report: BenchReport) -> Iterator[tuple[str, str]]:
     )
     for reason, count in report.failures.items():
         yield "failed", f"{count:,} × {reason}"
+    if report.drafted:
+        yield "drafts", f"{report.accepted / report.drafted:.0%} of {report.drafted:,} drafted tokens were drawn"
     if report.flow:
         share = measured.tokens_per_s / report.flow
         yield "flow", f"{share:.0%} of the plan's {number(report.flow)} tokens/s, prompt and output"

@@ -66,3 +66,8 @@ def test_a_prediction_stands_beside_with_how_far_it_is() -> None:
 )
 def test_how_it_ended_is_said(replayed: Replayed, words: str) -> None:
     assert words in shown(replace(REPORT, replayed=replayed, flow=None, saturating=False, scale=1.0))
+
+
+def test_drafts_are_told_where_there_were_any() -> None:
+    assert "drafts" not in shown(REPORT)
+    assert "75% of 1,200 drafted tokens were drawn" in shown(replace(REPORT, drafted=1200, accepted=900))

@@ -317,7 +317,7 @@ class NodesState:
         return whole_s * len(hop.layers) / len(node.layers)
 
     def token_s(self, hop: Hop) -> float:
-        """Seconds that each token more adds to a step, as its worker timed a prompt; else what the plan makes of one."""
+        """Seconds that each token more adds to a step, as its worker timed a prompt; else those of one in the plan."""
         node = self.nodes[hop.node]
         speed, whole_s = node.speed, 1 / node.tokens_per_s
         if speed is not None and speed.prefill_tokens > 1:

@@ -341,14 +341,16 @@ class Engine:
             return _Launched(steps, (hidden,), None, None)
         columns = hidden.shape[1]
         logits = self._programs.every_logits(hidden)
-        flat = [(step.sampling, step.position + 1 + at) for step in steps for at in range(columns)]
-        rows = sampler_rows([params for params, _ in flat], [position for _, position in flat], len(logits))
+        plain = [step for step in steps if step.sampling is None or step.sampling.is_plain]
+        dependent = {it.request: (it, row * columns) for row, it in enumerate(steps) if it not in plain}
+        drawn = self._draw_in_turn(dependent, logits)
+        if not plain:
+            return _Launched(steps, (), None, None, columns=columns, drawn=drawn)
+        places = [(step.sampling, step.position + 1 + at) for step in steps for at in range(columns)]
+        rows = sampler_rows([one for one, _ in places], [position for _, position in places], len(logits))
         tokens = draw(logits, rows)
-        params = [step.sampling for step in steps]
-        wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
+        wants_logprobs = any(one.sampling is not None and one.sampling.logprobs is not None for one in plain)
         logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
-        dependent = [row for row, one in enumerate(params) if one is not None and not one.is_plain]
-        drawn = self._draw_in_turn({steps[row].request: (steps[row], row * columns) for row in dependent}, logits)
         return _Launched(steps, (), tokens, logprobs, columns=columns, drawn=drawn)
 
     def _draw_in_turn(self, steps: dict[str, tuple[Step, int]], logits: Array) -> dict[str, StepResult]:
@@ -364,23 +366,32 @@ class Engine:
             count = bucket_for(len(steps), self._shapes.batch_sizes)
             at = np.zeros(count, np.int32)
             at[: len(steps)] = [first + behind for _, first in steps.values()]
-            values, going = logits[at], [step for step, _ in steps.values()]
-            rows = sampler_rows([it.sampling for it in going], [it.position + 1 + behind for it in going], count)
-            adjusted = self._draws.adjust(going, count)
-            tokens = draw(values, rows, adjusted)
-            wanted = any(it.sampling is not None and it.sampling.logprobs is not None for it in going)
-            logprobs = log_probabilities(values, tokens) if wanted else None
-            one = _Launched(tuple(going), (), tokens, logprobs, adjusted.stuck)
-            drawn = {result.request: result for result in _collect(one) if result.fault is None or not behind}
-            for name, result in drawn.items():
-                found[name] = result if name not in found else _followed(found[name], result)
-            tokens_of = {name: result.token for name, result in drawn.items() if result.token is not None}
-            self._draws.drawn(tokens_of)
+            drawn = self._draw_once([step.cut(0) for step, _ in steps.values()], logits[at], behind)
+            for result in drawn:
+                # Where nothing can be drawn behind drafts, the next step finds that out again.
+                if result.request not in found:
+                    found[result.request] = result
+                elif result.token is not None:
+                    found[result.request] = _followed(found[result.request], result.token, result.logprobs)
+            tokens = {result.request: result.token for result in drawn if result.token is not None}
+            self._draws.drawn(tokens)
             steps = {
-                name: it for name, it in steps.items() if it[0].drafts[behind : behind + 1] == (tokens_of.get(name),)
+                name: (step, first)
+                for name, (step, first) in steps.items()
+                if step.drafts[behind : behind + 1] == (tokens.get(name),)
             }
             behind += 1
         return found
+
+    def _draw_once(self, steps: list[Step], logits: Array, behind: int) -> list[StepResult]:
+        """A token for each of these, ``behind`` drafts that were drawn; float32 [rows, vocab], a row for each first."""
+        params = [step.sampling for step in steps]
+        rows = sampler_rows(params, [step.position + 1 + behind for step in steps], len(logits))
+        adjusted = self._draws.adjust(steps, len(logits))
+        tokens = draw(logits, rows, adjusted)
+        wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
+        logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
+        return list(_collect(_Launched(tuple(steps), (), tokens, logprobs, adjusted.stuck)))
 
     def _pooled(self, step: Step, row: int, hidden: Sequence[Array]) -> list[Array]:
         """Sums of a step's last states that it asks for, one a stretch."""
@@ -525,10 +536,9 @@ def _more(step: Step, tokens: np.ndarray, logprobs: tuple[np.ndarray, ...] | Non
         yield DrawnToken(token, _row_logprobs(logprobs, row + at + 1, step.sampling))
 
 
-def _followed(first: StepResult, then: StepResult) -> StepResult:
+def _followed(first: StepResult, token: int, logprobs: TopLogprobs | None) -> StepResult:
     """What is drawn in a step, with one token more."""
-    assert then.token is not None, "nothing was drawn"
-    return replace(first, more=(*first.more, DrawnToken(then.token, then.logprobs)))
+    return replace(first, more=(*first.more, DrawnToken(token, logprobs)))
 
 
 def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:
