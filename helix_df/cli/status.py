@@ -90,7 +90,8 @@ def _show(name: str | None, as_json: bool, everything: bool, patterns: list[str]
     console.print(f"job {found.name} is {found.state}{why}\nmodel {found.model} at {url}", soft_wrap=True)
     console.print(
         f"{found.running} running, {found.waiting} waiting, {found.finished} finished, {found.failed} failed · "
-        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens{_reuse(found)}{_drafts(found)}\n",
+        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens"
+        f"{_reuse(found)}{_drafts(found)}\n",
         soft_wrap=True,
     )
     print_trimmed(console, nodes_table(found, None if everything else MOST_ROWS))

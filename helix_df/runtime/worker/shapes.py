@@ -72,6 +72,7 @@ class ShapePlan:
         drafts: int = 0,
     ) -> None:
         self.pages_for = pages_for
+        self.draft_rows = bucket_sizes(1, max_batch, ratio=4)
         self.draft_columns = bucket_sizes(2, 1 + MOST_DRAFTS)
         self.batch_sizes = bucket_sizes(1, max_batch)
         self.prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
@@ -105,7 +106,7 @@ class ShapePlan:
     def drafted(self, rows: int, tokens: int, longest: int) -> Shape:
         """For ``rows`` decode steps of ``tokens`` tokens at most, drafts included."""
         pages = bucket_for(self.pages_for(longest), self.decode_pages)
-        return Shape(bucket_for(rows, self.batch_sizes), bucket_for(tokens, self.draft_columns), pages, drafted=True)
+        return Shape(bucket_for(rows, self.draft_rows), bucket_for(tokens, self.draft_columns), pages, drafted=True)
 
     def drafted_rows(self, tokens: int) -> int:
         """Decode steps of ``tokens`` tokens that run in a pass: of each token there are logits at the same time."""
@@ -125,7 +126,7 @@ class ShapePlan:
         return [
             Shape(rows, count, pages, drafted=True)
             for pages in self.decode_pages
-            for rows in self.batch_sizes
+            for rows in self.draft_rows
             for count in columns
             if rows <= self.drafted_rows(count)
         ]
