@@ -13,7 +13,7 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
 from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire import framing
@@ -63,6 +63,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.PromptScored("r/1", 3, (ScoredToken(-0.5, 2, ((42, -0.25), (1, -0.5))), ScoredToken(-1.0, 1))),
     m.PromptPooled("r/1", 3, 2, b"\0\0\x80?\0\0\0@"),
     m.HopTimes("r/1", "a", 12.5, HopSum(1, 0.0, 0.25, 0.5), HopSum(3, 1.5, 0.125, 0.75)),
+    m.Forward("r/1", 7, True, None, np.array([5, 6, 7], np.int32), drafts=(6, 7)),
+    m.Sampled("r/1", 8, 6, TopLogprobs(-0.5, ((6, -0.5),)), (DrawnToken(7), DrawnToken(9, TopLogprobs(-1.0)))),
 )
 RECORDED = [[bytes(frame) for frame in framing.encode(message, TOKEN)] for message in MESSAGES]
 

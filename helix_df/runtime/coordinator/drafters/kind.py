@@ -22,7 +22,7 @@ class Drafter(Protocol):
         ...
 
 
-class NoOptions(Section):
+class NoDrafterOptions(Section):
     """Of a drafter that has nothing to say about it."""
 
 
@@ -36,4 +36,4 @@ class DrafterKind:
     """
 
     make: Callable[[Any], Drafter]
-    options: type[Section] = NoOptions
+    options: type[Section] = NoDrafterOptions
