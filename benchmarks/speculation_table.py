@@ -1,14 +1,14 @@
 """What speculation gains and costs: SmolLM2 over three workers, by latency of the links, batch and kind of text.
 
     XLA_FLAGS=--xla_cpu_multi_thread_eigen=false python -m benchmarks.speculation_table [--latency 0.1 5 50 200]
-        [--batch 1 4 16] [--kind repeats other] [--rounds 3] [--tokens 64] [--json FILE]
+        [--batch 1 4 16] [--kind repeats other] [--rounds 3] [--tokens 32] [--json FILE]
 
 Two jobs of the same plan run beside each other, one with speculation; rounds of the same requests go to one and then to
-the other, the first of which isn't counted. Texts that repeat are code to be edited, passages to answer from and a text
-to be summarised by quoting, greedily; the others are stories, opinions and lists of ideas, sampled at temperature 1.
-Figures are medians of rounds: tokens/s from the first token of all to the last, and the 50th percentile of the times
-between two tokens of a request, where tokens that come together count 0. Answers are compared: of float32 they are the
-same.
+the other, after a short one that isn't counted. Texts that repeat are code that is edited, passages that are quoted and
+answered from, and a summary in quotations, greedily; the others are stories, opinions and lists of ideas, sampled at
+temperature 1. Figures are medians of rounds: tokens/s after the first token, summed up over requests, and the mean time
+to the next token, the median over requests. Answers are compared, too. Over links of 100 ms and more there are two
+rounds, of three quarters of the tokens.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from helix_df.spec.source import parse_source
 LATENCIES_MS = (0.1, 5.0, 50.0, 200.0)
 BATCHES = (1, 4, 16)
 CONTEXT = 512
+FAR_MS = 100.0
+WARM_UP = 6
+"""Tokens of each answer of the round that isn't counted."""
 
 CODE = """\
 class Account:
@@ -60,8 +63,8 @@ until 1931, when the keeper, Edward Hale, had it changed to electric light. The 
 be seen from 33 kilometres away. Since 1988 nobody lives there, and the lamp is lit by a clock.
 """
 REPEATS = (
-    f"Here is a file:\n\n{CODE}\nThe same file, with `balance` renamed to `total`:\n\n",
-    f"Here is a file:\n\n{CODE}\nThe same file again, with a comment before each method:\n\n",
+    f"Here is a file:\n\n{CODE}\nThe same file, with `owner` renamed to `holder`:\n\nclass Account:\n    def __init__(",
+    f"Here is a file:\n\n{CODE}\nThe same file, without the first method:\n\nclass Account:\n    def deposit(",
     f"Passage: {PASSAGE}\nThe passage again, word for word: ",
     f"Passage: {PASSAGE}\nWhen was it built, of what, and how high is it? Quote the passage. Answer: ",
     f"Text: {PASSAGE}\nSummary in quotations from the text: ",
@@ -101,9 +104,8 @@ class Measured:
 
 
 def rate(found: Sequence[Answered]) -> float:
-    """Tokens a second after the first of each."""
-    tokens = sum(len(one.tokens) - 1 for one in found)
-    return tokens / (max(one.times_s[-1] for one in found) - min(one.times_s[0] for one in found))
+    """Tokens a second after the first of each, summed up: some requests are over before others."""
+    return sum((len(one.tokens) - 1) / (one.times_s[-1] - one.times_s[0]) for one in found)
 
 
 def median_gap_s(found: Sequence[Answered]) -> float:
@@ -136,8 +138,11 @@ async def measure(latency_ms: float, options: argparse.Namespace) -> Iterator[Me
             rates: tuple[list[float], list[float]] = ([], [])
             gaps: tuple[list[float], list[float]] = ([], [])
             same, before = 0, drafting.snapshot()
-            for turn in range(-1, options.rounds):
-                found = [await one_round(job, prompts, options.tokens, heat) for job in (plain, drafting)]
+            far = latency_ms >= FAR_MS
+            rounds, tokens = min(options.rounds, 2) if far else options.rounds, options.tokens * (3 if far else 4) // 4
+            for turn in range(-1, rounds):
+                count = tokens if turn >= 0 else WARM_UP
+                found = [await one_round(job, prompts, count, heat) for job in (plain, drafting)]
                 if turn < 0:
                     before = drafting.snapshot()
                     continue
@@ -155,7 +160,7 @@ async def measure(latency_ms: float, options: argparse.Namespace) -> Iterator[Me
                 after.drafted_tokens - before.drafted_tokens,
                 after.accepted_tokens - before.accepted_tokens,
                 same,
-                batch * options.rounds,
+                batch * rounds,
             )
             print(line(row), flush=True)
             rows.append(row)
@@ -178,7 +183,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--kind", choices=list(KINDS), nargs="+", default=list(KINDS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     heads = "tokens/s without | with | gain | ITL without, ms | with | drafts drawn | same answers"
