@@ -31,6 +31,7 @@ from helix_df.models.tokenizer import load_tokenizer
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.spec.source import parse_source
+from helix_df.spec.speculation import Speculation
 
 LATENCIES_MS = (0.1, 5.0, 50.0, 200.0)
 BATCHES = (1, 4, 16)
@@ -126,12 +127,11 @@ async def measure(latency_ms: float, options: argparse.Namespace) -> Iterator[Me
     tokenizer, rows = load_tokenizer(parse_source(SMOLLM2)), []
     link = {"bandwidth": "1Gbps", "latency": f"{latency_ms}ms"}
     async with AsyncExitStack() as stack:
-        plain, drafting = [
-            await stack.enter_async_context(
-                serving(chain_plan(SMOLLM2, 3, link, context=CONTEXT, prefix_cache=False, speculation=said))
-            )
-            for said in (None, {})
+        plans = [
+            chain_plan(SMOLLM2, 3, link, context=CONTEXT, prefix_cache=False, speculation=said)
+            for said in (None, Speculation().model_dump())
         ]
+        plain, drafting = [await stack.enter_async_context(serving(plan)) for plan in plans]
         for batch, kind in itertools.product(options.batch, options.kind):
             texts, heat = KINDS[kind]
             prompts = [tuple(tokenizer.encode(text)) for text, _ in zip(itertools.cycle(texts), range(batch))]
@@ -155,8 +155,10 @@ async def measure(latency_ms: float, options: argparse.Namespace) -> Iterator[Me
                 latency_ms,
                 batch,
                 kind,
-                *map(statistics.median, rates),
-                *map(statistics.median, gaps),
+                statistics.median(rates[0]),
+                statistics.median(rates[1]),
+                statistics.median(gaps[0]),
+                statistics.median(gaps[1]),
                 after.drafted_tokens - before.drafted_tokens,
                 after.accepted_tokens - before.accepted_tokens,
                 same,

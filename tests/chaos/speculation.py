@@ -86,7 +86,7 @@ async def tokens_of(job: Coordinator, request: GenerationRequest, stop_after: in
         found += [] if event.token is None else [event.token]
         if stop_after is not None and len(found) >= stop_after:
             break
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     return found
 
 

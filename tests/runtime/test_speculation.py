@@ -49,7 +49,7 @@ async def served(speculation: dict[str, Any] | None) -> tuple[list[list[TokenEve
         cancelled = coordinator.submit(replace(requests()[0], id="left"))
         async for _ in cancelled:
             break
-        await cancelled.aclose()  # type: ignore[attr-defined]
+        await cancelled.aclose()
         return [*first, await answer(coordinator, replace(requests()[0], id="again"))], coordinator
     finally:
         await coordinator.close()
