@@ -7,7 +7,8 @@ Doesn't know YAML, and reads no weights: a model's geometry is enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from helix_df.errors import SpecError
 from helix_df.graph.held_weights import divided_weights, held_weights
@@ -57,9 +58,9 @@ def compile_problem(job: Job) -> Problem:
         )
     origin = origin_of(job)
     geometry, requests = origin.geometry, origin.requests
-    gpus, differs = {node.gpu for node in job.nodes.values()}, len(geometry.layer_kinds) > 1
+    gpus = {node.gpu for node in job.nodes.values()}
     by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in gpus}
-    best = {gpu: gpu_throughput(job, geometry, requests, gpu, favourable=True) for gpu in gpus} if differs else {}
+    best = _better(job, geometry, requests, by_gpu) if layers_differ(geometry) else {}
     nodes = tuple(
         _node_profile(name, node, NOTHING, None)
         if name in job.limits.avoid
@@ -77,6 +78,19 @@ def compile_problem(job: Job) -> Problem:
         limits=_limits(job, requests),
         origin=origin,
     )
+
+
+def layers_differ(geometry: ModelGeometry) -> bool:
+    """Whether some layers have experts or windows, and others don't."""
+    return len(geometry.layer_kinds) > 1 or len(set(geometry.attention.windows)) > 1
+
+
+def _better(
+    job: Job, geometry: ModelGeometry, requests: Requests, planned: Mapping[str, Throughput]
+) -> dict[str, Throughput]:
+    """The most that GPU types may do, of those where it is more than what is ``planned``."""
+    best = {gpu: gpu_throughput(job, geometry, requests, gpu, favourable=True) for gpu in planned}
+    return {gpu: throughput for gpu, throughput in best.items() if throughput != planned[gpu]}
 
 
 def origin_of(job: Job) -> Origin:
@@ -118,11 +132,13 @@ def mean_request(job: Job, geometry: ModelGeometry) -> Requests:
     return Requests(inputs, outputs, job.runtime.max_batch, held)
 
 
-def held_kv(job: Job, geometry: ModelGeometry, tokens: float) -> tuple[float, ...]:
-    """``Requests.held`` of a request that comes to so many tokens."""
+def held_kv(job: Job, geometry: ModelGeometry, tokens: float, *, fewest: bool = False) -> tuple[float, ...]:
+    """``Requests.held`` of a request that comes to so many tokens; or of layers in a row that keep the ``fewest``."""
     windows = geometry.attention.windows
+    if not windows:
+        return ()
     # Pieces of a prompt have as many tokens as a batch at most (``rules.batching.longest_piece``).
-    return held_by_layers(windows, tokens, job.runtime.max_prefill_tokens, PAGE_TOKENS) if windows else ()
+    return held_by_layers(windows, tokens, job.runtime.max_prefill_tokens, PAGE_TOKENS, fewest=fewest)
 
 
 def link_table(job: Job) -> LinkTable:
@@ -157,11 +173,14 @@ def gpu_throughput(
         ModelError: when weights can't be kept there as the job says.
     """
     source = speed_source(job, geometry, gpu)
+    fits = requests
+    if favourable:
+        requests = replace(requests, held=held_kv(job, geometry, requests.tokens, fewest=True))
     if isinstance(source, Measured):
         return from_curves(source, requests, geometry.num_layers)
     profile = job.gpus.get(gpu, GpuType()).profile
     given = profile.kv_tokens if profile is not None and not isinstance(source, Roofline) else None
-    kv_tokens = given or _kv_tokens(job, geometry, requests, gpu, favourable)
+    kv_tokens = given or _kv_tokens(job, geometry, fits, gpu, favourable)
     match source:
         case DeclaredTable():
             return from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)

@@ -89,7 +89,8 @@ def _of_stage(
         low, high = _possible(requests, speed)
         yield Difference(f"{where}, tokens/s", stage.tokens_per_s, min(max(stage.tokens_per_s, low), high), "tokens/s")
         return
-    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens, "planned")
+    shape = geometry.attention.shape(stage.layers)
+    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens, "planned", shape)
     yield Difference(
         f"{where}, prefill of {speed.prefill_tokens} tokens",
         1e3 * layers * timing.prefill_s(speed.prefill_tokens),

@@ -56,7 +56,7 @@ def estimate(costs: StageCosts, split: FlowSplit) -> Estimate:
     """Requests/s when as many are in flight as KV cache admits; ``split`` is the maximum flow's."""
     split, most_in_flight = kv_limited_split(costs, split)
     work = costs.workload
-    rows = costs.row[split.nodes, split.layers_held]
+    rows = costs.rows(split.nodes, split.start, split.layers_held)
     tail, head = split.ends()
     flow = split.share, split.link_share, tail, head, split.layers_run
     ends = split.tail, split.head
