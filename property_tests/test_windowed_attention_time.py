@@ -131,9 +131,9 @@ def test_any_layers_in_a_row_lie_between_what_plans_and_bounds_count(roofline, w
 
 @settings(max_examples=8, deadline=None)
 @given(memory=st.integers(700_000, 4_000_000), solver=st.sampled_from(("swarm", "even")))
-def test_a_window_longer_than_the_context_plans_and_simulates_as_none(memory, solver):
+def test_a_window_longer_than_any_request_plans_and_simulates_as_none(memory, solver):
     with tempfile.TemporaryDirectory(dir="/tmp") as one, tempfile.TemporaryDirectory(dir="/tmp") as other:
-        jobs = job_of(one, None, by_roofline(memory), solver), job_of(other, CONTEXT + 1, by_roofline(memory), solver)
+        jobs = job_of(one, None, by_roofline(memory), solver), job_of(other, 1024, by_roofline(memory), solver)
         plain, windowed = (make_plan(job) for job in jobs)
         assert windowed.placement == plain.placement
         assert (windowed.flow, windowed.edges) == (plain.flow, plain.edges)

@@ -14,9 +14,11 @@ from helix_df.errors import SpecError
 from helix_df.graph.held_weights import divided_weights, held_weights
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
+from helix_df.graph.stage_timing import stage_timing
 from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Measured, device_count, find_device
 from helix_df.profiles.device_shares import held_by
+from helix_df.profiles.expected_drafts import NO_DRAFTS, ExpectedDrafts
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.kv_windows import PAGE_TOKENS, held_by_layers
@@ -31,7 +33,7 @@ from helix_df.profiles.throughput import (
     from_table,
     kv_tokens_by_layers,
 )
-from helix_df.profiles.timing import declared_curves
+from helix_df.profiles.timing import closed_form, declared_curves
 from helix_df.spec.job import GpuType, Job, LinkQuality, PairLink
 from helix_df.spec.nodes import Node
 
@@ -129,7 +131,15 @@ def mean_request(job: Job, geometry: ModelGeometry) -> Requests:
     scale = min(1.0, context / wanted)
     inputs, outputs = job.workload.input_length * scale, job.workload.output_length * scale
     held = held_kv(job, geometry, inputs + outputs)
-    return Requests(inputs, outputs, job.runtime.max_batch, held)
+    return Requests(inputs, outputs, job.runtime.max_batch, held, expected_drafts(job))
+
+
+def expected_drafts(job: Job) -> ExpectedDrafts:
+    """What a job expects of drafted tokens; none where it doesn't speculate."""
+    speculation = job.runtime.speculation
+    if speculation is None:
+        return NO_DRAFTS
+    return ExpectedDrafts(speculation.drafts, speculation.acceptance, speculation.coverage)
 
 
 def held_kv(job: Job, geometry: ModelGeometry, tokens: float, *, fewest: bool = False) -> tuple[float, ...]:
@@ -183,7 +193,8 @@ def gpu_throughput(
     kv_tokens = given or _kv_tokens(job, geometry, fits, gpu, favourable)
     match source:
         case DeclaredTable():
-            return from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
+            table = from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
+            return _with_drafts(job, geometry, requests, gpu, table) if requests.drafted.drafts else table
         case DeclaredCurves():
             curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
             return from_curves(curves, requests, geometry.num_layers)
@@ -191,6 +202,18 @@ def gpu_throughput(
             weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
             known = geometry, job.model.element_bytes, source, kv_tokens, requests, weights, kv_bytes
             return best_from_roofline(*known) if favourable else from_roofline(*known)
+
+
+def _with_drafts(
+    job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, table: Throughput
+) -> Throughput:
+    """A table of steps without drafts, as much faster as the planned timing of the same device is with them."""
+    rates = []
+    for layers, (rate, kept) in enumerate(zip(table.tokens_per_s, table.kv_tokens, strict=True), start=1):
+        timing = stage_timing(job, geometry, requests, gpu, layers, kept, "planned")
+        plain, drafted = (closed_form(timing, kept, layers, each) for each in (requests.undrafted, requests))
+        rates.append(rate * drafted / plain)
+    return Throughput(tuple(rates), table.kv_tokens)
 
 
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOL
         curves = declared_curves(
             profile.curve_ms("prefill"), profile.curve_ms("decode"), profile.kv_tokens, requests.max_batch
         )
-        rates = from_curves(curves, requests, geometry.num_layers).tokens_per_s
+        rates = from_curves(curves, requests.undrafted, geometry.num_layers).tokens_per_s
         pairs = enumerate(zip(table, rates, strict=False), start=1)
         return beyond(
             (

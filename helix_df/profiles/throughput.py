@@ -21,6 +21,9 @@ Where layers differ, each counts as the slowest: ``params`` and ``layer_bytes`` 
 window reads less: in place of ``in + out/2`` the mean of what its queries see (``Requests.seen_tokens``). Of ``k`` layers
 in a row as many have a window as have at least one; the time is the mean of theirs.
 
+Where decode steps bring drafted tokens, ``D`` is that of all of them, and divided by those that stay: the least over
+numbers of drafts (``expected_drafts``).
+
 More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never grow with ``k``.
 """
 
@@ -31,6 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from helix_df.profiles.catalogue import Curve, Measured
+from helix_df.profiles.expected_drafts import NO_DRAFTS, ExpectedDrafts
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_windows import KvShape, shapes_in_a_row
 from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
@@ -44,13 +48,19 @@ class Requests:
     """Mean prompt and output tokens of a request, and how many a device decodes together at most.
 
     ``held``: tokens of KV cache that a request takes at most in each of 1, 2, 3, … layers in a row, on average
-    (``kv_windows.held_by_layers``). Empty: all of its tokens in each.
+    (``kv_windows.held_by_layers``). Empty: all of its tokens in each. ``drafted``: what is expected of drafted tokens.
     """
 
     input_tokens: float
     output_tokens: float
     max_batch: int
     held: tuple[float, ...] = ()
+    drafted: ExpectedDrafts = NO_DRAFTS
+
+    @property
+    def undrafted(self) -> Requests:
+        """The same where nobody drafts."""
+        return replace(self, drafted=NO_DRAFTS)
 
     @property
     def tokens(self) -> float:
@@ -138,9 +148,12 @@ def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Thro
     def decode_s(layers: int) -> float:
         limit = min(requests.max_batch, measured.max_batch[layers - 1])
         batch = _concurrent(measured.kv_tokens, layers, requests, limit)
-        corners = [corner for corner, _ in measured.decode if 1 <= corner < batch]
+        return min(steps.carried_for_each * token_s(batch * steps.carried) for steps in requests.drafted.choices())
+
+    def token_s(most: float) -> float:
+        corners = [corner for corner, _ in measured.decode if 1 <= corner < most]
         # D(b)/b is monotone between two corners of a piecewise linear D, so its minimum is at a corner or at the end.
-        return min(interpolate(measured.decode, b) / b for b in [*corners, batch])
+        return min(interpolate(measured.decode, b) / b for b in [*corners, most])
 
     rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, count + 1))
     return Throughput(_falling(rates), measured.kv_tokens[:count])
@@ -198,6 +211,10 @@ def from_roofline(
 
     def decode_s(layers: int) -> float:
         batch = _concurrent(kv_tokens, layers, requests, requests.max_batch)
+        choices = requests.drafted.choices()
+        return min(steps.carried_for_each * token_s(layers, batch * steps.carried) for steps in choices)
+
+    def token_s(layers: int, batch: float) -> float:
         layer_bytes = held.read(geometry, batch)
 
         def layer_s(window: int) -> float:
