@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from helix_df.benchmarking.figures import PERCENTILES, Figures, difference
+from helix_df.benchmarking.measured_drafts import MeasuredDrafts
 from helix_df.benchmarking.replay import Load, Replayed
 
 
@@ -15,8 +16,8 @@ from helix_df.benchmarking.replay import Load, Replayed
 class BenchReport:
     """A trace on a running job, and the simulator's prediction for the same plan and trace, if there is one.
 
-    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. Of ``drafted``
-    tokens that steps carried meanwhile, ``accepted`` were drawn.
+    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. ``drafts`` is what
+    became of drafted tokens, which the prediction took over; ``None`` where the job drafts none.
     """
 
     job: str
@@ -29,8 +30,7 @@ class BenchReport:
     measured: Figures
     simulated: Figures | None
     remarks: tuple[str, ...] = ()
-    drafted: int = 0
-    accepted: int = 0
+    drafts: MeasuredDrafts | None = None
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -82,9 +82,8 @@ def report_document(report: BenchReport) -> dict[str, Any]:
         "requests_failed": measured.failed,
         "requests_left": measured.unfinished,
         "failures": dict(report.failures),
-        "drafted_tokens": report.drafted,
-        "accepted_tokens": report.accepted,
         "remarks": list(report.remarks),
+        "drafts": None if report.drafts is None else _drafts(report.drafts),
         "measured": {name: _plain(value) for name, value, _, _ in rows},
         "simulated": None if report.simulated is None else {name: _plain(value) for name, _, value, _ in rows},
         "difference": None if report.simulated is None else {name: _plain(value) for name, _, _, value in rows},
@@ -100,6 +99,10 @@ def report_document(report: BenchReport) -> dict[str, Any]:
             for request in requests
         ],
     }
+
+
+def _drafts(drafts: MeasuredDrafts) -> dict[str, Any]:
+    return {**asdict(drafts), "acceptance": drafts.acceptance, "coverage": drafts.coverage}
 
 
 def _plain(value: float) -> float | None:

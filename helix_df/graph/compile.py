@@ -204,9 +204,7 @@ def gpu_throughput(
             return best_from_roofline(*known) if favourable else from_roofline(*known)
 
 
-def _with_drafts(
-    job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, table: Throughput
-) -> Throughput:
+def _with_drafts(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, table: Throughput) -> Throughput:
     """A table of steps without drafts, as much faster as the planned timing of the same device is with them."""
     rates = []
     for layers, (rate, kept) in enumerate(zip(table.tokens_per_s, table.kv_tokens, strict=True), start=1):

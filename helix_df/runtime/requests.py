@@ -197,7 +197,8 @@ class JobStatus:
     up, of which the first doesn't reach the second; ``waiting`` counts requests that wait for
     room and those that wait for nodes. ``change`` says how far another plan is that is to take over, ``replanned``
     what was done, or can't be, about nodes that are lost for long.
-    Of ``drafted_tokens`` that steps carried, ``accepted_tokens`` were drawn.
+    Of ``drafted_tokens`` that steps carried, ``accepted_tokens`` were drawn. Where a job speculates, drafts were sought
+    for ``decode_steps``, there were some for ``draftable_steps``, and ``drafted_steps`` carried any.
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
@@ -224,6 +225,9 @@ class JobStatus:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    decode_steps: int = 0
+    draftable_steps: int = 0
+    drafted_steps: int = 0
     illegal_events: int = 0
     refused_frames: Mapping[str, int] = field(default_factory=dict)
     missing_layers: tuple[tuple[int, int], ...] = ()

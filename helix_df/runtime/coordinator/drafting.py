@@ -79,7 +79,8 @@ class RequestDrafts:
 
 @dataclass(slots=True)
 class Drafting:
-    """A job's drafts. ``drafted`` tokens were sent with steps so far, and ``accepted`` of them were right.
+    """A job's drafts. ``drafted`` tokens were sent with steps so far, and ``accepted`` of them were right. Drafts were
+    sought for ``steps``, some ``found`` for so many, and ``sent`` with so many.
 
     Requests begin with the job's estimate, which all of them move.
     """
@@ -87,6 +88,9 @@ class Drafting:
     said: Speculation | None = None
     drafted: int = 0
     accepted: int = 0
+    steps: int = 0
+    found: int = 0
+    sent: int = 0
     _acceptance: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +113,9 @@ class Drafting:
         if self.said is None:
             return ()
         found = drafts.next(tokens, requests, min(most, self.said.drafts))
+        self.steps += 1
+        self.found += bool(drafts.expected)
+        self.sent += bool(found)
         self.drafted += len(found)
         return found
 

@@ -5,7 +5,7 @@ Owns these numbers as arrays, ready for thousands of placements. Doesn't know wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
 from helix_df.layers import LayerRange
+from helix_df.profiles.expected_drafts import DraftedSteps, ExpectedDrafts
 from helix_df.profiles.kv_windows import ALIKE, KvShape, held_by_layers
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.options import FeedByKv, Options
@@ -62,6 +63,26 @@ def pieces_of(workload: RequestMoments, longest: int) -> PromptPieces:
 
 
 @dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Decode steps that bring so many tokens on average: seconds of a layer by row and requests in the batch, shape
+    (rows, LARGEST_BATCH + 1)."""
+
+    steps: DraftedSteps
+    decode_s: Floats
+
+
+def _step_costs(timings: Sequence[LayerTiming], steps: DraftedSteps) -> StepCosts:
+    requests = range(LARGEST_BATCH + 1)
+    return StepCosts(steps, np.array([[timing.decode_s(b * steps.carried) for b in requests] for timing in timings]))
+
+
+def _kinds_of_steps(options: Options) -> Iterator[DraftedSteps]:
+    """Plain steps, and those with 1, 3, 7, … drafts and with the most."""
+    choices = tuple(ExpectedDrafts(options.drafts, options.acceptance, options.coverage).choices())
+    return (steps for drafts, steps in enumerate(choices) if drafts & (drafts + 1) == 0 or drafts == len(choices) - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class StageCosts:
     """Timing of node ``i`` with ``k`` layers is a row of the tables; seconds are those of one layer.
 
@@ -70,7 +91,7 @@ class StageCosts:
         workload: mean request.
         row: by node, layers held and how these differ from other layers in a row, shape (nodes, layers + 1, variants).
         variant: that difference by the first layer and the number of layers, shape (layers, layers + 1).
-        decode_s: by row and requests in the batch, shape (rows, LARGEST_BATCH + 1).
+        steps: decode steps without drafts, then with a few numbers of them.
         prefill_s: of a prefill, by row and tokens, shape (rows, LONGEST_PREFILL + 1).
         prompt_s: of a mean prompt, by row.
         pieces: that prompts travel in and that ride with decode steps; ``None`` where they don't.
@@ -92,7 +113,7 @@ class StageCosts:
     timings: tuple[LayerTiming, ...]
     row: Ints
     variant: Ints
-    decode_s: Floats
+    steps: tuple[StepCosts, ...]
     prefill_s: Floats
     prompt_s: Floats
     pieces: PromptPieces | None
@@ -155,7 +176,7 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
         tuple(timings),
         row,
         variant,
-        np.array([[timing.decode_s(b) for b in range(LARGEST_BATCH + 1)] for timing in timings]),
+        tuple(_step_costs(timings, steps) for steps in _kinds_of_steps(options)),
         np.array([[timing.prefill_s(n) for n in range(LONGEST_PREFILL + 1)] for timing in timings]),
         np.array([timing.prefill_s(workload.input_tokens) for timing in timings]),
         pieces_of(workload, options.prefill_chunk) if options.rides and options.prefill_chunk is not None else None,
