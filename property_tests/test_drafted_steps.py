@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_more_right_drafts_that_cost_nothing_are_never_later(drafts, acceptances
         float(alone(FAR, output, drafting(drafts, acceptance, seed=seed)).requests.finished_s[0])
         for acceptance in sorted(acceptances)
     ]
-    assert all(later <= sooner + 1e-9 for sooner, later in zip(ends, ends[1:], strict=False))
+    assert all(later <= sooner + 1e-9 for sooner, later in itertools.pairwise(ends))
 
 
 def test_a_long_answer_is_the_faster_the_more_drafts_are_right():
@@ -73,7 +74,7 @@ def test_a_long_answer_is_the_faster_the_more_drafts_are_right():
         float(alone(costly, 1500, drafting(7, acceptance, coverage=0.7)).requests.finished_s[0])
         for acceptance in (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
     ]
-    assert all(later < 0.99 * sooner for sooner, later in zip(ends, ends[1:], strict=False))
+    assert all(later < 0.99 * sooner for sooner, later in itertools.pairwise(ends))
 
 
 def test_tokens_of_a_step_come_together_and_a_first_token_as_without_drafts():

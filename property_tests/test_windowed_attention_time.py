@@ -1,4 +1,4 @@
-"""Layers with a window take the time of what they see: one longer than any context is none, a shorter one is no slower."""
+"""Layers with a window take the time of what they see: one that nothing leaves is none, a shorter one is no slower."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from helix_df.benchmarking.replay import Load, Replayed
 class BenchReport:
     """A trace on a running job, and the simulator's prediction for the same plan and trace, if there is one.
 
-    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. ``drafts`` is what
-    became of drafted tokens, which the prediction took over; ``None`` where the job drafts none.
+    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. ``drafts`` says
+    what became of drafted tokens, which the prediction took over; ``None`` where the job drafts none.
     """
 
     job: str

@@ -38,10 +38,10 @@ layer, linear in ``c``; ``β`` of a prompt token through a layer; ``φ`` of a to
    right side over ``X`` never grows, so that one rate stands for all above.
 
 Drafted tokens. A decode step may bring up to ``m − 1`` tokens behind its own, of which those stay that would have been
-drawn. Each counts as a decode step of the passes above, whether it stays or not; so what is served is no more than what
-is computed. But a step of ``m`` tokens holds the context of one request, the tokens under way included: what ``b`` tokens
-hold for a pass, on links and on the way home (2) is at least an ``m``-th of ``b`` contexts, and cache for ``b / m``
-contexts is enough. No share of right drafts is assumed: the bound holds for any.
+drawn. Each counts as a decode step of the passes above, whether it stays or not; so what is served is no more than
+what is computed. But a step of ``m`` tokens holds the context of one request, the tokens under way included: what
+``b`` tokens hold for a pass, on links and on the way home (2) is at least an ``m``-th of ``b`` contexts, and cache for
+``b / m`` contexts is enough. No share of right drafts is assumed: the bound holds for any.
 
 Links (``h``). Entering node ``i`` takes at least the latency and one token's time ``m_i`` of its best link, and a visit
 runs at most ``k`` layers: ``m_i / k``. Whoever runs layers in a region comes into it from outside once at least, over

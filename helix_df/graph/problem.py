@@ -38,8 +38,8 @@ class NodeProfile:
     layers; both have one entry for every ``k`` that fits, so an empty tuple means that not even one layer does.
 
     Where layers differ, these are of the heaviest ``k`` layers in a row, each as slow as the slowest, with as few
-    windows as lie in a row: whichever it holds, they fit and it is no slower. ``favourable`` is the same of the lightest
-    and fastest then, which bounds need.
+    windows as lie in a row: whichever it holds, they fit and it is no slower. ``favourable`` is the same of the
+    lightest and fastest then, which bounds need.
     """
 
     name: str

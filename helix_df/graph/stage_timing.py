@@ -61,9 +61,9 @@ def stage_timing(
     planning counts with. ``published``: the curves of the Helix paper as they stand, straight to zero below their
     first points, by which its simulator counts.
 
-    ``shape`` says how many of the layers have a window; by default as few as lie in a row, so that no others are slower.
-    By a roofline their attention takes less. What was measured stays as it is, and so does what a table says; its shape
-    is that of the slowest layers.
+    ``shape`` says how many of the layers have a window; by default as few as lie in a row, so that no others are
+    slower. By a roofline their attention takes less. What was measured stays as it is, and so does what a table says;
+    its shape is that of the slowest layers.
     """
     source = speed_source(job, geometry, gpu)
     if isinstance(source, DeclaredCurves):

@@ -18,8 +18,8 @@ Roofline: ``P = max(2·params·in / F, layer_bytes / W)`` and ``D(B) = max(2·pa
 ``layer_bytes`` those that a pass of so many tokens is expected to read (``geometry.read_parameters``).
 
 Where layers differ, each counts as the slowest: ``params`` and ``layer_bytes`` are the most of any. A layer with a
-window reads less: in place of ``in + out/2`` the mean of what its queries see (``Requests.seen_tokens``). Of ``k`` layers
-in a row as many have a window as have at least one; the time is the mean of theirs.
+window reads less: in place of ``in + out/2`` the mean of what its queries see (``Requests.seen_tokens``). Of ``k``
+layers those in a row count of which the fewest have a window, and the time is the mean of theirs.
 
 Where decode steps bring drafted tokens, ``D`` is that of all of them, and divided by those that stay: the least over
 numbers of drafts (``expected_drafts``).

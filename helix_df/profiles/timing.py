@@ -140,8 +140,8 @@ def roofline_timing(
 ) -> LayerTiming:
     """Timing from compute and memory bandwidth, with the mean context of the workload.
 
-    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``. ``shape``: how many of the layers have a window; a layer
-    takes the mean of their times.
+    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``. ``shape``: how many of the layers have a window; a
+    layer takes the mean of their times.
     """
     held = weights or computed_bytes(geometry, element_bytes)
     compute_s = 2 * geometry.active_parameters / roofline.flop_per_s

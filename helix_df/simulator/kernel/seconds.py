@@ -39,8 +39,8 @@ def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) ->
     """Seconds of a layer for those of the ``count`` taken runs that run ``width`` layers; all, if that is 0.
 
     The runtime's engine runs a prompt of one token with the decode steps. A drafted token counts as a decode step: it
-    is as much to compute, and its query reads the same context. Where an engine reads that once for all tokens of a step,
-    steps with drafts take less.
+    is as much to compute, and its query reads the same context. Where an engine reads that once for all tokens of a
+    step, steps with drafts take less.
     """
     steps, tokens, longest, single = 0, 0, 0, 1 if r.messages else 0
     for index in range(count):

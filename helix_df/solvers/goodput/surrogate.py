@@ -21,9 +21,9 @@ With ``X`` requests/s, of which a share ``s_i`` passes node ``i`` and runs ``w_i
   prompt.
 * A link works ``ρ = X·s·(in + out)·bytes/rate`` of the time; a step waits ``X·s·E[prompt transfer²] / (2·(1 − ρ))``
   (M/G/1), times ``LINK_WAIT``, which is fitted to simulations of the Helix paper's geo24: prompts come in bunches.
-* Where decode steps bring drafted tokens, there are fewer of them: ``out`` over the tokens that one gives, and each costs
-  stages and links what it brings (``profiles.expected_drafts``). The runtime drafts as many as pay; so the best of a
-  few numbers of drafts counts.
+* Where decode steps bring drafted tokens, there are fewer of them: ``out`` over the tokens that one gives, and each
+  costs stages and links what it brings (``profiles.expected_drafts``). The runtime drafts as many as pay; so the best
+  of a few numbers of drafts counts.
 * Little's law: ``X·(T_p + out·T)`` requests are in flight, as many as KV cache admits, with ``T`` and ``T_p`` the sums
   along the pipeline of what a step and a prompt need; with them the shares shift from those of the maximum flow to
   nodes that have room (``kv_split``).
