@@ -61,10 +61,9 @@ def _summary(report: BenchReport) -> Iterator[tuple[str, str]]:
 
 
 def _drafts(drafts: MeasuredDrafts) -> str:
-    share = drafts.accepted / drafts.drafted
     return (
-        f"{share:.0%} of {drafts.drafted:,} drafted tokens were drawn, of {drafts.sent:,} steps among {drafts.steps:,}; "
-        f"acceptance {drafts.acceptance:.2f}, coverage {drafts.coverage:.2f}"
+        f"{drafts.accepted / drafts.drafted:.0%} of {drafts.drafted:,} drafted tokens were drawn, of {drafts.sent:,} "
+        f"steps among {drafts.steps:,}; acceptance {drafts.acceptance:.2f}, coverage {drafts.coverage:.2f}"
     )
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from helix_df.benchmarking import Load
 from helix_df.benchmarking.figures import Figures
-from helix_df.benchmarking.replay import Replayed, ReplayedRequest
 from helix_df.benchmarking.measured_drafts import MeasuredDrafts
+from helix_df.benchmarking.replay import Replayed, ReplayedRequest
 from helix_df.benchmarking.report import BenchReport
 from helix_df.cli.bench_table import render_report
 from helix_df.errors import DeploymentError
