@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_df.benchmarking.measured_drafts import MeasuredDrafts
+from helix_df.planning import make_plan
 from helix_df.profiles.catalogue import Measured
 from helix_df.profiles.expected_drafts import ExpectedDrafts
 from helix_df.profiles.throughput import Requests, from_curves
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.speculation import expected_tokens
 from helix_df.runtime.worker import stage_speed
-from helix_df.simulator import Options, Outcome, Setup, Trace, simulate
+from helix_df.simulator import Options, Outcome, Setup, Trace, options_of, setup_of, simulate
 from helix_df.simulator.kernel.drafts import TIMED_TOKENS, has_drafts, is_right
 from helix_df.simulator.simulation import Course, Simulation
+from helix_df.spec.job import Job
 from property_tests.test_simulator import rules, setups, traces
 from tests.simulator.small import chain, stage, trace
 
@@ -139,3 +141,32 @@ def test_measured_acceptance_gives_as_many_right_drafts(drafts, acceptance, sent
     if found.accepted < found.drafted:
         assert sent * (expected_tokens(drafts, found.acceptance) - 1) == pytest.approx(found.accepted, abs=1e-6)
     assert MeasuredDrafts(10, 5, 0, 0, 0).acceptance == 0
+
+
+def speculating(batch: int, drafts: int) -> Job:
+    """A model on three nodes that are alike, whose steps take as long as reading the weights does."""
+    speculation = {"drafts": drafts, "acceptance": 0.9, "coverage": 1.0} if drafts else None
+    return Job.model_validate(
+        {
+            "name": "speculating",
+            "model": {"source": "random:llama-3-8b", "dtype": "bfloat16"},
+            "nodes": {name: {"gpu": "A100-40GB"} for name in "abc"},
+            "links": {"default": {"bandwidth": "100 Gb/s", "latency": "0.1 ms"}},
+            "workload": {"input_length": 64, "output_length": 448},
+            "runtime": {"max_batch": batch, "speculation": speculation, "expected_output": 1.0},
+            "solver": "even",
+        }
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_flow_stays_above_what_drafts_give(batch):
+    plain, quick = (make_plan(speculating(batch, drafts)) for drafts in (0, 7))
+    # A flow counts a decode step for every token of an answer; here the prompt gives the first.
+    asked, served = trace(*[(0.0, 64, 449)] * 24), []
+    for plan in (plain, quick):
+        options = options_of(plan.served, seconds=1e3, warmup_s=0.0, drain=True)
+        done_s = simulate(setup_of(plan), asked, options, form="plain").requests.finished_s
+        served.append(24 * 512 / done_s.max())
+    assert served[0] <= plain.flow
+    assert plain.flow < served[1] <= quick.flow <= quick.certificate.bound
