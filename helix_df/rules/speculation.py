@@ -11,6 +11,9 @@ from __future__ import annotations
 KEEP = 0.9
 """What a verified token leaves of the estimate before it: an estimate is that of about the last ten."""
 
+LEAST_SHARE = 1 / 64
+"""Of a step of one token that each further one takes at least: what is less was timed badly."""
+
 MOST_DRAFTS = 15
 """Tokens that may be drafted for a step: with the known one they fill a pass of 16 columns."""
 
@@ -46,6 +49,16 @@ def draft_tokens(acceptance: float, rows: float, base_s: float, token_s: float, 
         if tokens * best_s > best_tokens * around_s:
             best, best_tokens, best_s = drafts, tokens, around_s
     return best
+
+
+def further_token_s(prefill_s: float, tokens: int, decode_s: float) -> float:
+    """Seconds that each token more adds to a decode step, by what was timed.
+
+    Args:
+        prefill_s: of a prompt of so many ``tokens``, more than one.
+        decode_s: of a step of one token.
+    """
+    return max((prefill_s - decode_s) / (tokens - 1), LEAST_SHARE * decode_s)
 
 
 def learned_acceptance(acceptance: float, drafted: int, accepted: int) -> float:

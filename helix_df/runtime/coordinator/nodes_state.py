@@ -17,6 +17,7 @@ from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan, Stage
 from helix_df.plan.takeover import Spare, both
 from helix_df.profiles.kv_windows import ALIKE, KvShape
+from helix_df.rules.speculation import further_token_s
 from helix_df.runtime.requests import (
     NEW_ENGINE,
     EngineHealth,
@@ -117,9 +118,6 @@ WELCOME_AGAIN_S = 0.75
 
 LOADS_SILENTLY_S = 30.0
 """So long a worker may be silent that isn't ready yet."""
-
-_LEAST_SHARE = 1 / 64
-"""Of a step of one token that each further one takes at least: what is less was timed badly."""
 
 _MOST_PLACES = 8
 """Workers of a node whose addresses are remembered."""
@@ -324,8 +322,7 @@ class NodesState:
         node = self.nodes[hop.node]
         speed, whole_s = node.speed, 1 / node.tokens_per_s
         if speed is not None and speed.prefill_tokens > 1:
-            more_s = (speed.prefill_s - speed.decode_s) / (speed.prefill_tokens - 1)
-            whole_s = max(more_s, _LEAST_SHARE * speed.decode_s)
+            whole_s = further_token_s(speed.prefill_s, speed.prefill_tokens, speed.decode_s)
         return whole_s * len(hop.layers) / len(node.layers)
 
     def silent(self, now: float) -> dict[str, float]:

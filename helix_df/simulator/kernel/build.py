@@ -21,6 +21,7 @@ from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
 from helix_df.rules.schedulers.registry import follows_flow, mends_flow
 from helix_df.rules.sending import goes_apart
+from helix_df.rules.speculation import further_token_s
 from helix_df.simulator.kernel.drafts import TIMED_TOKENS
 from helix_df.simulator.kernel.memory import Array, record_of
 from helix_df.simulator.kernel.tables import (
@@ -157,7 +158,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
         only_link=sent[0] if len(sent) == 1 else NOTHING,
         windowed=stage.windowed if frees else 0,
         window=stage.kv_window if frees else 0,
-        more_s=max(0.0, stage.timing.prefill_s(TIMED_TOKENS) - stage.timing.decode_s(1)) / (TIMED_TOKENS - 1),
+        more_s=further_token_s(stage.timing.prefill_s(TIMED_TOKENS), TIMED_TOKENS, stage.timing.decode_s(1)),
     )
 
 
