@@ -3,6 +3,7 @@ the same requests, beside the plan's flow, and under other ways to route.
 
     python -m benchmarks.promise_table                  # every question, about 20 minutes
     python -m benchmarks.promise_table --clusters mixed --schedulers flow --seconds 60
+    python -m benchmarks.promise_table --speculation    # steps carry drafted tokens; about 10 minutes
 
 A cluster is seven worker processes of SmolLM2 on this machine, at the speeds and links that its job declares
 (``docs/emulation.md``). Their GPU type has a measured profile, so that a batch takes what the profile says divided by
@@ -10,6 +11,10 @@ the node's speed, which is what the simulator counts with; speeds are so low tha
 so that the plan doesn't depend on how long a solver ran. Requests of 20 to 90 prompt and 8 to 24 generated tokens, 48
 of them under way at all times; the window opens after a warm-up. The last column says how many batches took longer to
 compute than they were to take: beyond a few percent the machine was too busy for the row to mean anything.
+
+With ``--speculation`` steps carry tokens that are looked up. Prompts repeat six tokens then, answers are longer, and
+fewer requests are under way, since the runtime drafts nothing for full batches. Simulations take the acceptance and
+coverage that were measured in the run.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +47,16 @@ from helix_df.simulator.trace import Trace
 
 SCHEDULERS = ("flow", "shortest-queue", "random")
 IN_FLIGHT = 48
+DRAFTED_IN_FLIGHT = 6
+REPEATED = 6
+"""Tokens that the prompts of a run with drafts repeat."""
+
 MOST_LATE = 0.03
 """Share of batches that may take longer to compute than they are to take."""
 
 _KEPT = re.compile(r"(\d+) batches took (\d+)% of their time to compute; (\d+) were late")
 TRACE: Trace = saturating(Lengths("uniform", 20, 90), Lengths("uniform", 8, 24), seed=0)
+DRAFTED_TRACE: Trace = saturating(Lengths("uniform", 20, 60), Lengths("uniform", 24, 60), seed=0)
 
 PROFILE = {
     "prefill_ms": [[16, 4.0], [32, 5.8], [64, 8.3], [128, 14.0]],
@@ -130,6 +140,7 @@ def plan_of(
     scheduler: str = "flow",
     batches: Mapping[str, int] = BATCHES,
     pace: float = 1.0,
+    speculation: Mapping[str, Any] | None = None,
     **solver: Any,
 ) -> Plan:
     """The plan of a cluster's job; ``batches`` are limits that the job says, ``solver`` the section of that name. Nodes
@@ -151,6 +162,7 @@ def plan_of(
             "emulate": True,
             "scheduler": scheduler,
             "start_timeout": "600s",
+            "speculation": speculation,
             **batches,
         },
         "solver": solver,
@@ -178,7 +190,7 @@ Runs = Mapping[tuple[str, str], Run]
 """By cluster and scheduler."""
 
 
-async def measure(plan: Plan, load: Load) -> Run:
+async def measure(plan: Plan, load: Load, trace: Trace = TRACE) -> Run:
     """One run of a cluster."""
     model = plan.job.model
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:
@@ -194,7 +206,7 @@ async def measure(plan: Plan, load: Load) -> Run:
             await coordinator.wait_ready(plan.job.runtime.start_timeout)
             job = LocalJob(service)
             await at_rest(job, plan.job.name, lambda shapes: None)
-            report = await bench_job(job, plan, TRACE, load)
+            report = await bench_job(job, plan, trace, load)
             return Run(report, *kept_up(Path(logs)))
         finally:
             await coordinator.close()
@@ -244,6 +256,34 @@ def routing_rows(runs: Runs) -> Iterator[str]:
         yield f"| {cluster} | {scheduler} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} | {ahead} | {run.kept_up} |"
 
 
+def drafted_rows(runs: Mapping[tuple[str, str], Run]) -> Iterator[str]:
+    """Measured beside simulated, of every cluster without and with drafts, and what became of these."""
+    heads = ("measured decode tokens/s", "simulated", "difference", "TTFT p50", "end to end p50", "accepted", "batches")
+    yield f"| cluster | drafts | {' | '.join(heads)} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for (cluster, drafts), run in runs.items():
+        report = run.report
+        figures = {name: (measured, simulated, apart) for name, measured, simulated, apart in report.rows()}
+        measured, simulated, apart = figures["decode_tokens_per_s"]
+        found = report.drafts
+        told = "–" if found is None else f"{found.acceptance:.2f}, there for {found.coverage:.0%} of steps"
+        yield (
+            f"| {cluster} | {drafts} | {measured:.1f} | {simulated:.1f} | {apart:+.1%} "
+            f"| {_beside(*figures['ttft_s_p50'])} | {_beside(*figures['end_to_end_s_p50'])} | {told} | {run.kept_up} |"
+        )
+
+
+async def drafted(clusters: Sequence[str], load: Load) -> None:
+    """Print the table of runs without and with drafts."""
+    runs: dict[tuple[str, str], Run] = {}
+    for cluster in clusters:
+        for name, speculation in (("none", None), ("up to 7", {"drafts": 7})):
+            run = runs[cluster, name] = await measure(plan_of(cluster, speculation=speculation), load, DRAFTED_TRACE)
+            tokens_per_s = run.report.measured.decode_tokens_per_s
+            print(f"{cluster}, drafts {name}: {tokens_per_s:.1f} tokens/s measured, {run.kept_up}", flush=True)
+    print("\n" + "\n".join(drafted_rows(runs)))
+
+
 async def main() -> None:
     """Print a table for each question."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -251,7 +291,11 @@ async def main() -> None:
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=list(SCHEDULERS))
     parser.add_argument("--seconds", type=float, default=60.0, help="of the window")
     parser.add_argument("--warmup", type=float, default=30.0, help="seconds before it")
+    parser.add_argument("--speculation", action="store_true", help="steps carry drafted tokens; routing by flow alone")
     asked = parser.parse_args()
+    if asked.speculation:
+        await drafted(asked.clusters, Load(asked.seconds, asked.warmup, DRAFTED_IN_FLIGHT, repeat=REPEATED))
+        return
     load = Load(asked.seconds, asked.warmup, IN_FLIGHT)
     runs: dict[tuple[str, str], Run] = {}
     for cluster in asked.clusters:

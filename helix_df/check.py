@@ -13,6 +13,7 @@ from helix_df.graph.compile import compile_problem
 from helix_df.graph.feasibility import explain_infeasible
 from helix_df.graph.problem import Problem
 from helix_df.models.answer_formats.registry import reasoning_format_of, tool_format_of
+from helix_df.runtime.coordinator.drafters.registry import check_speculation
 from helix_df.runtime.jobs.launchers.registry import check_launchers
 from helix_df.spec.job import Job
 
@@ -26,7 +27,7 @@ def check_job(job: Job) -> Problem:
         Infeasible: when no placement exists; says why.
         MissingExtra: when the job wants traces, and what sends them isn't installed.
         SolverError: as ``choose_solver``.
-        ModelError, SpecError: as ``compile_problem``; for a parser or launcher that nobody knows.
+        ModelError, SpecError: as ``compile_problem``; for a parser, launcher or drafter that nobody knows.
     """
     with job.places.told():
         return _checked(job)
@@ -48,6 +49,7 @@ def _checked(job: Job) -> Problem:
 
         choose_solver(job)
     check_launching(job)
+    check_speculation(job.runtime.speculation)
     if job.runtime.traces is not None:
         require_tracing("runtime.traces")
     tool_format_of("", job.model.tool_parser)

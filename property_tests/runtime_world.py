@@ -7,7 +7,7 @@ without its past or with somebody else's changes the tokens that come out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -25,11 +25,13 @@ from helix_df.profiles.kv_windows import held_tokens
 from helix_df.rules.pages import pages_for
 from helix_df.runtime.constraints import Constraint
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.drafters.kind import DrafterKind
+from helix_df.runtime.coordinator.drafters.registry import BUILT_IN
 from helix_df.runtime.coordinator.recorded import RecordedCoordinator
 from helix_df.runtime.coordinator.state import CoordinatorState
 from helix_df.runtime.coordinator.step_watch import StepWatch
 from helix_df.runtime.replay import replay
-from helix_df.runtime.requests import GenerationRequest, ScoredToken, TokenEvent
+from helix_df.runtime.requests import DrawnToken, GenerationRequest, ScoredToken, StageSpeed, TokenEvent
 from helix_df.runtime.sampling import Pooling, SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.framing import decode, encode
@@ -53,6 +55,7 @@ from helix_df.runtime.worker.recorded import RecordedWorker
 from helix_df.runtime.worker.state import Fork, Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.spec.job import Job
+from helix_df.spec.section import Section
 
 PRIME = 1009
 PAGE = 4
@@ -121,6 +124,36 @@ def toy_score(position: int, token: int) -> ScoredToken:
 POOLINGS: tuple[Pooling | None, ...] = (None, "mean", "last")
 
 
+class ToyDrafts(Section):
+    """What a toy drafter knows of the model."""
+
+    layers: int
+    windows: tuple[int, ...] = ()
+
+
+class ToyDrafter:
+    """Drafts what the toy model says next, with a mistake in it now and then."""
+
+    def __init__(self, options: ToyDrafts) -> None:
+        self.options = options
+        self.tokens: list[int] = []
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        self.tokens += tokens
+
+    def draft(self, most: int) -> tuple[int, ...]:
+        right = toy_tokens(tuple(self.tokens), self.options.layers, most, self.options.windows)
+        places = range(len(self.tokens), len(self.tokens) + most)
+        return tuple((token + (place % 5 == 0)) % 64 for place, token in zip(places, right, strict=True))
+
+
+TOY_DRAFTER = DrafterKind(ToyDrafter, ToyDrafts)
+BUILT_IN["toy"] = f"{__name__}:TOY_DRAFTER"
+
+DRAFTING = StageSpeed(16, 0.0115, 0.01)
+"""Of a stage on which further tokens of a step cost so little that all are drafted that may be."""
+
+
 class ToyEngine:
     """A paged KV cache of one integer for each token and layer. What was in a page before it was freed stays there.
 
@@ -140,6 +173,8 @@ class ToyEngine:
         self.lengths: dict[str, int] = {}
         self.cells: dict[tuple[int, int, int], int] = {}
         self.known: dict[str, list[int]] = {}
+        self.furthest: dict[str, int] = {}
+        self.drafted: dict[str, int] = {}
 
     @property
     def kv_tokens(self) -> int:
@@ -151,7 +186,8 @@ class ToyEngine:
 
     def release(self, request: str) -> None:
         self.pool.release(request)
-        self.lengths.pop(request, None)
+        for known in (self.lengths, self.furthest, self.drafted):
+            known.pop(request, None)
 
     def fork(self, parent: str, child: str, tokens: int) -> None:
         assert tokens % PAGE == 0
@@ -165,8 +201,14 @@ class ToyEngine:
         self.lengths[request] = tokens
 
     def _run(self, step: Step) -> StepResult:
-        held = self.lengths.get(step.request, 0)
-        assert held == step.position, f"{step.request} at {step.position}, the cache holds {held}"
+        held, cut = self.lengths.get(step.request, 0), None
+        first = held - self.drafted.get(step.request, 0)
+        assert first <= step.position <= held, f"{step.request} at {step.position}, the cache holds {first} to {held}"
+        if step.drafts and (step.position + self.layers.start) % 7 == 0:  # an engine may leave drafts out
+            cut = 1 + len(step.drafts) // 2
+            step = step.cut(cut - 1)
+        self.drafted[step.request] = len(step.drafts)
+        held = step.position
         stop = held + len(step.inputs)
         self.pool.slide(step.request, held)
         if not self.pool.reserve(step.request, stop):
@@ -181,20 +223,37 @@ class ToyEngine:
             self.cells.update(zip(self._cells(step.request, layer, held, stop), hidden, strict=True))
             hidden = toy_layer(layer, hidden, past, self.windows)
         if step.layers.stop < self.num_layers:
-            return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32))
+            return StepResult(step.request, hidden=np.array(hidden, dtype=np.int32), computed=cut)
+        if step.drafts:
+            return self._verified(step, hidden, cut)
         scores = tuple(toy_score(step.position + 1 + at, target) for at, target in enumerate(step.targets))
         token = hidden[-1] % 64 if step.sampling else None
         if token is not None and step.sampling.needs_history:
             self._check_history(step, stop)
             self.known[step.request].append(token)
         pooled = np.array([sum(hidden[-step.pooled :])], np.float32) if step.pooled else None
-        return StepResult(step.request, token=token, scores=scores, pooled=pooled)
+        return StepResult(step.request, token=token, scores=scores, pooled=pooled, computed=cut)
+
+    def _verified(self, step: Step, hidden: list[int], cut: int | None) -> StepResult:
+        """A draw behind one token after the other, for as long as drafts are drawn."""
+        assert step.sampling is not None
+        drawn: list[int] = []
+        for at, value in enumerate(hidden):
+            drawn.append(value % 64)
+            if step.sampling.needs_history:
+                self._check_history(step, step.position + at + 1)
+                self.known[step.request].append(drawn[-1])
+            if step.drafts[at : at + 1] != (drawn[-1],):
+                break
+        more = tuple(map(DrawnToken, drawn[1:]))
+        return StepResult(step.request, token=drawn[0], more=more, computed=cut)
 
     def _check_bound(self, step: Step, stop: int) -> None:
-        """No request holds more pages than the ledger takes it for, whatever it has."""
+        """No request holds more pages than the ledger takes it for, whatever it has; those of drafts stay held."""
+        furthest = self.furthest[step.request] = max(stop, self.furthest.get(step.request, 0))
         for window, table in zip(self.pool.windows, self.pool.tables(step.request), strict=True):
             held = sum(1 for page in table if page)
-            most = held_tokens(stop, window, PIECE, PAGE)
+            most = held_tokens(furthest, window, PIECE, PAGE)
             assert held <= pages_for(most, PAGE), f"{step.request} holds {held} pages at {stop} tokens"
 
     def _check_history(self, step: Step, stop: int) -> None:
@@ -268,7 +327,7 @@ def toy_plan(
     num_layers: int,
     kv_tokens: int,
     windows: tuple[int, ...] = (),
-    **runtime: float | bool | str,
+    **runtime: Any,
 ) -> Plan:
     """A plan of a placement on equal nodes and links, of a model whose layers have these windows."""
     problem = toy_problem(placement, num_layers, kv_tokens)
@@ -383,9 +442,7 @@ class World:
         self.workers = {address: worker for address, worker in self.workers.items() if worker.node != node}
         self._coordinate(self.recorded.on_exit(node, "killed"))
 
-    def change(
-        self, placement: dict[str, LayerRange], without: Collection[str] = (), **runtime: float | bool | str
-    ) -> None:
+    def change(self, placement: dict[str, LayerRange], without: Collection[str] = (), **runtime: Any) -> None:
         """Let a plan with another placement take over, and start the workers that it needs beside those of now. It does
         ``without`` some nodes for a while."""
         kv_tokens = self.plan.stages[0].kv_tokens
@@ -475,10 +532,13 @@ class World:
                     self._greet(worker)
                 self._send(worker.address, COORDINATOR, Heartbeat(worker.node, life=worker.life))
                 if worker.engine is not None and worker.greeting is None:
-                    self._send(
-                        worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, life=worker.life)
-                    )
+                    self._say_ready(worker)
         return True
+
+    def _say_ready(self, worker: ToyWorker) -> None:
+        assert worker.engine is not None
+        speed = None if self.plan.job.runtime.speculation is None else DRAFTING
+        self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, speed, worker.life))
 
     def _is_answered(self, worker: ToyWorker) -> bool:
         """Whether what the coordinator sends to a worker's node reaches that worker: one that hears nothing greets."""
@@ -676,7 +736,7 @@ class World:
                 page_tokens=PAGE,
             )
             worker.recorded = worker.recorded or RecordedWorker(worker.state, lambda: self.now)
-            self._send(worker.address, COORDINATOR, Ready(worker.node, worker.engine.kv_tokens, life=worker.life))
+            self._say_ready(worker)
         elif isinstance(message, Stop):
             del self.workers[worker.address]
         elif worker.recorded is not None:
@@ -748,3 +808,11 @@ class World:
     def _send(self, sender: str, receiver: str, message: Message, bulk: bool = False) -> None:
         frames = [bytes(frame) for frame in encode(message, "secret")]
         self.wires.setdefault((sender, receiver, bulk), deque()).append(frames)
+
+
+def toy_speculation(num_layers: int, windows: tuple[int, ...], drafts: int) -> dict[str, Any] | None:
+    """The section of a job in which the toy drafter drafts so many tokens; none with 0."""
+    if not drafts:
+        return None
+    options = {"layers": num_layers, "windows": windows}
+    return {"drafter": "toy", "drafts": drafts, "options": options, "acceptance": 0.9}

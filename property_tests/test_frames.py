@@ -14,7 +14,7 @@ from helix_df.layers import LayerRange
 from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import MicroBatches
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams, Shaping
 from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire import framing
@@ -74,6 +74,8 @@ MESSAGES: tuple[m.Message, ...] = (
     m.HopTimes("r/1", "a", 12.5, HopSum(1, 0.0, 0.25, 0.5), HopSum(3, 1.5, 0.125, 0.75)),
     m.Forward("r/1", 32, True, replace(ROUTE, checkpoint=48), np.arange(6, dtype=np.int32)),
     m.Departed("a", 12.5),
+    m.Forward("r/1", 7, True, None, np.array([5, 6, 7], np.int32), drafts=(6, 7)),
+    m.Sampled("r/1", 8, 6, TopLogprobs(-0.5, ((6, -0.5),)), (DrawnToken(7), DrawnToken(9, TopLogprobs(-1.0)))),
 )
 RECORDED = [[bytes(frame) for frame in framing.encode(message, TOKEN)] for message in MESSAGES]
 

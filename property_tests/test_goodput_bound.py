@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from random import Random
 
@@ -16,9 +16,12 @@ from helix_df.graph.flow import EdgeFlow
 from helix_df.graph.flow_graph import build_graph
 from helix_df.graph.goodput_bound import FlightPrices, LayerSurcharge, PassPrices, serving_cluster
 from helix_df.graph.goodput_prices import GoodputBound, goodput_bound
-from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Placement, Problem
+from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, Placement, Problem
 from helix_df.graph.serving_load import ServingLoad, load_of
 from helix_df.layers import LayerRange
+from helix_df.profiles.expected_drafts import NO_DRAFTS, ExpectedDrafts
+from helix_df.profiles.read_geometry import read_geometry
+from helix_df.profiles.throughput import Requests
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.routing import leading_to_sink
 from helix_df.simulator.kernel.memory import column
@@ -26,6 +29,7 @@ from helix_df.simulator.options import Options
 from helix_df.simulator.setup import StageSetup, assemble_setup
 from helix_df.simulator.simulation import Course, Simulation
 from helix_df.simulator.trace import Trace, TraceRequest
+from helix_df.spec.source import parse_source
 from property_tests.brute_force import all_placements, placement_count
 
 EXAMPLES = int(os.environ.get("HELIX_DF_EXAMPLES", "12"))
@@ -37,6 +41,7 @@ TOKENS = 800
 MOST_PLACEMENTS = 30
 ROUNDING = 1e-9
 
+_TINY = read_geometry(parse_source("random:tiny"))
 Lengths = tuple[tuple[int, int], ...]
 
 RULES = (
@@ -53,6 +58,7 @@ class ServingCase:
     problem: Problem
     timings: dict[str, LayerTiming]
     lengths: Lengths
+    drafted: ExpectedDrafts
 
     def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
         """As ``TimingOf``; it does not depend on the layers."""
@@ -81,7 +87,7 @@ class ServingCase:
         )
         requests = tuple(TraceRequest(0.0, prompt, output, output) for prompt, output in self.lengths)
         setup = assemble_setup("case", self.problem, stages, edges, 1.0)
-        options = replace(rules, warmup_s=0.0, seconds=seconds)
+        options = replace(rules, warmup_s=0.0, seconds=seconds, seed=seed, **asdict(self.drafted))
         run = Simulation(setup, Course(Trace("case", requests, saturating=True), options), form="plain")
         run.run()
         rows = [column(run.state.requests, name, run.arrived) for name in ("wanted", "finished_s", "rejected")]
@@ -137,8 +143,10 @@ def serving_cases(draw: st.DrawFn, alike: bool, max_nodes: int = 3, max_layers: 
     between = {("east", "west"): draw(links())} if draw(st.booleans()) else {}
     named = LinkTable.symmetric([(names[0], COORDINATOR, draw(links()))] if draw(st.booleans()) else [])
     table = LinkTable(regions, draw(links()), between, named)
-    problem = Problem(num_layers, tuple(nodes), table, 2, 640, draw(st.booleans()))
-    return ServingCase(problem, kinds, tuple(pairs))
+    drafted = draw(st.just(NO_DRAFTS) | st.builds(ExpectedDrafts, st.integers(1, 7), st.just(0.95), st.just(1.0)))
+    origin = Origin(replace(_TINY, num_layers=num_layers), Requests(1.0, 1.0, 1, drafted=drafted))
+    problem = Problem(num_layers, tuple(nodes), table, 2, 640, draw(st.booleans()), origin=origin)
+    return ServingCase(problem, kinds, tuple(pairs), drafted)
 
 
 def runs(case: ServingCase, seconds: float) -> Iterator[list[tuple[int, int]]]:
@@ -247,7 +255,7 @@ def test_one_node_comes_near() -> None:
     node = NodeProfile("n0", "gpu", "east", (1.0, 1.0), (40_000, 20_000))
     table = LinkTable({COORDINATOR: "east", "n0": "east"}, Link(1e9, 1e-5))
     problem = Problem(2, (node,), table, 2, 640)
-    case = ServingCase(problem, {"gpu": timing}, ((20, 100),))
+    case = ServingCase(problem, {"gpu": timing}, ((20, 100),), NO_DRAFTS)
     rules = Options(max_batch=256, max_prefill_tokens=64, prefill_chunk=64, kv_high_water=1.0, expected_output=1.0)
     bound = case.bound().tokens_per_s
     seconds = 40_000 / bound

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Plan
-from property_tests.runtime_world import PIECE, World, toy_answer, toy_plan
+from property_tests.runtime_world import PIECE, World, toy_answer, toy_plan, toy_speculation
 
 LAYERS = 6
 # Two ways through the layers that meet in the middle, with partial inference on the way out.
@@ -56,12 +56,17 @@ class RuntimeMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.plan(), lossy=self.lossy, windows=self.windows)
         self.dead: set[str] = set()
         self.robbed: set[str] = set()
         self.killed = False
 
-    def plan(self) -> Plan:
+    @initialize(drafts=st.sampled_from((0, 0, 1, 4, 15)))
+    def begin(self, drafts: int) -> None:
+        """With and without speculation, which changes nothing."""
+        self.drafts = drafts
+        self.world = World(self.plan(drafts), lossy=self.lossy, windows=self.windows)
+
+    def plan(self, drafts: int) -> Plan:
         return toy_plan(
             self.placement,
             LAYERS,
@@ -71,6 +76,7 @@ class RuntimeMachine(RuleBasedStateMachine):
             max_prefill_tokens=PIECE,
             expected_output=0.3,
             prefix_cache=self.prefix_cache,
+            speculation=toy_speculation(LAYERS, self.windows, drafts),
         )
 
     @rule(prompt=PROMPTS | SHARING | SHARING, max_tokens=st.integers(0, 12), owner=st.sampled_from((None, "a", "b")))

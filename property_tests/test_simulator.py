@@ -66,7 +66,7 @@ def traces(draw: st.DrawFn, most: int = 12) -> Trace:
 def rules(draw: st.DrawFn) -> Options:
     scheduler = draw(st.sampled_from(("flow", *SCHEDULERS)))
     hop = not scheduler.startswith("flow") and draw(st.booleans())
-    return Options(
+    options = Options(
         seconds=100.0,
         warmup_s=draw(st.sampled_from((0.0, 5.0))),
         drain=True,
@@ -89,6 +89,12 @@ def rules(draw: st.DrawFn) -> Options:
         copy_bytes_per_s=draw(st.sampled_from((None, 1e3))),
         prefill_gives_token=draw(st.booleans()),
         series=7,
+    )
+    if not options.sends_messages:
+        return options
+    shares = st.sampled_from((0.3, 0.9))
+    return replace(
+        options, drafts=draw(st.sampled_from((0, 1, 5))), acceptance=draw(shares), coverage=draw(st.just(1.0) | shares)
     )
 
 

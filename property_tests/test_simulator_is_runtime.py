@@ -14,8 +14,8 @@ from helix_df.runtime.coordinator import requests_state
 from helix_df.runtime.wire import pacing
 from helix_df.runtime.worker import state as worker_state
 from helix_df.runtime.worker.kv_pages import PagePool
-from helix_df.simulator.kernel import admission, batches, build, micro, outbox, paths
-from helix_df.simulator.kernel.tables import Fixed, State
+from helix_df.simulator.kernel import admission, batches, build, drafts, micro, outbox, paths, seconds
+from helix_df.simulator.kernel.tables import Fixed, Rules, State
 from property_tests.amounts import examples
 from property_tests.virtual_cases import Case, cases
 from property_tests.virtual_time import SAME_S, Told, VirtualJob
@@ -101,9 +101,29 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Callable[..., object]]]] = {
         "mended_flow",
         lambda _: lambda ways, planned, is_up: planned,
     ),
+    "the simulator's coordinator learns nothing from drafts": (
+        drafts,
+        "learned_acceptance",
+        lambda _: lambda acceptance, drafted, accepted: acceptance,
+    ),
+    "the simulator computes drafts in no time": (
+        seconds,
+        "carried",
+        lambda _: lambda s, r, run: s.runs[run].steps,
+    ),
+    "the simulator's workers compute no drafts": (
+        batches,
+        "drafted_fits",
+        lambda right: lambda f, s, r, stage, attempt: _without_drafts(right, f, s, r, stage, attempt),
+    ),
     "nothing passes on the simulator's links": (outbox, "passes", lambda _: lambda *_: False),
     "emulated links let prompts wait for ever": (pacing, "passes", lambda _: lambda *_: True),
 }
+
+
+def _without_drafts(right: Callable[..., bool], f: Fixed, s: State, r: Rules, stage: int, attempt: int) -> bool:
+    s.attempts[attempt].drafts = 0
+    return right(f, s, r, stage, attempt)
 
 
 def _with_one_more_page(right: Callable[..., object], job: VirtualJob, node: str) -> object:

@@ -6,7 +6,7 @@ All times and rates are a little off round numbers, so that things rarely happen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from hypothesis import strategies as st
@@ -17,6 +17,8 @@ from helix_df.graph.max_flow import solve_max_flow
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Problem
 from helix_df.layers import LayerRange
 from helix_df.plan.plan import Certificate, Plan, SolverReport, Stage
+from helix_df.profiles.identity import ModelIdentity
+from helix_df.profiles.read_geometry import read_geometry
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.routing import leading_to_sink
 from helix_df.simulator.kernel.memory import column
@@ -25,9 +27,11 @@ from helix_df.simulator.setup import Setup, StageSetup, assemble_setup
 from helix_df.simulator.simulation import Course, Form, Simulation
 from helix_df.simulator.trace import Trace, TraceRequest
 from helix_df.spec.job import Job
+from helix_df.spec.source import parse_source
 from property_tests.virtual_time import Sizes, Told, VirtualJob
 
 TOKEN_BYTES, HIDDEN_BYTES = 2, 640
+_TINY = read_geometry(parse_source("random:tiny"))
 
 Off = Callable[[float], float]
 """A number near the given one."""
@@ -176,6 +180,7 @@ def _plans(
         "expected_output": draw(st.sampled_from(shares)),
         "micro_batches": draw(st.sampled_from((True, True, False))),
         "shortest_first": draw(st.booleans()),
+        "speculation": draw(st.none() | _speculations()),
     }
     job = Job.model_validate(
         {
@@ -201,8 +206,21 @@ def _plans(
         edges=edges,
         cut=MinCut((), (), 1.0),
         certificate=Certificate("none", 1.0),
+        # Of a model whose hidden states have the size of those here: so the coordinator knows what they take on links.
+        model=ModelIdentity(replace(_TINY, hidden_size=HIDDEN_BYTES // job.model.element_bytes)),
         solver=SolverReport("hand", None, "", "", None, 0.0),
     )
+
+
+def _speculations() -> st.SearchStrategy[dict[str, object]]:
+    """Drafts that are often, seldom and never right."""
+
+    def section(drafts: int, acceptance: float, coverage: float) -> dict[str, object]:
+        drawn = {"seed": 0, "acceptance": acceptance, "coverage": coverage}
+        return {"drafter": "drawn", "drafts": drafts, "options": drawn, "acceptance": acceptance, "coverage": coverage}
+
+    shares = st.sampled_from((0.0, 0.3, 0.8, 0.95, 1.0))
+    return st.builds(section, st.sampled_from((1, 3, 15)), shares, st.sampled_from((0.5, 1.0)))
 
 
 def _windows(layers: int) -> st.SearchStrategy[tuple[int, int]]:

@@ -22,8 +22,10 @@ from helix_df.plan.plan import Plan
 from helix_df.profiles.timing import LayerTiming
 from helix_df.rules.sending import goes_apart
 from helix_df.runtime.coordinator.actions import Abort, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.drafters.kind import DrafterKind
+from helix_df.runtime.coordinator.drafters.registry import BUILT_IN
 from helix_df.runtime.coordinator.state import CoordinatorState
-from helix_df.runtime.requests import GenerationRequest, StageSpeed
+from helix_df.runtime.requests import DrawnToken, GenerationRequest, StageSpeed
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.transitions import IllegalEventSeen
 from helix_df.runtime.wire.framing import bundles
@@ -32,13 +34,20 @@ from helix_df.runtime.wire.pacing import Lane, PacedQueue
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.state import Free, Trim, WorkerAction, WorkerState
 from helix_df.runtime.worker.steps import Step, StepResult
+from helix_df.simulator.kernel.drafts import TIMED_TOKENS, has_drafts, is_right
 from helix_df.simulator.trace import Trace, TraceRequest
+from helix_df.spec.section import Section
 
 SAME_S = 1e-9
 """Seconds within which rounding decides what comes first."""
 
 STOP_TOKEN = 0
 OTHER_TOKEN = 1
+WRONG_TOKEN = 2
+"""Which nobody draws."""
+
+FIRST_PROMPT = 3
+"""What the first request's prompt is made of; the next one's of the number after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Sizes:
         if isinstance(message, Forward):
             each = self.token if message.tensor.dtype == np.int32 else self.hidden
             return len(message.tensor) * each + self.message
-        return self.message + (self.token if isinstance(message, Sampled) else 0.0)
+        return self.message + ((1 + len(message.more)) * self.token if isinstance(message, Sampled) else 0.0)
 
 
 @dataclass(slots=True)
@@ -67,6 +76,40 @@ class Told:
     rejected: bool = False
 
 
+class DrawnDrafts(Section):
+    """What decides of whom there are drafts, and which are right: as in ``kernel.drafts``."""
+
+    seed: int
+    acceptance: float
+    coverage: float
+
+
+class DrawnDrafter:
+    """Drafts what comes, or what doesn't, as the simulator draws it. A request's prompt says its number."""
+
+    def __init__(self, options: DrawnDrafts) -> None:
+        self._options = options
+        self._tokens: list[int] = []
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """See ``Drafter``."""
+        self._tokens += tokens
+
+    def draft(self, most: int) -> tuple[int, ...]:
+        """See ``Drafter``."""
+        it, prompt = self._options, self._tokens[0]
+        generated = sum(token != prompt for token in self._tokens)
+        if not has_drafts(it.seed, prompt - FIRST_PROMPT, generated, it.coverage):
+            return ()
+        places = range(generated, generated + most)
+        right = (is_right(it.seed, prompt - FIRST_PROMPT, place, it.acceptance) for place in places)
+        return tuple(OTHER_TOKEN if one else WRONG_TOKEN for one in right)
+
+
+DRAWN_DRAFTER = DrafterKind(DrawnDrafter, DrawnDrafts)
+BUILT_IN["drawn"] = f"{__name__}:DRAWN_DRAFTER"
+
+
 @dataclass(slots=True)
 class CountingEngine:
     """Pages of KV cache and seconds of batches, but no tensors."""
@@ -77,26 +120,39 @@ class CountingEngine:
 
     def run(self, steps: Sequence[Step]) -> tuple[list[StepResult], float]:
         """Results, and how long the batch takes: what found no room takes no time."""
-        fits = [self._reserve(step) for step in steps]
-        done = [step for step, fit in zip(steps, fits, strict=True) if fit]
-        decodes = Counter(len(step.layers) for step in done if len(step.inputs) == 1)
-        prompts = ((len(step.layers), len(step.inputs)) for step in done if len(step.inputs) > 1)
-        results = [self._result(step, fit) for step, fit in zip(steps, fits, strict=True)]
+        fitting = [self._fitting(step) for step in steps]
+        done = [step for step in fitting if step is not None]
+        decodes = Counter(len(step.layers) for step in done if step.is_decode for _ in step.inputs)
+        prompts = ((len(step.layers), len(step.inputs)) for step in done if not step.is_decode)
+        results = [self._result(step, fit) for step, fit in zip(steps, fitting, strict=True)]
         return results, self.timing.batch_s(decodes, prompts)
+
+    def _fitting(self, step: Step) -> Step | None:
+        """The step, or without its drafts, as far as the cache has room."""
+        kept = (each for each in dict.fromkeys((len(step.drafts), 0)) if self._reserve(step.cut(each)))
+        drafts = next(kept, None)
+        return None if drafts is None else step.cut(drafts)
 
     def _reserve(self, step: Step) -> bool:
         self.pool.slide(step.request, step.position)
         return self.pool.reserve(step.request, step.position + len(step.inputs))
 
-    def _result(self, step: Step, fits: bool) -> StepResult:
-        if not fits:
-            return StepResult(step.request, kv_full=True)
+    def _result(self, asked: Step, step: Step | None) -> StepResult:
+        if step is None:
+            return StepResult(asked.request, kv_full=True)
+        computed = len(step.inputs) if len(step.inputs) < len(asked.inputs) else None
         if step.sampling is None:
-            return StepResult(step.request, hidden=np.zeros(len(step.inputs), np.float32))
+            return StepResult(step.request, hidden=np.zeros(len(step.inputs), np.float32), computed=computed)
         wanted = self.wanted[step.request.partition("/")[0]]
-        generated = step.position + len(step.inputs) - wanted.input_tokens + 1
-        last = generated == wanted.output_tokens < wanted.max_tokens
-        return StepResult(step.request, token=STOP_TOKEN if last else OTHER_TOKEN)
+        generated = step.position + len(step.inputs) - len(step.drafts) - wanted.input_tokens + 1
+        drawn = [self._token(wanted, generated)]
+        while step.drafts[len(drawn) - 1 : len(drawn)] == (drawn[-1],):
+            drawn.append(self._token(wanted, generated + len(drawn)))
+        return StepResult(step.request, token=drawn[0], more=tuple(map(DrawnToken, drawn[1:])), computed=computed)
+
+    def _token(self, wanted: TraceRequest, generated: int) -> int:
+        """The last of so many."""
+        return STOP_TOKEN if generated == wanted.output_tokens < wanted.max_tokens else OTHER_TOKEN
 
 
 @dataclass(slots=True)
@@ -210,9 +266,10 @@ class VirtualJob:
         engine = CountingEngine(pool, self.timings[node], self._wanted)
         address = f"{node}#{len(self.workers)}"
         self.workers[address] = VirtualWorker(node, address, state, engine)
-        step_s = len(stage.layers) * self.timings[node].decode_s(1)
+        timing, layers = self.timings[node], len(stage.layers)
+        speed = StageSpeed(TIMED_TOKENS, layers * timing.prefill_s(TIMED_TOKENS), layers * timing.decode_s(1))
         self.coordinator.on_message(Hello(node, address, len(self.workers)), self.now)
-        ready = Ready(node, pool.num_pages // len(windows) * self.page_tokens, StageSpeed(1, step_s, step_s))
+        ready = Ready(node, pool.num_pages // len(windows) * self.page_tokens, speed)
         return self.coordinator.on_message(ready, self.now)
 
     def _apart_from(self, node: str) -> Callable[[str], bool]:
@@ -261,7 +318,7 @@ class VirtualJob:
         name = f"r{len(self.told)}"
         self._wanted[name] = wanted
         self.told.append(Told(self.now))
-        prompt = (int(name[1:]) + 2,) * wanted.input_tokens
+        prompt = (int(name[1:]) + FIRST_PROMPT,) * wanted.input_tokens
         request = GenerationRequest(name, prompt, wanted.max_tokens, SamplingParams(), frozenset({STOP_TOKEN}))
         try:
             self._perform(self.coordinator.submit(request, self.now))

@@ -37,6 +37,7 @@ class Load:
         vocabulary: prompts are drawn from token ids below this.
         seed: of the prompts.
         fresh: prompts differ from run to run, so that no worker still has one in its cache.
+        repeat: prompts repeat a stretch of so many tokens, as texts do in which drafts are found; ``None``: they don't.
     """
 
     seconds: float = 60.0
@@ -45,6 +46,7 @@ class Load:
     vocabulary: int = SMALLEST_VOCABULARY
     seed: int = 0
     fresh: bool = True
+    repeat: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
@@ -53,6 +55,8 @@ class Load:
             raise SimulationError("the warm-up can't be negative", where="warmup", found=self.warmup_s)
         if self.in_flight < 1:
             raise SimulationError("at least one request must be in flight", where="in-flight", found=self.in_flight)
+        if self.repeat is not None and self.repeat < 1:
+            raise SimulationError("a stretch has at least one token", where="repeat", found=self.repeat)
 
 
 @dataclass(slots=True)
@@ -186,6 +190,7 @@ class _TraceReplay:
         return request
 
     def _prompt(self, index: int, tokens: int) -> list[int]:
-        drawn = np.random.default_rng((self._load.seed, self._salt, index)).integers(0, self._load.vocabulary, tokens)
-        prompt: list[int] = drawn.tolist()
+        random, stretch = np.random.default_rng((self._load.seed, self._salt, index)), self._load.repeat or tokens
+        drawn = random.integers(0, self._load.vocabulary, min(stretch, tokens))
+        prompt: list[int] = np.resize(drawn, tokens).tolist()
         return prompt

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from helix_df.benchmarking.figures import PERCENTILES, Figures, difference
+from helix_df.benchmarking.measured_drafts import MeasuredDrafts
 from helix_df.benchmarking.replay import Load, Replayed
 
 
@@ -15,7 +16,8 @@ from helix_df.benchmarking.replay import Load, Replayed
 class BenchReport:
     """A trace on a running job, and the simulator's prediction for the same plan and trace, if there is one.
 
-    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s.
+    ``scale`` is what the trace's lengths were multiplied by. ``flow`` is the plan's bound in tokens/s. ``drafts`` says
+    what became of drafted tokens, which the prediction took over; ``None`` where the job drafts none.
     """
 
     job: str
@@ -28,6 +30,7 @@ class BenchReport:
     measured: Figures
     simulated: Figures | None
     remarks: tuple[str, ...] = ()
+    drafts: MeasuredDrafts | None = None
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -80,6 +83,7 @@ def report_document(report: BenchReport) -> dict[str, Any]:
         "requests_left": measured.unfinished,
         "failures": dict(report.failures),
         "remarks": list(report.remarks),
+        "drafts": None if report.drafts is None else _drafts(report.drafts),
         "measured": {name: _plain(value) for name, value, _, _ in rows},
         "simulated": None if report.simulated is None else {name: _plain(value) for name, _, value, _ in rows},
         "difference": None if report.simulated is None else {name: _plain(value) for name, _, _, value in rows},
@@ -95,6 +99,10 @@ def report_document(report: BenchReport) -> dict[str, Any]:
             for request in requests
         ],
     }
+
+
+def _drafts(drafts: MeasuredDrafts) -> dict[str, Any]:
+    return {**asdict(drafts), "acceptance": drafts.acceptance, "coverage": drafts.coverage}
 
 
 def _plain(value: float) -> float | None:

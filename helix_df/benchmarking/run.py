@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helix_df.benchmarking.figures import Figures, measured_figures, simulated_figures
+from helix_df.benchmarking.measured_drafts import MeasuredDrafts, drafts_between
 from helix_df.benchmarking.replay import Load, OnToken, Replayed, replay
 from helix_df.benchmarking.report import BenchReport
 from helix_df.errors import DeploymentError, SimulationError
@@ -84,6 +85,7 @@ async def bench_job(
     sent, factor = fitted(trace, room, scale)
     load = replace(load or Load(), vocabulary=geometry.vocab_size)
     replayed = await replay(job, sent, load, stop=stop, on_token=on_token)
+    drafts = await _drafts_since(job, status, replayed)
     predicts = predict and replayed.end_s > replayed.start_s
     return BenchReport(
         job=plan.job.name,
@@ -94,8 +96,19 @@ async def bench_job(
         flow=plan.flow,
         replayed=replayed,
         measured=measured_figures(replayed),
-        simulated=await asyncio.to_thread(predicted, plan, sent, load, replayed) if predicts else None,
+        simulated=await asyncio.to_thread(predicted, plan, sent, load, replayed, drafts) if predicts else None,
+        drafts=drafts,
     )
+
+
+async def _drafts_since(job: RunningJob, before: JobStatus, replayed: Replayed) -> MeasuredDrafts | None:
+    """What became of drafts during a replay, as far as the job is still there to tell."""
+    if replayed.gone is not None:
+        return None
+    try:
+        return drafts_between(before, await job.status())
+    except DeploymentError:
+        return None
 
 
 def fitted(trace: Trace, room: int, scale: float | None = None) -> tuple[Trace, float]:
@@ -122,16 +135,19 @@ def fitted(trace: Trace, room: int, scale: float | None = None) -> tuple[Trace, 
     return sent, factor
 
 
-def predicted(plan: Plan, sent: Trace, load: Load, replayed: Replayed) -> Figures:
+def predicted(plan: Plan, sent: Trace, load: Load, replayed: Replayed, drafts: MeasuredDrafts | None = None) -> Figures:
     """What the simulator says of the plan under the same requests, over the same window.
 
-    Where the trace ran out, the simulation's window ends likewise when all is answered.
+    Where the trace ran out, the simulation's window ends likewise when all is answered. Drafted tokens are right as
+    often as ``drafts`` says they were, else as the job expects.
     """
+    found = {} if drafts is None else {"acceptance": drafts.acceptance, "coverage": drafts.coverage}
     options = options_of(
         plan.served,
         seconds=load.seconds if replayed.run_out else replayed.end_s - replayed.start_s,
         warmup_s=load.warmup_s if replayed.run_out else replayed.start_s,
         seed=plan.job.solver.seed,  # what a scheduler draws at random is the job's
+        **found,
     )
     outcome = predict(plan, sent, held_in_flight(options, load.in_flight))
     return simulated_figures(outcome, until_empty=replayed.run_out)

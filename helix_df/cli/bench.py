@@ -42,6 +42,10 @@ def bench(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the trace and the prompts.")] = 0,
+    repeat: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prompts repeat a stretch of so many tokens, as texts in which drafts are found."),
+    ] = None,
     predict: Annotated[bool, typer.Option(help="Simulate the job's plan with the same requests.")] = True,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report as JSON; - prints it.")
@@ -62,7 +66,7 @@ def bench(
 
     saturate = offline or in_flight is not None or not arrives(trace, rate)
     requests = find_trace(trace, seconds=warmup + seconds, rate=rate, offline=saturate, seed=seed)
-    load = Load(seconds, warmup, in_flight or IN_FLIGHT, seed=seed)
+    load = Load(seconds, warmup, in_flight or IN_FLIGHT, seed=seed, repeat=repeat)
     report = asyncio.run(_run(name, requests, load, scale, predict))
     if json_file is not None:
         write_json(report_document(report), json_file)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from helix_df.benchmarking.measured_drafts import MeasuredDrafts
 from helix_df.benchmarking.report import BenchReport
 from helix_df.cli.console import print_trimmed
 from helix_df.cli.words import labelled, number, plain_table, plural
@@ -50,11 +51,20 @@ def _summary(report: BenchReport) -> Iterator[tuple[str, str]]:
     )
     for reason, count in report.failures.items():
         yield "failed", f"{count:,} × {reason}"
+    if report.drafts is not None and report.drafts.drafted:
+        yield "drafts", _drafts(report.drafts)
     if report.flow:
         share = measured.tokens_per_s / report.flow
         yield "flow", f"{share:.0%} of the plan's {number(report.flow)} tokens/s, prompt and output"
     for remark in report.remarks:
         yield "note", remark
+
+
+def _drafts(drafts: MeasuredDrafts) -> str:
+    return (
+        f"{drafts.accepted / drafts.drafted:.0%} of {drafts.drafted:,} drafted tokens were drawn, of {drafts.sent:,} "
+        f"steps among {drafts.steps:,}; acceptance {drafts.acceptance:.2f}, coverage {drafts.coverage:.2f}"
+    )
 
 
 def _value(name: str, value: float) -> str:

@@ -90,7 +90,8 @@ def _show(name: str | None, as_json: bool, everything: bool, patterns: list[str]
     console.print(f"job {found.name} is {found.state}{why}\nmodel {found.model} at {url}", soft_wrap=True)
     console.print(
         f"{found.running} running, {found.waiting} waiting, {found.finished} finished, {found.failed} failed · "
-        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens{_reuse(found)}\n",
+        f"{found.prompt_tokens:,} prompt and {found.generated_tokens:,} generated tokens"
+        f"{_reuse(found)}{_drafts(found)}\n",
         soft_wrap=True,
     )
     print_trimmed(console, nodes_table(found, None if everything else MOST_ROWS))
@@ -207,6 +208,12 @@ def _reuse(found: JobStatus) -> str:
     if not found.prefix_hits:
         return ""
     return f" · {found.cached_tokens:,} tokens found in KV cache by {found.prefix_hits:,} requests"
+
+
+def _drafts(found: JobStatus) -> str:
+    if not found.drafted_tokens:
+        return ""
+    return f" · {found.accepted_tokens:,} of {found.drafted_tokens:,} drafted tokens were drawn"
 
 
 def nodes_table(found: JobStatus, most: int | None = MOST_ROWS) -> Table:

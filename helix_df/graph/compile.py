@@ -7,15 +7,18 @@ Doesn't know YAML, and reads no weights: a model's geometry is enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from helix_df.errors import SpecError
 from helix_df.graph.held_weights import divided_weights, held_weights
 from helix_df.graph.problem import COORDINATOR, Link, LinkTable, NodeProfile, Origin, PlacementLimits, Problem
 from helix_df.graph.speed_source import DeclaredCurves, DeclaredTable, speed_source
+from helix_df.graph.stage_timing import stage_timing
 from helix_df.layers import LayerRange
 from helix_df.profiles.catalogue import Measured, device_count, find_device
 from helix_df.profiles.device_shares import held_by
+from helix_df.profiles.expected_drafts import NO_DRAFTS, ExpectedDrafts
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import kv_token_bytes
 from helix_df.profiles.kv_windows import PAGE_TOKENS, held_by_layers
@@ -30,7 +33,7 @@ from helix_df.profiles.throughput import (
     from_table,
     kv_tokens_by_layers,
 )
-from helix_df.profiles.timing import declared_curves
+from helix_df.profiles.timing import closed_form, declared_curves
 from helix_df.spec.job import GpuType, Job, LinkQuality, PairLink
 from helix_df.spec.nodes import Node
 
@@ -57,9 +60,9 @@ def compile_problem(job: Job) -> Problem:
         )
     origin = origin_of(job)
     geometry, requests = origin.geometry, origin.requests
-    gpus, differs = {node.gpu for node in job.nodes.values()}, len(geometry.layer_kinds) > 1
+    gpus = {node.gpu for node in job.nodes.values()}
     by_gpu = {gpu: gpu_throughput(job, geometry, requests, gpu) for gpu in gpus}
-    best = {gpu: gpu_throughput(job, geometry, requests, gpu, favourable=True) for gpu in gpus} if differs else {}
+    best = _better(job, geometry, requests, by_gpu) if layers_differ(geometry) else {}
     nodes = tuple(
         _node_profile(name, node, NOTHING, None)
         if name in job.limits.avoid
@@ -77,6 +80,19 @@ def compile_problem(job: Job) -> Problem:
         limits=_limits(job, requests),
         origin=origin,
     )
+
+
+def layers_differ(geometry: ModelGeometry) -> bool:
+    """Whether some layers have experts or windows, and others don't."""
+    return len(geometry.layer_kinds) > 1 or len(set(geometry.attention.windows)) > 1
+
+
+def _better(
+    job: Job, geometry: ModelGeometry, requests: Requests, planned: Mapping[str, Throughput]
+) -> dict[str, Throughput]:
+    """The most that GPU types may do, of those where it is more than what is ``planned``."""
+    best = {gpu: gpu_throughput(job, geometry, requests, gpu, favourable=True) for gpu in planned}
+    return {gpu: throughput for gpu, throughput in best.items() if throughput != planned[gpu]}
 
 
 def origin_of(job: Job) -> Origin:
@@ -115,14 +131,24 @@ def mean_request(job: Job, geometry: ModelGeometry) -> Requests:
     scale = min(1.0, context / wanted)
     inputs, outputs = job.workload.input_length * scale, job.workload.output_length * scale
     held = held_kv(job, geometry, inputs + outputs)
-    return Requests(inputs, outputs, job.runtime.max_batch, held)
+    return Requests(inputs, outputs, job.runtime.max_batch, held, expected_drafts(job))
 
 
-def held_kv(job: Job, geometry: ModelGeometry, tokens: float) -> tuple[float, ...]:
-    """``Requests.held`` of a request that comes to so many tokens."""
+def expected_drafts(job: Job) -> ExpectedDrafts:
+    """What a job expects of drafted tokens; none where it doesn't speculate."""
+    speculation = job.runtime.speculation
+    if speculation is None:
+        return NO_DRAFTS
+    return ExpectedDrafts(speculation.drafts, speculation.acceptance, speculation.coverage)
+
+
+def held_kv(job: Job, geometry: ModelGeometry, tokens: float, *, fewest: bool = False) -> tuple[float, ...]:
+    """``Requests.held`` of a request that comes to so many tokens; or of layers in a row that keep the ``fewest``."""
     windows = geometry.attention.windows
+    if not windows:
+        return ()
     # Pieces of a prompt have as many tokens as a batch at most (``rules.batching.longest_piece``).
-    return held_by_layers(windows, tokens, job.runtime.max_prefill_tokens, PAGE_TOKENS) if windows else ()
+    return held_by_layers(windows, tokens, job.runtime.max_prefill_tokens, PAGE_TOKENS, fewest=fewest)
 
 
 def link_table(job: Job) -> LinkTable:
@@ -157,14 +183,18 @@ def gpu_throughput(
         ModelError: when weights can't be kept there as the job says.
     """
     source = speed_source(job, geometry, gpu)
+    fits = requests
+    if favourable:
+        requests = replace(requests, held=held_kv(job, geometry, requests.tokens, fewest=True))
     if isinstance(source, Measured):
         return from_curves(source, requests, geometry.num_layers)
     profile = job.gpus.get(gpu, GpuType()).profile
     given = profile.kv_tokens if profile is not None and not isinstance(source, Roofline) else None
-    kv_tokens = given or _kv_tokens(job, geometry, requests, gpu, favourable)
+    kv_tokens = given or _kv_tokens(job, geometry, fits, gpu, favourable)
     match source:
         case DeclaredTable():
-            return from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
+            table = from_table(source.tokens_per_s, kv_tokens, geometry.num_layers)
+            return _with_drafts(job, geometry, requests, gpu, table) if requests.drafted.drafts else table
         case DeclaredCurves():
             curves = declared_curves(source.prefill_ms, source.decode_ms, kv_tokens, requests.max_batch)
             return from_curves(curves, requests, geometry.num_layers)
@@ -172,6 +202,16 @@ def gpu_throughput(
             weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
             known = geometry, job.model.element_bytes, source, kv_tokens, requests, weights, kv_bytes
             return best_from_roofline(*known) if favourable else from_roofline(*known)
+
+
+def _with_drafts(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, table: Throughput) -> Throughput:
+    """A table of steps without drafts, as much faster as the planned timing of the same device is with them."""
+    rates = []
+    for layers, (rate, kept) in enumerate(zip(table.tokens_per_s, table.kv_tokens, strict=True), start=1):
+        timing = stage_timing(job, geometry, requests, gpu, layers, kept, "planned")
+        plain, drafted = (closed_form(timing, kept, layers, each) for each in (requests.undrafted, requests))
+        rates.append(rate * drafted / plain)
+    return Throughput(tuple(rates), table.kv_tokens)
 
 
 def _kv_tokens(job: Job, geometry: ModelGeometry, requests: Requests, gpu: str, lightest: bool) -> tuple[int, ...]:

@@ -37,6 +37,12 @@ layer, linear in ``c``; ``β`` of a prompt token through a layer; ``φ`` of a to
    out ``X``. Both sides are convex in ``X``: what breaks it at two rates breaks it between them. For ``φ ≥ μ·L`` the
    right side over ``X`` never grows, so that one rate stands for all above.
 
+Drafted tokens. A decode step may bring up to ``m − 1`` tokens behind its own, of which those stay that would have been
+drawn. Each counts as a decode step of the passes above, whether it stays or not; so what is served is no more than
+what is computed. But a step of ``m`` tokens holds the context of one request, the tokens under way included: what
+``b`` tokens hold for a pass, on links and on the way home (2) is at least an ``m``-th of ``b`` contexts, and cache for
+``b / m`` contexts is enough. No share of right drafts is assumed: the bound holds for any.
+
 Links (``h``). Entering node ``i`` takes at least the latency and one token's time ``m_i`` of its best link, and a visit
 runs at most ``k`` layers: ``m_i / k``. Whoever runs layers in a region comes into it from outside once at least, over
 its best such link, and runs at most as many layers there as its nodes can hold: what that takes more than ``m_i``, over
@@ -94,12 +100,16 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServingCluster:
-    """All that the argument knows of a job: layers, groups of nodes, seconds of the way home, and the requests."""
+    """All that the argument knows of a job: layers, groups of nodes, seconds of the way home, and the requests.
+
+    ``step_tokens``: tokens that a decode step of a request brings at most, drafted ones among them.
+    """
 
     num_layers: int
     groups: tuple[NodeGroup, ...]
     home_s: float
     load: ServingLoad
+    step_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +213,7 @@ def worth(prices: PassPrices, cluster: ServingCluster) -> float:
     load = cluster.load
     step = prices.least_step + (prices.most_step - prices.least_step) * load.mean_share
     in_layers = cluster.num_layers * (load.steps * step + load.prompt_tokens * prices.prompt)
-    return in_layers + load.steps * prices.flight * load.mean_context * cluster.home_s
+    return in_layers + load.steps * prices.flight * load.mean_context / cluster.step_tokens * cluster.home_s
 
 
 def offer(prices: PassPrices, cluster: ServingCluster) -> float:
@@ -249,7 +259,7 @@ def net_prices(
     """The worth of a step less surcharge and its context on links; of a prompt token less surcharge; and the price of a
     step's context in a pass for a second. All through a layer."""
     step = prices.most_step if context > cluster.load.least_context else prices.least_step
-    kept = prices.flight * context
+    kept = prices.flight * context / cluster.step_tokens
     return step - surcharge.step - kept * held.link_s, prices.prompt - surcharge.prompt, kept
 
 
@@ -277,19 +287,22 @@ def serving_cluster(problem: Problem, timing_of: TimingOf, load: ServingLoad) ->
         if node.max_layers:
             key = (node.gpu, node.tokens_per_s, node.kv_tokens, ways.into(node), ways.region_s(node))
             found.setdefault(key, []).append(node)
-    groups = tuple(_group(timing_of, load, ways, nodes) for nodes in found.values())
+    step_tokens = 1 if problem.origin is None else 1 + problem.origin.requests.drafted.drafts
+    groups = tuple(_group(timing_of, load, ways, nodes, step_tokens) for nodes in found.values())
     home = min((ways.into(node, (COORDINATOR,)) for nodes in found.values() for node in nodes), default=0.0)
-    return ServingCluster(problem.num_layers, groups, home if math.isfinite(home) else 0.0, load)
+    return ServingCluster(problem.num_layers, groups, home if math.isfinite(home) else 0.0, load, step_tokens)
 
 
-def _group(timing_of: TimingOf, load: ServingLoad, ways: _Ways, nodes: list[NodeProfile]) -> NodeGroup:
+def _group(
+    timing_of: TimingOf, load: ServingLoad, ways: _Ways, nodes: list[NodeProfile], step_tokens: int
+) -> NodeGroup:
     node = nodes[0]
     counts = range(1, node.max_layers + 1)
     timings = [timing_of(node, layers) for layers in counts]
     caches = [
         tokens * _freed(ways.problem, layers, load) for layers, tokens in zip(counts, node.kv_tokens, strict=True)
     ]
-    limits = [_most_steps(timing, caches[at], load) for at, timing in enumerate(timings)]
+    limits = [_most_steps(timing, caches[at], load, step_tokens) for at, timing in enumerate(timings)]
     curves = [LayerTiming(timing.prefill, timing.decode) for timing in timings]
     short = load.shortest_prompt <= 1
     holding = []
@@ -320,9 +333,10 @@ def _freed(problem: Problem, layers: int, load: ServingLoad) -> float:
     return 1 / min(shares, default=1.0) if load.most_context > 0 else 1.0
 
 
-def _most_steps(timing: LayerTiming, kv_tokens: float, load: ServingLoad) -> int:
+def _most_steps(timing: LayerTiming, kv_tokens: float, load: ServingLoad, step_tokens: int) -> int:
+    """Tokens of a pass's decode steps at most."""
     fit = kv_tokens / load.least_context if load.least_context > 0 else MOST_STEPS
-    return int(min(fit, timing.max_batch or MOST_STEPS, MOST_STEPS))
+    return int(min(step_tokens * min(fit, timing.max_batch or MOST_STEPS), MOST_STEPS))
 
 
 def _at_most(passes: PassTable, limit: int) -> PassTable:

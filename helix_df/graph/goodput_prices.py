@@ -140,7 +140,7 @@ class PassPriceSearch:
         for at in {0, int(passes.steps_per_s.argmax())} if len(passes.steps) else ():
             steps = float(passes.steps_per_s[at])
             for longest, context in enumerate(_contexts(load)):
-                kept = context * (float(passes.steps[at]) + held.link_s * steps)
+                kept = context / self.cluster.step_tokens * (float(passes.steps[at]) + held.link_s * steps)
                 both = (0.0, steps) if longest else (steps, 0.0)
                 self.ways.append(replace(idle, steps=both, held=kept))
 
@@ -189,7 +189,7 @@ class PassPriceSearch:
         cluster, load, units = self.cluster, self.cluster.load, self.units
         needs = [load.steps * (1 - load.mean_share), load.steps * load.mean_share, load.prompt_tokens]
         needed = np.array([*(cluster.num_layers * need for need in needs), 0.0, 0.0])
-        needed[FLIGHT] = load.steps * load.mean_context * cluster.home_s
+        needed[FLIGHT] = load.steps * load.mean_context / cluster.step_tokens * cluster.home_s
         needed *= units
         rows = np.zeros((OFFERS + len(cluster.groups) + 2, 3 + len(self.ways)))
         rows[:OFFERS, 0] = needed / needed.max()
@@ -253,7 +253,7 @@ class PassPriceSearch:
             rates = passes.steps_per_s if step > 0 else passes.least_steps_per_s
             steps.append(rates)
             prompts.append(passes.prompts_per_s)
-            kept.append(context * (passes.steps + held.link_s * rates))
+            kept.append(context / cluster.step_tokens * (passes.steps + held.link_s * rates))
             values.append(pass_values(prices, free, held, cluster, context))
         all_steps, all_prompts = np.concatenate(steps), np.concatenate(prompts)
         most = np.maximum(held.layers * rate * np.array([load.steps, load.prompt_tokens]), 1e-9)

@@ -37,8 +37,9 @@ class NodeProfile:
     ``tokens_per_s[k - 1]`` and ``kv_tokens[k - 1]`` are its throughput and KV cache (tokens) when it holds ``k``
     layers; both have one entry for every ``k`` that fits, so an empty tuple means that not even one layer does.
 
-    Where layers differ, these are of the heaviest ``k`` layers in a row, each as slow as the slowest: whichever it
-    holds, they fit and it is no slower. ``favourable`` is the same of the lightest and fastest then, which bounds need.
+    Where layers differ, these are of the heaviest ``k`` layers in a row, each as slow as the slowest, with as few
+    windows as lie in a row: whichever it holds, they fit and it is no slower. ``favourable`` is the same of the
+    lightest and fastest then, which bounds need.
     """
 
     name: str

@@ -13,6 +13,7 @@ from helix_df.graph.compile import gpu_throughput, origin_of
 from helix_df.graph.problem import Origin
 from helix_df.graph.speed_source import TABLE_BATCH, DeclaredTable, device_curves, find_roofline, speed_source
 from helix_df.profiles.catalogue import Measured
+from helix_df.profiles.expected_drafts import ExpectedDrafts
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.throughput import from_curves
 from helix_df.spec.job import Job
@@ -46,24 +47,40 @@ class Contradiction:
 def speed_notices(job: Job, origin: Origin | None = None) -> tuple[str, ...]:
     """What users should know of a job's speeds: one notice of all contradictions, and one of each assumption.
 
-    Layers that differ are such an assumption.
+    Layers that differ are such an assumption, and so is how often drafted tokens are right.
 
     Raises:
         ModelError, SpecError: as ``compile_problem``.
     """
     origin = origin or origin_of(job)
     found = contradictions(job, origin)
-    differing = _differing(origin.geometry)
-    return (*([_contradicted(found)] if found else []), *_assumptions(job, origin), *([differing] if differing else []))
+    told = [_contradicted(found) if found else None, *_assumptions(job, origin)]
+    return tuple(filter(None, [*told, _differing(origin.geometry), _drafted(origin.requests.drafted)]))
+
+
+def _drafted(drafts: ExpectedDrafts) -> str | None:
+    """What plans expect of drafted tokens; None where nobody drafts."""
+    if not drafts.drafts:
+        return None
+    steps = drafts.steps(drafts.drafts)
+    return (
+        f"runtime.speculation: plans expect drafts for {drafts.coverage:.0%} of the steps, each right with "
+        f"{drafts.acceptance:.0%} (coverage, acceptance): with {drafts.drafts} drafts a step gives {steps.given:.2f} "
+        f"tokens for {steps.carried:.2f} that devices compute and links carry; as many count as pay, by the device; "
+        "bench tells what they were"
+    )
 
 
 def _differing(geometry: ModelGeometry) -> str | None:
     """What plans take layers for that aren't all alike; None where they are."""
-    if len(geometry.layer_kinds) < 2:
+    dense, windowed = len(geometry.experts.dense), sum(map(bool, geometry.attention.windows))
+    told = [f"{dense} of {geometry.num_layers} have no experts"] if len(geometry.layer_kinds) > 1 else []
+    if 0 < windowed < geometry.num_layers:
+        told.append(f"{windowed} of {geometry.num_layers} see a window of tokens alone")
+    if not told:
         return None
-    dense = len(geometry.experts.dense)
     return (
-        f"the model's layers differ: {dense} of {geometry.num_layers} have no experts; plans count every stage as the "
+        f"the model's layers differ: {' and '.join(told)}; plans count every stage as the "
         "heaviest layers in a row and every layer as the slowest, so that any placement fits; bounds count the "
         "lightest and the fastest"
     )

@@ -31,10 +31,10 @@ class DeclaredTable:
 
     def measured_at(self, planned: Requests) -> Requests:
         """The mean request and the batch that the table is for; without a word of it, ``planned``'s request at
-        ``TABLE_BATCH``, whatever batches the job allows."""
+        ``TABLE_BATCH``, whatever batches the job allows. Nobody drafted then."""
         load = self.load or MeasuredLoad()
         if load.input_length is None or load.output_length is None:
-            return replace(planned, max_batch=load.batch)
+            return replace(planned.undrafted, max_batch=load.batch)
         return Requests(load.input_length, load.output_length, load.batch)
 
 

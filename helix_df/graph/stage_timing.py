@@ -20,6 +20,7 @@ from helix_df.graph.speed_source import (
 from helix_df.profiles.catalogue import Measured, find_measured
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import kv_token_bytes
+from helix_df.profiles.kv_windows import KvShape, shape_in_a_row
 from helix_df.profiles.throughput import Requests, Roofline
 from helix_df.profiles.timing import LayerTiming, declared_curves, declared_timing, measured_timing, roofline_timing
 from helix_df.spec.job import Job
@@ -36,9 +37,10 @@ def node_timing(
     layers: int,
     kv_tokens: int,
     choice: TimingChoice = "measured",
+    shape: KvShape | None = None,
 ) -> LayerTiming:
     """Seconds a layer takes on a node that holds ``layers`` layers, at the node's speed."""
-    timing = stage_timing(job, geometry, requests, job.nodes[node].gpu, layers, kv_tokens, choice)
+    timing = stage_timing(job, geometry, requests, job.nodes[node].gpu, layers, kv_tokens, choice, shape)
     return timing.stretched(1 / job.nodes[node].speed)
 
 
@@ -50,6 +52,7 @@ def stage_timing(
     layers: int,
     kv_tokens: int,
     choice: TimingChoice = "measured",
+    shape: KvShape | None = None,
 ) -> LayerTiming:
     """Seconds a layer takes on a GPU type that holds ``layers`` layers.
 
@@ -57,32 +60,38 @@ def stage_timing(
     declares a table or a roofline; curves in the job come first. ``planned``: the closed form of the timing is what
     planning counts with. ``published``: the curves of the Helix paper as they stand, straight to zero below their
     first points, by which its simulator counts.
+
+    ``shape`` says how many of the layers have a window; by default as few as lie in a row, so that no others are
+    slower. By a roofline their attention takes less. What was measured stays as it is, and so does what a table says;
+    its shape is that of the slowest layers.
     """
     source = speed_source(job, geometry, gpu)
     if isinstance(source, DeclaredCurves):
-        curves = declared_curves(source.prefill_ms, source.decode_ms, (kv_tokens,), requests.max_batch)
-        return measured_timing(curves, layers)
+        declared = declared_curves(source.prefill_ms, source.decode_ms, (kv_tokens,), requests.max_batch)
+        return measured_timing(declared, layers)
     known = _curves(job, geometry, gpu, choice)
     if known is not None:
         return measured_timing(known, layers)
 
-    def by(roofline: Roofline) -> LayerTiming:
+    slowest = shape_in_a_row(geometry.attention.windows, layers)
+
+    def by(roofline: Roofline, shape: KvShape) -> LayerTiming:
         weights, kv_bytes = held_weights(job, geometry), kv_token_bytes(geometry, job.model.kv_format)
-        return roofline_timing(geometry, job.model.element_bytes, roofline, requests, weights, kv_bytes)
+        return roofline_timing(geometry, job.model.element_bytes, roofline, requests, weights, kv_bytes, shape)
 
     match source:
         case Measured():
             return measured_timing(source, layers)
         case Roofline():
-            return by(source)
+            return by(source, shape or slowest)
         case DeclaredTable():
             roofline = find_roofline(job, gpu)
             measured = catalogue_curves(job, geometry, gpu)
-            shape = measured_timing(measured, layers) if measured is not None else None
-            if shape is None and roofline is not None:
-                shape = by(roofline)
+            curves = measured_timing(measured, layers) if measured is not None else None
+            if curves is None and roofline is not None:
+                curves = by(roofline, slowest)
             tokens_per_s = source.tokens_per_s[layers - 1]
-            return declared_timing(tokens_per_s, kv_tokens, layers, shape, source.measured_at(requests))
+            return declared_timing(tokens_per_s, kv_tokens, layers, curves, source.measured_at(requests))
 
 
 def _curves(job: Job, geometry: ModelGeometry, gpu: str, choice: TimingChoice) -> Measured | None:

@@ -59,7 +59,7 @@ def profile_differences(job: Job, profile: DeviceProfile, tolerance: float = TOL
         curves = declared_curves(
             profile.curve_ms("prefill"), profile.curve_ms("decode"), profile.kv_tokens, requests.max_batch
         )
-        rates = from_curves(curves, requests, geometry.num_layers).tokens_per_s
+        rates = from_curves(curves, requests.undrafted, geometry.num_layers).tokens_per_s
         pairs = enumerate(zip(table, rates, strict=False), start=1)
         return beyond(
             (
@@ -89,7 +89,8 @@ def _of_stage(
         low, high = _possible(requests, speed)
         yield Difference(f"{where}, tokens/s", stage.tokens_per_s, min(max(stage.tokens_per_s, low), high), "tokens/s")
         return
-    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens, "planned")
+    shape = geometry.attention.shape(stage.layers)
+    timing = node_timing(job, geometry, requests, stage.node, layers, stage.kv_tokens, "planned", shape)
     yield Difference(
         f"{where}, prefill of {speed.prefill_tokens} tokens",
         1e3 * layers * timing.prefill_s(speed.prefill_tokens),

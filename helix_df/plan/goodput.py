@@ -17,6 +17,7 @@ from helix_df.graph.goodput_prices import find_flight_prices
 from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.serving_load import ServingLoad
 from helix_df.graph.stage_timing import TIMINGS, TimingChoice, node_timing
+from helix_df.profiles.kv_windows import shape_in_a_row
 from helix_df.profiles.timing import LayerTiming
 from helix_df.spec.job import Job
 
@@ -55,12 +56,16 @@ class GoodputCertificate:
 
 
 def timing_of(job: Job, problem: Problem, choice: TimingChoice) -> TimingOf:
-    """Seconds of a layer on any node of a job with any number of layers, as the simulator has them."""
+    """Seconds of a layer on any node of a job with any number of layers, as the simulator has them.
+
+    Where some layers have a window, those of so many in a row that see least: no others are faster.
+    """
     origin = problem.origin or origin_of(job)
+    geometry, windows = origin.geometry, origin.geometry.attention.windows
 
     def timing(node: NodeProfile, layers: int) -> LayerTiming:
-        kv_tokens = node.kv_tokens[layers - 1]
-        return node_timing(job, origin.geometry, origin.requests, node.name, layers, kv_tokens, choice)
+        kv_tokens, shape = node.kv_tokens[layers - 1], shape_in_a_row(windows, layers, fewest=True)
+        return node_timing(job, geometry, origin.requests, node.name, layers, kv_tokens, choice, shape)
 
     return timing
 

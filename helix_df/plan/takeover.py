@@ -30,6 +30,7 @@ APPLIED = frozenset(
         "shortest_first",
         "max_queue",
         "scheduler",
+        "speculation",
         "start_timeout",
         "request_timeout",
         "path_timeout",

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Literal
 
 from helix_df.layers import LayerRange
+from helix_df.profiles.kv_windows import KvShape, kv_shape
 
 Shape = tuple[int, ...]
 
@@ -77,6 +78,10 @@ class AttentionOptions:
         """How many of ``layers`` have a window, and the tokens that a query of any of those sees at most."""
         windows = [window for window in self.windows[layers.start : layers.stop] if window]
         return len(windows), max(windows, default=0)
+
+    def shape(self, layers: LayerRange) -> KvShape:
+        """What ``layers`` keep and see of a request."""
+        return kv_shape(len(layers), *self.windowed(layers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,12 @@ Roofline: ``P = max(2·params·in / F, layer_bytes / W)`` and ``D(B) = max(2·pa
 ``in + out/2`` the mean context over a request's decode. With experts, ``params`` are those that a token passes, and
 ``layer_bytes`` those that a pass of so many tokens is expected to read (``geometry.read_parameters``).
 
-Where layers differ, each counts as the slowest: ``params`` and ``layer_bytes`` are the most of any.
+Where layers differ, each counts as the slowest: ``params`` and ``layer_bytes`` are the most of any. A layer with a
+window reads less: in place of ``in + out/2`` the mean of what its queries see (``Requests.seen_tokens``). Of ``k``
+layers those in a row count of which the fewest have a window, and the time is the mean of theirs.
+
+Where decode steps bring drafted tokens, ``D`` is that of all of them, and divided by those that stay: the least over
+numbers of drafts (``expected_drafts``).
 
 More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never grow with ``k``.
 """
@@ -25,10 +30,13 @@ More layers leave less KV cache, so ``B`` falls with ``k`` and tokens/s never gr
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from helix_df.profiles.catalogue import Curve, Measured
+from helix_df.profiles.expected_drafts import NO_DRAFTS, ExpectedDrafts
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_windows import KvShape, shapes_in_a_row
 from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
 
 USABLE_MEMORY = 0.9
@@ -40,13 +48,19 @@ class Requests:
     """Mean prompt and output tokens of a request, and how many a device decodes together at most.
 
     ``held``: tokens of KV cache that a request takes at most in each of 1, 2, 3, … layers in a row, on average
-    (``kv_windows.held_by_layers``). Empty: all of its tokens in each.
+    (``kv_windows.held_by_layers``). Empty: all of its tokens in each. ``drafted``: what is expected of drafted tokens.
     """
 
     input_tokens: float
     output_tokens: float
     max_batch: int
     held: tuple[float, ...] = ()
+    drafted: ExpectedDrafts = NO_DRAFTS
+
+    @property
+    def undrafted(self) -> Requests:
+        """The same where nobody drafts."""
+        return replace(self, drafted=NO_DRAFTS)
 
     @property
     def tokens(self) -> float:
@@ -56,6 +70,19 @@ class Requests:
     def held_tokens(self, layers: int) -> float:
         """Tokens of KV cache that a whole request takes at most in each of so many layers, on average."""
         return self.held[layers - 1] if self.held else self.tokens
+
+    def seen_tokens(self, window: int = 0) -> float:
+        """Tokens that a decode step looks at in a layer, on average over a request's decode.
+
+        The context ``c`` grows evenly from the prompt to all tokens, and of it ``min(c, window)`` tokens are seen.
+
+        Args:
+            window: tokens that a query sees, itself included; 0 for all.
+        """
+        grows_by = window - self.input_tokens
+        if not window or window >= self.tokens:
+            return self.input_tokens + self.output_tokens / 2
+        return window - max(0.0, grows_by) ** 2 / (2 * self.output_tokens) if self.output_tokens else float(window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +148,12 @@ def from_curves(measured: Measured, requests: Requests, num_layers: int) -> Thro
     def decode_s(layers: int) -> float:
         limit = min(requests.max_batch, measured.max_batch[layers - 1])
         batch = _concurrent(measured.kv_tokens, layers, requests, limit)
-        corners = [corner for corner, _ in measured.decode if 1 <= corner < batch]
+        return min(steps.carried_for_each * token_s(batch * steps.carried) for steps in requests.drafted.choices())
+
+    def token_s(most: float) -> float:
+        corners = [corner for corner, _ in measured.decode if 1 <= corner < most]
         # D(b)/b is monotone between two corners of a piecewise linear D, so its minimum is at a corner or at the end.
-        return min(interpolate(measured.decode, b) / b for b in [*corners, batch])
+        return min(interpolate(measured.decode, b) / b for b in [*corners, most])
 
     rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, count + 1))
     return Throughput(_falling(rates), measured.kv_tokens[:count])
@@ -163,15 +193,17 @@ def from_roofline(
     requests: Requests,
     weights: WeightBytes | None = None,
     kv_bytes: int | None = None,
+    shapes: Sequence[KvShape] | None = None,
 ) -> Throughput:
     """Throughput from compute and memory bandwidth, for as many layers as ``kv_tokens`` has entries.
 
-    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``.
+    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``. ``shapes``: of 1, 2, 3, … layers which have a window;
+    by default of those in a row that see most.
     """
     held = weights or computed_bytes(geometry, element_bytes)
     kv_bytes = kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)
     flop = 2 * geometry.active_parameters
-    context = requests.input_tokens + requests.output_tokens / 2
+    shapes = shapes or tuple(shapes_in_a_row(geometry.attention.windows, len(kv_tokens)))
     prefill_s = max(
         flop * requests.input_tokens / roofline.flop_per_s,
         held.read(geometry, requests.input_tokens) / roofline.bytes_per_s,
@@ -179,11 +211,19 @@ def from_roofline(
 
     def decode_s(layers: int) -> float:
         batch = _concurrent(kv_tokens, layers, requests, requests.max_batch)
+        choices = requests.drafted.choices()
+        return min(steps.carried_for_each * token_s(layers, batch * steps.carried) for steps in choices)
+
+    def token_s(layers: int, batch: float) -> float:
         layer_bytes = held.read(geometry, batch)
-        return max(
-            flop / roofline.flop_per_s,
-            (layer_bytes / batch + context * kv_bytes) / roofline.bytes_per_s,
-        )
+
+        def layer_s(window: int) -> float:
+            return max(
+                flop / roofline.flop_per_s,
+                (layer_bytes / batch + requests.seen_tokens(window) * kv_bytes) / roofline.bytes_per_s,
+            )
+
+        return shapes[layers - 1].mean(layer_s)
 
     rates = tuple(_rate(requests, layers, prefill_s, decode_s(layers)) for layers in range(1, len(kv_tokens) + 1))
     return Throughput(rates, kv_tokens)
@@ -198,16 +238,23 @@ def best_from_roofline(
     weights: WeightBytes | None = None,
     kv_bytes: int | None = None,
 ) -> Throughput:
-    """As ``from_roofline``, of the fastest layers in a row where they differ: as many of each kind as lie there."""
+    """As ``from_roofline``, of the fastest layers in a row where they differ: as many of each kind as lie there.
+
+    Where some have a window, too, every layer counts as if it had the smallest.
+    """
     held = weights or computed_bytes(geometry, element_bytes)
+    windows, kinds = geometry.attention.windows, geometry.kinds_alone()
+    shapes = tuple(shapes_in_a_row(windows, len(kv_tokens), fewest=True))
+    if len(kinds) == 1:
+        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests, held, kv_bytes, shapes)
+    if any(windows):
+        shapes = (KvShape(0, 1, min(filter(None, windows))),) * len(kv_tokens)
 
     def rates_of(kind: ModelGeometry) -> tuple[float, ...]:
         of_kind = held.alone(kind.has_experts(0))
-        return from_roofline(kind, element_bytes, roofline, kv_tokens, requests, of_kind, kv_bytes).tokens_per_s
+        return from_roofline(kind, element_bytes, roofline, kv_tokens, requests, of_kind, kv_bytes, shapes).tokens_per_s
 
-    alone = {kind.has_experts(0): rates_of(kind) for kind in geometry.kinds_alone()}
-    if len(alone) == 1:
-        return from_roofline(geometry, element_bytes, roofline, kv_tokens, requests, held, kv_bytes)
+    alone = {kind.has_experts(0): rates_of(kind) for kind in kinds}
     rates = []
     for layers, numbers in enumerate(geometry.dense_in_a_row()[: len(kv_tokens)], start=1):
         dense_s, mixed_s = (1 / (layers * alone[kind][layers - 1]) for kind in (False, True))

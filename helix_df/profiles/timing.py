@@ -9,7 +9,8 @@ that serves mean requests: ``tokens/s = (in + out) / (k · (P(in) + out · D(b) 
 * Measured curves are taken as they are. A decode step of one request takes as long as one of two, where the
   measurements begin.
 * A roofline gives ``P(n) = max(2·params·n / F, layer_bytes / W)`` and
-  ``D(b) = max(2·params·b / F, (layer_bytes + b·(in + out/2)·kv_bytes) / W)``.
+  ``D(b) = max(2·params·b / F, (layer_bytes + b·(in + out/2)·kv_bytes) / W)``, with what is seen of the context where a
+  layer has a window (``Requests.seen_tokens``).
 * A declared table says only how many tokens/s ``k`` layers serve under one load. The shape comes from measured curves
   or a roofline of the same device, stretched until the closed form gives the table's entry under that load; without
   either, every token costs the same.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 from helix_df.profiles.catalogue import Curve, Measured
 from helix_df.profiles.geometry import ModelGeometry
+from helix_df.profiles.kv_windows import ALIKE, KvShape
 from helix_df.profiles.throughput import Requests, Roofline, from_curves, interpolate
 from helix_df.profiles.weight_bytes import WeightBytes, computed_bytes
 
@@ -134,21 +136,24 @@ def roofline_timing(
     requests: Requests,
     weights: WeightBytes | None = None,
     kv_bytes: int | None = None,
+    shape: KvShape = ALIKE,
 ) -> LayerTiming:
     """Timing from compute and memory bandwidth, with the mean context of the workload.
 
-    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``.
+    ``weights`` and ``kv_bytes`` as for ``kv_tokens_by_layers``. ``shape``: how many of the layers have a window; a
+    layer takes the mean of their times.
     """
     held = weights or computed_bytes(geometry, element_bytes)
     compute_s = 2 * geometry.active_parameters / roofline.flop_per_s
-    context = requests.input_tokens + requests.output_tokens / 2
-    cache_s = context * (kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)) / roofline.bytes_per_s
+    token_s = (kv_bytes or geometry.kv_bytes_per_token_layer(element_bytes)) / roofline.bytes_per_s
+    cache_s = {window: requests.seen_tokens(window) * token_s for window in (0, shape.window)}
 
     def reading_s(tokens: float) -> float:
         return held.read(geometry, tokens) / roofline.bytes_per_s
 
     def decode_s(batch: float) -> float:
-        return max(batch * compute_s, reading_s(batch) + batch * cache_s)
+        read_s = reading_s(batch)
+        return shape.mean(lambda window: max(batch * compute_s, read_s + batch * cache_s[window]))
 
     if geometry.experts.count:  # more tokens read more of them: no corner in closed form
         sizes = [0.0, *(float(2**power) for power in range(LARGEST_BATCH.bit_length()))]
@@ -156,8 +161,8 @@ def roofline_timing(
         return LayerTiming(prefill, tuple((size, decode_s(size)) for size in sizes))
     floor_s = reading_s(1)
     corner = floor_s / compute_s
-    crossing = floor_s / (compute_s - cache_s) if compute_s > cache_s else 0.0
-    batches = sorted({0.0, float(LARGEST_BATCH), *([crossing] if 0 < crossing < LARGEST_BATCH else [])})
+    crossings = [floor_s / (compute_s - seen_s) for seen_s in cache_s.values() if compute_s > seen_s]
+    batches = sorted({0.0, float(LARGEST_BATCH), *(size for size in crossings if 0 < size < LARGEST_BATCH)})
     return LayerTiming(
         ((0.0, floor_s), (corner, floor_s), (2 * corner, 2 * floor_s)),
         tuple((batch, decode_s(batch)) for batch in batches),

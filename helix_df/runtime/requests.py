@@ -74,6 +74,14 @@ class TopLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """A token that was drawn behind others in the same step; log-probabilities are there where they are asked for."""
+
+    token: int
+    logprobs: TopLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredToken:
     """What the model thought of a token of the prompt, given those before it: its log-probability (natural), its place
     among all tokens (1 is the likeliest), and the likeliest ``(token id, logprob)`` pairs, best first."""
@@ -199,6 +207,8 @@ class JobStatus:
     up, of which the first doesn't reach the second; ``waiting`` counts requests that wait for
     room and those that wait for nodes. ``change`` says how far another plan is that is to take over, ``replanned``
     what was done, or can't be, about nodes that are lost for long.
+    Of ``drafted_tokens`` that steps carried, ``accepted_tokens`` were drawn. Where a job speculates, drafts were sought
+    for ``decode_steps``, there were some for ``draftable_steps``, and ``drafted_steps`` carried any.
     ``prefix_hits`` attempts at requests began with KV cache of others, and didn't compute ``cached_tokens`` of theirs.
     ``illegal_events`` are those that the coordinator's machines have no transition for: 0, unless something is wrong.
     ``refused_frames`` are messages that the coordinator didn't let in, by fault (``runtime.wire.fields``).
@@ -224,6 +234,11 @@ class JobStatus:
     generated_tokens: int
     prefix_hits: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    decode_steps: int = 0
+    draftable_steps: int = 0
+    drafted_steps: int = 0
     illegal_events: int = 0
     refused_frames: Mapping[str, int] = field(default_factory=dict)
     missing_layers: tuple[tuple[int, int], ...] = ()

@@ -31,6 +31,7 @@ ARTIFACT = Options(
     bundles=False,
     message_bytes=0,
     kv_page_tokens=1,
+    drafts=0,
     copy_bytes_per_s=COPY_BYTES_PER_S,
     prefill_gives_token=False,
     backs_off=False,

@@ -11,6 +11,7 @@ from typing import Literal
 from helix_df.errors import SimulationError
 from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.rules.batching import longest_piece
+from helix_df.rules.speculation import MOST_DRAFTS
 from helix_df.spec.job import Job
 
 MESSAGE_BYTES = 160
@@ -88,6 +89,10 @@ class Options:
             otherwise each step on its own, and that a request ends or starts over is known everywhere at once.
         message_bytes: what a message has beside its tensor: a header for every step, and for every piece of a prompt.
         kv_page_tokens: a request takes KV cache in pages of so many tokens.
+        drafts: most drafted tokens that a decode step carries; for rules under which steps are messages.
+        acceptance: probability that a drafted token is right, given that those before it are; what is drawn, and what
+            the coordinator takes it for at first.
+        coverage: share of the steps for which there are drafts.
         copy_bytes_per_s: speed at which a batch's incoming activations are copied before it starts; ``None`` = free.
         prefill_gives_token: the prefill ends with the first token; otherwise every token takes a decode step.
         backs_off: who found no KV cache waits longer each time before it is tried again, and is given up in the end, as
@@ -126,6 +131,9 @@ class Options:
     bundles: bool = True
     message_bytes: float = MESSAGE_BYTES
     kv_page_tokens: int = PAGE_TOKENS
+    drafts: int = 0
+    acceptance: float = 0.0
+    coverage: float = 0.0
     copy_bytes_per_s: float | None = None
     prefill_gives_token: bool = True
     backs_off: bool = True
@@ -143,6 +151,20 @@ class Options:
                 "routing hop by hop can't admit by KV use, since the pipeline isn't known yet",
                 where="routing",
                 expected="admission open",
+            )
+        if not 0 <= self.drafts <= MOST_DRAFTS:
+            raise SimulationError(
+                "a step can't carry so many drafts", where="drafts", found=self.drafts, expected=f"0 to {MOST_DRAFTS}"
+            )
+        for name in ("acceptance", "coverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SimulationError("no share", where=name, found=getattr(self, name), expected="0 to 1")
+        if self.drafts and not self.sends_messages:
+            raise SimulationError(
+                "steps carry drafts only where they are messages",
+                where="drafts",
+                found=self.drafts,
+                expected="0 with these rules, or bundles, routing at admission and no layer steps",
             )
 
     @property
@@ -164,8 +186,10 @@ class Options:
 
 def options_of(job: Job, **changes: object) -> Options:
     """The rules by which the runtime serves a job; ``changes`` are fields of ``Options``."""
-    runtime = job.runtime
+    runtime, speculation = job.runtime, job.runtime.speculation
+    drafts = {} if speculation is None else speculation.model_dump(include={"drafts", "acceptance", "coverage"})
     options = Options(
+        **drafts,
         scheduler=runtime.scheduler,
         kv_high_water=runtime.kv_high_water,
         expected_output=runtime.expected_output,

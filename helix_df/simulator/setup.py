@@ -119,7 +119,14 @@ def setup_of(
             name=stage.node,
             layers=stage.layers,
             timing=node_timing(
-                job, origin.geometry, origin.requests, stage.node, len(stage.layers), stage.kv_tokens, timing
+                job,
+                origin.geometry,
+                origin.requests,
+                stage.node,
+                len(stage.layers),
+                stage.kv_tokens,
+                timing,
+                origin.geometry.attention.shape(stage.layers),
             ),
             kv_tokens=stage.kv_tokens,
             nic_bytes_per_s=job.nodes[stage.node].nic,

@@ -29,6 +29,7 @@ from helix_df.spec.scale import Scale
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
 from helix_df.spec.source import ModelSource, parse_source
+from helix_df.spec.speculation import Speculation
 from helix_df.spec.tracing import Tracing
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
 
@@ -423,6 +424,10 @@ class Runtime(Section):
         description="How the route of a request is chosen: "
         + "; ".join(f"`{name}` {meaning}" for name, meaning in SERVING.items())
         + ".",
+    )
+    speculation: Speculation | None = Field(
+        default=None,
+        description="Decode steps carry drafted tokens that are verified on the way; none are drafted if null.",
     )
     event_log: bool = Field(
         default=True,

@@ -39,6 +39,7 @@ _HEADINGS = {
     "Runtime": "runtime",
     "Tls": "runtime.tls",
     "Tracing": "runtime.traces",
+    "Speculation": "runtime.speculation",
 }
 
 _INTRODUCTION = """\

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from helix_df.benchmarking import Load
 from helix_df.benchmarking.figures import Figures
+from helix_df.benchmarking.measured_drafts import MeasuredDrafts
 from helix_df.benchmarking.replay import Replayed, ReplayedRequest
 from helix_df.benchmarking.report import BenchReport
 from helix_df.cli.bench_table import render_report
@@ -66,3 +67,10 @@ def test_a_prediction_stands_beside_with_how_far_it_is() -> None:
 )
 def test_how_it_ended_is_said(replayed: Replayed, words: str) -> None:
     assert words in shown(replace(REPORT, replayed=replayed, flow=None, saturating=False, scale=1.0))
+
+
+def test_drafts_are_told_where_there_were_any() -> None:
+    assert "drafts" not in shown(REPORT)
+    assert "75% of 1,200 drafted tokens were drawn" in shown(
+        replace(REPORT, drafts=MeasuredDrafts(steps=500, found=300, sent=200, drafted=1200, accepted=900))
+    )

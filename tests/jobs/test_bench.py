@@ -13,7 +13,10 @@ from helix_df.benchmarking import Load, bench_job, report_document
 from helix_df.cli import bench as command
 from helix_df.cli.main import main
 from helix_df.deployment import deploy
+from helix_df.plan.plan import Plan
+from helix_df.planning import make_plan
 from helix_df.simulator.trace import Trace, TraceRequest
+from helix_df.spec.speculation import Speculation
 from tests.jobs.conftest import tiny_plan
 from tests.jobs.test_daemon import ready
 
@@ -103,16 +106,27 @@ def test_ctrl_c_reports_what_is_done(cli, start, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def speculating(plan: Plan) -> Plan:
+    """A plan of the same job, which looks for drafts in every text."""
+    said = Speculation(options={"shortest": 1}, acceptance=1.0)
+    runtime = plan.job.runtime.model_copy(update={"speculation": said})
+    return make_plan(plan.job.model_copy(update={"runtime": runtime}))
+
+
 async def test_the_real_engine_gives_what_the_trace_asks():
-    plan = tiny_plan()
+    plan = speculating(tiny_plan())
     asked = Trace("own", tuple(TraceRequest(0.0, 10 + 20 * index, 5 + index, 64) for index in range(5)))
     async with deploy(plan) as job:
-        report = await bench_job(job, plan, asked, Load(300, 0, seed=3))
+        report = await bench_job(job, plan, asked, Load(300, 0, seed=3, repeat=4))
     assert [len(one.token_s) for one in report.replayed.requests] == [5, 6, 7, 8, 9]
     assert report.measured.failed == 0
     assert report.simulated is not None
     assert report.simulated.finished == report.measured.finished == 5
+    assert report.drafts is not None
+    assert 0 < report.drafts.steps <= 5 + 6 + 7 + 8 + 9
+    assert 0 < report.drafts.coverage <= 1
     document = report_document(report)
+    assert document["drafts"]["found"] == report.drafts.found
     assert document["difference"]["decode_tokens_per_s"] == pytest.approx(
         document["measured"]["decode_tokens_per_s"] / document["simulated"]["decode_tokens_per_s"] - 1
     )

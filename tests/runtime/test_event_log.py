@@ -95,7 +95,7 @@ def test_a_log_in_memory_says_what_a_worker_was_told_without_the_numbers_of_hidd
     recorded = RecordedWorker(WorkerState("b", "home", 4, 4, 8), lambda: 1.0)
     recorded.on_forward(first)
     (event,) = recorded.events.read().events
-    assert (event.name, event.values) == ("forward", ("r/1", 0, True, None, ["float32", None, 3, 64], "int8"))
+    assert (event.name, event.values) == ("forward", ("r/1", 0, True, None, ["float32", None, 3, 64], "int8", []))
 
 
 def test_a_run_with_a_killed_worker_and_cancelled_requests_replays_to_the_same_actions() -> None:

@@ -13,6 +13,7 @@ import pytest
 from helix_df.layers import LayerRange
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
+from helix_df.runtime.requests import DrawnToken
 from helix_df.runtime.wire import framing
 from helix_df.runtime.wire import messages as m
 from helix_df.runtime.wire.transport import LocalEndpoint, listen
@@ -99,7 +100,9 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
         (b, replace(second, request="g/1", tensor=np.full((1, 64), np.nan, np.float32))),
         (b, replace(second, request="g/1", tensor=np.zeros((1, 64), np.float16))),
         (b, replace(second, request="g/1", route=replace(second.route, hops=beyond))),
+        (a, replace(first, request="g/1", drafts=(1,))),
         (job.address, m.Sampled("before/1", 5, 10**6, None)),
+        (job.address, m.Sampled("before/1", 5, 1, None, (DrawnToken(10**6),))),
         (job.address, m.Ready("a", 10**9)),
         (job.address, m.Ready("a", 16)),
         (job.address, m.Ready("nobody", 16)),
@@ -117,7 +120,7 @@ async def test_a_frame_with_the_right_secret_and_a_wrong_inside_is_refused(job: 
     assert await answer(job, tiny_request(1, id="after")) == expected
     status = job.snapshot()
     assert status.state == "ready"
-    assert status.refused_frames == {"untrue": 6, "unasked": 1, "field": 1}
+    assert status.refused_frames == {"untrue": 7, "unasked": 1, "field": 1}
     assert all(node.address in (a, b) for node in status.nodes)
 
 

@@ -55,7 +55,7 @@ def test_declared_cores_are_a_workers_own(tmp_path: Path, monkeypatch: pytest.Mo
         for node in ("a", "b"):
             order = WorkerOrder(node, "tcp://127.0.0.1:9", "tcp://127.0.0.1:*", "secret", tmp_path / node)
             launcher.start(order)
-            environments[node] = launcher._environment(order)
+            environments[node] = launcher._changes(order)
         assert list(pinned.values()) == [(0,), (1, 2)]
     finally:
         launcher.stop(0.0)

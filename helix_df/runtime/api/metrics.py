@@ -149,6 +149,8 @@ class _JobCollector(Collector):
         yield CounterMetricFamily("helix_generated_tokens", "Tokens generated", status.generated_tokens)
         yield CounterMetricFamily("helix_prefix_hits", "Starts from KV cache of another request", status.prefix_hits)
         yield CounterMetricFamily("helix_cached_tokens", "Tokens found in KV cache by these", status.cached_tokens)
+        yield CounterMetricFamily("helix_drafted_tokens", "Tokens drafted for steps", status.drafted_tokens)
+        yield CounterMetricFamily("helix_accepted_tokens", "Drafted tokens that were drawn", status.accepted_tokens)
         yield CounterMetricFamily(
             "helix_illegal_events", "Events the coordinator has no transition for", status.illegal_events
         )

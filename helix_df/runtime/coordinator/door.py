@@ -13,6 +13,7 @@ import numpy as np
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_windows import PAGE_TOKENS
 from helix_df.runtime.coordinator.nodes_state import ServedNode
+from helix_df.runtime.requests import DrawnToken
 from helix_df.runtime.wire.fields import FrameError
 from helix_df.runtime.wire.hosts import JobHosts
 from helix_df.runtime.wire.keys import same_endpoint
@@ -113,10 +114,11 @@ class CoordinatorCheck:
 
     def _sampled(self, message: Sampled) -> None:
         rows = self.geometry.vocab_size
-        top = () if message.logprobs is None else message.logprobs.top
-        if message.token >= rows or any(token >= rows for token, _ in top):
-            raise _untrue("sampled.token", message.token, f"0 to {rows - 1}")
-        if message.position > self.context:
+        for drawn in (DrawnToken(message.token, message.logprobs), *message.more):
+            top = () if drawn.logprobs is None else drawn.logprobs.top
+            if drawn.token >= rows or any(token >= rows for token, _ in top):
+                raise _untrue("sampled.token", drawn.token, f"0 to {rows - 1}")
+        if message.position + len(message.more) > self.context:
             raise _untrue("sampled.position", message.position, f"a context of {self.context} tokens")
 
     def _ready(self, message: Ready, node: ServedNode) -> None:

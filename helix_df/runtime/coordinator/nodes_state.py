@@ -18,6 +18,7 @@ from helix_df.plan.plan import Plan, Stage
 from helix_df.plan.takeover import Spare, both
 from helix_df.profiles.kv_windows import ALIKE, KvShape
 from helix_df.rules.measured_links import LinkSeen
+from helix_df.rules.speculation import further_token_s
 from helix_df.runtime.requests import (
     NEW_ENGINE,
     EngineHealth,
@@ -317,6 +318,14 @@ class NodesState:
         """Seconds of a decode step, as its worker timed one before it served; else what the plan makes of a token."""
         node = self.nodes[hop.node]
         whole_s = node.speed.decode_s if node.speed is not None else 1 / node.tokens_per_s
+        return whole_s * len(hop.layers) / len(node.layers)
+
+    def token_s(self, hop: Hop) -> float:
+        """Seconds that each token more adds to a step, as its worker timed a prompt; else those of one in the plan."""
+        node = self.nodes[hop.node]
+        speed, whole_s = node.speed, 1 / node.tokens_per_s
+        if speed is not None and speed.prefill_tokens > 1:
+            whole_s = further_token_s(speed.prefill_s, speed.prefill_tokens, speed.decode_s)
         return whole_s * len(hop.layers) / len(node.layers)
 
     def silent(self, now: float) -> dict[str, float]:

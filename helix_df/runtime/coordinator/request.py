@@ -11,6 +11,7 @@ from typing import Literal
 
 from helix_df.rules.admission import expected_answer, expected_kv
 from helix_df.rules.routing import Pipeline
+from helix_df.runtime.coordinator.drafting import RequestDrafts
 from helix_df.runtime.requests import GenerationRequest, ScoredToken
 from helix_df.runtime.transitions import TransitionTable
 from helix_df.spec.job import Job
@@ -75,7 +76,8 @@ class ServedRequest:
     until ``due_s``, and a stranded one is given up then. ``lost_steps`` never came home since its last token.
     ``deadline_s`` is when whoever asked wants no answer any more; times are in seconds of any monotonic clock.
     ``cached`` tokens it didn't have to compute in this attempt. ``scores`` are those of the prompt that have come home,
-    ``pooled`` its sums of hidden states, which reach up to token ``pooled_to``.
+    ``pooled`` its sums of hidden states, which reach up to token ``pooled_to``. ``drafts`` are those of this attempt,
+    if any; a ``plain`` one gets none, since a step with drafts has failed.
     """
 
     asked: GenerationRequest
@@ -93,6 +95,8 @@ class ServedRequest:
     lost_steps: int = 0
     due_s: float = math.inf
     deadline_s: float = math.inf
+    drafts: RequestDrafts | None = None
+    plain: bool = False
 
     @property
     def key(self) -> str:
@@ -123,6 +127,11 @@ class ServedRequest:
     def lacks_pooled(self) -> bool:
         """Whether sums of hidden states that are asked for haven't come home."""
         return self.asked.sampling.pooling is not None and self.pooled_to < len(self.asked.prompt)
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether the step under way carries drafts."""
+        return self.drafts is not None and bool(self.drafts.sent)
 
     def computes_anew(self) -> None:
         """What a former attempt has brought home of the prompt counts no more."""

@@ -16,10 +16,11 @@ from typing import Literal
 
 import numpy as np
 
+from helix_df.codecs import packed_bytes
 from helix_df.errors import RequestError
 from helix_df.graph.compile import link_table
 from helix_df.graph.flow_graph import FlowGraph
-from helix_df.graph.problem import COORDINATOR, LinkTable
+from helix_df.graph.problem import Link, LinkTable
 from helix_df.plan.plan import Plan
 from helix_df.rules.admission import STRANDED, on_arrival
 from helix_df.rules.batching import longest_piece, piece_tokens
@@ -32,8 +33,9 @@ from helix_df.rules.schedulers.api import View
 from helix_df.rules.schedulers.registry import follows_flow, get_scheduler, mends_flow
 from helix_df.rules.waiting_order import waiting_rank
 from helix_df.runtime.coordinator.actions import Abort, AttemptOver, CoordinatorAction, Deliver
+from helix_df.runtime.coordinator.drafting import Drafting, RoundCosts
 from helix_df.runtime.coordinator.due_times import DueTimes
-from helix_df.runtime.coordinator.hop_load import HopLoad
+from helix_df.runtime.coordinator.hop_load import HopLoad, hops_of
 from helix_df.runtime.coordinator.nodes_state import NodesState
 from helix_df.runtime.coordinator.page_ledger import PageLedger
 from helix_df.runtime.coordinator.prefix_cache import PrefixCache, Releases
@@ -51,7 +53,7 @@ from helix_df.runtime.coordinator.refusals import (
 from helix_df.runtime.coordinator.request import RequestEvent, ServedRequest
 from helix_df.runtime.coordinator.step_watch import RunningStep
 from helix_df.runtime.coordinator.ways import all_hops, ways_of
-from helix_df.runtime.requests import GenerationRequest, History, TokenEvent
+from helix_df.runtime.requests import DrawnToken, GenerationRequest, History, TokenEvent
 from helix_df.runtime.transitions import IllegalEvent
 from helix_df.runtime.wire.messages import Forward, PromptPooled, PromptScored, Rejected, Release, Route, Sampled, Send
 from helix_df.spec.job import Job
@@ -102,6 +104,7 @@ class RequestsState:
     counters: RequestCounters = field(default_factory=RequestCounters)
     running_on: Counter[str] = field(default_factory=Counter)
     load: HopLoad = field(default_factory=HopLoad)
+    drafting: Drafting = field(default_factory=Drafting)
     closed: bool = False
     winding_down: bool = False
     requests: dict[str, ServedRequest] = field(default_factory=dict)
@@ -127,6 +130,7 @@ class RequestsState:
         """Route by a plan from now on; ``job`` has the links of all nodes that there are."""
         runtime = plan.served.runtime
         self.plan, self.ways, self._routing = plan, ways, None
+        self.drafting.go_by(runtime.speculation)
         self._links = link_table(job)
         self.ledger.high_water, self.ledger.piece = runtime.kv_high_water, longest_piece(runtime.max_prefill_tokens)
         self._whole = ways_of(plan, ways)
@@ -392,6 +396,7 @@ class RequestsState:
         addresses = tuple(self.nodes.address(hop.node) for hop in pipeline)
         sampling = request.asked.sampling
         request.computes_anew()
+        request.drafts = None if request.plain else self.drafting.begin(self._round_costs(pipeline))
         if not request.wants_scores:
             sampling = replace(sampling, prompt_logprobs=None)
         history = History(tuple(request.tokens), len(request.asked.prompt)) if sampling.needs_history else None
@@ -416,10 +421,28 @@ class RequestsState:
     def _micro_batches(self, pipeline: Pipeline) -> MicroBatches:
         if not self.plan.served.runtime.micro_batches:
             return UNDIVIDED
-        ends = [COORDINATOR, *(hop.node for hop in pipeline), COORDINATOR]
-        links = (self._links.find(tail, head) for tail, head in pairwise(ends))
-        network_s = sum(link.latency_s for link in links if link is not None)
+        network_s = sum(link.latency_s for link in self._links_of(pipeline))
         return micro_batches([self.nodes.step_s(hop) for hop in pipeline], network_s)
+
+    def _links_of(self, pipeline: Pipeline) -> Iterator[Link]:
+        """Those of a pipeline that are declared, from the coordinator and home again."""
+        for tail, head in hops_of(pipeline):
+            link = self._links.find(tail, head)
+            if link is not None:
+                yield link
+
+    def _round_costs(self, pipeline: Pipeline) -> RoundCosts:
+        """What a decode step takes once around, and what each token more adds to computing and to what is sent."""
+        links = list(self._links_of(pipeline))
+        sent_s = 0.0
+        if self.plan.model is not None:
+            width, size = self.plan.model.geometry.hidden_size, self.plan.job.model.element_bytes
+            between = links[1:-1] if len(links) == len(pipeline) + 1 else ()  # elsewhere it is ids, a few bytes
+            sent_s = sum(packed_bytes(width, size, link.codec) / link.bytes_per_s for link in between)
+        network_s = sum(link.latency_s for link in links) + sent_s
+        step_s = sum(self.nodes.step_s(hop) for hop in pipeline)
+        token_s = sum(self.nodes.token_s(hop) for hop in pipeline)
+        return RoundCosts(step_s + network_s, token_s + sent_s, self._micro_batches(pipeline).shares)
 
     # ------------------------------------------------------------------ from workers
 
@@ -435,7 +458,8 @@ class RequestsState:
         if request.state == "leaving":
             request.move("token")
             return [*self._leave(request, "cancel", message.position), *self._forget(request), *self.admit()]
-        if message.position != len(request.tokens):
+        sent = 0 if request.drafts is None else len(request.drafts.sent)
+        if message.position != len(request.tokens) or len(message.more) > sent:
             request.move("token_out_of_turn")
         if request.lacks_scores or request.lacks_pooled:
             return self.on_lost_step(message.request)  # they came before it, unless they were lost
@@ -445,24 +469,44 @@ class RequestsState:
             pooled = tuple(request.pooled)
             event = TokenEvent(None, "length", cached_tokens=cached, prompt_scores=scores, pooled=pooled)
             return self._finish(request, event, message.position)
-        if message.token in request.asked.stop_ids:
-            told = request.asked.tells_stop
-            token, logprobs = (message.token, message.logprobs) if told else (None, None)
-            return self._finish(request, TokenEvent(token, "stop", logprobs, cached, scores), message.position)
-        request.lost_steps = 0
-        request.tokens.append(message.token)
-        self.counters.generated_tokens += 1
-        if request.generated >= request.asked.max_tokens:
-            event = TokenEvent(message.token, "length", message.logprobs, cached, scores)
-            return self._finish(request, event, message.position)
+        drawn = (DrawnToken(message.token, message.logprobs), *message.more)
+        if request.drafts is not None:
+            self.drafting.verified(request.drafts, [one.token for one in drawn])
+        delivered: list[CoordinatorAction] = []
+        for one in drawn:
+            computed = len(request.tokens)
+            if one.token in request.asked.stop_ids:
+                told = request.asked.tells_stop
+                token, logprobs = (one.token, one.logprobs) if told else (None, None)
+                event = TokenEvent(token, "stop", logprobs, cached, scores)
+                return [*delivered, *self._finish(request, event, computed)]
+            request.lost_steps = 0
+            request.tokens.append(one.token)
+            self.counters.generated_tokens += 1
+            if request.generated >= request.asked.max_tokens:
+                event = TokenEvent(one.token, "length", one.logprobs, cached, scores)
+                return [*delivered, *self._finish(request, event, computed)]
+            delivered.append(Deliver(request.asked.id, TokenEvent(one.token, None, one.logprobs, cached, scores)))
+            cached, scores = 0, None  # told with the first token
         request.move("token")
+        return [*self._next_step(request), *delivered]
+
+    def _next_step(self, request: ServedRequest) -> list[CoordinatorAction]:
+        """The decode step of a request's last token, with what is drafted behind it."""
         assert request.pipeline is not None, "a running request has no pipeline"
-        step = Forward(request.key, message.position, True, None, np.array([message.token], dtype=np.int32))
-        return [
-            *self._tell(self.prefixes.on_token(request.key, len(request.tokens))),
-            Send(self.nodes.address(request.pipeline[0].node), step),
-            Deliver(request.asked.id, TokenEvent(message.token, None, message.logprobs, cached, scores)),
-        ]
+        tokens, drafts = request.tokens, self._drafts(request)
+        releases = self.prefixes.on_token(request.key, len(tokens) + len(drafts))
+        ids = np.array([tokens[-1], *drafts], dtype=np.int32)
+        step = Forward(request.key, len(tokens) - 1, True, None, ids, drafts=drafts)
+        return [*self._tell(releases), Send(self.nodes.address(request.pipeline[0].node), step)]
+
+    def _drafts(self, request: ServedRequest) -> tuple[int, ...]:
+        """What the next step of a request carries: never so much that its answer could become longer than it may."""
+        if request.drafts is None:
+            return ()
+        busiest = max(self.running_on[hop.node] for hop in request.pipeline or ())
+        most = request.asked.max_tokens - request.generated - 1
+        return self.drafting.next(request.drafts, request.tokens, busiest, most)
 
     def on_scored(self, message: PromptScored) -> list[CoordinatorAction]:
         """Scores of a prompt's tokens have come home; where some before them haven't, they are lost."""
@@ -501,6 +545,10 @@ class RequestsState:
             request.alone = True
             releases = self.prefixes.drop_parent(request.key)
             return [*self._tell(releases), *self._start_over(request, "no_prefix"), *self.admit()]
+        if message.reason == "not_finite" and request.has_drafts:
+            # What was drafted may be to blame, which nobody may have asked for.
+            request.plain = True
+            return [*self._start_over(request, "lost_step"), *self.admit()]
         if message.reason == "not_finite":
             return [*self._fail(request, "not_finite", not_finite(message.node)), *self.admit()]
         if message.reason == "stuck":

@@ -19,7 +19,7 @@ from helix_df.codecs import Codec
 from helix_df.layers import LayerRange
 from helix_df.rules.measured_links import LinkSeen
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import EngineHealth, ScoredToken, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, EngineHealth, ScoredToken, StageSpeed, TopLogprobs
 from helix_df.runtime.sampling import Shaping
 from helix_df.runtime.tracing.spans import HopSum
 from helix_df.runtime.wire.fields import WRONG_FIELDS, FrameError, Named, checked, packed_ids, shown, values_of
@@ -293,7 +293,9 @@ def _pack(value: Any) -> Any:
             return [value.chosen, [list(pair) for pair in value.top]]
         case ScoredToken():
             return [value.logprob, value.rank, [list(pair) for pair in value.top]]
-        case tuple() if value and isinstance(value[0], ScoredToken):
+        case DrawnToken():
+            return [value.token, _pack(value.logprobs)]
+        case tuple() if value and isinstance(value[0], ScoredToken | DrawnToken):
             return [_pack(one) for one in value]
         case bytes() | memoryview():
             return len(value)  # follows in a frame of its own

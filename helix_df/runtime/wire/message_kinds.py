@@ -13,8 +13,17 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import NO_LIMIT, MicroBatches
+from helix_df.rules.speculation import MOST_DRAFTS
 from helix_df.runtime.constraints import MOST_CONSTRAINT_BYTES, Constraint, ConstraintKind
-from helix_df.runtime.requests import EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import (
+    DrawnToken,
+    EngineHealth,
+    History,
+    Prefix,
+    ScoredToken,
+    StageSpeed,
+    TopLogprobs,
+)
 from helix_df.runtime.sampling import (
     LONGEST_BAD_WORD,
     MAX_LOGPROBS,
@@ -186,6 +195,8 @@ _ROUTE = record(
 _TENSOR = row(lambda dtype, shape: (dtype, shape), dtype=_DTYPE, shape=many(whole(1, MOST_TOKENS), 2, least=1))
 _TOP = many(row(lambda token, logprob: (token, logprob), token=_TOKEN, logprob=number()), MAX_LOGPROBS)
 
+_LOGPROBS = row(TopLogprobs, chosen=number(), top=_TOP)
+
 MOST_SCORES = 512
 """Of one message, with the likeliest tokens of each."""
 
@@ -252,12 +263,14 @@ KINDS: dict[type[Any], dict[str, Kind[Any]]] = {
         "route": optional(_ROUTE),
         "tensor": _TENSOR,
         "codec": one_of(*get_args(Codec)),
+        "drafts": many(_TOKEN, MOST_DRAFTS),
     },
     Sampled: {
         "request": _NAME,
         "position": whole(0, MOST_TOKENS),
         "token": _TOKEN,
-        "logprobs": optional(row(TopLogprobs, chosen=number(), top=_TOP)),
+        "logprobs": optional(_LOGPROBS),
+        "more": many(row(DrawnToken, token=_TOKEN, logprobs=optional(_LOGPROBS)), MOST_DRAFTS),
     },
     Rejected: {"request": _NAME, "node": _NAME, "reason": one_of(*get_args(RejectedReason))},
     Release: {"request": _NAME, "keep": whole(0, MOST_TOKENS)},

@@ -13,7 +13,16 @@ from helix_df.graph.flow import Hop
 from helix_df.layers import LayerRange
 from helix_df.rules.measured_links import LinkSeen
 from helix_df.rules.micro_batches import MicroBatches
-from helix_df.runtime.requests import NEW_ENGINE, EngineHealth, History, Prefix, ScoredToken, StageSpeed, TopLogprobs
+from helix_df.runtime.requests import (
+    NEW_ENGINE,
+    DrawnToken,
+    EngineHealth,
+    History,
+    Prefix,
+    ScoredToken,
+    StageSpeed,
+    TopLogprobs,
+)
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.tracing.spans import HopSum
 
@@ -162,7 +171,8 @@ class Forward:
 
     ``request`` names one attempt at a request. ``position`` is that of the tensor's first token. ``route`` comes with
     a request's first message to a worker; ``wants_token`` on the last piece of a prompt and on every decode step.
-    ``codec`` is what the tensor is packed in on the way; it arrives unpacked.
+    ``codec`` is what the tensor is packed in on the way; it arrives unpacked. A decode step may carry ``drafts``: token
+    ids that are believed to follow its token, and whose ids or hidden states stand behind its own in the tensor.
     """
 
     TAG: ClassVar[str] = "forward"
@@ -172,17 +182,22 @@ class Forward:
     route: Route | None
     tensor: np.ndarray
     codec: Codec = "none"
+    drafts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Last worker → coordinator: the next token of a request, which stands at ``position``."""
+    """Last worker → coordinator: the next token of a request, which stands at ``position``.
+
+    Where it is the first of the step's drafts, ``more`` follow: each drawn behind a draft that was drawn, too.
+    """
 
     TAG: ClassVar[str] = "sampled"
     request: str
     position: int
     token: int
     logprobs: TopLogprobs | None
+    more: tuple[DrawnToken, ...] = ()
 
 
 RejectedReason = Literal["kv_full", "no_prefix", "not_finite", "stuck", "malformed"]

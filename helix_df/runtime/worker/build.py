@@ -77,6 +77,7 @@ def _warm_engine(job: Job, welcome: Welcome, report: Report, devices: int) -> En
         kv=job.model.kv,
         window=welcome.kv_window,
         attention=attention_of(job, shard, welcome.kv_tokens),
+        drafts=0 if job.runtime.speculation is None else job.runtime.speculation.drafts,
         **backend_defaults(),
     )
     for step in engine.warm_up(only_first=True):
@@ -127,7 +128,8 @@ def _planned(job: Job, welcome: Welcome) -> BatchSeconds:
     """How long batches are planned to take on the node's GPU type at full speed."""
     geometry, layers = read_geometry(job.model.parsed_source), len(welcome.layers)
     requests, gpu = mean_request(job, geometry), job.nodes[welcome.node].gpu
-    return as_profiled(stage_timing(job, geometry, requests, gpu, layers, welcome.kv_tokens, "planned"))
+    shape = geometry.attention.shape(welcome.layers)
+    return as_profiled(stage_timing(job, geometry, requests, gpu, layers, welcome.kv_tokens, "planned", shape))
 
 
 def _pace(job: Job, welcome: Welcome) -> BatchSeconds | None:
@@ -135,5 +137,6 @@ def _pace(job: Job, welcome: Welcome) -> BatchSeconds | None:
     node, geometry = job.nodes[welcome.node], read_geometry(job.model.parsed_source)
     if is_measured(job, geometry, node.gpu):
         requests, layers = mean_request(job, geometry), len(welcome.layers)
-        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, welcome.kv_tokens, "planned"))
+        kv_tokens, shape = welcome.kv_tokens, geometry.attention.shape(welcome.layers)
+        return as_profiled(node_timing(job, geometry, requests, welcome.node, layers, kv_tokens, "planned", shape))
     return slowed(node.speed, on_cpu=jax.default_backend() == "cpu") if node.speed < 1 else None

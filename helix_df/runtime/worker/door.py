@@ -101,12 +101,21 @@ class StageCheck:
 
     def _forward(self, message: Forward) -> None:
         start = self.first_layer(message.request) if message.route is None else self._route(message, message.route)
+        if message.drafts:
+            self._drafts(message)
         if message.position + len(message.tensor) > self._context:
             raise _untrue("forward.position", message.position, f"a context of {self._context} tokens")
         if start == 0:
             self._ids(message.tensor)
         elif start is not None:
             self._hidden(message.tensor)
+
+    def _drafts(self, message: Forward) -> None:
+        """Check a decode step that carries drafted tokens behind its own."""
+        found, vocabulary = len(message.tensor), self.geometry.vocab_size
+        _expect(message.wants_token and message.route is None, "forward.drafts", message.drafts, "a decode step's")
+        _expect(found == 1 + len(message.drafts), "forward.tensor", found, f"{1 + len(message.drafts)} tokens")
+        _expect(max(message.drafts) < vocabulary, "forward.drafts", max(message.drafts), f"0 to {vocabulary - 1}")
 
     def _route(self, message: Forward, route: Route) -> int:
         """Check where a request goes, and say where its hop here begins."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jax import Array
@@ -23,16 +23,17 @@ from helix_df.profiles.attention_kernels import AttentionChoice
 from helix_df.profiles.geometry import ModelGeometry
 from helix_df.profiles.kv_formats import KvFormat
 from helix_df.profiles.kv_windows import PAGE_TOKENS
-from helix_df.runtime.requests import EngineHealth, ScoredToken, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, EngineHealth, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 from helix_df.runtime.wire.packing import all_finite
+from helix_df.runtime.worker.buckets import bucket_for
 from helix_df.runtime.worker.compile_cache import compiled_programs
 from helix_df.runtime.worker.drawing import Draws, compile_draws, draw
 from helix_df.runtime.worker.kv_pages import PagePool
 from helix_df.runtime.worker.passes import Pass, passes
 from helix_df.runtime.worker.programs import ShardPrograms
 from helix_df.runtime.worker.sampler import NOT_FINITE, log_probabilities, sampler_rows, score
-from helix_df.runtime.worker.shapes import ASKED, Shape, ShapePlan
+from helix_df.runtime.worker.shapes import ASKED, ASKED_DRAFTED, Shape, ShapePlan
 from helix_df.runtime.worker.steps import Step, StepResult
 from helix_df.runtime.worker.warm_shapes import WarmShapes
 
@@ -63,7 +64,8 @@ class _Padded:
 class _Launched:
     """Steps under way on the device, one row each. ``hidden`` is a list of stretches along T.
 
-    Of ``stuck`` requests what is drawn is none that their constraints allow.
+    Of ``stuck`` requests what is drawn is none that their constraints allow. Where steps have drafts, ``tokens`` and
+    ``logprobs`` have a row for each of ``columns`` tokens of each step; what ``drawn`` says goes before them.
     """
 
     steps: tuple[Step, ...]
@@ -73,6 +75,8 @@ class _Launched:
     stuck: frozenset[str] = frozenset()
     scores: dict[str, tuple[ScoredToken, ...]] = field(default_factory=dict)
     pooled: dict[str, list[Array]] = field(default_factory=dict)
+    columns: int = 1
+    drawn: dict[str, StepResult] = field(default_factory=dict)
 
 
 class Engine:
@@ -93,6 +97,7 @@ class Engine:
         window: tokens that a query sees at most in layers that don't see all, where pages behind them are freed; 0 to
             free none.
         attention: which kernels are asked for; others than ours don't read stretch by stretch.
+        drafts: most drafts of a decode step that are to be expected; with more it runs all the same.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Engine:
         kv: KvFormat | None = None,
         window: int = 0,
         attention: AttentionChoice = AttentionChoice(),  # noqa: B008  # it is frozen
+        drafts: int = 0,
     ) -> None:
         self.geometry = shard.geometry
         self.layers = shard.layers
@@ -130,11 +136,13 @@ class Engine:
             attention=attention,
         )
         self._attention = attention.words
-        self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once)
+        self._shapes = ShapePlan(self._pool.pages_for, max_batch, self.max_context, max_prefill, pages_at_once, drafts)
         self._draws = Draws(self.geometry.vocab_size, tokenizer)
         self._warm_ones = WarmShapes(self._shapes)
         self._asked: Counter[Shape] = Counter()
         self._warm_shapes = 0
+        self._verifies: set[Shape] = set()
+        """Shapes with drafts whose programs are there."""
 
     @property
     def compilations(self) -> int:
@@ -165,7 +173,7 @@ class Engine:
         """Run ``steps`` and wait for their results, in the same order.
 
         A step that doesn't fit in the KV cache comes back ``kv_full`` with its request's state as it was; the others
-        run all the same.
+        run all the same. A step with drafts may be cut: where they don't fit, or there is no program for so many yet.
 
         Raises:
             ValueError: for two steps of one request, layers that aren't held, or inputs that don't fit the layers.
@@ -174,15 +182,21 @@ class Engine:
             self._check(step)
         if len({step.request for step in steps}) != len(steps):
             raise ValueError("a batch holds two steps of one request")
-        admitted = [step for step in steps if self._reserve(step)]
+        admitted = [fitting for step in steps if (fitting := self._fitting(step)) is not None]
         for step in admitted:
             self._draws.begin(step)
         launched = [part for one in passes(admitted, self._decodes_at_once(admitted)) for part in self._launch(one)]
         results = {result.request: result for batch in launched for result in _collect(batch)}
+        ran = {step.request: len(step.inputs) for batch in launched for step in batch.steps if step.is_decode}
         for result in results.values():
             if not result.finite:
                 self._scrub(result.request)
-        self._draws.drawn({name: result.token for name, result in results.items() if result.token is not None})
+        told = {name for batch in launched for name in batch.drawn}
+        drawn = {name: it.token for name, it in results.items() if it.token is not None and name not in told}
+        self._draws.drawn(drawn)
+        for step in steps:
+            if step.drafts and step.request in results and ran[step.request] < len(step.inputs):
+                results[step.request] = replace(results[step.request], computed=ran[step.request])
         return [results.get(step.request, StepResult(step.request, kv_full=True)) for step in steps]
 
     def release(self, request: str) -> None:
@@ -215,7 +229,8 @@ class Engine:
         if self._warm_shapes < len(self._shapes.in_order):
             shape = self._shapes.in_order[self._warm_shapes]
             padded = self._padding(self.layers, shape)
-            logits = self._programs.compile(padded.inputs, padded.tables, padded.starts, padded.lengths)
+            arrays = padded.inputs, padded.tables, padded.starts, padded.lengths
+            logits = self._programs.compile(*arrays, every=shape.drafted)
             if logits is not None:
                 compile_draws(logits)
 
@@ -230,6 +245,8 @@ class Engine:
             shape = self._shapes.in_order[self._warm_shapes]
             self._warm(shape)
             self._warm_ones.note(shape)
+            if shape.drafted:
+                self._verifies.add(shape)
             self._warm_shapes += 1
             yield WarmUpProgress(self._warm_shapes, last, self._shapes.words(shape))
 
@@ -244,8 +261,15 @@ class Engine:
         self._programs.blank(self._pool.own_pages(request))
 
     def _decodes_at_once(self, steps: Sequence[Step]) -> int:
-        decodes = [step.position + 1 for step in steps if len(step.inputs) == 1]
+        decodes = [step.position + len(step.inputs) for step in steps if step.is_decode]
         return self._warm_ones.decodes_at_once(len(decodes), max(decodes, default=0))
+
+    def _fitting(self, step: Step) -> Step | None:
+        """The step, without its drafts if it doesn't fit with them; None if it doesn't without them either."""
+        if self._reserve(step):
+            return step
+        alone = step.cut(0)
+        return alone if step.drafts and self._reserve(alone) else None
 
     def _reserve(self, step: Step) -> bool:
         stop = step.position + len(step.inputs)
@@ -254,17 +278,42 @@ class Engine:
 
     def _launch(self, one: Pass) -> Iterator[_Launched]:
         """Start a pass on the device; what can't run together runs apart."""
-        if one.decodes and one.piece is not None:
+        if any(step.drafts for step in one.decodes):
+            yield from self._launch_drafted(one.decodes)
+        elif one.decodes and one.piece is not None:
             tokens = len(one.piece.inputs)
             longest = max(step.position + len(step.inputs) for step in (*one.decodes, one.piece))
             shape = self._shapes.mixed(len(one.decodes), tokens, longest)
             if shape is not None and self._is_worth(shape):
                 yield from self._launch_mixed(one.decodes, one.piece, shape)
                 return
-        if one.decodes:
+            yield self._launch_apart(one.decodes)
+        elif one.decodes:
             yield self._launch_apart(one.decodes)
         if one.piece is not None:
             yield self._launch_apart((one.piece,))
+
+    def _launch_drafted(self, steps: tuple[Step, ...]) -> Iterator[_Launched]:
+        """Decode steps with drafts, and those without beside them; without any where their shape is rare so far."""
+        most = max(len(step.inputs) for step in steps)
+        rows = self._shapes.drafted_rows(most)
+        for at in range(0, len(steps), rows):
+            group = steps[at : at + rows]
+            longest = max(step.position + len(step.inputs) for step in group)
+            shape = self._shapes.drafted(len(group), most, longest)
+            if not self._is_verifiable(shape):
+                yield self._launch_apart(tuple(step.cut(0) for step in group))
+                continue
+            padded = self._pad(group, 0, most, shape)
+            hidden = self._run_padded(group[0].layers, padded)
+            yield self._verify(group, hidden)
+
+    def _is_verifiable(self, shape: Shape) -> bool:
+        """Whether steps with drafts run in this shape: it has a program, or is asked for often enough."""
+        self._asked[shape] += 1
+        if self._asked[shape] > ASKED_DRAFTED:
+            self._verifies.add(shape)
+        return shape in self._verifies
 
     def _is_worth(self, shape: Shape) -> bool:
         """Whether a pass that mixes runs in this shape, or apart since it is rare so far."""
@@ -307,6 +356,68 @@ class Engine:
         wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
         logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
         return _Launched(steps, (), tokens, logprobs, adjusted.stuck, scores, pooled)
+
+    def _verify(self, steps: tuple[Step, ...], hidden: Array) -> _Launched:
+        """What follows the layers where steps have drafts: a draw behind each of their tokens, hidden [B, T, hidden].
+
+        A draw counts if all drafts before it were drawn. Where draws depend on the tokens before, they are made one
+        after the other.
+        """
+        if steps[0].layers.stop < self.geometry.num_layers:
+            return _Launched(steps, (hidden,), None, None)
+        columns = hidden.shape[1]
+        logits = self._programs.every_logits(hidden)
+        plain = [step for step in steps if step.sampling is None or step.sampling.is_plain]
+        dependent = {it.request: (it, row * columns) for row, it in enumerate(steps) if it not in plain}
+        drawn = self._draw_in_turn(dependent, logits)
+        if not plain:
+            return _Launched(steps, (), None, None, columns=columns, drawn=drawn)
+        places = [(step.sampling, step.position + 1 + at) for step in steps for at in range(columns)]
+        rows = sampler_rows([one for one, _ in places], [position for _, position in places], len(logits))
+        tokens = draw(logits, rows)
+        wants_logprobs = any(one.sampling is not None and one.sampling.logprobs is not None for one in plain)
+        logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
+        return _Launched(steps, (), tokens, logprobs, columns=columns, drawn=drawn)
+
+    def _draw_in_turn(self, steps: dict[str, tuple[Step, int]], logits: Array) -> dict[str, StepResult]:
+        """What is drawn for requests, behind one token after the other for as long as drafts are drawn.
+
+        Args:
+            steps: by request, with the row of ``logits`` that is of the step's first token.
+            logits: float32 [rows, vocab].
+        """
+        found: dict[str, StepResult] = {}
+        behind = 0
+        while steps:
+            count = bucket_for(len(steps), self._shapes.batch_sizes)
+            at = np.zeros(count, np.int32)
+            at[: len(steps)] = [first + behind for _, first in steps.values()]
+            drawn = self._draw_once([step.cut(0) for step, _ in steps.values()], logits[at], behind)
+            for result in drawn:
+                # Where nothing can be drawn behind drafts, the next step finds that out again.
+                if result.request not in found:
+                    found[result.request] = result
+                elif result.token is not None:
+                    found[result.request] = _followed(found[result.request], result.token, result.logprobs)
+            tokens = {result.request: result.token for result in drawn if result.token is not None}
+            self._draws.drawn(tokens)
+            steps = {
+                name: (step, first)
+                for name, (step, first) in steps.items()
+                if step.drafts[behind : behind + 1] == (tokens.get(name),)
+            }
+            behind += 1
+        return found
+
+    def _draw_once(self, steps: list[Step], logits: Array, behind: int) -> list[StepResult]:
+        """A token for each of these, ``behind`` drafts that were drawn; float32 [rows, vocab], a row for each first."""
+        params = [step.sampling for step in steps]
+        rows = sampler_rows(params, [step.position + 1 + behind for step in steps], len(logits))
+        adjusted = self._draws.adjust(steps, len(logits))
+        tokens = draw(logits, rows, adjusted)
+        wants_logprobs = any(one is not None and one.logprobs is not None for one in params)
+        logprobs = log_probabilities(logits, tokens) if wants_logprobs else None
+        return list(_collect(_Launched(tuple(steps), (), tokens, logprobs, adjusted.stuck)))
 
     def _pooled(self, step: Step, row: int, hidden: Sequence[Array]) -> list[Array]:
         """Sums of a step's last states that it asks for, one a stretch."""
@@ -353,8 +464,9 @@ class Engine:
             for at, table in enumerate(self._pool.tables(step.request)):
                 owned = table[: shape.pages]
                 padded.tables[at, row, : len(owned)] = owned
-            padded.starts[row], padded.lengths[row] = step.position + start, stop - start
-            padded.inputs[row, : stop - start] = step.inputs[start:stop]
+            given = step.inputs[start:stop]
+            padded.starts[row], padded.lengths[row] = step.position + start, len(given)
+            padded.inputs[row, : len(given)] = given
         return padded
 
     def _padding(self, layers: LayerRange, shape: Shape) -> _Padded:
@@ -385,9 +497,13 @@ class Engine:
         """Run a pass of padding, which touches only the scratch page."""
         hidden = self._run_padded(self.layers, self._padding(self.layers, shape))
         if self.layers.stop == self.geometry.num_layers:
-            logits = self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
+            logits = (
+                self._programs.every_logits(hidden)
+                if shape.drafted
+                else self._programs.last_logits(hidden, np.zeros(shape.rows, np.int32))
+            )
             for params in (SamplingParams(), SamplingParams(temperature=1.0)):
-                draw(logits, sampler_rows([params], [0], shape.rows)).block_until_ready()
+                draw(logits, sampler_rows([params], [0], len(logits))).block_until_ready()
         hidden.block_until_ready()
 
 
@@ -402,7 +518,11 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
     tokens = None if batch.tokens is None else np.asarray(batch.tokens)
     logprobs = None if batch.logprobs is None else tuple(np.asarray(array) for array in batch.logprobs)
     stretches = [np.asarray(array) for array in batch.hidden]
-    for row, step in enumerate(batch.steps):
+    for place, step in enumerate(batch.steps):
+        if step.request in batch.drawn:
+            yield batch.drawn[step.request]
+            continue
+        row = place * batch.columns
         hidden = np.concatenate([part[row] for part in stretches]) if len(stretches) > 1 else None
         if len(stretches) == 1:
             hidden = stretches[0][row]
@@ -429,7 +549,22 @@ def _collect(batch: _Launched) -> Iterator[StepResult]:
             logprobs=_row_logprobs(logprobs, row, wanted),
             scores=scores,
             pooled=np.sum(sums, axis=0) if sums else None,
+            more=() if tokens is None else tuple(_more(step, tokens, logprobs, row)),
         )
+
+
+def _more(step: Step, tokens: np.ndarray, logprobs: tuple[np.ndarray, ...] | None, row: int) -> Iterator[DrawnToken]:
+    """What is drawn behind a step's drafts, from ``row`` on, for as long as they are drawn."""
+    for at, draft in enumerate(step.drafts):
+        token = int(tokens[row + at + 1])
+        if tokens[row + at] != draft or token == NOT_FINITE:
+            return
+        yield DrawnToken(token, _row_logprobs(logprobs, row + at + 1, step.sampling))
+
+
+def _followed(first: StepResult, token: int, logprobs: TopLogprobs | None) -> StepResult:
+    """What is drawn in a step, with one token more."""
+    return replace(first, more=(*first.more, DrawnToken(token, logprobs)))
 
 
 def _row_logprobs(arrays: tuple[np.ndarray, ...] | None, row: int, wanted: SamplingParams | None) -> TopLogprobs | None:

@@ -211,8 +211,9 @@ def as_profiled(timing: LayerTiming) -> BatchSeconds:
     """
 
     def planned_s(steps: Sequence[Step], _wall_s: float, _cpu_s: float) -> float:
-        decodes = Counter(len(step.layers) for step in steps if len(step.inputs) == 1)
-        prompts = ((len(step.layers), len(step.inputs)) for step in steps if len(step.inputs) > 1)
+        # A drafted token counts as a request more: it is as much to compute, and reads the same context.
+        decodes = Counter(len(step.layers) for step in steps if step.is_decode for _ in step.inputs)
+        prompts = ((len(step.layers), len(step.inputs)) for step in steps if not step.is_decode)
         return timing.batch_s(decodes, prompts)
 
     return planned_s

@@ -27,7 +27,7 @@ def passes(steps: Sequence[Step], most: int) -> Iterator[Pass]:
     decodes: dict[LayerRange, list[Step]] = {}
     pieces: dict[LayerRange, list[Step]] = {}
     for step in steps:
-        kind = decodes if len(step.inputs) == 1 else pieces
+        kind = decodes if step.is_decode else pieces
         kind.setdefault(step.layers, []).append(step)
     for layers, group in decodes.items():
         waiting = pieces.get(layers, [])

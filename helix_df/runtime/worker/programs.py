@@ -111,10 +111,13 @@ class ShardPrograms:
         """How many programs were compiled so far, or loaded from the compile cache."""
         return len(self.compiled)
 
-    def compile(self, inputs: np.ndarray, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Any:
+    def compile(
+        self, inputs: np.ndarray, tables: np.ndarray, starts: np.ndarray, lengths: np.ndarray, *, every: bool
+    ) -> Any:
         """Compile what a batch of these arrays runs, in all layers that are held; runs nothing, and in any thread.
 
-        On several devices nothing is compiled before it runs. Returns what logits look like; None where there are none.
+        Logits are those of ``every`` token, or of the last one of each row. On several devices nothing is compiled
+        before it runs. Returns what logits look like; None where there are none.
         """
         if self._devices.same_for_all is not None:
             return None
@@ -134,9 +137,13 @@ class ShardPrograms:
                     self._run_layers[kind], tuple(self._leaves[at : at + count]), pools, hidden, batch, np.int32(at)
                 )
             at += count
-        if self.layers.stop == self.num_layers:
-            return _compiled(self._logits, self._ends, hidden, lengths)
-        return None
+        if self.layers.stop < self.num_layers:
+            return None
+        if every:
+            tokens = hidden.shape[0] * hidden.shape[1]
+            hidden = _likeness(hidden, (tokens, 1, hidden.shape[2]))
+            lengths = np.ones(tokens, np.int32)
+        return _compiled(self._logits, self._ends, hidden, lengths)
 
     def embed(self, tokens: np.ndarray) -> Array:
         """int32 [B, T] → hidden [B, T, hidden]."""
@@ -201,6 +208,11 @@ class ShardPrograms:
         logits: Array = self._logits(self._ends, hidden, lengths)
         return logits
 
+    def every_logits(self, hidden: Array) -> Array:
+        """float32 [B * T, vocab] of all tokens of ``hidden`` [B, T, hidden], row by row."""
+        states = hidden.reshape(-1, 1, hidden.shape[-1])
+        return self.last_logits(states, np.ones(len(states), np.int32))
+
     def each_logits(self, states: np.ndarray) -> Array:
         """float32 [T, vocab] of hidden states [T, hidden]."""
         return self.last_logits(self._devices.placed(states[:, None]), np.ones(len(states), np.int32))
@@ -241,10 +253,11 @@ def _compiled(program: Any, *arguments: Any) -> Any:
     return lowered.out_info
 
 
-def _likeness(argument: Any) -> Any:
+def _likeness(argument: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """What stands for an array, of its shape or another."""
     if not hasattr(argument, "dtype"):
         return argument
-    return jax.ShapeDtypeStruct(argument.shape, argument.dtype)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape or argument.shape, argument.dtype)  # type: ignore[no-untyped-call]
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from helix_df.errors import ProtocolError
-from helix_df.runtime.requests import ScoredToken, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, ScoredToken, TopLogprobs
 from helix_df.runtime.wire.event_log import EventLog, LoggedEvent, RecordedLog
 from helix_df.runtime.wire.framing import pack_values, unpack_values
 from helix_df.runtime.wire.messages import Forward, Release
@@ -115,14 +115,14 @@ def replay_events(log: RecordedLog, state: WorkerState) -> Iterator[tuple[Logged
 
 
 def _forward_values(message: Forward) -> tuple[Any, ...]:
-    request, position, wants_token, route, shape, codec = pack_values(message)
+    request, position, wants_token, route, shape, *rest = pack_values(message)
     tensor = message.tensor
-    return request, position, wants_token, route, [shape[0], tensor.tolist()] if tensor.ndim == 1 else shape, codec
+    return request, position, wants_token, route, [shape[0], tensor.tolist()] if tensor.ndim == 1 else shape, *rest
 
 
 def _forward(values: Sequence[Any]) -> Forward:
-    request, position, wants_token, route, tensor, codec = values
-    empty = unpack_values("forward", (request, position, wants_token, route, None, codec))
+    request, position, wants_token, route, tensor, *rest = values
+    empty = unpack_values("forward", (request, position, wants_token, route, None, *rest))
     assert isinstance(empty, Forward), "a forward was read as something else"
     return replace(empty, tensor=_tensor(tensor))
 
@@ -136,10 +136,19 @@ def _tensor(value: Sequence[Any]) -> np.ndarray:
 
 def _result_values(result: StepResult) -> tuple[Any, ...]:
     hidden = None if result.hidden is None else [name_of(result.hidden.dtype), None, *result.hidden.shape]
-    logprobs = None if result.logprobs is None else [result.logprobs.chosen, result.logprobs.top]
+    logprobs = _packed(result.logprobs)
     scores = [[one.logprob, one.rank, one.top] for one in result.scores]
     known = result.request, result.kv_full, result.token, hidden, logprobs, result.finite, result.stuck, scores
-    return (*known, None if result.pooled is None else [name_of(result.pooled.dtype), None, *result.pooled.shape])
+    pooled = None if result.pooled is None else [name_of(result.pooled.dtype), None, *result.pooled.shape]
+    return *known, pooled, [[one.token, _packed(one.logprobs)] for one in result.more], result.computed
+
+
+def _packed(logprobs: TopLogprobs | None) -> list[Any] | None:
+    return None if logprobs is None else [logprobs.chosen, logprobs.top]
+
+
+def _read(logprobs: Sequence[Any] | None) -> TopLogprobs | None:
+    return None if logprobs is None else TopLogprobs(logprobs[0], tuple((token, value) for token, value in logprobs[1]))
 
 
 def _result(
@@ -152,8 +161,10 @@ def _result(
     stuck: bool = False,
     scores: Sequence[Any] = (),
     pooled: list[Any] | None = None,
+    more: Sequence[Any] = (),
+    computed: int | None = None,
 ) -> StepResult:
-    top = None if logprobs is None else TopLogprobs(logprobs[0], tuple((token, value) for token, value in logprobs[1]))
+    drawn = tuple(DrawnToken(token, _read(top)) for token, top in more)
     read = tuple(ScoredToken(logprob, rank, tuple(map(tuple, best))) for logprob, rank, best in scores)
     states, sums = (None if packed is None else _tensor(packed) for packed in (hidden, pooled))
-    return StepResult(request, states, token, top, kv_full, finite, stuck, read, sums)
+    return StepResult(request, states, token, _read(logprobs), kv_full, finite, stuck, read, sums, drawn, computed)

@@ -11,12 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from helix_df.rules.speculation import MOST_DRAFTS
 from helix_df.runtime.worker.buckets import bucket_for, bucket_sizes
 
 _SMALLEST_PREFILL = 16
 _SMALLEST_CONTEXT_PAGES = 8
 ASKED = 16
 """Passes of one shape that mix, from which on it is worth its compiling."""
+
+ASKED_DRAFTED = 4
+"""Passes of one shape with drafts, from which on it is worth its compiling: until then, steps run without theirs."""
+
+_MOST_LOGITS = 256
+"""Rows of the vocabulary that are there together when drafts are verified."""
 
 _FEWEST_BESIDE = 4
 """Decode steps beside a piece of a prompt: so many rows take as long as one."""
@@ -26,13 +33,15 @@ _FEWEST_BESIDE = 4
 class Shape:
     """``rows`` requests of ``tokens`` tokens each, with ``pages`` pages of context.
 
-    With ``steps``, so many decode steps run in the same pass.
+    With ``steps``, so many decode steps run in the same pass. Of one that is ``drafted`` the tokens are decode steps
+    with drafts, and there are logits for each of them.
     """
 
     rows: int
     tokens: int
     pages: int
     steps: int = 0
+    drafted: bool = False
 
     @property
     def decodes(self) -> Shape:
@@ -49,6 +58,7 @@ class ShapePlan:
         max_context: most tokens of a request.
         max_prefill: most prompt tokens in a pass.
         pages_at_once: see ``attend_in_pages``. With stretches, the shape of a pass is the same for all contexts.
+        drafts: most drafts of a decode step that are to be expected; shapes for them come last.
     """
 
     def __init__(
@@ -58,8 +68,11 @@ class ShapePlan:
         max_context: int,
         max_prefill: int,
         pages_at_once: int | None,
+        drafts: int = 0,
     ) -> None:
         self.pages_for = pages_for
+        self.draft_rows = bucket_sizes(1, max_batch, ratio=4)
+        self.draft_columns = bucket_sizes(2, 1 + MOST_DRAFTS)
         self.batch_sizes = bucket_sizes(1, max_batch)
         self.prefill_sizes = bucket_sizes(_SMALLEST_PREFILL, max(max_prefill, _SMALLEST_PREFILL))
         most = pages_for(max_context)
@@ -72,6 +85,7 @@ class ShapePlan:
         ratio = 4 if pages_at_once is None else 2
         self.riding_sizes = bucket_sizes(_SMALLEST_PREFILL, self.prefill_sizes[-1], ratio)
         self.in_order, self.num_first = self._in_order()
+        self.in_order += self._drafted(drafts)
 
     def apart(self, rows: int, tokens: int, longest: int) -> Shape:
         """For ``rows`` steps of ``tokens`` tokens each; ``longest`` is the longest context, these included."""
@@ -88,10 +102,33 @@ class ShapePlan:
         pages = bucket_for(self.pages_for(longest), self.prefill_pages)
         return Shape(1, bucket_for(tokens, self.riding_sizes), pages, bucket_for(steps, self.beside_sizes))
 
+    def drafted(self, rows: int, tokens: int, longest: int) -> Shape:
+        """For ``rows`` decode steps of ``tokens`` tokens at most, drafts included."""
+        pages = bucket_for(self.pages_for(longest), self.decode_pages)
+        return Shape(bucket_for(rows, self.draft_rows), bucket_for(tokens, self.draft_columns), pages, drafted=True)
+
+    def drafted_rows(self, tokens: int) -> int:
+        """Decode steps of ``tokens`` tokens that run in a pass: of each token there are logits at the same time."""
+        return max(1, min(self.batch_sizes[-1], _MOST_LOGITS // bucket_for(tokens, self.draft_columns)))
+
     def words(self, shape: Shape) -> str:
         """A shape for people."""
         context = f", {shape.pages} pages of context" if len(self.decode_pages) > 1 else ""
         return f"{shape.rows} x {shape.tokens} tokens{context}"
+
+    def _drafted(self, drafts: int) -> list[Shape]:
+        """Those of decode steps with up to so many drafts."""
+        if not drafts:
+            return []
+        most = bucket_for(1 + drafts, self.draft_columns)
+        columns = [count for count in self.draft_columns if count <= most]
+        return [
+            Shape(rows, count, pages, drafted=True)
+            for pages in self.decode_pages
+            for rows in self.draft_rows
+            for count in columns
+            if rows <= self.drafted_rows(count)
+        ]
 
     def _in_order(self) -> tuple[list[Shape], int]:
         """Every shape but those that mix, in order of need, and how many make a first short request."""

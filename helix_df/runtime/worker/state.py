@@ -141,7 +141,7 @@ class _Held:
     """A request that runs here: its route, and which hop of it this worker is.
 
     ``computed`` tokens of it are in the KV cache, but for those of pages before ``first_page``; the next step to arrive
-    is at position ``due``.
+    is at position ``due``, or at one of the last step's ``drafted`` tokens, which weren't drawn then.
     """
 
     state: HeldState
@@ -150,6 +150,7 @@ class _Held:
     computed: int
     due: int
     first_page: int
+    drafted: int = 0
 
 
 @dataclass(slots=True)
@@ -283,15 +284,17 @@ class WorkerState:
 
     def _step_arrives(self, message: Forward) -> list[WorkerAction]:
         held = self._held.get(message.request)
-        in_turn = held is None or message.position == held.due
+        in_turn = held is None or message.position == held.due or _goes_back(held, message.position)
         state = HELD.after(self.state_of(message.request), "step" if in_turn else "step_out_of_turn", message.request)
         if held is None:
             return []  # it is over here, or was rejected
-        held.state, held.due = state, message.position + len(message.tensor)
+        held.computed = min(held.computed, message.position)  # what was drafted behind it is overwritten
+        held.state, held.due, held.drafted = state, message.position + len(message.tensor), len(message.drafts)
         # The last piece of a prompt may be one token long, and must not overtake the pieces before it.
         in_pieces = any(waiting.request == message.request for waiting in self._prefill)
         self._entrance.back(message.request)
-        (self._decode if len(message.tensor) == 1 and not in_pieces else self._prefill).append(message)
+        is_decode = len(message.tensor) == 1 + len(message.drafts)
+        (self._decode if is_decode and not in_pieces else self._prefill).append(message)
         return []
 
     def _cached(self, request: str) -> tuple[int, int]:
@@ -364,12 +367,16 @@ class WorkerState:
             return []  # released meanwhile
         if state == "unknown" and fault is not None:
             return [*self._drop(step.request, 0), Send(self.coordinator, Rejected(step.request, self.node, fault))]
-        held.state, held.computed = state, step.position + len(step.inputs)
+        count = len(step.inputs) if result.computed is None else result.computed
+        held.state, held.computed = state, step.position + count
+        held.due -= len(step.inputs) - count
+        held.drafted = min(held.drafted, count - 1)
         checkpoint = self._checkpoint(step, held)
         told: list[PromptScored | PromptPooled] = [*_scored(step, result), *_pooled(step, result)]
         scored: list[WorkerAction] = [*checkpoint, *(Send(self.coordinator, one) for one in told)]
         if result.token is not None:
-            sampled = Sampled(step.request, held.computed, result.token, result.logprobs)
+            position = step.position + count - min(len(step.drafts), count - 1)
+            sampled = Sampled(step.request, position, result.token, result.logprobs, result.more)
             return [*scored, Send(self.coordinator, sampled)]
         return [*checkpoint, self._pass_on(held, step, result)] if step.layers.stop < self.num_layers else scored
 
@@ -403,15 +410,17 @@ class WorkerState:
             targets=_targets(held.route, message) if layers.stop == self.num_layers else (),
             best=held.route.sampling.prompt_logprobs or 0,
             pooled=_to_pool(held.route, message, samples) if layers.stop == self.num_layers else 0,
+            drafts=message.drafts,
         )
 
     def _pass_on(self, held: _Held, step: Step, result: StepResult) -> Send:
         assert result.hidden is not None, "the engine gave neither hidden states nor a token"
         head = held.route.hops[held.hop + 1].node
         came = self._running[step.request]
-        forward = replace(came, tensor=result.hidden, codec=self.codecs.get(head, "none"))
+        drafts = came.drafts[: len(result.hidden) - 1]
+        forward = replace(came, tensor=result.hidden, codec=self.codecs.get(head, "none"), drafts=drafts)
         # A prompt of one token looks like a decode step but for its route.
-        is_piece = came.route is not None or len(result.hidden) > 1
+        is_piece = came.route is not None or len(result.hidden) > 1 + len(drafts)
         return Send(held.route.addresses[held.hop + 1], forward, bulk=is_piece and head in self.apart)
 
     def _forget(self, request: str, keep: int = 0) -> list[WorkerAction]:
@@ -437,6 +446,11 @@ class WorkerState:
             return [Free(request)]
         self._kept[request] = kept, max(held_from, self._first_page(kept))
         return [Trim(request, kept)]
+
+
+def _goes_back(held: _Held, position: int) -> bool:
+    """Whether a step goes on from within what was drafted for the one before it, which has been computed."""
+    return held.due - held.drafted <= position < held.due == held.computed
 
 
 def _targets(route: Route, message: Forward) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from helix_df.layers import LayerRange
 from helix_df.runtime.constraints import Constraint
-from helix_df.runtime.requests import History, ScoredToken, TopLogprobs
+from helix_df.runtime.requests import DrawnToken, History, ScoredToken, TopLogprobs
 from helix_df.runtime.sampling import SamplingParams
 
 
@@ -29,6 +29,8 @@ class Step:
         targets: what follows each of these tokens in the prompt, where that is to be scored; there may be fewer.
         best: so many of the likeliest tokens are told beside a score.
         pooled: so many of the last of these tokens are summed up behind the final norm, where ``layers`` end the model.
+        drafts: ids of all of these tokens but the first, of a decode step that carries drafted tokens. Such a step may
+            be cut: what comes of it is of its first tokens then, of one at least.
     """
 
     request: str
@@ -42,6 +44,21 @@ class Step:
     targets: tuple[int, ...] = ()
     best: int = 0
     pooled: int = 0
+    drafts: tuple[int, ...] = ()
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it goes on with an answer: one token, and what is drafted behind it."""
+        return len(self.inputs) == 1 + len(self.drafts)
+
+    def cut(self, drafts: int) -> Step:
+        """The same without the drafts after the first ``drafts``."""
+        if drafts >= len(self.drafts):
+            return self
+        kept = self.inputs[: 1 + drafts]
+        if self.hidden is None:
+            return replace(self, tokens=kept, drafts=self.drafts[:drafts])
+        return replace(self, hidden=kept, drafts=self.drafts[:drafts])
 
     @property
     def inputs(self) -> np.ndarray:
@@ -71,6 +88,8 @@ class StepResult:
         scores: of the step's targets.
         pooled: float32 [hidden], the sum of the states that the step asks for.
         stuck: the request's constraint allows no token, or can't be followed; there is none to go on with.
+        more: tokens drawn behind ``token``, each because the draft before it was drawn, too.
+        computed: how many of the step's tokens were computed, where it was cut; None for all.
     """
 
     request: str
@@ -82,6 +101,8 @@ class StepResult:
     stuck: bool = False
     scores: tuple[ScoredToken, ...] = ()
     pooled: np.ndarray | None = None
+    more: tuple[DrawnToken, ...] = ()
+    computed: int | None = None
 
     @property
     def fault(self) -> Literal["kv_full", "not_finite", "stuck"] | None:

@@ -234,6 +234,7 @@ def start(f: Fixed, s: State, r: Rules, request: int, path: int, expected: int) 
     new.request, new.path, new.prompt = request, path, tokens_now(f, s, request)
     new.left = f.requests[row.wanted].outputs - row.generated
     new.expected, new.alive, new.batch = expected, True, NOTHING
+    new.acceptance, new.drafts, new.sent, new.expects = c.acceptance, 0, 0, 0
     new.last_s = row.last_token_s if row.attempts and row.generated else c.now_s
     if row.attempts == 0:
         row.admitted_s = c.now_s

@@ -285,8 +285,10 @@ def fill_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> int:
         row = s.attempts[attempt]
         if f.stages[stage].windowed:
             slide(f, s, r, stage, attempt, row.confirmed)
-        need = step_weight(s, r, attempt) if row.pages else 0
+        need = step_weight(s, r, attempt) if row.pages and r.drafts == 0 else 0
         fits = need == 0 or s.stages[stage].kv_used + need <= f.stages[stage].capacity
+        if r.drafts:
+            fits = drafted_fits(f, s, r, stage, attempt)
         if step and fits == refused:
             s.runs[run].refused = refused
             return cut_run(s, run, step)
@@ -298,6 +300,26 @@ def fill_steps(f: Fixed, s: State, r: Rules, stage: int, run: int) -> int:
         attempt = row.step_next
     s.runs[run].refused = refused
     return NOTHING
+
+
+def drafted_fits(f: Fixed, s: State, r: Rules, stage: int, attempt: int) -> bool:
+    """Let a step take cache on a stage for its drafts, too, or else for its own token; whether there is any for it.
+
+    Pages of drafts that were wrong stay, and the tokens that come are written over them.
+    """
+    row, at = s.attempts[attempt], place_of(s, r, attempt, stage)
+    held = s.holds[at] - BEGUN
+    for _ in range(2):
+        stop = row.confirmed + 1 + row.drafts
+        need = more_pages(held, stop, r.page_tokens) * cache_weight(s, r, attempt, stage) if stop > held else 0
+        if need == 0 or s.stages[stage].kv_used + need <= f.stages[stage].capacity:
+            fill(s, stage, need)
+            s.holds[at] = BEGUN + max(held, stop)
+            return True
+        if row.drafts == 0:
+            return False
+        row.drafts = 0
+    return False
 
 
 @inlined

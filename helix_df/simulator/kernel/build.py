@@ -21,6 +21,8 @@ from helix_df.rules.routing import Adjacency, leading_to_sink
 from helix_df.rules.schedulers.api import HopObserver, HopRouter, TokenCounter
 from helix_df.rules.schedulers.registry import follows_flow, mends_flow
 from helix_df.rules.sending import goes_apart
+from helix_df.rules.speculation import further_token_s
+from helix_df.simulator.kernel.drafts import TIMED_TOKENS
 from helix_df.simulator.kernel.memory import Array, record_of
 from helix_df.simulator.kernel.tables import (
     BY_ASKING,
@@ -156,6 +158,7 @@ def _stage(network: HopNetwork, stage: StageSetup, options: Options) -> FixedSta
         only_link=sent[0] if len(sent) == 1 else NOTHING,
         windowed=stage.windowed if frees else 0,
         window=stage.kv_window if frees else 0,
+        more_s=further_token_s(stage.timing.prefill_s(TIMED_TOKENS), TIMED_TOKENS, stage.timing.decode_s(1)),
     )
 
 
@@ -369,6 +372,10 @@ def rules_of(
         messages=options.sends_messages,
         page_tokens=options.kv_page_tokens if options.sends_messages else 1,
         copy_s=network.setup.activation_bytes / copies if copies else 0.0,
+        drafts=options.drafts,
+        acceptance=float(options.acceptance),
+        coverage=float(options.coverage),
+        seed=options.seed,
         gives_token=options.prefill_gives_token,
         backs_off=options.backs_off,
         records=records,

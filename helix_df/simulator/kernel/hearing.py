@@ -112,7 +112,7 @@ def forget(f: Fixed, s: State, r: Rules, attempt: int, stage: int) -> None:
     """Free what an attempt holds on a stage, and its place among those who decode there."""
     at = place_of(s, r, attempt, stage)
     row, tokens = s.attempts[attempt], s.holds[at] - BEGUN
-    if row.confirmed:
+    if row.confirmed and r.drafts == 0:
         tokens = row.confirmed + (1 if at - attempt * r.longest < row.stepped else 0)
     freed = s.behind[at] * f.stages[stage].windowed * r.page_tokens
     s.stages[stage].kv_used -= pages_for(tokens, r.page_tokens) * cache_weight(s, r, attempt, stage) - freed

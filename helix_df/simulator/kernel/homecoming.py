@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helix_df.rules.pages import begins_page
 from helix_df.simulator.kernel.admission import feed_more
+from helix_df.simulator.kernel.drafts import draft, learn
 from helix_df.simulator.kernel.failures import leave, start_over
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.outbox import post_step, sink
@@ -44,8 +45,8 @@ def inside(s: State, r: Rules) -> bool:
     return r.warmup_s <= s.counts[0].now_s <= r.end_s
 
 
-def note_token(f: Fixed, s: State, r: Rules, attempt: int) -> None:
-    """A token has come home."""
+def note_token(f: Fixed, s: State, r: Rules, attempt: int, behind: int) -> None:
+    """A token has come home, ``behind`` so many others of the same step."""
     c, row = s.counts[0], s.attempts[attempt]
     if r.records:
         token = s.tokens[c.tokens]
@@ -55,7 +56,7 @@ def note_token(f: Fixed, s: State, r: Rules, attempt: int) -> None:
         c.noted += 1
     if inside(s, r):
         c.decoded += 1
-        if c.now_s > row.last_s:
+        if c.now_s > row.last_s or behind:
             s.gaps[c.gaps] = c.now_s - row.last_s
             c.gaps += 1
             c.noted += 1
@@ -85,7 +86,7 @@ def hear_prefilled(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     if request.first_token_s != request.first_token_s:
         request.first_token_s = row.last_s = c.now_s
     if r.gives_token:
-        note_token(f, s, r, attempt)
+        note_token(f, s, r, attempt, 0)
         request.last_token_s = c.now_s
     feed_more(f, s, r, False)
     go_on(f, s, r, attempt)
@@ -97,8 +98,12 @@ def hear_token(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     if not row.alive:
         sink(s, attempt)
         return
-    confirm(s, r, attempt, row.confirmed + 1)
-    note_token(f, s, r, attempt)
+    if r.drafts:
+        learn(f, s, r, attempt)
+    tokens = 1 + row.drafts
+    confirm(s, r, attempt, row.confirmed + tokens)
+    for behind in range(tokens):
+        note_token(f, s, r, attempt, behind)
     go_on(f, s, r, attempt)
 
 
@@ -106,6 +111,8 @@ def go_on(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     """The next decode step, or the end."""
     c, row = s.counts[0], s.attempts[attempt]
     if row.left:
+        if r.drafts:
+            draft(f, s, r, attempt)
         post_step(s, s.leaves_by[row.path * r.vertices], attempt)
         return
     sink(s, attempt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helix_df.simulator.kernel.asking import ASKS_HOP, NO_QUESTION, show_hop
+from helix_df.simulator.kernel.drafts import verify
 from helix_df.simulator.kernel.events import PREFILLED, RETURN, WAKE, schedule
 from helix_df.simulator.kernel.failures import drop, kill, living, start_over
 from helix_df.simulator.kernel.hearing import forget, forget_waiting
@@ -121,14 +122,17 @@ def post_on(f: Fixed, s: State, r: Rules) -> None:
             post_refused(f, s, r, stage, run)
         elif s.runs[run].tokens:
             post_computed(f, s, r, stage, run)
-        elif f.stages[stage].only_link != NOTHING:
-            post_steps(s, f.stages[stage].only_link, run)
+        elif f.stages[stage].only_link != NOTHING and r.drafts == 0:
+            post_steps(s, r, f.stages[stage].only_link, run)
         else:
             attempt = s.runs[run].first
             for _ in range(s.runs[run].steps):
                 step = attempt
                 attempt = s.attempts[attempt].step_next
-                post_step(s, s.leaves_by[s.attempts[step].path * r.vertices + stage + 1], step)
+                link = s.leaves_by[s.attempts[step].path * r.vertices + stage + 1]
+                if f.links[link].head == NOTHING:
+                    verify(f, s, r, step)
+                post_step(s, link, step)
             free_run(s, run)
         run = after
     c.sender = c.passing = NOTHING
@@ -163,7 +167,7 @@ def post_refused(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     if row.tokens:
         post_piece(s, f.from_stage[stage], run, 0)
     else:
-        post_steps(s, f.from_stage[stage], run)
+        post_steps(s, r, f.from_stage[stage], run)
 
 
 def observe(s: State, run: int) -> None:

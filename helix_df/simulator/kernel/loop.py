@@ -267,7 +267,7 @@ def advance(f: Fixed, s: State, r: Rules, until_s: float, look_at: int) -> int:
         question = settle(f, s, r)
         if question != NO_QUESTION:
             return question
-        if c.noted + 3 * c.afloat >= c.room_noted:
+        if c.noted + (3 + 2 * r.drafts) * c.afloat >= c.room_noted:
             return FULL
         if (
             c.afloat + c.releases >= c.room_afloat

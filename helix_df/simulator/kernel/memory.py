@@ -131,9 +131,9 @@ def lengths(sizes: Sizes, fixed: Fixed, rules: Rules) -> dict[str, int]:
         "groups": rules.fanout + 1,
         "layer_used": rules.depth,
         "layer_total": rules.depth,
-        "gaps": sizes.noted,
-        "tokens": sizes.noted if rules.records else 1,
-        "hop_times": sizes.noted if rules.observes else 1,
+        "gaps": sizes.noted * (1 + rules.drafts),
+        "tokens": sizes.noted * (1 + rules.drafts) if rules.records else 1,
+        "hop_times": sizes.noted * (1 + rules.drafts) if rules.observes else 1,
     }
 
 
@@ -158,6 +158,7 @@ def new_state(fixed: Fixed, rules: Rules, sizes: Sizes, compiled: bool) -> State
     make: Callable[[str, int], Any] = _fresh_array if compiled else _fresh_list
     state = State(**{name: make(name, count) for name, count in lengths(sizes, fixed, rules).items()})
     make_room(state, fixed, rules, sizes)
+    Row(state.counts).acceptance = rules.acceptance
     return state
 
 
@@ -171,7 +172,7 @@ def make_room(state: State, fixed: Fixed, rules: Rules, sizes: Sizes) -> None:
     counts.room_branches = sizes.branches - rules.vertices - 2
     counts.room_kinds = sizes.kinds - 1
     counts.room_events = sizes.events - MARGIN - len(fixed.stages) - len(fixed.links)
-    counts.room_noted = sizes.noted
+    counts.room_noted = sizes.noted * (1 + rules.drafts)
 
 
 def grown(sizes: Sizes, fixed: Fixed, rules: Rules, counts: Counts) -> Sizes:

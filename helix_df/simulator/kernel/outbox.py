@@ -6,10 +6,11 @@ Runs are posted while something is decided, and dispatched when that is done.
 from __future__ import annotations
 
 from helix_df.rules.sending import passes
+from helix_df.simulator.kernel.drafts import carried
 from helix_df.simulator.kernel.events import LINK_FREE, RETURN, WAKE, schedule
 from helix_df.simulator.kernel.marks import inlined
 from helix_df.simulator.kernel.runs import add_step, free_run, new_run, put_in_inbox
-from helix_df.simulator.kernel.tables import NOTHING, Fixed, State
+from helix_df.simulator.kernel.tables import NOTHING, Fixed, Rules, State
 
 
 @inlined
@@ -50,17 +51,17 @@ def takes_steps(s: State, link: int) -> bool:
 
 
 def post_step(s: State, link: int, attempt: int) -> None:
-    """A decode step, or its token."""
-    weigh(s, link, 1, 1)
+    """A decode step, or its tokens."""
+    weigh(s, link, 1 + s.attempts[attempt].drafts, 1)
     if not takes_steps(s, link):
         append(s, link, new_run(s))
     add_step(s, s.links[link].posted_last, attempt)
 
 
-def post_steps(s: State, link: int, run: int) -> None:
+def post_steps(s: State, r: Rules, link: int, run: int) -> None:
     """All decode steps of a run, which is used up; what was refused goes as nothing but headers."""
     row = s.runs[run]
-    weigh(s, link, 0 if row.refused else row.steps, row.steps)
+    weigh(s, link, 0 if row.refused else carried(s, r, run), row.steps)
     if row.refused or not takes_steps(s, link):
         append(s, link, run)
         return

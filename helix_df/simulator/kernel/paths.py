@@ -83,7 +83,7 @@ def new_path(f: Fixed, s: State, r: Rules, path: int, turns: int) -> None:
     """Note where a pipeline leads and how it is decoded on."""
     row = s.paths[path]
     row.hops, row.pending = turns - 1, 0
-    total, slowest, network_s = 0.0, 0.0, 0.0
+    total, slowest, network_s, token_s, sent_s = 0.0, 0.0, 0.0, 0.0, 0.0
     for turn in range(turns):
         vertex, choice = s.walk[turn].vertex, s.walk[turn].choice
         link = f.next_link[vertex * r.fanout + choice]
@@ -94,6 +94,10 @@ def new_path(f: Fixed, s: State, r: Rules, path: int, turns: int) -> None:
         if stage != NOTHING:
             step_s = f.links[link].run_layers * decode_s(f, stage, 1)
             total, slowest = total + step_s, max(slowest, step_s)
+            token_s += f.links[link].run_layers * f.stages[stage].more_s
+            if f.links[link].tail != NOTHING:
+                sent_s += f.links[link].token_s
+    row.step_s, row.token_s = total + network_s + sent_s, token_s + sent_s
     shares = equal_shares(total, slowest)
     row.kind = kind_of(s, shares, most_under_way(shares, total + network_s, slowest))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helix_df.profiles.timing import riding_s
+from helix_df.simulator.kernel.drafts import carried
 from helix_df.simulator.kernel.tables import Fixed, Rules, State
 
 
@@ -37,7 +38,9 @@ def prefill_s(f: Fixed, stage: int, tokens: int) -> float:
 def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) -> float:
     """Seconds of a layer for those of the ``count`` taken runs that run ``width`` layers; all, if that is 0.
 
-    The runtime's engine runs a prompt of one token with the decode steps.
+    The runtime's engine runs a prompt of one token with the decode steps. A drafted token counts as a decode step: it
+    is as much to compute, and its query reads the same context. Where an engine reads that once for all tokens of a
+    step, steps with drafts take less.
     """
     steps, tokens, longest, single = 0, 0, 0, 1 if r.messages else 0
     for index in range(count):
@@ -49,7 +52,7 @@ def layer_s(f: Fixed, s: State, r: Rules, stage: int, count: int, width: int) ->
                 longest = max(longest, row.tokens)
                 tokens += row.tokens
             else:
-                steps += row.steps
+                steps += carried(s, r, s.taken[index])
     seconds = decode_s(f, stage, steps) if steps else 0.0
     if longest == 0:
         return seconds

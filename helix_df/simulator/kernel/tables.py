@@ -48,6 +48,7 @@ class FixedStage:
             tokens.
         only_link: the link by which everything leaves, or ``NOTHING``.
         windowed, window: in so many of its layers cache is freed behind so many tokens.
+        more_s: seconds of a layer that the coordinator takes a token more of a step for.
         decode_first, decode_points, prefill_first, prefill_points: its curves among ``Fixed.curve_x`` and ``curve_y``.
     """
 
@@ -63,6 +64,7 @@ class FixedStage:
     only_link: int = NOTHING
     windowed: int = 0
     window: int = 0
+    more_s: float = 0.0
     decode_first: int = 0
     decode_points: int = 0
     prefill_first: int = 0
@@ -175,6 +177,10 @@ class Rules(NamedTuple):
     messages: bool
     page_tokens: int
     copy_s: float
+    drafts: int
+    acceptance: float
+    coverage: float
+    seed: int
     gives_token: bool
     backs_off: bool
     records: bool
@@ -214,6 +220,7 @@ class Counts:
         flow: which of the flows that are in force at some time is now.
         joins_left: nodes that will still join; ``path_up``: some pipeline leads through nodes that are up.
         decoded, prompted: tokens in the window; ``all_decoded``: and outside; ``rejected``: requests.
+        acceptance: of drafted tokens, as the coordinator takes it; of ``drafted`` tokens ``accepted`` were right.
         gaps, tokens, observed: rows to be taken away, together ``noted``.
         pending: paths that were given tokens which the router doesn't know of.
         epoch: how often a node went down.
@@ -261,6 +268,9 @@ class Counts:
     prompted: int = 0
     all_decoded: int = 0
     rejected: int = 0
+    acceptance: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
     gaps: int = 0
     tokens: int = 0
     observed: int = 0
@@ -359,6 +369,10 @@ class AttemptRow:
     tokens still to come; ``batch`` is the micro-batch that its last step entered its pipeline with. Where messages are
     simulated, the decode step on its way has taken cache at the first ``stepped`` hops, and ``pages`` says whether that
     is another page.
+
+    Where steps carry drafts, ``drafts`` is how many this one does; a stage without cache for them computes none, and on
+    the way home they are those that were right. ``sent`` were there when it left, ``expects`` may be compared with what
+    comes, and ``acceptance`` is what the coordinator makes of them. What stages hold is in ``holds`` then.
     """
 
     request: int = 0
@@ -371,6 +385,10 @@ class AttemptRow:
     step_next: int = NOTHING
     batch: int = NOTHING
     stepped: int = 0
+    drafts: int = 0
+    sent: int = 0
+    expects: int = 0
+    acceptance: float = 0.0
     last_s: float = 0.0
     pages: bool = False
     alive: bool = False
@@ -378,9 +396,14 @@ class AttemptRow:
 
 @dataclass(slots=True)
 class PathRow:
-    """A pipeline: stages, its kind of micro-batches, tokens that the router doesn't know of, and its leaf."""
+    """A pipeline: stages, its kind of micro-batches, tokens that the router doesn't know of, and its leaf.
+
+    ``step_s``: a decode step of one request once around, as the coordinator takes it; ``token_s``: each token more.
+    """
 
     hops: int = 0
+    step_s: float = 0.0
+    token_s: float = 0.0
     kind: int = 0
     pending: int = 0
     turn: int = 0

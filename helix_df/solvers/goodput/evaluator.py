@@ -17,6 +17,7 @@ from helix_df.graph.problem import NodeProfile, Problem
 from helix_df.graph.stage_timing import node_timing
 from helix_df.plan.moves import Near
 from helix_df.plan.serving import ServingRules
+from helix_df.profiles.kv_windows import KvShape
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.setup import Setup, assemble_setup
 from helix_df.simulator.simulation import Course, Simulation
@@ -93,12 +94,13 @@ class Evaluator:
         course = self.config.offline(self.rules, self.seed, SEARCHED, WHOLE_S)
         return tabulate_costs(self.problem, self.timing_of, self.config.workload, course.options)
 
-    def timing_of(self, node: NodeProfile, layers: int) -> LayerTiming:
-        """Seconds a layer takes on a node that holds so many."""
+    def timing_of(self, node: NodeProfile, layers: int, shape: KvShape) -> LayerTiming:
+        """Seconds a layer takes on a node that holds so many, of this shape."""
         config = self.config
         kv_tokens = node.kv_tokens[layers - 1]
         geometry, requests = config.origin.geometry, config.origin.requests
-        return node_timing(config.job, geometry, requests, node.name, layers, kv_tokens, config.own.node_timing)
+        choice = config.own.node_timing
+        return node_timing(config.job, geometry, requests, node.name, layers, kv_tokens, choice, shape)
 
     def estimate(self, start: Ints, count: Ints) -> Estimate | None:
         """What the closed formulas say; ``None`` for what carries nothing or breaks a limit."""

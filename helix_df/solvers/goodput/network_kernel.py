@@ -108,13 +108,13 @@ def fixed_point(share, link_share, tail, head, run, prompt_s, decode_s, largest,
         prompt_s: seconds of a mean prompt on a node; decode_s: of a layer by node and batch.
         largest: batch by node.
         token_s: seconds of a token on a link, and latency_s of anything.
-        tokens: of a request: mean prompt, mean output, mean square of the prompt.
+        tokens: of a request: mean prompt, mean decode steps, mean square of the prompt, and tokens that a step brings.
         in_flight: requests under way at most.
     """
-    count, (inputs, outputs, square) = len(share), tokens
+    count, (inputs, outputs, square, brought) = len(share), tokens
     # How much longer than the mean a prompt is that a step meets.
     longer = square / inputs**2
-    most = _most_requests(share, link_share, run, prompt_s, decode_s, largest, token_s, inputs, outputs)
+    most = _most_requests(share, link_share, run, prompt_s, decode_s, largest, token_s, inputs, outputs, brought)
     batch, cycle_s = np.ones(count), np.zeros(count)
     come, met = np.zeros(count), np.zeros(count)
     requests, around_prompt_s, around_step_s = 0.01, 1.0, 1.0
@@ -123,9 +123,9 @@ def fixed_point(share, link_share, tail, head, run, prompt_s, decode_s, largest,
         come[:] = 0.0
         for at in range(len(tail)):
             rate = requests * link_share[at]
-            carried = min(rate * (inputs + outputs) * token_s[at], BUSY)
+            carried = min(rate * (inputs + outputs * brought) * token_s[at], BUSY)
             wait_s = latency_s[at] + LINK_WAIT * rate * square * token_s[at] ** 2 / 2 / (1 - carried)
-            around_step_s += link_share[at] * (wait_s + token_s[at])
+            around_step_s += link_share[at] * (wait_s + brought * token_s[at])
             around_prompt_s += link_share[at] * (wait_s + inputs * token_s[at])
             if tail[at] < count and head[at] < count:
                 # Right behind a prompt before, and both go the same way.
@@ -152,14 +152,14 @@ def fixed_point(share, link_share, tail, head, run, prompt_s, decode_s, largest,
 
 
 @compiled
-def _most_requests(share, link_share, run, prompt_s, decode_s, largest, token_s, inputs, outputs):
+def _most_requests(share, link_share, run, prompt_s, decode_s, largest, token_s, inputs, outputs, brought):
     """Requests/s at which a node or link has no time left, with the largest batches."""
     busiest = 1e-12
     for node in range(len(share)):
         step_s = run[node] * _decode_s(decode_s, node, largest[node]) / largest[node]
         busiest = max(busiest, share[node] * (prompt_s[node] + outputs * step_s))
     for at in range(len(link_share)):
-        busiest = max(busiest, link_share[at] * (inputs + outputs) * token_s[at])
+        busiest = max(busiest, link_share[at] * (inputs + outputs * brought) * token_s[at])
     return BUSY / busiest
 
 

@@ -31,22 +31,23 @@ def riding_point(share, link_share, tail, head, run, prefill_s, decode_s, larges
         prefill_s: of a layer, by node and tokens; decode_s: by node and batch.
         largest: batch by node.
         token_s: seconds of a token on a link, and latency_s of anything.
-        work: of a request: mean prompt and output tokens, mean pieces and tokens of a piece, mean square of pieces over
-            their mean.
+        work: of a request: mean prompt tokens and decode steps, mean pieces and tokens of a piece, mean square of
+            pieces over their mean, and tokens that a step brings.
         in_flight: requests under way at most.
     """
-    count, (inputs, outputs, pieces, piece, bunch) = len(share), work
+    count, (inputs, outputs, pieces, piece, bunch, brought) = len(share), work
     batch = np.ones(count)
     requests, around_prompt_s, around_step_s = 0.05, 1.0, 1.0
     for turn in range(ROUNDS):
         around_prompt_s, around_step_s, longest_s, most = 0.0, 0.0, 0.0, 1e12
         for at in range(len(tail)):
             rate = requests * link_share[at]
-            carried = min(rate * (inputs + outputs) * token_s[at], BUSY)
-            most = min(most, BUSY / max(link_share[at] * (inputs + outputs) * token_s[at], 1e-12))
-            hop_s, wait_s = token_s[at], 0.0
+            each = (inputs + outputs * brought) * token_s[at]
+            carried = min(rate * each, BUSY)
+            most = min(most, BUSY / max(link_share[at] * each, 1e-12))
+            hop_s, wait_s = brought * token_s[at], 0.0
             if tail[at] < count and head[at] < count:
-                together = batch[tail[at]] * link_share[at] / share[tail[at]]
+                together = brought * batch[tail[at]] * link_share[at] / share[tail[at]]
                 hop_s = (together + carried * piece) * token_s[at]
                 wait_s = carried * piece * token_s[at] / 2 / (1 - carried)
             around_step_s += link_share[at] * (latency_s[at] + hop_s + wait_s)
@@ -77,7 +78,7 @@ def riding_point(share, link_share, tail, head, run, prefill_s, decode_s, larges
 @compiled
 def _work_s(run, prefill_s, decode_s, largest, node, work):
     """Seconds that a node works for a request, with its largest batches."""
-    _, outputs, pieces, piece, _ = work
+    _, outputs, pieces, piece, _, _ = work
     batches = outputs / largest[node]
     ridden = min(batches, pieces)
     pass_s = batches * _at(decode_s, node, largest[node])

@@ -5,7 +5,7 @@ Owns these numbers as arrays, ready for thousands of placements. Doesn't know wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from helix_df.graph.capacities import Floats, Ints
 from helix_df.graph.problem import COORDINATOR, NodeProfile, Problem
 from helix_df.layers import LayerRange
-from helix_df.profiles.kv_windows import held_by_layers
+from helix_df.profiles.expected_drafts import DraftedSteps, ExpectedDrafts
+from helix_df.profiles.kv_windows import ALIKE, KvShape, held_by_layers
 from helix_df.profiles.timing import LayerTiming
 from helix_df.simulator.options import FeedByKv, Options
 from helix_df.simulator.setup import StageSetup
@@ -24,8 +25,8 @@ LARGEST_BATCH = 512
 FILLED = 0.875
 """Share of what admission allows that is in use on average, as simulations of the paper's clusters show."""
 
-TimingOf = Callable[[NodeProfile, int], LayerTiming]
-"""Seconds a layer takes on a node that holds so many layers."""
+TimingOf = Callable[[NodeProfile, int, KvShape], LayerTiming]
+"""Seconds a layer takes on a node that holds so many layers, of which some have a window."""
 
 
 LONGEST_PREFILL = 1024
@@ -62,14 +63,35 @@ def pieces_of(workload: RequestMoments, longest: int) -> PromptPieces:
 
 
 @dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Decode steps that bring so many tokens on average: seconds of a layer by row and requests in the batch, shape
+    (rows, LARGEST_BATCH + 1)."""
+
+    steps: DraftedSteps
+    decode_s: Floats
+
+
+def _step_costs(timings: Sequence[LayerTiming], steps: DraftedSteps) -> StepCosts:
+    requests = range(LARGEST_BATCH + 1)
+    return StepCosts(steps, np.array([[timing.decode_s(b * steps.carried) for b in requests] for timing in timings]))
+
+
+def _kinds_of_steps(options: Options) -> Iterator[DraftedSteps]:
+    """Plain steps, and those with 1, 3, 7, … drafts and with the most."""
+    choices = tuple(ExpectedDrafts(options.drafts, options.acceptance, options.coverage).choices())
+    return (steps for drafts, steps in enumerate(choices) if drafts & (drafts + 1) == 0 or drafts == len(choices) - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class StageCosts:
-    """Timing of node ``i`` with ``k`` layers is row ``row[i, k]`` of the tables; seconds are those of one layer.
+    """Timing of node ``i`` with ``k`` layers is a row of the tables; seconds are those of one layer.
 
     Attributes:
         problem: whose nodes these are.
         workload: mean request.
-        row: shape (nodes, layers + 1).
-        decode_s: by row and requests in the batch, shape (rows, LARGEST_BATCH + 1).
+        row: by node, layers held and how these differ from other layers in a row, shape (nodes, layers + 1, variants).
+        variant: that difference by the first layer and the number of layers, shape (layers, layers + 1).
+        steps: decode steps without drafts, then with a few numbers of them.
         prefill_s: of a prefill, by row and tokens, shape (rows, LONGEST_PREFILL + 1).
         prompt_s: of a mean prompt, by row.
         pieces: that prompts travel in and that ride with decode steps; ``None`` where they don't.
@@ -90,7 +112,8 @@ class StageCosts:
     workload: RequestMoments
     timings: tuple[LayerTiming, ...]
     row: Ints
-    decode_s: Floats
+    variant: Ints
+    steps: tuple[StepCosts, ...]
     prefill_s: Floats
     prompt_s: Floats
     pieces: PromptPieces | None
@@ -106,6 +129,11 @@ class StageCosts:
     request_tokens: float
     copy_s: float
 
+    def rows(self, nodes: Ints, start: Ints, count: Ints) -> Ints:
+        """Rows of the tables of nodes that hold ``count`` layers from ``start`` on."""
+        found: Ints = self.row[nodes, count, self.variant[start, count]]
+        return found
+
     def stage(self, node: int, start: int, count: int) -> StageSetup:
         """A node with its layers, for the simulator."""
         profile, layers = self.problem.nodes[node], LayerRange(start, start + count)
@@ -113,7 +141,7 @@ class StageCosts:
         return StageSetup(
             profile.name,
             layers,
-            self.timings[self.row[node, count]],
+            self.timings[self.row[node, count, self.variant[start, count]]],
             profile.kv_tokens[count - 1],
             profile.nic_bytes_per_s,
             windowed=windowed,
@@ -124,19 +152,21 @@ class StageCosts:
 def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMoments, options: Options) -> StageCosts:
     """Tabulate everything that placements of a problem are made of."""
     widest = max((node.max_layers for node in problem.nodes), default=0)
-    row = np.zeros((len(problem.nodes), widest + 1), dtype=np.int64)
+    variant, shapes = _variants(problem)
+    row = np.zeros((len(problem.nodes), widest + 1, max(map(len, shapes))), dtype=np.int64)
     kv_tokens = np.zeros((len(problem.nodes), widest + 1))
     request_tokens = workload.input_tokens + workload.output_tokens / 2
     held = _held(problem, request_tokens, options)
     timings: list[LayerTiming] = []
-    known: dict[tuple[str, tuple[float, ...], int], int] = {}
+    known: dict[tuple[str, tuple[float, ...], int, int], int] = {}
     for i, node in enumerate(problem.nodes):
         for k in range(1, node.max_layers + 1):
-            key = (node.gpu, node.tokens_per_s, k)
-            if key not in known:
-                known[key] = len(timings)
-                timings.append(timing_of(node, k))
-            row[i, k] = known[key]
+            for v, shape in enumerate(shapes[k]):
+                key = (node.gpu, node.tokens_per_s, k, v)
+                if key not in known:
+                    known[key] = len(timings)
+                    timings.append(timing_of(node, k, shape))
+                row[i, k, v] = known[key]
             # As if all of a request were kept, however much of it is.
             kv_tokens[i, k] = node.kv_tokens[k - 1] * (request_tokens / held[k - 1])
     latency, rate, token_bytes = _links(problem)
@@ -145,7 +175,8 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
         workload,
         tuple(timings),
         row,
-        np.array([[timing.decode_s(b) for b in range(LARGEST_BATCH + 1)] for timing in timings]),
+        variant,
+        tuple(_step_costs(timings, steps) for steps in _kinds_of_steps(options)),
         np.array([[timing.prefill_s(n) for n in range(LONGEST_PREFILL + 1)] for timing in timings]),
         np.array([timing.prefill_s(workload.input_tokens) for timing in timings]),
         pieces_of(workload, options.prefill_chunk) if options.rides and options.prefill_chunk is not None else None,
@@ -161,6 +192,20 @@ def tabulate_costs(problem: Problem, timing_of: TimingOf, workload: RequestMomen
         request_tokens=request_tokens,
         copy_s=problem.activation_bytes / options.copy_bytes_per_s if options.copy_bytes_per_s else 0.0,
     )
+
+
+def _variants(problem: Problem) -> tuple[Ints, list[list[KvShape]]]:
+    """``StageCosts.variant``, and by layers held the shapes that so many in a row have."""
+    layers = problem.num_layers
+    variant, shapes = np.zeros((layers, layers + 1), dtype=np.int64), [[ALIKE] for _ in range(layers + 1)]
+    if problem.origin is None or not any(problem.origin.geometry.attention.windows):
+        return variant, shapes
+    for count in range(1, layers + 1):
+        starts = range(layers - count + 1)
+        own = [problem.origin.geometry.attention.shape(LayerRange(start, start + count)) for start in starts]
+        shapes[count] = list(dict.fromkeys(own))
+        variant[: len(own), count] = [shapes[count].index(shape) for shape in own]
+    return variant, shapes
 
 
 def _held(problem: Problem, tokens: float, options: Options) -> tuple[float, ...]:

@@ -21,6 +21,9 @@ With ``X`` requests/s, of which a share ``s_i`` passes node ``i`` and runs ``w_i
   prompt.
 * A link works ``ρ = X·s·(in + out)·bytes/rate`` of the time; a step waits ``X·s·E[prompt transfer²] / (2·(1 − ρ))``
   (M/G/1), times ``LINK_WAIT``, which is fitted to simulations of the Helix paper's geo24: prompts come in bunches.
+* Where decode steps bring drafted tokens, there are fewer of them: ``out`` over the tokens that one gives, and each
+  costs stages and links what it brings (``profiles.expected_drafts``). The runtime drafts as many as pay; so the best
+  of a few numbers of drafts counts.
 * Little's law: ``X·(T_p + out·T)`` requests are in flight, as many as KV cache admits, with ``T`` and ``T_p`` the sums
   along the pipeline of what a step and a prompt need; with them the shares shift from those of the maximum flow to
   nodes that have room (``kv_split``).
@@ -38,7 +41,7 @@ from helix_df.solvers.goodput.flow_split import FlowSplit
 from helix_df.solvers.goodput.kv_split import kv_limited_split
 from helix_df.solvers.goodput.network_kernel import fixed_point
 from helix_df.solvers.goodput.pieces_kernel import riding_point
-from helix_df.solvers.goodput.stage_costs import StageCosts
+from helix_df.solvers.goodput.stage_costs import StageCosts, StepCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +58,27 @@ class Estimate:
 def estimate(costs: StageCosts, split: FlowSplit) -> Estimate:
     """Requests/s when as many are in flight as KV cache admits; ``split`` is the maximum flow's."""
     split, most_in_flight = kv_limited_split(costs, split)
-    work = costs.workload
-    rows = costs.row[split.nodes, split.layers_held]
+    found = (_with_steps(costs, split, most_in_flight, one) for one in costs.steps)
+    return max(found, key=lambda one: one.requests_per_s)
+
+
+def _with_steps(costs: StageCosts, split: FlowSplit, most_in_flight: float, costly: StepCosts) -> Estimate:
+    """The estimate with decode steps of one kind."""
+    work, brought = costs.workload, costly.steps.carried
+    steps = work.output_tokens / costly.steps.given
+    rows = costs.rows(split.nodes, split.start, split.layers_held)
     tail, head = split.ends()
     flow = split.share, split.link_share, tail, head, split.layers_run
     ends = split.tail, split.head
     links = costs.token_bytes[ends] / costs.bytes_per_s[ends], costs.latency_s[ends]
-    stages = costs.decode_s[rows], costs.max_batch[rows]
+    stages = costly.decode_s[rows], costs.max_batch[rows]
     if costs.pieces is not None:
         pieces = costs.pieces.count, costs.pieces.tokens, costs.pieces.bunch
-        asked = work.input_tokens, work.output_tokens, *pieces
+        asked = work.input_tokens, steps, *pieces, brought
         requests, prompt_s, step_s = riding_point(*flow, costs.prefill_s[rows], *stages, *links, asked, most_in_flight)
     else:
         prompts_s = split.layers_run * costs.prompt_s[rows] + costs.copy_s * work.input_tokens
-        moments = np.array([work.input_tokens, work.output_tokens, work.input_square])
+        moments = np.array([work.input_tokens, steps, work.input_square, brought])
         requests, prompt_s, step_s = fixed_point(*flow, prompts_s, *stages, *links, moments, most_in_flight)
-    in_flight = requests * (prompt_s + work.output_tokens * step_s)
+    in_flight = requests * (prompt_s + steps * step_s)
     return Estimate(requests, requests * work.output_tokens, in_flight, prompt_s, step_s)

@@ -5,16 +5,12 @@ Owns the names, and the check of what a job says to its launchers. Imports none 
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from helix_df.errors import SpecError
 from helix_df.plugins import Registry, instance_of
 from helix_df.runtime.jobs.launchers.kind import LauncherKind
 from helix_df.spec.job import Job
-from helix_df.spec.mistakes import dotted
+from helix_df.spec.plugin_options import read_options
 from helix_df.spec.section import Section
-from helix_df.spec.validation_errors import mistakes_of
-from helix_df.spec.yaml_tree import one_or_all
 
 BUILT_IN = {
     "local": "helix_df.runtime.jobs.launchers.local:LOCAL",
@@ -56,23 +52,7 @@ def options_of(job: Job, name: str, kind: LauncherKind) -> Section:
     Raises:
         SpecError: for a mistake in it, or several.
     """
-    said = job.launchers.get(name, {})
-    try:
-        return kind.options.model_validate(said)
-    except ValidationError as error:
-        mistakes = mistakes_of(error, said, kind.options)
-    raise one_or_all(
-        [
-            SpecError(
-                mistake.problem,
-                where=dotted(("launchers", name, *mistake.path)),
-                found=mistake.found,
-                expected=mistake.expected,
-                hint=mistake.hint,
-            )
-            for mistake in mistakes
-        ]
-    )
+    return read_options(job.launchers.get(name, {}), kind.options, ("launchers", name))
 
 
 def check_launchers(job: Job) -> None:
