@@ -17,7 +17,7 @@ from helix_df.rules.measured_links import (
     WINDOW_S,
     LinkMeter,
     LinkSeen,
-    MeasuredLink,
+    LinkSpeed,
     MeasuredLinks,
     differing,
     is_news,
@@ -104,7 +104,7 @@ def test_a_link_differs_by_more_than_a_bound_and_than_noise(
     measured: float, planned: float, declared: float, mean: float
 ) -> None:
     ends, plan = ("a", "b"), Link(planned, 0.001, "int8")
-    found = differing({ends: MeasuredLink(measured, mean)}, {ends: plan}, {ends: Link(declared, 0.001)})
+    found = differing({ends: LinkSpeed(measured, mean)}, {ends: plan}, {ends: Link(declared, 0.001)})
     rate = min(measured, declared)
     slower = planned / rate > TOLERANCE and mean / rate - mean / planned > NOISE_S
     if slower or rate / planned > TOLERANCE:
@@ -120,7 +120,7 @@ def test_a_link_differs_by_more_than_a_bound_and_than_noise(
 def test_so_does_a_latency(measured: float, planned: float) -> None:
     ends = ("a", "b")
     plan = {ends: Link(1e9, planned)}
-    found = differing({ends: MeasuredLink(latency_s=measured)}, plan, {ends: Link(1e9, 0.0)})
+    found = differing({ends: LinkSpeed(latency_s=measured)}, plan, {ends: Link(1e9, 0.0)})
     longer = measured > TOLERANCE * planned + LATENCY_NOISE_S
     shorter = planned > TOLERANCE * measured + LATENCY_NOISE_S
     assert found == ({ends: Link(1e9, measured)} if longer or shorter else {})

@@ -120,7 +120,7 @@ class LinkMeter:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredLink:
+class LinkSpeed:
     """What a link does. Its rate, and the ``bundle_bytes`` of large ones on average, are known if there were enough of
     them; its latency if clocks are, and it wasn't too busy."""
 
@@ -135,9 +135,7 @@ class MeasuredLinks:
 
     _seen: dict[Ends, deque[tuple[float, LinkSeen]]] = field(default_factory=dict)
 
-    def look(
-        self, links: Mapping[Ends, LinkSeen], apart_s: Mapping[Ends, float], now: float
-    ) -> dict[Ends, MeasuredLink]:
+    def look(self, links: Mapping[Ends, LinkSeen], apart_s: Mapping[Ends, float], now: float) -> dict[Ends, LinkSpeed]:
         """What each link did over the last ``WINDOW_S``, as far as that can be told.
 
         Args:
@@ -160,7 +158,7 @@ class MeasuredLinks:
         return found
 
 
-def _measured(before: LinkSeen, now: LinkSeen, apart_s: float | None, while_s: float) -> MeasuredLink:
+def _measured(before: LinkSeen, now: LinkSeen, apart_s: float | None, while_s: float) -> LinkSpeed:
     bundles, crossing_s = now.bundles - before.bundles, now.crossing_s - before.crossing_s
     rate, mean = None, 0.0
     if bundles >= LEAST_BUNDLES and crossing_s > 0:
@@ -168,13 +166,13 @@ def _measured(before: LinkSeen, now: LinkSeen, apart_s: float | None, while_s: f
         rate, mean = large / crossing_s, large / bundles
     is_free = crossing_s < MOST_BUSY * while_s if rate is not None else bundles == 0
     if apart_s is None or not is_free:
-        return MeasuredLink(rate, mean)
+        return LinkSpeed(rate, mean)
     crossing_s = 0.0 if rate is None else now.lead_bytes / rate
-    return MeasuredLink(rate, mean, max(0.0, now.lead_s - apart_s - crossing_s))
+    return LinkSpeed(rate, mean, max(0.0, now.lead_s - apart_s - crossing_s))
 
 
 def differing(
-    links: Mapping[Ends, MeasuredLink], planned: Mapping[Ends, Link], declared: Mapping[Ends, Link]
+    links: Mapping[Ends, LinkSpeed], planned: Mapping[Ends, Link], declared: Mapping[Ends, Link]
 ) -> dict[Ends, Link]:
     """The links that are more than ``TOLERANCE`` times worse than what was planned with, or than that better, and what
     they are by now: at best as they were declared.
@@ -195,7 +193,7 @@ def differing(
     return found
 
 
-def _rate(link: MeasuredLink, plan: Link, best: Link) -> float | None:
+def _rate(link: LinkSpeed, plan: Link, best: Link) -> float | None:
     """What the link's rate is by now, if that differs."""
     if link.bytes_per_s is None:
         return None
@@ -205,7 +203,7 @@ def _rate(link: MeasuredLink, plan: Link, best: Link) -> float | None:
     return rate if slower or rate > TOLERANCE * plan.bytes_per_s else None
 
 
-def _latency(link: MeasuredLink, plan: Link, best: Link) -> float | None:
+def _latency(link: LinkSpeed, plan: Link, best: Link) -> float | None:
     """What the link's latency is by now, if that differs."""
     if link.latency_s is None:
         return None

@@ -15,7 +15,7 @@ from dataclasses import replace
 from helix_df.errors import DeploymentError, RequestError
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import TakenOver
-from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
+from helix_df.rules.measured_links import Ends, LinkSeen, LinkSpeed
 from helix_df.runtime.jobs.daemon import Parts, main
 from helix_df.runtime.kept_answers import AnswerKeeper
 from tests.api.fakes import READY, FakeService, byte_tokenizer
@@ -51,7 +51,7 @@ class FakeDeployment(FakeService):
     replanned = ""
     scaled = ""
     slower = ""
-    link_speeds: Mapping[Ends, MeasuredLink] = {}
+    link_speeds: Mapping[Ends, LinkSpeed] = {}
 
     def links_seen(self) -> Mapping[Ends, tuple[LinkSeen, float | None]]:
         return {}

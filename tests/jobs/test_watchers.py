@@ -16,7 +16,7 @@ from helix_df.plan.plan import Plan, read_plan, write_plan
 from helix_df.plan.sizes import size_of, sized
 from helix_df.plan.takeover import Spare, TakenOver
 from helix_df.rules import measured_links, measured_speed
-from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
+from helix_df.rules.measured_links import Ends, LinkSeen, LinkSpeed
 from helix_df.runtime.jobs import scaler, speed_watch
 from helix_df.runtime.jobs.directory import JobDirectory
 from helix_df.runtime.jobs.scaler import Scaler
@@ -36,7 +36,7 @@ class Coordinator:
 
     def __init__(self, plan: Plan, job: JobDirectory) -> None:
         self.scaled = self.slower = ""
-        self.link_speeds: Mapping[Ends, MeasuredLink] = {}
+        self.link_speeds: Mapping[Ends, LinkSpeed] = {}
         self.seen: dict[Ends, tuple[LinkSeen, float | None]] = {}
         self.busy = False
         self.refuses = False

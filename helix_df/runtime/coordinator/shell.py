@@ -22,7 +22,7 @@ from helix_df.graph.problem import COORDINATOR
 from helix_df.plan.plan import Plan
 from helix_df.plan.takeover import Spare, TakenOver
 from helix_df.profiles.catalogue import device_count
-from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink
+from helix_df.rules.measured_links import Ends, LinkSeen, LinkSpeed
 from helix_df.runtime.checks import CHECKED, OneThread
 from helix_df.runtime.coordinator.actions import Abort, AttemptOver, CoordinatorAction, Deliver
 from helix_df.runtime.coordinator.door import CoordinatorCheck
@@ -159,7 +159,7 @@ class Coordinator:
         self.replanned = ""
         self.scaled = ""
         self.slower = ""
-        self.link_speeds: Mapping[Ends, MeasuredLink] = {}
+        self.link_speeds: Mapping[Ends, LinkSpeed] = {}
         self._traces: RequestTraces | None = None
         self._clocks: dict[str, NodeClock] = {}
 

@@ -19,7 +19,7 @@ from helix_df.graph.compile import link_table
 from helix_df.graph.problem import Link
 from helix_df.plan.plan import Plan, read_plan, write_plan
 from helix_df.plan.takeover import TakenOver
-from helix_df.rules.measured_links import Ends, LinkSeen, MeasuredLink, MeasuredLinks
+from helix_df.rules.measured_links import Ends, LinkSeen, LinkSpeed, MeasuredLinks
 from helix_df.rules.measured_links import differing as links_differing
 from helix_df.rules.measured_links import is_news as links_are_news
 from helix_df.rules.measured_speed import Busy, MeasuredSpeeds, differing
@@ -73,7 +73,7 @@ class SpeedWatched(Protocol):
     """A coordinator whose plan can be replaced; ``slower`` and ``link_speeds`` are shown in its status."""
 
     slower: str
-    link_speeds: Mapping[Ends, MeasuredLink]
+    link_speeds: Mapping[Ends, LinkSpeed]
 
     def links_seen(self) -> Mapping[Ends, tuple[LinkSeen, float | None]]:
         """See ``Coordinator``."""
