@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,30 @@ async def test_a_request_begins_with_one_that_still_runs(chain: Coordinator) -> 
     await stream.aclose()
     # Its pages outlive it for as long as somebody has them.
     assert cached(await answer(chain, request_of("later", COMMON[:80]))) == 64
+
+
+async def test_behind_windows_many_begin_where_two_have_parted(tmp_path: Path) -> None:
+    """Windows of 24 tokens, 64 common ones and 40 of their own: the first two compute all, with the same answers."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 258, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256, "rms_norm_eps": 1e-6}
+    kind = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 24}
+    (tmp_path / "config.json").write_text(json.dumps({**kind, **sizes, **heads}))
+    prompts = [(*COMMON[:64], *((7 * at + 31 * index) % 256 for at in range(40))) for index in range(4)]
+    found: dict[bool, list[list[TokenEvent]]] = {}
+    for reuse in (False, True):
+        runtime = {"max_batch": 4, "max_prefill_tokens": 16, "port": 0, "prefix_cache": reuse}
+        model = {"source": f"random:{tmp_path}/config.json", "context": 256}
+        job = new_coordinator(tiny_plan(CHAIN, kv_tokens=512, runtime=runtime, model=model), embedded=True)
+        await job.start()
+        try:
+            await job.wait_ready(120)
+            asked = [request_of(f"r{index}", prompt, index) for index, prompt in enumerate(prompts)]
+            found[reuse] = [await answer(job, one) for one in asked]
+        finally:
+            await job.close()
+    assert [cached(events) for events in found[True]] == [0, 0, 64, 64]
+    for one, other in zip(found[True], found[False], strict=True):
+        same(one, other)
 
 
 async def test_what_is_kept_makes_room_for_whoever_comes() -> None:
