@@ -45,6 +45,10 @@ def validate(
         return
     output().print(
         f"{job.name} is valid: {job.model.source} has {problem.num_layers} layers, "
-        f"{len(problem.nodes)} nodes have room for {room}",
+        f"{_nodes(len(problem.nodes))} room for {room}",
         soft_wrap=True,
     )
+
+
+def _nodes(count: int) -> str:
+    return "1 node has" if count == 1 else f"{count} nodes have"

@@ -29,7 +29,7 @@ from helix_df.spec.scale import Scale
 from helix_df.spec.section import NAME_RULE, Count, Name, Number, Section
 from helix_df.spec.solver_choice import SolverChoice, read_objective, solver_shorthand
 from helix_df.spec.source import ModelSource, parse_source
-from helix_df.spec.speculation import Speculation
+from helix_df.spec.speculation import Speculation, speculation_shorthand
 from helix_df.spec.tracing import Tracing
 from helix_df.spec.units import Bandwidth, Compute, Duration, Size
 
@@ -425,9 +425,10 @@ class Runtime(Section):
         + "; ".join(f"`{name}` {meaning}" for name, meaning in SERVING.items())
         + ".",
     )
-    speculation: Speculation | None = Field(
+    speculation: Annotated[Speculation | None, BeforeValidator(speculation_shorthand)] = Field(
         default=None,
-        description="Decode steps carry drafted tokens that are verified on the way; none are drafted if null.",
+        description="Decode steps carry drafted tokens that are verified on the way, none if null: who drafts, by "
+        "name, or a section.",
     )
     event_log: bool = Field(
         default=True,

@@ -20,6 +20,8 @@ def job_schema() -> dict[str, Any]:
     solver = schema["properties"]["solver"]
     reference = {"$ref": solver.pop("$ref")}
     solver["anyOf"] = [{"type": "string", "description": "Short for {name: …}."}, reference]
+    drafted = schema["$defs"]["Runtime"]["properties"]["speculation"]
+    drafted["anyOf"] = [{"type": "string", "description": "Short for {drafter: …}."}, *drafted["anyOf"]]
     include = schema["properties"]["include"]
     include["anyOf"] = [{"type": "string"}, {key: include.pop(key) for key in ("type", "items")}]
     # Parts may say the rest of what a job needs.

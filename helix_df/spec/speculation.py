@@ -46,3 +46,8 @@ class Speculation(Section):
         le=1,
         description="Share of the steps for which there are drafts: what planning and simulation expect.",
     )
+
+
+def speculation_shorthand(value: object) -> object:
+    """``NAME`` as ``{drafter: NAME}``; what else is written stays."""
+    return {"drafter": value} if isinstance(value, str) else value

@@ -35,6 +35,11 @@ def test_solver_shorthand_means_its_name():
     assert parse_job(JOB + "solver: mip\n") == parse_job(JOB + "solver: {name: mip}\n")
 
 
+def test_speculation_shorthand_means_its_drafter():
+    short, long = (parse_job(f"{JOB}runtime: {{speculation: {said}}}\n") for said in ("lookup", "{drafter: lookup}"))
+    assert short == long
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("1e3", 1000.0), ("1.5e3", 1500.0), ("2000", 2000), ("2_000", 2000), ("0.5", 0.5)]
 )
