@@ -22,6 +22,7 @@ from helix_df.simulator.simulation import Course, Simulation
 from helix_df.simulator.synthetic import constant, poisson, saturating
 from property_tests.strategies import placed_problems
 from tests.simulator.small import chain, stage
+from tests.simulator.small import trace as small_trace
 
 MANY = settings(max_examples=80)
 SOME = settings(max_examples=25)
@@ -155,6 +156,18 @@ def test_no_token_is_lost_and_the_cache_holds(setup, trace, options):
 @given(setups(), traces(), rules(), st.data())
 def test_nodes_that_fail_and_join_lose_no_token_either(setup, trace, options, data):
     check(drained(setup, trace, replace(options, events=data.draw(failures(setup)))))
+
+
+def test_a_node_may_be_gone_before_a_prompt_comes_to_it():
+    """Hop by hop nobody knows beforehand that a request will need it."""
+    setup = chain(stage("a", 0, 3, kv_tokens=100), stage("b", 3, 4, kv_tokens=100))
+    gone = (NodeEvent(0.0, "b", False),)
+    options = Options(
+        seconds=9.0, warmup_s=0.0, drain=True, scheduler="random", routing="hop", admission="open", series=1
+    )
+    outcome = drained(setup, small_trace((0.0, 1, 1)), replace(options, events=gone))
+    check(outcome)
+    assert outcome.requests.rejected.all()
 
 
 @MANY

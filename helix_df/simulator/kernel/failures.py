@@ -64,13 +64,16 @@ def kill(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     s.counts[0].dead += s.attempts[attempt].flying
 
 
-def start_over(s: State, r: Rules, request: int, unlucky: bool) -> None:
+def start_over(f: Fixed, s: State, r: Rules, request: int, unlucky: bool) -> None:
     """A request goes back to the head of the queue, with the tokens it has.
 
     At once when a node was lost. When it was ``unlucky``, since it found no room or no way, it waits longer each time
     and is given up in the end.
     """
     c, row = s.counts[0], s.requests[request]
+    if r.by_hop and f.requests[row.wanted].most > c.largest:
+        strand(s, r, request)  # a node was lost that it hadn't come to yet
+        return
     if not r.backs_off:
         if row.attempts >= MOST_ATTEMPTS:
             reject(s, request)
@@ -193,7 +196,7 @@ def refuse(f: Fixed, s: State, r: Rules, stage: int, run: int) -> None:
     request = s.attempts[attempt].request
     s.requests[request].worst_case = True
     drop(f, s, r, attempt, tokens, stage, False)
-    start_over(s, r, request, True)
+    start_over(f, s, r, request, True)
     schedule(s, s.counts[0].now_s, OPEN, 0, 0)
 
 
@@ -239,7 +242,7 @@ def kill_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
     for attempt in range(s.counts[0].attempts - 1, -1, -1):
         if s.attempts[attempt].alive and passes(f, s, r, attempt, stage):
             kill(f, s, r, attempt)
-            start_over(s, r, s.attempts[attempt].request, False)
+            start_over(f, s, r, s.attempts[attempt].request, False)
 
 
 def end_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
@@ -252,7 +255,7 @@ def end_all_through(f: Fixed, s: State, r: Rules, stage: int) -> None:
             leave(f, s, r, attempt)
             s.attempts[attempt].alive = False
             c.dead += s.attempts[attempt].flying
-            start_over(s, r, request, False)
+            start_over(f, s, r, request, False)
     for attempt in range(c.attempts):
         if passes(f, s, r, attempt, stage) and s.holds[place_of(s, r, attempt, stage)] >= BEGUN:
             forget(f, s, r, attempt, stage)

@@ -133,5 +133,5 @@ def hear_refused(f: Fixed, s: State, r: Rules, attempt: int) -> None:
     leave(f, s, r, attempt)
     row.alive = False
     s.counts[0].dead += row.flying
-    start_over(s, r, row.request, True)
+    start_over(f, s, r, row.request, True)
     s.counts[0].admitting = True

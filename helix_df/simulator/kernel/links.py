@@ -229,7 +229,7 @@ def pass_piece(f: Fixed, s: State, r: Rules, stage: int, run: int) -> bool:
                 return False
             kill(f, s, r, attempt)
             drop(f, s, r, attempt, tokens, stage, True)
-            start_over(s, r, s.attempts[attempt].request, True)
+            start_over(f, s, r, s.attempts[attempt].request, True)
             return True
         link, c.answer = c.answer, NOTHING
         join_hop(f, s, r, path, link)
