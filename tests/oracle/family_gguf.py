@@ -54,18 +54,27 @@ GGUF_NAMES = (
 
 
 def write_family_gguf(
-    folder: Path, name: str, *, mxfp4: bool = False, matrices: str | None = None, **more: Any
+    folder: Path,
+    name: str,
+    *,
+    mxfp4: bool = False,
+    matrices: str | None = None,
+    no_vocabulary: bool = False,
+    **more: Any,
 ) -> Path:
     """Write ``FAMILY_CONFIGS[name]`` as GGUF to ``folder``; ``more`` adds keys after the architecture's name.
 
     With ``mxfp4`` experts are in that format. ``matrices`` is the type of others, but for routers, where their rows are
-    whole blocks of it.
+    whole blocks of it. llama.cpp loads no file that doesn't say that it has ``no_vocabulary``, if it has none.
     """
     config, tensors = written_config(name), family_tensors(name)
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     path = folder / f"{name}.gguf"
     writer = gguf.GGUFWriter(path, architecture)
     _write_keys(writer, architecture, config)
+    if no_vocabulary:
+        writer.add_tokenizer_model("no_vocab")
+        writer.add_vocab_size(config["vocab_size"])
     for key, value in more.items():
         writer.add_float32(f"{architecture}.{key}", value)
     arch = next(arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
@@ -115,6 +124,8 @@ def _write_keys(writer: gguf.GGUFWriter, architecture: str, config: Mapping[str,
         writer.add_expert_used_count(config["num_experts_per_tok"])
     if config.get("moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    elif architecture == "gpt-oss":
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
     if config.get("shared_expert_intermediate_size"):
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if config.get("sliding_window"):
