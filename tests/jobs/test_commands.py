@@ -233,7 +233,7 @@ def test_logs_of_events(cli, start):
     lines = cli("logs", "--events")[1].splitlines()
     assert [line.split(" ", 4)[2:4] for line in lines] == [["coordinator", f"#{number}"] for number in range(4)]
     assert "submit request=r0 prompt=[0, 1, 2, 3, 4, 5, 6, 7, … 20 in all] max_tokens=3" in lines[0]
-    assert lines[2].endswith("sampled request=r0/1 position=20 token=5 logprobs=None")
+    assert lines[2].endswith("sampled request=r0/1 position=20 token=5 logprobs=None more=[]")
     story = cli("logs", "--request", "r0", "--node", "coordinator", "--json", "--tail", "0")[1].splitlines()
     assert [json.loads(line)["event"] for line in story] == ["submit", "sampled", "cancel"]
     assert json.loads(story[0])["values"][1] == list(range(20))
