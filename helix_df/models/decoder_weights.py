@@ -92,7 +92,7 @@ def _build_block(
         if packed is not None:
             parts |= {part_name(part, place): jnp.asarray(array) for place, array in enumerate(packed)}
             continue
-        if part in MULTIPLIED and order == slice(None):
+        if part in MULTIPLIED and isinstance(order, slice):
             parts[part] = _laid_out(reader, {name: shapes[name] for name in names}, numbers, layout)
             continue
         tensors = [reader.tensor(name, shapes[name])[order] for name in names]
