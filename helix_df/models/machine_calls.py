@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ _KEPT: list[Any] = []
 """Machine code lives as long as what made it."""
 
 _KNOWN: dict[str, bool] = {}
+_ASKING = threading.Lock()
+"""Workers may be threads of one process, and XLA takes a name once."""
 
 
 def has_handler(name: str, source: Callable[[Features], str]) -> bool:
@@ -33,14 +36,15 @@ def has_handler(name: str, source: Callable[[Features], str]) -> bool:
     """
     if jax.default_backend() != "cpu":
         return False
-    if name not in _KNOWN:
-        try:
-            register(name, compile_handler(name, source))
-            _KNOWN[name] = True
-        except (ImportError, RuntimeError) as error:
-            log.warning("products with packed weights are slow here: %s", error)
-            _KNOWN[name] = False
-    return _KNOWN[name]
+    with _ASKING:
+        if name not in _KNOWN:
+            try:
+                register(name, compile_handler(name, source))
+                _KNOWN[name] = True
+            except (ImportError, RuntimeError) as error:
+                log.warning("products by machine code are left to XLA here, which is slower: %s", error)
+                _KNOWN[name] = False
+        return _KNOWN[name]
 
 
 def register(target: str, address: int) -> None:

@@ -435,10 +435,11 @@ class Engine:
         found: list[ScoredToken] = []
         for stretch in hidden:
             for at in range(0, stretch.shape[1], _SCORED_AT_ONCE):
-                targets = step.targets[len(found) :][:_SCORED_AT_ONCE]
+                states = stretch[row, at : at + _SCORED_AT_ONCE]
+                targets = step.targets[len(found) :][: len(states)]
                 if not targets:
                     return tuple(found)
-                found += self._scored(stretch[row, at : at + _SCORED_AT_ONCE], targets, step.best)
+                found += self._scored(states, targets, step.best)
         return tuple(found)
 
     def _scored(self, states: Array, targets: tuple[int, ...], best: int) -> list[ScoredToken]:
