@@ -15,7 +15,7 @@ from helix_df.check import check_job
 from helix_df.errors import HelixError
 from helix_df.layers import LayerRange
 from helix_df.load import parse_job
-from helix_df.runtime.coordinator.drafters.registry import drafter_names
+from helix_df.runtime.coordinator.drafters.registry import BUILT_IN, drafter_names
 from helix_df.runtime.coordinator.drafting import Drafting, RequestDrafts, RoundCosts
 from helix_df.runtime.coordinator.shell import Coordinator
 from helix_df.runtime.jobs.coordinators import new_coordinator
@@ -170,7 +170,7 @@ def test_mistakes_are_told_where_they_stand(said: str, words: tuple[str, ...]) -
 def test_another_package_brings_a_drafter() -> None:
     said = Speculation(drafter="mine", options={"word": 8})
     check_job(parse_job(JOB.format(said="{drafter: mine, options: {word: 8}}")))
-    assert drafter_names() == ("lookup", "broken", "mine")
+    assert drafter_names() == (*BUILT_IN, "broken", "mine")
     drafting = Drafting(said)
     drafts = drafting.begin(RoundCosts(1.0, 0.0))
     assert drafts is not None

@@ -109,7 +109,7 @@ class SlurmLauncher(RemoteLauncher):
                 asked_s = time.monotonic()
                 if await self._state(job) is None:
                     self._allocated = None
-                    return f"the Slurm job {job} is gone"
+                    return f"the Slurm job {job} is gone, which said: {self._said() or 'nothing'}"
 
     async def end(self, node: str, *, force: bool) -> None:
         """See ``RemoteLauncher``."""
