@@ -180,6 +180,21 @@ def test_steps_run_without_drafts_until_a_shape_is_asked_for_often() -> None:
     assert len(engines[0]._verifies) == 1
 
 
+def test_few_drafts_beside_many_steps_without_run_apart() -> None:
+    names = [f"r{number}" for number in range(8)]
+    sampling = dict.fromkeys(names, SamplingParams())
+    found = []
+    for drafts in ([], [1, 2, 3, 4, 5, 6, 7]):
+        engines = stages(TINY, num_pages=120, max_batch=8)
+        starts = {name: (0, [*PROMPT, number], []) for number, name in enumerate(names)}
+        first = {name: result.token for name, result in run(engines, starts, sampling).items()}
+        steps = {name: (len(PROMPT) + 1, [first[name]], drafts if name == "r3" else []) for name in names}
+        for _ in range(ASKED_DRAFTED + 1):  # at the same place each time: what was there is overwritten
+            found.append({name: result.token for name, result in run(engines, steps, sampling).items()})
+    assert all(one == found[0] for one in found)
+    assert {(shape.rows, shape.tokens) for shape in engines[0]._verifies} == {(1, 8)}
+
+
 def test_drafts_that_find_no_page_are_left_out() -> None:
     engine = Engine(load_shard(TINY, read_geometry(TINY), seed=1), num_pages=2, max_context=64, drafts=7)
     (first,) = engine.run(

@@ -296,6 +296,10 @@ class Engine:
     def _launch_drafted(self, steps: tuple[Step, ...]) -> Iterator[_Launched]:
         """Decode steps with drafts, and those without beside them; without any where their shape is rare so far."""
         most = max(len(step.inputs) for step in steps)
+        plain = tuple(step for step in steps if not step.drafts)
+        if plain and not self._shapes.is_filled(len(steps), most, sum(len(step.inputs) for step in steps)):
+            yield self._launch_apart(plain)
+            steps = tuple(step for step in steps if step.drafts)
         rows = self._shapes.drafted_rows(most)
         for at in range(0, len(steps), rows):
             group = steps[at : at + rows]

@@ -25,6 +25,9 @@ ASKED_DRAFTED = 4
 _MOST_LOGITS = 256
 """Rows of the vocabulary that are there together when drafts are verified."""
 
+_MOST_FILLED = 2
+"""Times the tokens of decode steps that their shape may have: beyond, those without drafts run on their own."""
+
 _FEWEST_BESIDE = 4
 """Decode steps beside a piece of a prompt: so many rows take as long as one."""
 
@@ -110,6 +113,12 @@ class ShapePlan:
     def drafted_rows(self, tokens: int) -> int:
         """Decode steps of ``tokens`` tokens that run in a pass: of each token there are logits at the same time."""
         return max(1, min(self.batch_sizes[-1], _MOST_LOGITS // bucket_for(tokens, self.draft_columns)))
+
+    def is_filled(self, rows: int, tokens: int, real: int) -> bool:
+        """Whether decode steps of up to ``tokens`` tokens, ``real`` in all, run together: what fills their shape up
+        costs as much as tokens do, and reading the weights once more costs as much as a few."""
+        padded = bucket_for(rows, self.batch_sizes) * bucket_for(tokens, self.draft_columns)
+        return padded <= _MOST_FILLED * real
 
     def words(self, shape: Shape) -> str:
         """A shape for people."""
