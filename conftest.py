@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from property_tests.amounts import EVERY
-
 # The same examples every time, and no deadline: a slow shared machine is not a failing test.
 settings.register_profile(
     "helix-df",
@@ -33,7 +31,7 @@ settings.load_profile("helix-df")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-oracle", action="store_true", help="fail if torch and transformers are not installed")
-    parser.addoption("--every-case", action="store_true", help="run the cases and examples, too, that are left out")
+    parser.addoption("--every-case", action="store_true", help="run the cases, too, that tests/sampled.txt leaves out")
 
 
 # Files and tests that take long, as measured; scripts/slow-tests writes it. Others carry the mark themselves.
@@ -135,8 +133,6 @@ def _test_of(item: pytest.Item) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--every-case"):
-        os.environ[EVERY] = "1"  # processes that run tests are started after this
     if config.getoption("--require-oracle"):
         import torch  # noqa: F401
         import transformers  # noqa: F401

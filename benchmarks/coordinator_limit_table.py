@@ -20,12 +20,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.halves import halves_plan
-from benchmarks.overhead_table import serve_idle
+from benchmarks.overhead_table import idle_job
 from benchmarks.serving import answer_all, prompts
 from helix_df.runtime.api.generation import TextService
 from helix_df.runtime.coordinator.shell import Coordinator
-from helix_df.runtime.jobs.coordinators import new_coordinator
 from helix_df.runtime.jobs.daemon import api_server, bound_socket
 from tests.api.fakes import byte_tokenizer
 
@@ -100,25 +98,10 @@ async def _rows(coordinator: Coordinator, streams: int, profile: bool) -> None:
 
 
 async def _measure(streams: int, profile: bool) -> None:
-    plan = halves_plan("random:tiny", context=512, launcher="external", max_batch=64, prefix_cache=False)
-    coordinator = new_coordinator(plan)
-    await coordinator.start()
-    spawn = multiprocessing.get_context("spawn")
-    workers = [
-        spawn.Process(target=serve_idle, args=(node, coordinator.address, coordinator.token), daemon=True)
-        for node in ("first", "second")
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        await coordinator.wait_ready(120)
+    async with idle_job() as coordinator:
         print("| tokens go | processor time a token, µs | tokens/s of a core | tokens/s here |")
         print("|---|---|---|---|")
         await _rows(coordinator, streams, profile)
-    finally:
-        await coordinator.close()
-        for worker in workers:
-            worker.join(10)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import asyncio
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -78,7 +79,9 @@ def serve_idle(node: str, coordinator: str, token: str) -> None:
     Worker(node, listen("tcp://127.0.0.1:*"), coordinator, token, _build).run()
 
 
-async def _measure() -> None:
+@asynccontextmanager
+async def idle_job() -> AsyncIterator[Coordinator]:
+    """A coordinator, ready, with two worker processes that compute nothing."""
     plan = halves_plan("random:tiny", context=512, launcher="external", max_batch=64, prefix_cache=False)
     coordinator = new_coordinator(plan)
     await coordinator.start()
@@ -90,15 +93,20 @@ async def _measure() -> None:
     for worker in workers:
         worker.start()
     try:
-        await coordinator.wait_ready(60)
-        print("| requests at once | a hop, p50, ms | p95, ms | tokens/s | coordinator's processor time a token, ms |")
-        print("|---|---|---|---|---|")
-        for count in (1, 16, 64):
-            await _row(coordinator, count)
+        await coordinator.wait_ready(120)
+        yield coordinator
     finally:
         await coordinator.close()
         for worker in workers:
             worker.join(10)
+
+
+async def _measure() -> None:
+    async with idle_job() as coordinator:
+        print("| requests at once | a hop, p50, ms | p95, ms | tokens/s | coordinator's processor time a token, ms |")
+        print("|---|---|---|---|---|")
+        for count in (1, 16, 64):
+            await _row(coordinator, count)
 
 
 async def _row(coordinator: Coordinator, count: int) -> None:

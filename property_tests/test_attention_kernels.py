@@ -25,7 +25,6 @@ from helix_df.profiles.attention_kernels import (
     AttentionChoice,
     AttentionKernel,
 )
-from property_tests.amounts import examples
 from property_tests.test_attention import as_kept, in_pages, kept_in, rows_of
 
 ROWS, HEADS, WIDTH, PAGE_TOKENS = 2, 4, 16, 16
@@ -64,7 +63,7 @@ def program(kernel: AttentionKernel, softcap: float | None) -> Any:
     return jax.jit(lambda q, window, batch, cache: compute(q, AttentionView(SCALE, softcap, window), batch, cache))
 
 
-@settings(max_examples=examples(80, 24), deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(shape=st.sampled_from(SHAPES), data=st.data(), seed=st.integers(0, 99))
 def test_a_kernel_computes_attention(shape: Shape, data: st.DataObject, seed: int) -> None:
     chance = np.random.default_rng(seed)
@@ -193,7 +192,7 @@ def test_cudnn_is_asked_for_what_it_has(platform: str, dtype: str, width: int, t
     assert takes_cudnn(platform, dtype, width) is taken
 
 
-@settings(max_examples=examples(40, 6), deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     kernel=KERNELS,
     tokens=st.sampled_from((1, 5)),

@@ -20,7 +20,6 @@ from helix_df.runtime.worker.engine import Engine
 from helix_df.runtime.worker.single_process import generate_in_process
 from helix_df.runtime.worker.steps import Step
 from helix_df.spec.source import ModelSource
-from property_tests.amounts import examples
 from tests.whole_model import whole_logits
 
 SOURCE = ModelSource("random", "tiny-16")
@@ -118,7 +117,7 @@ def run_stage(stage: int, one: Engine, ready: list[dict], sampling: SamplingPara
         request["state"], request["token"], request["logprobs"] = result.hidden, result.token, result.logprobs
 
 
-@settings(max_examples=examples(25, 12), deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(drawn=st.lists(requests(), min_size=1, max_size=6), pages_at_once=st.sampled_from((None, 3)))
 def test_paged_stages_are_the_whole_model(drawn, pages_at_once):
     """Any chunks of prefill, any batch, any hand-over: the last token's likeliest tokens are the whole model's."""

@@ -35,7 +35,6 @@ from helix_df.profiles.packed_kinds import (
     POWER_BIAS,
     PackedKind,
 )
-from property_tests.amounts import examples
 
 LARGEST = 251
 """Exponents below are those of powers of two whose products with all numbers of four bits float32 has."""
@@ -110,7 +109,7 @@ def test_numbers_of_a_gguf_are_those_of_its_own_package(name, size, scale, seed)
     np.testing.assert_array_equal(ours.values(), gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(number)))
 
 
-@settings(max_examples=examples(40, 16))
+@settings(max_examples=40)
 @given(kind=kinds, size=sizes, seed=seeds, indices=st.lists(st.integers(-3, 60), min_size=1, max_size=5))
 def test_what_is_packed_comes_out_again(kind, size, seed, indices):
     matrix = drawn(kind, size[0], size[1], seed)
@@ -151,7 +150,7 @@ def test_some_blocks_of_inputs_are_a_matrix_of_their_own(kind, first, count, see
     np.testing.assert_array_equal(matrix.columns(start, stop).values(), matrix.values()[:, start:stop])
 
 
-@settings(max_examples=examples(40, 16))
+@settings(max_examples=40)
 @given(
     kind=kinds,
     size=sizes,
@@ -233,7 +232,7 @@ def test_rounding_is_to_the_nearest_level(kind, size, scale, seed):
     assert (np.abs(rounded.values() - matrix) <= 0.5 * steps + 2e-3 * largest + 1e-6).all()
 
 
-@settings(max_examples=examples(40, 16))
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from([kind for kind in KINDS if not kind.nested]),
     outputs=st.sampled_from((OUTPUTS, 3 * OUTPUTS)),

@@ -20,7 +20,6 @@ from helix_df.models.mxfp4 import from_mxfp4
 from helix_df.models.weights import load_shard
 from helix_df.profiles.read_geometry import locate_gguf, read_geometry
 from helix_df.spec.source import ModelSource
-from property_tests.amounts import examples
 from tests.oracle.checkpoints import CONFIGS, write_checkpoint
 from tests.oracle.serving import greedy, served
 
@@ -81,19 +80,19 @@ def checkpoint(name: str) -> tuple[ModelSource, Any]:
     return ModelSource("hf", str(path)), model
 
 
-@settings(max_examples=examples(30, 12))
+@settings(max_examples=30)
 @given(data=st.data(), name=st.sampled_from(sorted(CONFIGS)))
 def test_split_shards_equal_transformers(data, name):
     compare_splits(data, *checkpoint(name))
 
 
-@settings(max_examples=examples(20, 8))
+@settings(max_examples=20)
 @given(data=st.data(), tied=st.booleans())
 def test_splits_of_what_transformers_saved_equal_transformers(data, tied):
     compare_splits(data, *saved_by_transformers(tied))
 
 
-@settings(max_examples=examples(6, 2))
+@settings(max_examples=6)
 @given(data=st.data())
 def test_splits_of_smollm2_equal_transformers(data):
     compare_splits(data, *smollm2())
